@@ -1,0 +1,6 @@
+"""The estimators: parameters, validation and the scikit-learn contract."""
+
+from skvae.estimators.autoencoder import AutoEncoder
+from skvae.estimators.vae import VAETransformer
+
+__all__ = ["AutoEncoder", "VAETransformer"]

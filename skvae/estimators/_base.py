@@ -1,0 +1,515 @@
+"""The contract that every estimator shares."""
+
+from __future__ import annotations
+
+import copy
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, _fit_context
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+
+from skvae.estimators import _validation as check
+from skvae.modules import ACTIVATIONS, LIKELIHOODS, NOISE_MODES, NORMALIZATIONS, LatentModule, Net
+from skvae.training import OPTIMIZER_NAMES, SCHEDULES, DivergedError, Plan, Rows, inference, seed_streams, train
+from skvae.training.randomness import PrivateRandomness
+from skvae.training.state import load_module_state, to_plain
+from skvae.warnings import warn_user
+
+_AUTO_STEPS = 3000
+_AUTO_EPOCHS = (10, 500)
+_MAX_SEED = 2**31 - 1
+
+
+class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Everything that fits, transforms, samples and scores; children name a module and its parameters.
+
+    A child defines `_module_class`, `_module_params` for parameters of its own, and, where its model needs them, `_finish`
+    (what is measured once training is over), `_sample_codes` and `_log_density`.
+    """
+
+    _module_class: ClassVar[type[LatentModule]]
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "n_components": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "hidden_layer_sizes": ["array-like"],
+        "activation": [StrOptions(set(ACTIVATIONS)), type],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "normalization": [StrOptions(set(NORMALIZATIONS)), None],
+        "encoder": [Net, None],
+        "decoder": [Net, None],
+        "likelihood": [StrOptions(set(LIKELIHOODS))],
+        "noise": [StrOptions(set(NOISE_MODES)), Interval(Real, 0, None, closed="neither")],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "learning_rate_schedule": [StrOptions(set(SCHEDULES))],
+        "optimizer": [StrOptions(set(OPTIMIZER_NAMES)), type],
+        "optimizer_params": [dict, None],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "max_epochs": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
+        "clip_value": [Interval(Real, 0, None, closed="neither"), None],
+        "n_score_draws": [Interval(Integral, 1, None, closed="left")],
+        "warm_start": ["boolean"],
+        "device": [str],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+        "net_params": [dict, None],
+    }
+
+    _doc_link_module = "skvae"
+    _doc_link_template = "https://skvae.readthedocs.io/en/stable/api.html#skvae.{estimator_name}"
+
+    def _doc_link_url_param_generator(self) -> dict[str, str]:
+        return {"estimator_name": type(self).__name__}
+
+    # -- fitting ------------------------------------------------------------------------------------------------------
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None, *, sample_weight=None):
+        """Fit the model.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows to learn from.
+        y : None
+            Ignored.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows; rows of weight zero are left out.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If a parameter or X is not as it should be, or the loss stops being finite in the first epoch.
+        """
+        return self._fit(X, sample_weight, resume=self.warm_start and hasattr(self, "module_"), once=False)
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y=None, *, sample_weight=None):
+        """Go on with one pass over some rows.
+
+        The first call fixes the standardisation of the columns. Optimizer and schedules go on where they were; schedules
+        stay at their end.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows to learn from.
+        y : None
+            Ignored.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+        """
+        if self.early_stopping:
+            raise ValueError("partial_fit does not support early_stopping=True: one pass has nothing to stop.")
+        return self._fit(X, sample_weight, resume=hasattr(self, "module_"), once=True)
+
+    def _validate_params(self) -> None:
+        check.check_architecture(self)
+        super()._validate_params()
+
+    def _fit(self, X: Any, sample_weight: Any, *, resume: bool, once: bool) -> BaseAutoEncoder:
+        """Fit anew, or from the state there is; for one pass, or for a run. State changes only if all goes well."""
+        with check.unchanged_on_failure(self):
+            callbacks = check.check_net_params(self.net_params)
+            device = check.resolve_device(self.device)
+            if once and resume:
+                self._check_unchanged()
+            X = check.check_rows(self, X, reset=not (once and resume), min_rows=1 if once and resume else 2)
+            X, weight = check.check_weights(sample_weight, X)
+            goes_on = once and resume
+            if not goes_on:
+                self._seed = int(check_random_state(self.random_state).randint(_MAX_SEED))
+                self._n_steps = self._n_passes = 0
+                self._optimizer_state = None
+            train_index, valid_index = self._split(X.shape[0])
+            if resume:
+                if not once:
+                    self._check_unchanged()
+                if X.shape[1] != self.module_.n_features:
+                    raise ValueError(
+                        f"X has {X.shape[1]} features, but warm_start=True goes on with a network of {self.module_.n_features}."
+                    )
+                module = copy.deepcopy(self.module_)
+                module.likelihood.check(X)
+            else:
+                module = self._build(X, weight, train_index)
+            module.to(device)
+            check.check_network(module, self.encoder, self.decoder)
+            rows = Rows(X, module.likelihood, device, weight=weight, index=train_index)
+            valid = None if valid_index is None else Rows(X, module.likelihood, device, weight=weight, index=valid_index)
+            plan = self._plan(len(rows), once=once, callbacks=callbacks)
+            try:
+                outcome = train(module, rows, valid, plan, self._optimizer_state)
+            except DivergedError:
+                raise ValueError(self._divergence(X, module)) from None
+            if outcome.diverged:
+                warn_user(self._divergence(X, module), ConvergenceWarning)
+            self.module_ = module
+            self.n_components_ = module.n_components
+            self._optimizer_state = outcome.optimizer_state
+            self._n_steps += outcome.n_steps
+            self._n_passes += 1
+            self._total_steps = plan.total_steps
+            if goes_on:
+                outcome.history = {
+                    name: np.concatenate([self.history_.get(name, np.empty(0)), values]) for name, values in outcome.history.items()
+                }
+            self.history_ = outcome.history
+            self.n_iter_ = len(self.history_["loss"])
+            self._finish(X, weight, device)
+        return self
+
+    def _split(self, n_rows: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Indices of the rows to train on and, with early stopping, to hold out."""
+        if not self.early_stopping:
+            return None, None
+        n_valid = max(1, round(self.validation_fraction * n_rows))
+        if n_rows - n_valid < 2:
+            raise ValueError(
+                f"validation_fraction={self.validation_fraction} of {n_rows} rows leaves {n_rows - n_valid} to train on; "
+                "at least 2 are needed."
+            )
+        (seed,) = seed_streams(self._seed, 3, n=1)
+        order = np.random.default_rng(seed).permutation(n_rows)
+        return np.sort(order[n_valid:]), np.sort(order[:n_valid])
+
+    def _build(self, X: Any, weight: np.ndarray | None, train_index: np.ndarray | None) -> LatentModule:
+        """Build the module with private random weights and let its likelihood measure the columns."""
+        n_features = X.shape[1]
+        n_components = max(min(2, n_features), round(np.sqrt(n_features))) if self.n_components == "auto" else self.n_components
+        if self.likelihood == "bernoulli" and self.noise != "auto":
+            raise ValueError(f"noise={self.noise!r} has no effect with likelihood='bernoulli', which has none; leave it 'auto'.")
+        self._spec = {
+            "n_features": n_features,
+            "n_components": int(n_components),
+            "hidden_layer_sizes": check.check_hidden_layer_sizes(self.hidden_layer_sizes),
+            "activation": self.activation,
+            "dropout": self.dropout,
+            "normalization": self.normalization,
+            "encoder": copy.deepcopy(self.encoder),
+            "decoder": copy.deepcopy(self.decoder),
+            "likelihood": self.likelihood,
+            "noise": self.noise if isinstance(self.noise, str) else float(self.noise),
+            **self._module_params(),
+        }
+        module = self._new_module()
+        if train_index is not None:
+            X, weight = X[train_index], None if weight is None else weight[train_index]
+        module.likelihood.check(X)
+        module.likelihood.fit(X, weight)
+        return module
+
+    def _new_module(self) -> LatentModule:
+        (seed,) = seed_streams(self._seed, 4, n=1)
+        with PrivateRandomness(seed):
+            return self._module_class(**self._spec)
+
+    def _module_params(self) -> dict[str, Any]:
+        """Parameters of the child's module beside the shared ones."""
+        return {}
+
+    def _check_unchanged(self) -> None:
+        """Raise if parameters that shape the module changed since it was built."""
+        now = {
+            "hidden_layer_sizes": check.check_hidden_layer_sizes(self.hidden_layer_sizes),
+            **{
+                name: getattr(self, name)
+                for name in ("activation", "dropout", "normalization", "encoder", "decoder", "likelihood", "noise")
+            },
+            **self._module_params(),
+        }
+        if self.n_components != "auto":
+            now["n_components"] = self.n_components
+        changed = [name for name, value in now.items() if self._spec[name] != value]
+        if changed:
+            raise ValueError(
+                f"{', '.join(changed)} changed since the model was built; warm_start and partial_fit go on with the same network. "
+                "Use a clone, or fit with warm_start=False."
+            )
+
+    def _plan(self, n_rows: int, *, once: bool, callbacks: dict[str, Any]) -> Plan:
+        n_batches = -(-n_rows // self.batch_size)
+        if self.max_epochs == "auto":
+            low, high = _AUTO_EPOCHS
+            n_epochs = int(np.clip(round(_AUTO_STEPS / n_batches), low, high))
+        else:
+            n_epochs = self.max_epochs
+        goes_on = once and self._n_passes > 0
+        return Plan(
+            batch_size=self.batch_size,
+            n_epochs=1 if once else n_epochs,
+            total_steps=self._total_steps if goes_on else n_epochs * n_batches,
+            first_step=self._n_steps,
+            pass_index=self._n_passes,
+            learning_rate=self.learning_rate,
+            learning_rate_schedule=self.learning_rate_schedule,
+            optimizer=self.optimizer,
+            optimizer_params=dict(self.optimizer_params or {}),
+            seed=self._seed,
+            clip_norm=self.clip_norm,
+            clip_value=self.clip_value,
+            patience=self.n_iter_no_change if self.early_stopping else None,
+            tol=self.tol,
+            verbose=int(self.verbose),
+            callbacks=callbacks,
+        )
+
+    def _divergence(self, X: Any, module: LatentModule) -> str:
+        """Message about a loss that is not finite: what may have caused it and what to change."""
+        largest, column = module.likelihood.largest_entry(X)
+        cause = f"learning_rate={self.learning_rate:g} may be too large; lower it or set clip_norm (now {self.clip_norm})."
+        if largest > 100.0:
+            name = getattr(self, "feature_names_in_", range(X.shape[1]))[column]
+            cause += f" Column {name!r} has a value {largest:.3g} standard deviations from its mean: transform or clip it."
+        return f"The training loss of {type(self).__name__} stopped being finite. {cause}"
+
+    def _finish(self, X: Any, weight: np.ndarray | None, device: torch.device) -> None:
+        """Measure what the model needs once training is over."""
+
+    # -- codes and rows -----------------------------------------------------------------------------------------------
+
+    def _ready(self, X: Any) -> tuple[Any, torch.device]:
+        """Rows as a checked array, and the device."""
+        check_is_fitted(self, "module_")
+        X = check.check_rows(self, X, reset=False)
+        return X, check.resolve_device(self.device)
+
+    def transform(self, X):
+        """Encode rows.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data.
+
+        Returns
+        -------
+        Z : ndarray of shape (n_samples, n_components_)
+            Their deterministic codes.
+        """
+        X, device = self._ready(X)
+        return inference.encode(self.module_, X, device).astype(X.dtype, copy=False)
+
+    def inverse_transform(self, Z):
+        """Decode codes.
+
+        Parameters
+        ----------
+        Z : array-like of shape (n_samples, n_components_)
+            Codes.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features_in_)
+            Means of the likelihood, in the units of the training data.
+        """
+        check_is_fitted(self, "module_")
+        Z = check.check_codes(self, Z)
+        return inference.decode(self.module_, Z, check.resolve_device(self.device)).astype(Z.dtype, copy=False)
+
+    def reconstruct(self, X):
+        """Encode and decode rows.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data.
+
+        Returns
+        -------
+        X_hat : ndarray of shape (n_samples, n_features_in_)
+            What the model makes of them.
+        """
+        X, device = self._ready(X)
+        codes = inference.encode(self.module_, X, device)
+        return inference.decode(self.module_, codes, device).astype(X.dtype, copy=False)
+
+    def sample(self, n_samples=1, *, mean=False, random_state=None):
+        """Draw new rows from the model.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            Number of rows.
+        mean : bool, default=False
+            Return the decoder's means, without the likelihood's noise.
+        random_state : int, RandomState instance or None, default=None
+            Decides the draws; the estimator's own `random_state` by default.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features_in_)
+            Rows in the units of the training data.
+        """
+        check_is_fitted(self, "module_")
+        if not isinstance(n_samples, Integral) or n_samples < 1:
+            raise ValueError(f"n_samples={n_samples!r} must be an integer of at least 1.")
+        generator = check_random_state(self.random_state if random_state is None else random_state)
+        codes_seed, noise_seed = seed_streams(int(generator.randint(_MAX_SEED)), 5, n=2)
+        device = check.resolve_device(self.device)
+        codes = self._sample_codes(n_samples, codes_seed)
+        if mean:
+            return inference.decode(self.module_, codes, device)
+        return inference.draw(self.module_, codes, device, noise_seed)
+
+    def _sample_codes(self, n_samples: int, seed: int) -> np.ndarray:
+        """Draw codes from the model's prior."""
+        return np.random.default_rng(seed).standard_normal((n_samples, self.n_components_))
+
+    # -- scores -------------------------------------------------------------------------------------------------------
+
+    def _log_density(self):
+        """Log-density of codes under a prior that the module does not own, or None."""
+        return None
+
+    def score_samples(self, X):
+        """Estimate the log-likelihood of rows by importance sampling.
+
+        The estimate is a lower bound on average, and grows with `n_score_draws` towards the log-likelihood.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data.
+
+        Returns
+        -------
+        log_likelihood : ndarray of shape (n_samples,)
+            Nats per row, of the density in the units of X; higher is more normal.
+        """
+        X, device = self._ready(X)
+        return inference.log_weights(
+            self.module_, X, device, self.n_score_draws, self._log_density(), inference.log_mean_exp
+        )
+
+    def effective_sample_size(self, X):
+        """How many of the importance draws behind `score_samples` count.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data.
+
+        Returns
+        -------
+        ess : ndarray of shape (n_samples,)
+            Between 1 and `n_score_draws`; where it is close to 1, the score is an underestimate.
+        """
+        X, device = self._ready(X)
+        return inference.log_weights(
+            self.module_, X, device, self.n_score_draws, self._log_density(), inference.effective_sample_size
+        )
+
+    def score(self, X, y=None, sample_weight=None):
+        """Mean log-likelihood of rows.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data.
+        y : None
+            Ignored.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
+
+        Returns
+        -------
+        score : float
+            Nats per row; higher is better. Comparable between models of any size and kind on the same rows.
+        """
+        return float(np.average(self.score_samples(X), weights=sample_weight))
+
+    def score_anomaly(self, X):
+        """Score how far rows lie from their reconstruction.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data.
+
+        Returns
+        -------
+        score : ndarray of shape (n_samples,)
+            Nats by which the likelihood of a row, given its reconstruction, falls short of the best possible: for a
+            Gaussian, squared residuals over twice the noise variance. Higher is more anomalous.
+        """
+        return self.explain_anomaly(X).sum(axis=1)
+
+    def explain_anomaly(self, X):
+        """Split the anomaly score of rows into the shares of the columns.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data.
+
+        Returns
+        -------
+        shares : ndarray of shape (n_samples, n_features_in_)
+            Sum to `score_anomaly` along each row.
+        """
+        X, device = self._ready(X)
+        return inference.deviance(self.module_, X, inference.encode(self.module_, X, device), device)
+
+    # -- attributes ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.n_components_
+
+    @property
+    def loss_curve_(self):
+        """Training loss per epoch."""
+        check_is_fitted(self, "module_")
+        return self.history_["loss"].tolist()
+
+    @property
+    def noise_scale_(self):
+        """Scale of the likelihood's noise, in the units of X."""
+        check_is_fitted(self, "module_")
+        return self.module_.likelihood.noise_scale()
+
+    def __sklearn_tags__(self):  # noqa: D105
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    # -- persistence: plain data and numpy arrays ---------------------------------------------------------------------
+
+    def __getstate__(self):  # noqa: D105
+        state = dict(super().__getstate__())
+        if "module_" in state:
+            state["module_"] = to_plain(state["module_"].state_dict())
+        return state
+
+    def __setstate__(self, state):  # noqa: D105
+        weights = state.get("module_")
+        super().__setstate__({name: value for name, value in state.items() if name != "module_"})
+        if weights is not None:
+            module = self._new_module()
+            load_module_state(module, weights)
+            self.module_ = module.eval()
+
+    def __sklearn_is_fitted__(self):  # noqa: D105
+        return hasattr(self, "module_")

@@ -1,0 +1,178 @@
+"""The one place that looks at what users pass in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils.validation import _check_sample_weight, check_array, validate_data
+from torch import nn
+
+from skvae.modules import Net
+
+# What `net_params` may hold: the rest of skorch's arguments are the estimators' own parameters or would be ignored.
+_OWNED = {
+    "module": "encoder and decoder",
+    "criterion": "likelihood",
+    "optimizer": "optimizer and optimizer_params",
+    "lr": "learning_rate",
+    "max_epochs": "max_epochs",
+    "batch_size": "batch_size",
+    "train_split": "early_stopping and validation_fraction",
+    "warm_start": "warm_start",
+    "verbose": "verbose",
+    "device": "device",
+}
+
+
+def check_rows(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> Any:
+    """Rows as a float32 or float64 array or CSR matrix, with feature names and number checked."""
+    _refuse_text(X)
+    return validate_data(
+        estimator,
+        X,
+        reset=reset,
+        accept_sparse="csr",
+        dtype=[np.float64, np.float32],
+        ensure_min_samples=min_rows,
+    )
+
+
+def _refuse_text(X: Any) -> None:
+    """Raise a ValueError that names the columns which hold text."""
+    if hasattr(X, "columns") and hasattr(X, "dtypes"):
+        columns = [(str(name), X[name]) for name in X.columns]
+    elif isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype.kind in "OUS":
+        columns = [(str(j), X[:, j]) for j in range(X.shape[1])]
+    else:
+        return
+    text = {}
+    for name, column in columns:
+        values = np.asarray(column)
+        if values.dtype.kind in "OUST":
+            try:
+                values.astype(np.float64)
+            except ValueError:
+                text[name] = next((value for value in values if isinstance(value, str)), values[0])
+            except TypeError:
+                continue  # reported by scikit-learn
+    if text:
+        listing = ", ".join(f"{name!r} (e.g. {value!r})" for name, value in list(text.items())[:5])
+        raise ValueError(
+            f"Column(s) {listing} of X cannot be converted to numbers. Encode them first, for example with OneHotEncoder in a "
+            "ColumnTransformer."
+        )
+
+
+def check_codes(estimator: Any, Z: Any) -> np.ndarray:
+    """Codes as a float32 or float64 array with as many columns as the estimator has components."""
+    Z = check_array(Z, dtype=[np.float64, np.float32], input_name="Z")
+    if Z.shape[1] != estimator.n_components_:
+        raise ValueError(
+            f"Z has {Z.shape[1]} columns, but {type(estimator).__name__} was fitted with n_components_={estimator.n_components_}."
+        )
+    return Z
+
+
+def check_weights(sample_weight: Any, X: Any) -> tuple[Any, np.ndarray | None]:
+    """Rows with a positive weight and those weights; None if there are none or all are equal."""
+    if sample_weight is None:
+        return X, None
+    weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+    kept = weight > 0
+    if kept.sum() < 2:
+        raise ValueError(f"sample_weight leaves {int(kept.sum())} row(s) with a positive weight; at least 2 are needed.")
+    if not kept.all():
+        X, weight = X[kept], weight[kept]
+    return X, None if np.all(weight == weight[0]) else weight
+
+
+def check_architecture(estimator: Any) -> None:
+    """Refuse module instances: they would carry trained weights into the next fit and the next fold."""
+    for name, value in estimator.get_params(deep=False).items():
+        if isinstance(value, nn.Module):
+            cls = type(value).__name__
+            advice = f"pass Net({cls}, ...)" if name in ("encoder", "decoder") else f"pass the class {cls} or a name"
+            raise ValueError(f"{name}={cls}(...) is a module instance, which would keep its weights between fits; {advice}.")
+        if name == "activation" and isinstance(value, type) and not issubclass(value, nn.Module):
+            raise ValueError(f"activation={value.__name__} is not a subclass of torch.nn.Module.")
+        if name in ("encoder", "decoder") and isinstance(value, type):
+            raise ValueError(f"{name}={value.__name__} is a class; wrap it and its arguments: Net({value.__name__}, ...).")
+
+
+def check_hidden_layer_sizes(sizes: Any) -> tuple[int, ...]:
+    """Widths of hidden layers as a tuple."""
+    widths = np.atleast_1d(np.asarray(sizes)) if np.size(sizes) else np.empty(0, dtype=int)
+    if widths.ndim != 1 or widths.dtype.kind not in "iu" or (widths < 1).any():
+        raise ValueError(f"hidden_layer_sizes={sizes!r} must be a sequence of integers of at least 1, or empty.")
+    return tuple(int(width) for width in widths)
+
+
+def check_net_params(net_params: dict[str, Any] | None) -> dict[str, Any]:
+    """Arguments that go straight to skorch."""
+    for key in net_params or {}:
+        root = key.split("__")[0]
+        if root == "callbacks":
+            continue
+        if root in _OWNED:
+            raise ValueError(f"net_params[{key!r}] belongs to the estimator: set {_OWNED[root]} instead.")
+        raise ValueError(f"net_params[{key!r}] has no effect here; net_params takes 'callbacks' and 'callbacks__*'.")
+    return dict(net_params or {})
+
+
+def resolve_device(device: str) -> torch.device:
+    """Device to compute on: "auto" means CUDA, else MPS, else the CPU."""
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except (RuntimeError, TypeError):
+        resolved = None
+    if resolved is None or resolved.type not in ("cpu", "cuda", "mps"):
+        raise ValueError(f"device={device!r} is not known; use 'auto', 'cpu', 'cuda', 'cuda:<index>' or 'mps'.")
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device={device!r}: torch finds {torch.cuda.device_count()} CUDA device(s); use 'auto' or 'cpu'.")
+    if resolved.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("device='mps': torch finds no such device here; use 'auto' or 'cpu'.")
+    return resolved
+
+
+def check_network(module: nn.Module, encoder: Net | None, decoder: Net | None) -> None:
+    """Run one row through networks of the user's own and report a misfit in words."""
+    device = next(module.parameters()).device
+    n_codes = module.n_components * module.encoder_outputs_per_component
+    for name, network, n_inputs, n_outputs in (
+        ("encoder", module.encoder, module.n_features, n_codes),
+        ("decoder", module.decoder, module.n_components, module.n_features),
+    ):
+        spec = {"encoder": encoder, "decoder": decoder}[name]
+        if spec is None:
+            continue
+        with torch.no_grad():
+            module.eval()
+            try:
+                output = network(torch.zeros(2, n_inputs, device=device))
+            except (RuntimeError, TypeError, ValueError) as error:
+                raise ValueError(f"The {name} {spec!r} fails on rows of {n_inputs} features: {error}") from error
+        shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        if shape != (2, n_outputs):
+            got = f"{shape[1]} features" if isinstance(shape, tuple) and len(shape) == 2 else f"an output of shape {shape}"
+            meaning = "X has" if name == "decoder" else f"n_components={module.n_components} asks for"
+            raise ValueError(f"The {name} {spec!r} returns {got}, {meaning} {n_outputs}.")
+
+
+@contextmanager
+def unchanged_on_failure(estimator: Any) -> Iterator[None]:
+    """Leave an estimator as it was if the block raises."""
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise

@@ -1,0 +1,147 @@
+"""The plain autoencoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils._param_validation import HasMethods
+
+from skvae.estimators._base import BaseAutoEncoder
+from skvae.estimators._density import code_moments, fit_density, sample_density
+from skvae.estimators._docs import document
+from skvae.modules import AutoEncoderModule
+from skvae.training import inference, seed_streams
+
+_NOISE_ROWS = 512  # rows that the generative model's noise is fitted to
+
+
+@document
+class AutoEncoder(BaseAutoEncoder):
+    r"""Autoencoder: a deterministic code from which rows are reconstructed.
+
+    Encoder and decoder are trained to reconstruct standardised rows. The code has no prior: after training a density is
+    fitted to the training codes (ex-post density estimation [2]_) and the noise of the likelihood is fitted with the
+    decoder frozen. `sample` draws from this generative model and `score_samples` estimates its log-likelihood, so that
+    scores compare between code sizes; the reconstruction error alone does not, since it only ever falls as the code grows.
+
+    Without hidden layers the code spans the subspace of PCA [1]_ of the standardised rows. ``noise="shared"`` standardises
+    all columns by one scale, as PCA of the rows as they are would have it.
+
+    Parameters
+    ----------
+    n_components : int or "auto", default="auto"
+        Size of the code; "auto" is the square root of the number of columns, but at least 2.
+    %(architecture)s
+    density : density estimator or None, default=None
+        Density of the codes: any scikit-learn estimator with `fit`, `score_samples` and `sample`, such as GaussianMixture or
+        KernelDensity. None is one Gaussian with a full covariance.
+    %(training)s
+
+    Attributes
+    ----------
+    density_ : estimator
+        The fitted density of the codes.
+    %(fitted)s
+
+    See Also
+    --------
+    VAETransformer : Variational autoencoder, with a probabilistic code.
+    sklearn.decomposition.PCA : The linear special case.
+
+    References
+    ----------
+    .. [1] Hinton and Salakhutdinov, "Reducing the dimensionality of data with neural networks", Science 313, 2006.
+    .. [2] Ghosh et al., "From variational to deterministic autoencoders", ICLR 2020.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_wine
+    >>> from skvae import AutoEncoder
+    >>> X, _ = load_wine(return_X_y=True)
+    >>> ae = AutoEncoder(n_components=2, max_epochs=20, random_state=0).fit(X)
+    >>> ae.transform(X).shape, ae.reconstruct(X).shape, ae.sample(5).shape
+    ((178, 2), (178, 13), (5, 13))
+    """
+
+    _module_class = AutoEncoderModule
+
+    _parameter_constraints = {
+        **BaseAutoEncoder._parameter_constraints,
+        "density": [HasMethods(["fit", "score_samples", "sample"]), None],
+    }
+
+    def __init__(
+        self,
+        n_components="auto",
+        *,
+        hidden_layer_sizes=(128, 64),
+        activation="relu",
+        dropout=0.0,
+        normalization=None,
+        encoder=None,
+        decoder=None,
+        likelihood="gaussian",
+        noise="auto",
+        density=None,
+        learning_rate=0.002,
+        learning_rate_schedule="cosine",
+        optimizer="adam",
+        optimizer_params=None,
+        batch_size=128,
+        max_epochs="auto",
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=20,
+        tol=1e-3,
+        clip_norm=None,
+        clip_value=None,
+        n_score_draws=64,
+        warm_start=False,
+        device="auto",
+        random_state=None,
+        verbose=0,
+        net_params=None,
+    ):
+        self.n_components = n_components
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.dropout = dropout
+        self.normalization = normalization
+        self.encoder = encoder
+        self.decoder = decoder
+        self.likelihood = likelihood
+        self.noise = noise
+        self.density = density
+        self.learning_rate = learning_rate
+        self.learning_rate_schedule = learning_rate_schedule
+        self.optimizer = optimizer
+        self.optimizer_params = optimizer_params
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.clip_norm = clip_norm
+        self.clip_value = clip_value
+        self.n_score_draws = n_score_draws
+        self.warm_start = warm_start
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+        self.net_params = net_params
+
+    def _finish(self, X: Any, weight: np.ndarray | None, device: torch.device) -> None:
+        """Fit the generative model behind `sample` and `score_samples`."""
+        codes = inference.encode(self.module_, X, device).astype(np.float64)
+        (seed,) = seed_streams(self._seed, self._n_passes, 6, n=1)
+        self.density_ = fit_density(self.density, codes, weight, seed)
+        inference.fit_noise(self.module_, X, weight, device, *code_moments(codes, weight), max_rows=_NOISE_ROWS)
+
+    def _sample_codes(self, n_samples: int, seed: int) -> np.ndarray:
+        return sample_density(self.density_, n_samples, seed)
+
+    def _log_density(self):
+        return self.density_.score_samples

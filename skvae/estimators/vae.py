@@ -1,0 +1,196 @@
+"""The variational autoencoder."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils._param_validation import Interval
+
+from skvae.estimators._base import BaseAutoEncoder
+from skvae.estimators._docs import document
+from skvae.estimators._latent import LatentWalksMixin
+from skvae.modules import VAEModule
+from skvae.training import inference
+from skvae.warnings import warn_user
+
+_USAGE_ROWS = 2048
+_ACTIVE_VARIANCE = 0.01
+
+
+@document
+class VAETransformer(LatentWalksMixin, BaseAutoEncoder):
+    r"""Variational autoencoder: a Gaussian code with a standard normal prior [1]_.
+
+    Encoder and decoder maximise the evidence lower bound. The scale of the likelihood's noise is estimated along with
+    them [2]_, which balances reconstruction and KL by itself. `transform` gives the posterior mean, so that codes are
+    deterministic; `sample` draws from the prior; `score_samples` is the importance-weighted estimate [3]_ of the
+    log-likelihood, whatever `beta`.
+
+    Parameters
+    ----------
+    n_components : int or "auto", default="auto"
+        Size of the code; "auto" is the square root of the number of columns, but at least 2.
+    beta : float, default=1.0
+        Weight of the KL term [4]_; 1 gives the evidence lower bound.
+    kl_warmup : float, default=0.25
+        Fraction of the run over which that weight grows from 0.
+    capacity : float or None, default=None
+        Nats at which the KL is held, by the penalty ``beta * |KL - C|`` with C growing from 0 to `capacity` [5]_.
+    capacity_warmup : float, default=0.5
+        Fraction of the run over which C grows.
+    n_draws : int, default=1
+        Draws of the code per row and training step.
+    %(architecture)s
+    %(training)s
+
+    Attributes
+    ----------
+    kl_per_component_ : ndarray of shape (n_components_,)
+        Mean KL of each component from the prior over training rows, in nats.
+    n_active_units_ : int
+        Components whose posterior mean varies over the training rows, with a variance above 0.01 [3]_.
+    %(fitted)s
+
+    See Also
+    --------
+    AutoEncoder : Deterministic code, with a density fitted afterwards.
+    sklearn.decomposition.FactorAnalysis : The linear special case.
+
+    References
+    ----------
+    .. [1] Kingma and Welling, "Auto-encoding variational Bayes", ICLR 2014.
+    .. [2] Rybkin et al., "Simple and effective VAE training with calibrated decoders", ICML 2021.
+    .. [3] Burda et al., "Importance weighted autoencoders", ICLR 2016.
+    .. [4] Higgins et al., "beta-VAE: learning basic visual concepts with a constrained variational framework", ICLR 2017.
+    .. [5] Burgess et al., "Understanding disentangling in beta-VAE", 2018, arXiv:1804.03599.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_wine
+    >>> from skvae import VAETransformer
+    >>> X, _ = load_wine(return_X_y=True)
+    >>> vae = VAETransformer(n_components=2, max_epochs=20, random_state=0).fit(X)
+    >>> vae.transform(X).shape, vae.sample(5).shape, vae.score_samples(X).shape
+    ((178, 2), (5, 13), (178,))
+    """
+
+    _module_class = VAEModule
+
+    _parameter_constraints = {
+        **BaseAutoEncoder._parameter_constraints,
+        "beta": [Interval(Real, 0, None, closed="left")],
+        "kl_warmup": [Interval(Real, 0, 1, closed="both")],
+        "capacity": [Interval(Real, 0, None, closed="left"), None],
+        "capacity_warmup": [Interval(Real, 0, 1, closed="both")],
+        "n_draws": [Interval(Integral, 1, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        n_components="auto",
+        *,
+        beta=1.0,
+        kl_warmup=0.25,
+        capacity=None,
+        capacity_warmup=0.5,
+        n_draws=1,
+        hidden_layer_sizes=(128, 64),
+        activation="relu",
+        dropout=0.0,
+        normalization=None,
+        encoder=None,
+        decoder=None,
+        likelihood="gaussian",
+        noise="auto",
+        learning_rate=0.002,
+        learning_rate_schedule="cosine",
+        optimizer="adam",
+        optimizer_params=None,
+        batch_size=128,
+        max_epochs="auto",
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=20,
+        tol=1e-3,
+        clip_norm=None,
+        clip_value=None,
+        n_score_draws=64,
+        warm_start=False,
+        device="auto",
+        random_state=None,
+        verbose=0,
+        net_params=None,
+    ):
+        self.n_components = n_components
+        self.beta = beta
+        self.kl_warmup = kl_warmup
+        self.capacity = capacity
+        self.capacity_warmup = capacity_warmup
+        self.n_draws = n_draws
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.dropout = dropout
+        self.normalization = normalization
+        self.encoder = encoder
+        self.decoder = decoder
+        self.likelihood = likelihood
+        self.noise = noise
+        self.learning_rate = learning_rate
+        self.learning_rate_schedule = learning_rate_schedule
+        self.optimizer = optimizer
+        self.optimizer_params = optimizer_params
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.clip_norm = clip_norm
+        self.clip_value = clip_value
+        self.n_score_draws = n_score_draws
+        self.warm_start = warm_start
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+        self.net_params = net_params
+
+    def _module_params(self) -> dict[str, Any]:
+        return {
+            "beta": float(self.beta),
+            "kl_warmup": float(self.kl_warmup),
+            "capacity": None if self.capacity is None else float(self.capacity),
+            "capacity_warmup": float(self.capacity_warmup),
+            "n_draws": int(self.n_draws),
+        }
+
+    def _finish(self, X: Any, weight: np.ndarray | None, device: torch.device) -> None:
+        """Count what the components carry, and warn if that is nothing."""
+        kl, variance, correlated = inference.latent_usage(self.module_, X, device, max_rows=_USAGE_ROWS)
+        self.kl_per_component_ = kl
+        self.n_active_units_ = int((variance > _ACTIVE_VARIANCE).sum())
+        if self.n_active_units_ == 0 and correlated:
+            warn_user(
+                f"The code of {type(self).__name__} has collapsed: none of its {self.n_components_} components tells rows "
+                f"apart, although the columns of X are correlated. Lower beta (now {self.beta:g}), or raise kl_warmup (now "
+                f"{self.kl_warmup:g}) or max_epochs (now {self.max_epochs!r}, {self.n_iter_} passes)."
+            )
+
+    def posterior(self, X):
+        """Posterior of the code.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data.
+
+        Returns
+        -------
+        mean, std : ndarray of shape (n_samples, n_components_)
+            Mean and standard deviation of q(z|x).
+        """
+        X, device = self._ready(X)
+        mean, log_var = inference.posterior(self.module_, X, device)
+        return mean.astype(X.dtype, copy=False), np.exp(0.5 * log_var).astype(X.dtype, copy=False)

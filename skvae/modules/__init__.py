@@ -1,0 +1,25 @@
+"""torch modules: layers, likelihoods and one module per model, which owns its objective."""
+
+from skvae.modules.autoencoder import AutoEncoderModule
+from skvae.modules.base import LatentModule
+from skvae.modules.batch import Batch
+from skvae.modules.layers import ACTIVATIONS, NORMALIZATIONS, Net, mlp
+from skvae.modules.likelihood import LIKELIHOODS, NOISE_MODES, Bernoulli, Gaussian, Laplace, Likelihood
+from skvae.modules.vae import VAEModule
+
+__all__ = [
+    "ACTIVATIONS",
+    "LIKELIHOODS",
+    "NOISE_MODES",
+    "NORMALIZATIONS",
+    "AutoEncoderModule",
+    "Batch",
+    "Bernoulli",
+    "Gaussian",
+    "Laplace",
+    "LatentModule",
+    "Likelihood",
+    "Net",
+    "VAEModule",
+    "mlp",
+]

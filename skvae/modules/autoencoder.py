@@ -1,0 +1,116 @@
+"""The plain autoencoder."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from skvae.modules.base import LatentModule, Schedule
+from skvae.modules.batch import Batch
+
+_NOISE_ITERATIONS = 30
+
+
+class AutoEncoderModule(LatentModule):
+    r"""Deterministic code, trained on the distortion alone, and a generative model fitted to it afterwards.
+
+    The generative model is a density p(z) of the training codes and the likelihood p(x|z) with the decoder frozen. Its
+    log-likelihood is estimated by importance sampling from the Laplace approximation of p(z|x): with :math:`J` the slope
+    of the decoder at the code, :math:`W` the likelihood's information and :math:`\Lambda` the codes' precision, a normal
+    distribution of precision :math:`\Lambda + J^\top W J` around one Newton step from the code. Where decoder and noise
+    are linear and Gaussian it is the posterior itself and the estimate is exact.
+
+    Parameters
+    ----------
+    n_features, n_components, **autoencoder
+        See `LatentModule`.
+    """
+
+    def __init__(self, n_features: int, n_components: int, **autoencoder: Any):
+        super().__init__(n_features, n_components, **autoencoder)
+        self.register_buffer("code_mean", torch.zeros(n_components))
+        self.register_buffer("code_precision", torch.eye(n_components))
+        self.register_buffer("secant", torch.ones(n_components))
+
+    def loss(self, batch: Batch, schedule: Schedule) -> dict[str, Tensor]:  # noqa: D102
+        output = self.decode(self.encode(batch.x))
+        return {"reconstruction": self.likelihood.distortion(batch.target, output)}
+
+    # -- the generative model behind the score ------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def set_code_moments(self, mean: Tensor, covariance: Tensor) -> None:
+        """Tell the proposal where codes lie: mean ``(n_components,)`` and covariance of the training codes."""
+        variance = covariance.diagonal()
+        ridge = 1e-6 * variance.mean() + torch.finfo(torch.float32).tiny
+        precision = torch.linalg.inv(covariance + ridge * torch.eye(self.n_components))
+        self.code_mean.copy_(mean)
+        self.code_precision.copy_(precision)
+        # A tenth of the codes' spread smooths over the kinks of piecewise linear decoders.
+        self.secant.copy_(0.1 * (variance + ridge).sqrt())
+
+    def _slopes(self, code: Tensor) -> Tensor:
+        """Secant slopes of the decoder at codes ``(n, n_components)``, as ``(n, n_components, n_features)``."""
+        steps = torch.diag(self.secant)
+        around = torch.cat([code.unsqueeze(1) + steps, code.unsqueeze(1) - steps], dim=1)
+        upper, lower = self.likelihood.locate(self.decode(around.flatten(0, 1))).unflatten(0, around.shape[:2]).chunk(2, 1)
+        return (upper - lower) / (2.0 * self.secant.unsqueeze(-1))
+
+    def _laplace(self, code: Tensor, slopes: Tensor, residual: Tensor, information: Tensor) -> tuple[Tensor, Tensor]:
+        """Newton step from the code and Cholesky factor of the precision of the Laplace approximation."""
+        exact = torch.float32 if code.device.type == "mps" else torch.float64
+        slopes, residual, information = slopes.to(exact), residual.to(exact), information.to(exact)
+        prior = self.code_precision.to(exact)
+        weighted = slopes * information.unsqueeze(-2)
+        precision = prior + weighted @ slopes.mT
+        precision = precision + 1e-6 * precision.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None] * torch.eye(
+            self.n_components, dtype=exact, device=code.device
+        )
+        gradient = self._pull(slopes, residual, information) + (self.code_mean - code).to(exact) @ prior
+        factor = torch.linalg.cholesky(precision)
+        return torch.cholesky_solve(gradient.unsqueeze(-1), factor).squeeze(-1), factor
+
+    def _pull(self, slopes: Tensor, residual: Tensor, information: Tensor) -> Tensor:
+        """Gradient of the log-likelihood in the code."""
+        # The Bernoulli residual is already the gradient in the logits.
+        force = residual if not self.likelihood.has_noise else residual * information
+        return (slopes @ force.unsqueeze(-1)).squeeze(-1)
+
+    def propose(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+        code = self.encode(x)
+        output = self.decode(code)
+        residual, information = self.likelihood.residual(x, output), self.likelihood.information(output)
+        step, factor = self._laplace(code, self._slopes(code), residual, information)
+        spread = torch.linalg.solve_triangular(factor.mT, noise.to(factor).mT, upper=True).mT
+        z = (code.to(factor) + step).unsqueeze(1) + spread
+        log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1, keepdim=True)
+        log_q = log_det - 0.5 * (noise.square().sum(-1) + self.n_components * math.log(2.0 * math.pi))
+        return z.to(x), log_q.to(x)
+
+    @torch.no_grad()
+    def fit_noise(self, x: Tensor, weight: Tensor) -> None:
+        """Fit the likelihood's noise with the decoder frozen, by expectation-maximisation.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n, n_features)
+            Standardised rows.
+        weight : Tensor of shape (n,)
+            Weights of the rows.
+        """
+        if not self.likelihood.learns_noise:
+            return
+        code = self.encode(x)
+        output = self.decode(code)
+        residual, slopes = self.likelihood.residual(x, output), self._slopes(code)
+        share = weight / weight.sum()
+        self.likelihood.set_moment(share @ type(self.likelihood).energy(x, self.likelihood.locate(output)))
+        for _ in range(_NOISE_ITERATIONS):
+            step, factor = self._laplace(code, slopes, residual, self.likelihood.information(output))
+            moved = residual - (step.to(x).unsqueeze(1) @ slopes).squeeze(1)
+            half = torch.linalg.solve_triangular(factor, slopes.to(factor), upper=False)
+            uncertainty = half.square().sum(1).to(x)
+            self.likelihood.set_moment(share @ self.likelihood.expected_energy(moved, uncertainty))

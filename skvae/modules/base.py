@@ -1,0 +1,148 @@
+"""What every module shares: encoder, decoder, likelihood and the importance-weighted score."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from skvae.modules.batch import Batch
+from skvae.modules.layers import Net, mlp
+from skvae.modules.likelihood import LIKELIHOODS
+
+Schedule = dict[str, float]
+
+
+class LatentModule(nn.Module):
+    """Encoder, decoder and likelihood; a model adds its objective and its proposal.
+
+    A module's arithmetic is pure: given a batch, its noise and the schedule's values, `loss` reads nothing else but
+    parameters and buffers and changes none of them.
+
+    Parameters
+    ----------
+    n_features : int
+        Columns of the data.
+    n_components : int
+        Size of the code.
+    hidden_layer_sizes : sequence of int
+        Widths of the encoder's hidden layers; the decoder mirrors them.
+    activation, dropout, normalization
+        See `skvae.modules.mlp`.
+    encoder, decoder : Net or None
+        Networks to use in place of the perceptrons.
+    likelihood : str
+        A name in `skvae.modules.LIKELIHOODS`.
+    noise : str or float
+        See `skvae.modules.Likelihood`.
+    """
+
+    encoder_outputs_per_component = 1
+    noise_shapes: dict[str, tuple[int, ...]]
+    learns_noise = False  # whether the loss has the likelihood's noise in it
+
+    def __init__(
+        self,
+        n_features: int,
+        n_components: int,
+        *,
+        hidden_layer_sizes: Sequence[int] = (128, 64),
+        activation: str | type[nn.Module] = "relu",
+        dropout: float = 0.0,
+        normalization: str | None = None,
+        encoder: Net | None = None,
+        decoder: Net | None = None,
+        likelihood: str = "gaussian",
+        noise: str | float = "auto",
+    ):
+        super().__init__()
+        self.n_features = n_features
+        self.n_components = n_components
+        self.noise_shapes = {}
+        layers: dict[str, Any] = {"activation": activation, "dropout": dropout, "normalization": normalization}
+        sizes = tuple(hidden_layer_sizes)
+        n_codes = n_components * self.encoder_outputs_per_component
+        self.encoder = encoder.build(n_features, n_codes) if encoder else mlp(n_features, sizes, n_codes, **layers)
+        self.decoder = (
+            decoder.build(n_components, n_features) if decoder else mlp(n_components, sizes[::-1], n_features, **layers)
+        )
+        self.likelihood = LIKELIHOODS[likelihood](n_features, noise)
+
+    # -- training -----------------------------------------------------------------------------------------------------
+
+    def schedule(self, progress: float) -> Schedule:
+        """Values of what changes over the run, at `progress` in [0, 1]."""
+        return {}
+
+    @property
+    def warmup(self) -> float:
+        """Fraction of the run over which the schedule still moves."""
+        return 0.0
+
+    def loss(self, batch: Batch, schedule: Schedule) -> dict[str, Tensor]:
+        """Named terms of the objective, per row ``(n,)`` or, where they couple the batch, ``()``; their sum is minimised."""
+        raise NotImplementedError
+
+    # -- the code -----------------------------------------------------------------------------------------------------
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Code of standardised rows, ``(n, n_features)`` to ``(n, n_components)``."""
+        code: Tensor = self.encoder(self.likelihood.network_input(x))
+        return code
+
+    def decode(self, z: Tensor) -> Tensor:
+        """What the likelihood reads off a code, ``(n, n_components)`` to ``(n, n_features)``."""
+        output: Tensor = self.decoder(z)
+        return output
+
+    # -- scoring: nats per row, without penalties, corruption or beta -------------------------------------------------
+
+    def propose(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Draws from an approximate posterior, for importance sampling.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n, n_features)
+            Standardised rows.
+        noise : Tensor of shape (n, n_draws, n_components)
+            Standard normal draws.
+
+        Returns
+        -------
+        z : Tensor of shape (n, n_draws, n_components)
+        log_q : Tensor of shape (n, n_draws)
+            Their log-densities.
+        """
+        raise NotImplementedError
+
+    def log_prior(self, z: Tensor) -> Tensor:
+        """Log-density of codes ``(..., n_components)`` under the standard normal prior."""
+        return -0.5 * z.square().sum(-1) - 0.5 * self.n_components * math.log(2.0 * math.pi)
+
+    def log_weights(self, batch: Batch, log_prior: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        r"""Log importance weights :math:`\log p(x|z_k) + \log p(z_k) - \log q(z_k|x)` of draws from the proposal.
+
+        Parameters
+        ----------
+        batch : Batch
+            With ``noise["posterior"]`` of shape ``(n, n_draws, n_components)``.
+        log_prior : callable, optional
+            Log-density of codes; `log_prior` by default.
+
+        Returns
+        -------
+        Tensor of shape (n, n_draws)
+        """
+        assert batch.noise is not None
+        z, log_q = self.propose(batch.x, batch.noise["posterior"])
+        output = self.decode(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+        log_likelihood = -self.likelihood.nll(batch.target.unsqueeze(1), output)
+        return log_likelihood + (log_prior or self.log_prior)(z) - log_q
+
+    def log_prob(self, batch: Batch, log_prior: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Importance-weighted estimate of the log-likelihood of rows, in nats and in the units of the data, ``(n,)``."""
+        log_weights = self.log_weights(batch, log_prior)
+        return torch.logsumexp(log_weights, dim=1) - math.log(log_weights.shape[1])

@@ -1,0 +1,192 @@
+"""What a likelihood has to know about the columns of a table before it can be trained on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+BLOCK_BYTES = 2**24  # what one dense float64 block of rows may take
+_SAMPLE_ROWS = 4096  # rows looked at for the resolution of a column
+_UNION_ROWS = 256  # rows looked at for a grid that all columns share
+_MAX_LEVELS = 1024  # values that pixels of one device may take at most
+_MIN_SHARED_COLUMNS = 16
+_RELATIVE_FLOOR = 0.01
+
+
+def row_blocks(n_rows: int, n_features: int) -> Iterator[slice]:
+    """Slices over the rows of a matrix such that a dense float64 block stays small."""
+    step = max(1, BLOCK_BYTES // (8 * max(1, n_features)))
+    for start in range(0, n_rows, step):
+        yield slice(start, min(start + step, n_rows))
+
+
+def dense_rows(X: Any, rows: Any) -> NDArray[np.float64]:
+    """Rows of a dense array or CSR matrix as a dense float64 array."""
+    block = X[rows]
+    if hasattr(block, "toarray"):
+        block = block.toarray()
+    return np.asarray(block, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class ColumnStatistics:
+    """Location, scale and resolution of every column of a table.
+
+    Attributes
+    ----------
+    shift : ndarray of shape (n_features,)
+        Weighted means; the value itself where a column is constant.
+    scale : ndarray of shape (n_features,)
+        What a standardised unit is worth in the units of the data.
+    floor : ndarray of shape (n_features,)
+        Smallest standard deviation of the noise that the data can support, in the units of the data.
+    constant : ndarray of bool, shape (n_features,)
+    minimum, maximum : ndarray of shape (n_features,)
+    shared_unit : bool
+        The columns are measurements of one kind on one grid, as pixels are.
+    """
+
+    shift: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    floor: NDArray[np.float64]
+    constant: NDArray[np.bool_]
+    minimum: NDArray[np.float64]
+    maximum: NDArray[np.float64]
+    shared_unit: bool
+
+    @classmethod
+    def of(cls, X: Any, sample_weight: NDArray[np.float64] | None = None, *, shared: bool | None = None):
+        """Measure the columns of `X`.
+
+        Parameters
+        ----------
+        X : ndarray or CSR matrix of shape (n_samples, n_features)
+        sample_weight : ndarray of shape (n_samples,), optional
+        shared : bool, optional
+            Treat the columns as sharing one unit, or not; found out from the data by default.
+
+        Returns
+        -------
+        ColumnStatistics
+
+        Raises
+        ------
+        ValueError
+            If a column's spread overflows.
+        """
+        mean, std, low, high = _moments(X, sample_weight)
+        constant = low == high
+        stride = -(-X.shape[0] // _SAMPLE_ROWS)
+        sample = dense_rows(X, slice(None, None, stride))
+        resolution = _resolution(sample)
+        unit = _shared_resolution(sample, low, high, constant)
+        shared_unit = (unit is not None) if shared is None else shared
+        if shared_unit and not constant.all():
+            common = np.sqrt(np.mean(std**2))
+            grid = (unit or 0.0) / np.sqrt(12.0)
+            scale = np.full_like(std, max(common, grid))
+            floor = np.full_like(std, max(_RELATIVE_FLOOR * common, grid))
+        else:
+            grid = resolution / np.sqrt(12.0)
+            scale = np.maximum(std, grid)
+            floor = np.maximum(_RELATIVE_FLOOR * std, grid)
+            scale[constant] = 1.0
+            # A constant column has no scale of its own: it takes the floor of a typical other one.
+            floor[constant] = np.median(floor[~constant]) if not constant.all() else 1.0
+        shift = np.where(constant, low, mean)
+        return cls(shift, scale, floor, constant, low, high, shared_unit)
+
+
+def _moments(X: Any, sample_weight: NDArray[np.float64] | None) -> tuple[NDArray[np.float64], ...]:
+    """Weighted mean and standard deviation, minimum and maximum of every column, in two passes over row blocks."""
+    n_rows, n_features = X.shape
+    weight = np.full(n_rows, 1.0 / n_rows) if sample_weight is None else sample_weight / sample_weight.sum()
+    mean = np.zeros(n_features)
+    low, high = np.full(n_features, np.inf), np.full(n_features, -np.inf)
+    variance = np.zeros(n_features)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for rows in row_blocks(n_rows, n_features):
+            block = dense_rows(X, rows)
+            mean += weight[rows] @ block
+            np.minimum(low, block.min(axis=0), out=low)
+            np.maximum(high, block.max(axis=0), out=high)
+        for rows in row_blocks(n_rows, n_features):
+            deviation = dense_rows(X, rows)
+            deviation -= mean
+            np.square(deviation, out=deviation)
+            variance += weight[rows] @ deviation
+    too_wide = np.flatnonzero(~np.isfinite(variance))
+    if too_wide.size:
+        raise ValueError(
+            f"The spread of column(s) {too_wide[:5].tolist()} of X is too large to be computed in double precision; "
+            "divide them by a constant first."
+        )
+    return mean, np.sqrt(variance), low, high
+
+
+def _resolution(sample: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Smallest gap between the values of each column that takes few distinct ones, 0 for the others."""
+    ordered = np.sort(sample.T, axis=1)
+    gaps = np.diff(ordered, axis=1)
+    if gaps.shape[1] == 0:
+        return np.zeros(len(ordered))
+    distinct = gaps > 1e-7 * (ordered[:, -1:] - ordered[:, :1])  # differences of rounding do not count
+    smallest = np.where(distinct, gaps, np.inf).min(axis=1)
+    few = 2 * (distinct.sum(axis=1) + 1) <= sample.shape[0]
+    return np.where(few & np.isfinite(smallest), smallest, 0.0)
+
+
+def _shared_resolution(
+    sample: NDArray[np.float64],
+    low: NDArray[np.float64],
+    high: NDArray[np.float64],
+    constant: NDArray[np.bool_],
+) -> float | None:
+    """Grid that all columns lie on, if they span the same range on few levels, as pixels do; else None."""
+    varying = ~constant
+    if varying.sum() < _MIN_SHARED_COLUMNS:
+        return None
+    bottom, span = low.min(), high.max() - low.min()
+    alike = (low[varying] <= bottom + 0.1 * span) & (high[varying] >= bottom + 0.9 * span)
+    if alike.mean() < 0.5:
+        return None
+    levels = np.unique(sample[:: -(-len(sample) // _UNION_ROWS)])
+    gaps = np.diff(levels)
+    gaps = gaps[gaps > 1e-7 * span]
+    if 2 * gaps.size > min(sample.size, _UNION_ROWS * sample.shape[1]) or gaps.size > _MAX_LEVELS:
+        return None
+    return float(gaps.min()) if gaps.size else None
+
+
+def columns_are_correlated(standardized: NDArray[np.floating]) -> bool:
+    """Whether the leading eigenvalue of the correlation matrix is larger than independent columns would give.
+
+    The bound is the upper edge of the Marchenko-Pastur law, with a margin.
+
+    Parameters
+    ----------
+    standardized : ndarray of shape (n_rows, n_features)
+
+    Returns
+    -------
+    bool
+    """
+    n_rows, n_features = standardized.shape
+    deviation = standardized - standardized.mean(axis=0)
+    norms = np.sqrt((deviation**2).sum(axis=0))
+    varying = norms > 0
+    if varying.sum() < 2:
+        return False
+    deviation = deviation[:, varying] / norms[varying]
+    vector = np.random.default_rng(0).standard_normal(deviation.shape[1])
+    eigenvalue = 0.0
+    for _ in range(30):
+        vector /= np.linalg.norm(vector)
+        vector = deviation.T @ (deviation @ vector)
+        eigenvalue = float(np.linalg.norm(vector))
+    edge = (1.0 + np.sqrt(varying.sum() / n_rows)) ** 2
+    return bool(eigenvalue > 1.25 * edge)

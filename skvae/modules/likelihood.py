@@ -1,0 +1,378 @@
+"""Likelihoods: how a row of the data is thought to scatter around what a decoder returns for it.
+
+One object owns the standardisation of the columns, the noise and its floor, the log-Jacobian, the mean and the draws, so
+that loss, score, sample and anomaly score cannot disagree about them. Networks work in standardised units; only
+likelihoods know the units of the data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from skvae import functional as fn
+from skvae.modules.columns import ColumnStatistics, dense_rows, row_blocks
+
+NOISE_MODES = ("auto", "feature", "shared")
+
+
+class Likelihood(nn.Module):
+    r"""Base of the likelihoods of independent columns, :math:`-\log p(x|z) = \sum_j w_j e(x_j, \mu_j) + \log Z(w)`.
+
+    The weights :math:`w` are the noise. They have a closed-form best value, the inverse mean energy, and the gradient of
+    the loss with respect to them *is* that mean: `update_noise` turns the one into the other, an exponentially
+    averaged M-step.
+
+    Parameters
+    ----------
+    n_features : int
+    noise : {"auto", "feature", "shared"} or float, default="auto"
+        One noise scale per column, one for all, or a fixed one in the units of the data. "auto" shares it where the
+        columns share a unit, as pixels do.
+    """
+
+    name: ClassVar[str]
+    has_noise: ClassVar[bool] = True
+    energy: ClassVar[Callable[[Tensor, Tensor], Tensor]]
+    log_normalizer: ClassVar[Callable[[Tensor], Tensor]]
+    unit_weight: ClassVar[float]  # weight at a mean energy of one
+    std_per_scale: ClassVar[float]  # standard deviation of noise of scale one
+    moment_of_scale: ClassVar[Callable[[NDArray[np.float64]], NDArray[np.float64]]]  # mean energy at a noise scale
+
+    def __init__(self, n_features: int, noise: str | float = "auto"):
+        super().__init__()
+        self.n_features = n_features
+        self.noise = noise
+        self.register_buffer("moment", torch.ones(n_features))
+        self.register_buffer("weight", torch.full((n_features,), self.unit_weight))
+        self.register_buffer("training_weight", torch.full((n_features,), self.unit_weight))
+        self.register_buffer("log_constant", torch.zeros(()))
+        self.register_buffer("floor", torch.zeros(n_features))
+        self.register_buffer("varying", torch.ones(n_features))
+        self._set_columns({
+            "shift": np.zeros(n_features),
+            "scale": np.ones(n_features),
+            "is_constant": np.zeros(n_features, dtype=bool),
+            "shared": noise == "shared",
+        })
+
+    # -- what it learns about the columns -----------------------------------------------------------------------------
+
+    def fit(self, X: Any, sample_weight: NDArray[np.float64] | None = None) -> Likelihood:
+        """Measure the columns of `X`: standardisation, constants, noise floor, shared units.
+
+        Parameters
+        ----------
+        X : ndarray or CSR matrix of shape (n_samples, n_features)
+        sample_weight : ndarray of shape (n_samples,), optional
+
+        Returns
+        -------
+        Likelihood
+            The object itself.
+        """
+        shared = None if not isinstance(self.noise, str) or self.noise == "auto" else self.noise == "shared"
+        columns = ColumnStatistics.of(X, sample_weight, shared=shared)
+        self._set_columns({
+            "shift": columns.shift,
+            "scale": columns.scale,
+            "is_constant": columns.constant,
+            "shared": columns.shared_unit,
+        })
+        self.varying.copy_(torch.from_numpy(~columns.constant))
+        self.training_weight.copy_(self.unit_weight * self.varying)
+        if isinstance(self.noise, str):
+            floor = columns.floor / (columns.scale * self.std_per_scale)
+            self.floor.copy_(torch.from_numpy(type(self).moment_of_scale(floor)))
+            self.set_moment(self.varying.clone())
+        else:
+            self.floor.zero_()
+            self.set_moment(torch.from_numpy(type(self).moment_of_scale(self.noise / columns.scale)))
+        return self
+
+    def _set_columns(self, columns: dict[str, Any]) -> None:
+        """Keep the columns' statistics in double precision, beside the tensors, which follow the module's device."""
+        self.shift, self.scale = columns["shift"], columns["scale"]
+        self.is_constant, self.shared = columns["is_constant"], bool(columns["shared"])
+        self.has_constant = bool(self.is_constant.any())
+        self._log_jacobian = float(np.log(self.scale).sum())
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return what `state_dict` keeps beside the tensors."""
+        return {"shift": self.shift, "scale": self.scale, "is_constant": self.is_constant, "shared": self.shared}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what `get_extra_state` returned."""
+        self._set_columns(state)
+
+    # -- between the data's units and the network's -------------------------------------------------------------------
+
+    def standardize(self, X: Any, rows: Any = slice(None)) -> NDArray[np.float32]:
+        """Rows of `X` in standardised units: centred and scaled in double precision, then cast.
+
+        Parameters
+        ----------
+        X : ndarray or CSR matrix of shape (n_samples, n_features)
+        rows : slice or ndarray of int
+
+        Returns
+        -------
+        ndarray of float32, shape (n_rows, n_features)
+        """
+        standardized: NDArray[np.float32] = self._standardize64(X, rows).astype(np.float32)
+        return standardized
+
+    def _standardize64(self, X: Any, rows: Any = slice(None)) -> NDArray[np.float64]:
+        block = dense_rows(X, rows) - self.shift
+        block /= self.scale
+        return block
+
+    def network_input(self, x: Tensor) -> Tensor:
+        """Blank the columns that were constant in training, which the encoder knows nothing about."""
+        return x * self.varying if self.has_constant else x
+
+    def locate(self, output: Tensor) -> Tensor:
+        """Location of the likelihood, in standardised units, from a decoder's output; constant columns stay put."""
+        return output * self.varying if self.has_constant else output
+
+    def mean(self, output: Tensor) -> NDArray[np.float64]:
+        """Mean of the likelihood in the units of the data, from a decoder's output of shape (n, n_features)."""
+        return self._to_data(self.locate(output))
+
+    def _to_data(self, x: Tensor) -> NDArray[np.float64]:
+        values = x.cpu().numpy().astype(np.float64)
+        values *= self.scale
+        values += self.shift
+        return self._restore_constants(values)
+
+    def _restore_constants(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        if self.has_constant:
+            values[:, self.is_constant] = self.shift[self.is_constant]
+        return values
+
+    # -- losses and scores --------------------------------------------------------------------------------------------
+
+    def nll(self, target: Tensor, output: Tensor) -> Tensor:
+        """Negative log-likelihood of rows, in nats and in the units of the data.
+
+        Parameters
+        ----------
+        target, output : Tensor of shape (..., n_features)
+
+        Returns
+        -------
+        Tensor of shape (...,)
+        """
+        return fn.weighted_row_sum(type(self).energy(target, self.locate(output)), self.weight, self.log_constant)
+
+    def distortion(self, target: Tensor, output: Tensor) -> Tensor:
+        """Energy of rows at unit noise in standardised units: half the squared error for a Gaussian."""
+        energy = type(self).energy(target, self.locate(output))
+        return fn.weighted_row_sum(energy, self.training_weight, energy.new_zeros(()))
+
+    def information(self, output: Tensor) -> Tensor:
+        """Curvature of the negative log-likelihood in the decoder's output, entry by entry or per column."""
+        raise NotImplementedError
+
+    def residual(self, target: Tensor, output: Tensor) -> Tensor:
+        """Difference, in standardised units, between rows and the mean of the likelihood."""
+        return target - self.locate(output)
+
+    def expected_energy(self, residual: Tensor, variance: Tensor) -> Tensor:
+        """Mean energy of residuals that are only known up to a normal error of the given variance."""
+        raise NotImplementedError
+
+    def deviance(self, X: Any, output: Tensor) -> NDArray[np.float64]:
+        """Nats by which every entry of `X` falls short of the best possible one, in double precision.
+
+        Parameters
+        ----------
+        X : ndarray or CSR matrix of shape (n, n_features)
+        output : Tensor of shape (n, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n, n_features)
+            For a Gaussian, squared residuals over twice the noise variance.
+        """
+        target = torch.from_numpy(self._standardize64(X))
+        location = self.locate(output).cpu().double()
+        return (type(self).energy(target, location) * self.weight.cpu().double()).numpy()
+
+    # -- noise --------------------------------------------------------------------------------------------------------
+
+    @property
+    def learns_noise(self) -> bool:
+        """Whether the noise is estimated rather than fixed."""
+        return self.has_noise and isinstance(self.noise, str)
+
+    @torch.no_grad()
+    def set_moment(self, moment: Tensor) -> None:
+        """Set the noise from the mean energy of the residuals per column, in standardised units."""
+        moment = moment.to(self.moment)
+        if self.shared and self.learns_noise:
+            moment = moment.mean().expand_as(moment)
+        self.moment.copy_(moment)
+        self._refresh()
+
+    @torch.no_grad()
+    def update_noise(self, rate: float) -> None:
+        """Move the noise towards the one that explains the last batch best; its gradient is the mean energy."""
+        if self.weight.grad is None:
+            return
+        moment = self.weight.grad
+        if self.shared:
+            moment = moment.mean().expand_as(moment)
+        self.moment.lerp_(moment, rate)
+        self.weight.grad = None
+        self._refresh()
+
+    def _refresh(self) -> None:
+        weight = self.unit_weight / torch.maximum(self.moment, self.floor)
+        self.weight.copy_(weight)
+        self.log_constant.copy_(type(self).log_normalizer(weight) + self._log_jacobian)
+
+    def noise_scale(self) -> NDArray[np.float64]:
+        """Scale parameter of the noise of every column, in the units of the data."""
+        raise NotImplementedError
+
+    def draw(self, output: Tensor, generator: torch.Generator) -> NDArray[np.float64]:
+        """Draw rows, in the units of the data, from the likelihood around a decoder's output."""
+        raise NotImplementedError
+
+    def largest_entry(self, X: Any) -> tuple[float, int]:
+        """Largest absolute standardised entry of `X` and its column."""
+        largest = np.zeros(self.n_features)
+        for rows in row_blocks(X.shape[0], self.n_features):
+            np.maximum(largest, np.abs(self._standardize64(X, rows)).max(axis=0), out=largest)
+        return float(largest.max()), int(largest.argmax())
+
+    def check(self, X: Any) -> None:
+        """Raise a ValueError if `X` lies outside what the likelihood can produce."""
+
+
+class Gaussian(Likelihood):
+    """Normal noise; the noise scale is the standard deviation."""
+
+    name = "gaussian"
+    energy = staticmethod(fn.gaussian_energy)
+    log_normalizer = staticmethod(fn.gaussian_log_normalizer)
+    unit_weight = 0.5
+    std_per_scale = 1.0
+    moment_of_scale = staticmethod(np.square)
+
+    def information(self, output: Tensor) -> Tensor:  # noqa: D102
+        return 2.0 * self.weight
+
+    def expected_energy(self, residual: Tensor, variance: Tensor) -> Tensor:  # noqa: D102
+        return residual.square() + variance
+
+    def noise_scale(self) -> NDArray[np.float64]:  # noqa: D102
+        return self.scale / np.sqrt(2.0 * self.weight.cpu().double().numpy())
+
+    def draw(self, output: Tensor, generator: torch.Generator) -> NDArray[np.float64]:  # noqa: D102
+        noise = torch.randn(output.shape, generator=generator, device=output.device)
+        return self._to_data(self.locate(output) + noise * (2.0 * self.weight).rsqrt())
+
+
+class Laplace(Likelihood):
+    """Double-exponential noise, which forgives single large errors; the noise scale is the mean absolute deviation."""
+
+    name = "laplace"
+    energy = staticmethod(fn.laplace_energy)
+    log_normalizer = staticmethod(fn.laplace_log_normalizer)
+    unit_weight = 1.0
+    std_per_scale = math.sqrt(2.0)
+    moment_of_scale = staticmethod(np.positive)
+
+    def information(self, output: Tensor) -> Tensor:
+        """Inverse variance, since the curvature itself vanishes almost everywhere."""
+        return 0.5 * self.weight.square()
+
+    def expected_energy(self, residual: Tensor, variance: Tensor) -> Tensor:
+        """Exact where either the residual or its variance vanishes."""
+        return torch.sqrt(residual.square() + (2.0 / math.pi) * variance)
+
+    def noise_scale(self) -> NDArray[np.float64]:  # noqa: D102
+        return self.scale / self.weight.cpu().double().numpy()
+
+    def draw(self, output: Tensor, generator: torch.Generator) -> NDArray[np.float64]:  # noqa: D102
+        uniform = torch.rand(output.shape, generator=generator, device=output.device) - 0.5
+        noise = -uniform.sign() * torch.log1p(-2.0 * uniform.abs().clamp(max=0.5 - 1e-7))
+        return self._to_data(self.locate(output) + noise / self.weight)
+
+
+class Bernoulli(Likelihood):
+    """Probabilities for entries in [0, 1]; the data is taken as it is, neither shifted nor scaled."""
+
+    name = "bernoulli"
+    has_noise = False
+    energy = staticmethod(fn.bernoulli_energy)
+    log_normalizer = staticmethod(lambda weight: weight.new_zeros(()))
+    unit_weight = 1.0
+
+    def fit(self, X: Any, sample_weight: NDArray[np.float64] | None = None) -> Bernoulli:  # noqa: D102
+        columns = ColumnStatistics.of(X, sample_weight)
+        self._set_columns({
+            "shift": np.where(columns.constant, columns.shift, 0.0),
+            "scale": np.ones(self.n_features),
+            "is_constant": columns.constant,
+            "shared": False,
+        })
+        self.varying.copy_(torch.from_numpy(~columns.constant))
+        return self
+
+    def information(self, output: Tensor) -> Tensor:  # noqa: D102
+        probability = torch.sigmoid(output)
+        return probability * (1.0 - probability)
+
+    def residual(self, target: Tensor, output: Tensor) -> Tensor:
+        """Difference between rows and their probabilities."""
+        return target - torch.sigmoid(output)
+
+    def _standardize64(self, X: Any, rows: Any = slice(None)) -> NDArray[np.float64]:
+        return dense_rows(X, rows)
+
+    def locate(self, output: Tensor) -> Tensor:  # noqa: D102
+        return output
+
+    def _to_data(self, x: Tensor) -> NDArray[np.float64]:
+        return self._restore_constants(torch.sigmoid(x).cpu().numpy().astype(np.float64))
+
+    def information(self, output: Tensor) -> Tensor:
+        """Curvature of the negative log-likelihood in the decoder's output, entry by entry or per column."""
+        raise NotImplementedError
+
+    def residual(self, target: Tensor, output: Tensor) -> Tensor:
+        """Difference, in standardised units, between rows and the mean of the likelihood."""
+        return target - self.locate(output)
+
+    def deviance(self, X: Any, output: Tensor) -> NDArray[np.float64]:  # noqa: D102
+        target = torch.from_numpy(self._standardize64(X))
+        entropy = -(torch.xlogy(target, target) + torch.xlogy(1.0 - target, 1.0 - target))
+        return (fn.bernoulli_energy(target, output.cpu().double()) - entropy).clamp(min=0.0).numpy()
+
+    def noise_scale(self) -> NDArray[np.float64]:  # noqa: D102
+        return np.zeros(self.n_features)
+
+    def draw(self, output: Tensor, generator: torch.Generator) -> NDArray[np.float64]:  # noqa: D102
+        values = torch.bernoulli(torch.sigmoid(output), generator=generator)
+        return self._restore_constants(values.cpu().numpy().astype(np.float64))
+
+    def check(self, X: Any) -> None:  # noqa: D102
+        low, high = float(X.min()), float(X.max())
+        if low < 0.0 or high > 1.0:
+            hint = " Pixels from 0 to 255 are divided by 255 first." if low >= 0.0 and high <= 255.0 else ""
+            raise ValueError(
+                f"likelihood='bernoulli' takes values in [0, 1], but X ranges from {low:g} to {high:g}.{hint} "
+                "Rescale X (MinMaxScaler) or choose likelihood='gaussian'."
+            )
+
+
+LIKELIHOODS: dict[str, type[Likelihood]] = {cls.name: cls for cls in (Gaussian, Laplace, Bernoulli)}

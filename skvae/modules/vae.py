@@ -1,0 +1,111 @@
+"""The variational autoencoder."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from skvae.functional import gaussian_kl
+from skvae.modules.base import LatentModule, Schedule
+from skvae.modules.batch import Batch
+
+MAX_LOG_VAR = 20.0  # keeps exp() finite on rows far outside the training data
+
+
+class VAEModule(LatentModule):
+    r"""Gaussian encoder, standard normal prior and the evidence lower bound.
+
+    .. math:: -\log p(x|z) + \beta\,\mathrm{KL}(q(z|x)\,\|\,\mathcal N(0, I)), \quad z \sim q(z|x)
+
+    Parameters
+    ----------
+    beta : float
+        Weight of the KL term; 1 gives the bound.
+    kl_warmup : float
+        Fraction of the run over which the weight grows from 0 to `beta`.
+    capacity : float or None
+        Nats that the KL is held at, by ``beta * |KL - C|`` [1]_.
+    capacity_warmup : float
+        Fraction of the run over which C grows from 0 to `capacity`.
+    n_draws : int
+        Draws of z per row and step.
+    **autoencoder
+        See `LatentModule`.
+
+    References
+    ----------
+    .. [1] Burgess et al., "Understanding disentangling in beta-VAE", 2018, arXiv:1804.03599.
+    """
+
+    encoder_outputs_per_component = 2
+    learns_noise = True
+
+    def __init__(
+        self,
+        n_features: int,
+        n_components: int,
+        *,
+        beta: float = 1.0,
+        kl_warmup: float = 0.0,
+        capacity: float | None = None,
+        capacity_warmup: float = 0.5,
+        n_draws: int = 1,
+        **autoencoder: Any,
+    ):
+        super().__init__(n_features, n_components, **autoencoder)
+        self.beta = beta
+        self.kl_warmup = kl_warmup
+        self.capacity = capacity
+        self.capacity_warmup = capacity_warmup
+        self.n_draws = n_draws
+        self.noise_shapes = {"posterior": (n_components,) if n_draws == 1 else (n_draws, n_components)}
+
+    @property
+    def warmup(self) -> float:  # noqa: D102
+        return max(self.kl_warmup, 0.0 if self.capacity is None else self.capacity_warmup)
+
+    def schedule(self, progress: float) -> Schedule:  # noqa: D102
+        values = {"beta": self.beta * _ramp(progress, self.kl_warmup)}
+        if self.capacity is not None:
+            values["capacity"] = self.capacity * _ramp(progress, self.capacity_warmup)
+        return values
+
+    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of q(z|x), each ``(n, n_components)``."""
+        mean, log_var = super().encode(x).chunk(2, dim=-1)
+        return mean, log_var.clamp(-MAX_LOG_VAR, MAX_LOG_VAR)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Posterior mean of standardised rows, ``(n, n_features)`` to ``(n, n_components)``."""
+        return self.posterior(x)[0]
+
+    def loss(self, batch: Batch, schedule: Schedule) -> dict[str, Tensor]:  # noqa: D102
+        assert batch.noise is not None
+        mean, log_var = self.posterior(batch.x)
+        std = torch.exp(0.5 * log_var)
+        noise = batch.noise["posterior"]
+        if noise.dim() == 2:
+            nll = self.likelihood.nll(batch.target, self.decode(torch.addcmul(mean, noise, std)))
+        else:
+            z = torch.addcmul(mean.unsqueeze(1), noise, std.unsqueeze(1))
+            output = self.decode(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+            nll = self.likelihood.nll(batch.target.unsqueeze(1), output).mean(1)
+        kl, beta = gaussian_kl(mean, log_var), schedule["beta"]
+        if "capacity" in schedule:
+            mean_kl = (kl * batch.weight).sum() / batch.weight.sum()
+            return {"reconstruction": nll, "kl": beta * (mean_kl - schedule["capacity"]).abs()}
+        return {"reconstruction": nll, "kl": kl if beta == 1.0 else beta * kl}
+
+    def propose(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+        mean, log_var = self.posterior(x)
+        z = torch.addcmul(mean.unsqueeze(1), noise, torch.exp(0.5 * log_var).unsqueeze(1))
+        log_q = -0.5 * (noise.square().sum(-1) + log_var.sum(-1, keepdim=True) + self.n_components * math.log(2.0 * math.pi))
+        return z, log_q
+
+
+def _ramp(progress: float, fraction: float) -> float:
+    """Rise from 0 to 1 over the first `fraction` of the run."""
+    return 1.0 if progress >= fraction else progress / fraction

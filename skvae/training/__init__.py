@@ -1,0 +1,20 @@
+"""Training and running modules; the only part of the package that knows skorch."""
+
+from skvae.training.loader import BatchLoader, Rows
+from skvae.training.net import DivergedError, Outcome, Plan, train
+from skvae.training.optimizers import OPTIMIZER_NAMES
+from skvae.training.randomness import PrivateRandomness, seed_streams
+from skvae.training.schedules import SCHEDULES
+
+__all__ = [
+    "OPTIMIZER_NAMES",
+    "SCHEDULES",
+    "BatchLoader",
+    "DivergedError",
+    "Outcome",
+    "Plan",
+    "PrivateRandomness",
+    "Rows",
+    "seed_streams",
+    "train",
+]

@@ -1,0 +1,254 @@
+"""Running a trained module over rows, such that a row's result does not depend on its neighbours.
+
+Matrix products of different shapes differ in their last bits, so every pass has the same number of rows: a chunk that is
+padded with zeros at the end. The number depends on the network alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from skvae.functional import gaussian_kl
+from skvae.modules import Batch
+from skvae.modules.columns import columns_are_correlated
+from skvae.training.randomness import make_generator, private_randomness
+from skvae.training.threads import threads_for
+
+_CHUNK_WORK = 2**26  # multiply-adds a chunk may take
+_MAX_ROWS, _MIN_ROWS = 1024, 16
+_CHUNK_FLOATS = 2**22  # numbers the widest layer may hold when many draws are decoded at once
+_POOL_SIZE = 2**16
+_POOL_SEED = 20140130
+
+
+def chunk_rows(module: nn.Module) -> int:
+    """Rows of a chunk: a power of two, smaller for larger networks."""
+    n_params = sum(parameter.numel() for parameter in module.parameters())
+    rows = _CHUNK_WORK // max(1, n_params)
+    return min(_MAX_ROWS, max(_MIN_ROWS, 1 << max(0, rows.bit_length() - 1)))
+
+
+def score_rows(module: nn.Module, n_draws: int) -> int:
+    """Rows of a chunk when each row is decoded `n_draws` times."""
+    widest = max(parameter.shape[0] for parameter in module.parameters() if parameter.dim() > 0)
+    rows = _CHUNK_FLOATS // (max(widest, module.n_features) * max(1, n_draws))
+    return min(chunk_rows(module), max(1, 1 << max(0, rows.bit_length() - 1)))
+
+
+def _chunks(n_rows: int, size: int) -> Iterator[slice]:
+    for start in range(0, n_rows, size):
+        yield slice(start, min(start + size, n_rows))
+
+
+def _padded(rows: np.ndarray, size: int) -> np.ndarray:
+    if len(rows) == size:
+        return rows
+    return np.concatenate([rows, np.zeros((size - len(rows), *rows.shape[1:]), dtype=rows.dtype)])
+
+
+def _run(module: nn.Module, n_rows: int, size: int, device: torch.device, step: Callable[[slice], Any]) -> list[Any]:
+    """Call `step` on every chunk, in evaluation mode and without gradients."""
+    module.to(device).eval()
+    with torch.no_grad(), threads_for(module, size), private_randomness(module, _POOL_SEED):
+        return [step(rows) for rows in _chunks(n_rows, size)]
+
+
+def _join(parts: list[np.ndarray], width: int | None) -> np.ndarray:
+    if parts:
+        return np.concatenate(parts)
+    return np.empty((0,) if width is None else (0, width))
+
+
+def encode(module: nn.Module, X: Any, device: torch.device) -> np.ndarray:
+    """Deterministic codes ``(n_samples, n_components)`` of rows in the units of the data."""
+    return _per_row(module, X, device, lambda x: (module.encode(x),))[0]
+
+
+def posterior(module: nn.Module, X: Any, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+    """Means and log-variances of q(z|x), each ``(n_samples, n_components)``."""
+    mean, log_var = _per_row(module, X, device, module.posterior)
+    return mean, log_var
+
+
+def _per_row(module, X, device, function) -> list[np.ndarray]:
+    size = chunk_rows(module)
+
+    def step(rows):
+        x = torch.from_numpy(_padded(module.likelihood.standardize(X, rows), size)).to(device)
+        return [part[: rows.stop - rows.start].cpu().numpy() for part in function(x)]
+
+    return [np.concatenate(parts) for parts in zip(*_run(module, X.shape[0], size, device, step), strict=True)]
+
+
+def decode(module: nn.Module, Z: np.ndarray, device: torch.device) -> np.ndarray:
+    """Means of the likelihood, in the units of the data, for codes."""
+    return _per_code(module, Z, device, lambda output, rows: module.likelihood.mean(output))
+
+
+def draw(module: nn.Module, Z: np.ndarray, device: torch.device, seed: int) -> np.ndarray:
+    """Draws from the likelihood, in the units of the data, for codes."""
+    generator = make_generator(seed, device)
+    return _per_code(module, Z, device, lambda output, rows: module.likelihood.draw(output, generator))
+
+
+def deviance(module: nn.Module, X: Any, Z: np.ndarray, device: torch.device) -> np.ndarray:
+    """Nats by which each entry of `X` falls short of the best, given codes, ``(n_samples, n_features)``."""
+    return _per_code(module, Z, device, lambda output, rows: module.likelihood.deviance(X[rows], output))
+
+
+def _per_code(module, Z, device, function) -> np.ndarray:
+    size = chunk_rows(module)
+
+    def step(rows):
+        z = torch.from_numpy(_padded(Z[rows].astype(np.float32), size)).to(device)
+        return function(module.decode(z)[: rows.stop - rows.start], rows)
+
+    return _join(_run(module, len(Z), size, device, step), module.n_features)
+
+
+# -- importance-weighted scores ---------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=4)
+def _pool(n_components: int) -> np.ndarray:
+    """Standard normal draws that every score reads from."""
+    return np.random.default_rng(_POOL_SEED).standard_normal((_POOL_SIZE, n_components), dtype=np.float32)
+
+
+def row_offsets(x: np.ndarray) -> np.ndarray:
+    """Hash of each row's bits: where in the pool its draws begin.
+
+    Draws must depend on the row alone, so that its score does not change with its neighbours, and differ between rows, so
+    that their errors average out.
+    """
+    bits = np.ascontiguousarray(x + np.float32(0.0)).view(np.uint32).astype(np.uint64)  # -0.0 becomes 0.0
+    keys = np.random.default_rng(_POOL_SEED).integers(1, 2**63, size=x.shape[1], dtype=np.uint64) | np.uint64(1)
+    with np.errstate(over="ignore"):
+        mixed = (bits + np.uint64(0x9E3779B97F4A7C15)) * keys
+        mixed ^= mixed >> np.uint64(29)
+        hashed = (mixed * np.uint64(0xBF58476D1CE4E5B9)).sum(axis=1)
+        hashed ^= hashed >> np.uint64(32)
+        hashed *= np.uint64(0x94D049BB133111EB)
+    return (hashed >> np.uint64(40)).astype(np.int64) % _POOL_SIZE
+
+
+def log_weights(
+    module: nn.Module,
+    X: Any,
+    device: torch.device,
+    n_draws: int,
+    log_density: Callable[[np.ndarray], np.ndarray] | None,
+    reduce: Callable[[np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """Reduce the log importance weights of every row, chunk by chunk.
+
+    Parameters
+    ----------
+    module : LatentModule
+    X : ndarray or CSR matrix of shape (n_samples, n_features)
+    device : torch.device
+    n_draws : int
+    log_density : callable or None
+        Log-density of codes ``(n, n_components)``, ``(n,)``; the module's own prior by default.
+    reduce : callable
+        Turns weights ``(n, n_draws)`` in double precision into what is kept of them.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, ...)
+    """
+    size = score_rows(module, n_draws)
+    pool = torch.from_numpy(_pool(module.n_components)).to(device)
+    window = torch.arange(n_draws, device=device)
+
+    def prior(z: torch.Tensor) -> torch.Tensor:
+        flat = z.flatten(0, 1).cpu().numpy().astype(np.float64)
+        return torch.from_numpy(log_density(flat).astype(np.float32)).to(device).unflatten(0, z.shape[:2])
+
+    def step(rows):
+        x = _padded(module.likelihood.standardize(X, rows), size)
+        offsets = torch.from_numpy(row_offsets(x)).to(device)
+        noise = pool[(offsets.unsqueeze(1) + window) % _POOL_SIZE]
+        x = torch.from_numpy(x).to(device)
+        batch = Batch(x, x, torch.ones(size, device=device), noise={"posterior": noise})
+        weights = module.log_weights(batch, prior if log_density is not None else None)
+        return reduce(weights[: rows.stop - rows.start].cpu().numpy().astype(np.float64))
+
+    return np.concatenate(_run(module, X.shape[0], size, device, step))
+
+
+def log_mean_exp(weights: np.ndarray) -> np.ndarray:
+    """Logarithm of the mean of ``exp(weights)`` along the last axis."""
+    highest = weights.max(axis=1, keepdims=True)
+    return (highest + np.log(np.mean(np.exp(weights - highest), axis=1, keepdims=True)))[:, 0]
+
+
+def effective_sample_size(weights: np.ndarray) -> np.ndarray:
+    """Number of equally weighted draws that would be worth as much."""
+    shares = np.exp(weights - weights.max(axis=1, keepdims=True))
+    return shares.sum(axis=1) ** 2 / (shares**2).sum(axis=1)
+
+
+def fit_noise(
+    module: nn.Module,
+    X: Any,
+    weight: np.ndarray | None,
+    device: torch.device,
+    code_mean: np.ndarray,
+    code_covariance: np.ndarray,
+    *,
+    max_rows: int,
+) -> None:
+    """Fit the noise of a generative model whose decoder is trained, on evenly spaced rows.
+
+    Parameters
+    ----------
+    module : AutoEncoderModule
+    X : ndarray or CSR matrix of shape (n_samples, n_features)
+    weight : ndarray of shape (n_samples,) or None
+    device : torch.device
+    code_mean, code_covariance : ndarray
+        Moments of the training codes.
+    max_rows : int
+        Most rows to look at; fewer where slopes of all of them would take too much memory.
+    """
+    n_rows = min(X.shape[0], max_rows, max(1, 4 * _CHUNK_FLOATS // (module.n_features * module.n_components)))
+    rows = np.linspace(0, X.shape[0] - 1, n_rows).astype(int)
+    x = torch.from_numpy(module.likelihood.standardize(X, rows)).to(device)
+    share = np.ones(n_rows) if weight is None else weight[rows]
+    module.to(device).eval()
+    with threads_for(module, n_rows), private_randomness(module, _POOL_SEED):
+        module.set_code_moments(torch.from_numpy(code_mean).float(), torch.from_numpy(code_covariance).float())
+        module.fit_noise(x, torch.from_numpy(share.astype(np.float32)).to(device))
+
+
+def latent_usage(module: nn.Module, X: Any, device: torch.device, *, max_rows: int) -> tuple[np.ndarray, np.ndarray, bool]:
+    """How much a variational autoencoder's components carry, on evenly spaced rows.
+
+    Parameters
+    ----------
+    module : VAEModule
+    X : ndarray or CSR matrix of shape (n_samples, n_features)
+    device : torch.device
+    max_rows : int
+
+    Returns
+    -------
+    kl : ndarray of shape (n_components,)
+        Mean KL from the prior, in nats.
+    variance : ndarray of shape (n_components,)
+        Variance of the posterior mean over the rows.
+    correlated : bool
+        Whether the columns have any structure to be carried.
+    """
+    rows = np.linspace(0, X.shape[0] - 1, min(X.shape[0], max_rows)).astype(int)
+    sample = X[rows]
+    mean, log_var = posterior(module, sample, device)
+    kl = gaussian_kl(torch.from_numpy(mean), torch.from_numpy(log_var), per_component=True).mean(0)
+    return kl.double().numpy(), mean.var(axis=0), columns_are_correlated(module.likelihood.standardize(sample))

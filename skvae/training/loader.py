@@ -1,0 +1,152 @@
+"""Batches: whole slices of standardised rows, kept on the device where they fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from skvae.modules import Batch, Likelihood
+
+RESIDENT_BYTES = 2**31  # rows that take more, in float32, are standardised block by block in every epoch
+BLOCK_BYTES = 2**24
+_BLOCK_BATCHES = 64
+
+
+def fits_on(device: torch.device, n_bytes: int) -> bool:
+    """Whether standardised rows may stay on a device for the whole run."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return n_bytes < free // 2
+    return n_bytes <= RESIDENT_BYTES
+
+
+class Rows:
+    """Rows of a table, handed out standardised.
+
+    Parameters
+    ----------
+    X : ndarray or CSR matrix of shape (n_samples, n_features)
+        A dense array is standardised once and kept on the device if it fits; a sparse one is densified block by block.
+    likelihood : Likelihood
+    device : torch.device
+    weight : ndarray of shape (n_samples,), optional
+        Weights of the rows.
+    index : ndarray of int, optional
+        Which rows of `X` to hand out; all by default.
+    """
+
+    def __init__(
+        self,
+        X: Any,
+        likelihood: Likelihood,
+        device: torch.device,
+        *,
+        weight: np.ndarray | None = None,
+        index: np.ndarray | None = None,
+    ):
+        self.X, self.likelihood, self.device, self.index = X, likelihood, device, index
+        self.n_features = X.shape[1]
+        self._resident: torch.Tensor | None = None
+        n_rows = X.shape[0] if index is None else len(index)
+        self.is_weighted = weight is not None
+        if weight is not None:
+            chosen = weight if index is None else weight[index]
+            self.weight = torch.from_numpy((chosen / chosen.mean()).astype(np.float32)).to(device)
+        else:
+            self.weight = torch.ones(n_rows, device=device)
+        if not sparse.issparse(X) and fits_on(device, 4 * n_rows * self.n_features):
+            rows = np.empty((n_rows, self.n_features), dtype=np.float32)
+            step = max(1, BLOCK_BYTES // (8 * self.n_features))
+            for start in range(0, n_rows, step):
+                rows[start : start + step] = self._standardize(slice(start, start + step))
+            self._resident = torch.from_numpy(rows).to(device)
+
+    def __len__(self) -> int:
+        return len(self.weight)
+
+    def _standardize(self, rows: slice | np.ndarray) -> np.ndarray:
+        return self.likelihood.standardize(self.X, rows if self.index is None else self.index[rows])
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether all rows lie on the device."""
+        return self._resident is not None
+
+    def take(self, index: torch.Tensor) -> torch.Tensor:
+        """Rows of these positions (a tensor on the device), standardised and on the device."""
+        if self._resident is not None:
+            return self._resident.index_select(0, index)
+        return torch.from_numpy(self._standardize(index.cpu().numpy())).to(self.device)
+
+
+class BatchLoader:
+    """Iterate over rows in batches of equal size, give or take one row, with their noise.
+
+    Rows are gathered and noise is drawn for many batches at once; a batch is a view of both.
+
+    Parameters
+    ----------
+    rows : Rows
+    batch_size : int
+        Largest size of a batch.
+    noise_shapes : dict
+        Shapes per row of the noise a module wants, by name.
+    shuffle : torch.Generator or None
+        Where permutations come from; None keeps the order.
+    noise : torch.Generator
+        Where noise comes from.
+    fixed_noise : bool, default=False
+        Draw the same noise in every epoch, so that validation losses compare.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        batch_size: int,
+        noise_shapes: dict[str, tuple[int, ...]],
+        *,
+        shuffle: torch.Generator | None,
+        noise: torch.Generator,
+        fixed_noise: bool = False,
+    ):
+        self.rows, self.noise_shapes = rows, noise_shapes
+        self.shuffle, self.noise, self.fixed_noise = shuffle, noise, fixed_noise
+        n_batches = -(-len(rows) // batch_size)
+        small, larger = divmod(len(rows), n_batches)
+        sizes = [small + 1] * larger + [small] * (n_batches - larger)
+        per_block = _BLOCK_BATCHES
+        if not rows.is_resident:
+            per_block = max(1, min(per_block, BLOCK_BYTES // (8 * rows.n_features * batch_size)))
+        self._blocks = [sizes[start : start + per_block] for start in range(0, n_batches, per_block)]
+        self.n_batches = n_batches
+
+    def __len__(self) -> int:
+        return self.n_batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        device = self.rows.device
+        if self.fixed_noise:
+            self.noise.manual_seed(self.noise.initial_seed())
+        if self.shuffle is None:
+            order = torch.arange(len(self.rows), device=device)
+        else:
+            order = torch.randperm(len(self.rows), generator=self.shuffle, device=self.shuffle.device).to(device)
+        start = 0
+        for sizes in self._blocks:
+            n_rows = sum(sizes)
+            index = order[start : start + n_rows]
+            start += n_rows
+            x = self.rows.take(index).split(sizes)
+            weight = (self.rows.weight.index_select(0, index) if self.rows.is_weighted else self.rows.weight[:n_rows]).split(
+                sizes
+            )
+            noise = {
+                name: torch.randn((n_rows, *shape), generator=self.noise, device=self.noise.device).to(device).split(sizes)
+                for name, shape in self.noise_shapes.items()
+            }
+            for i in range(len(sizes)):
+                yield Batch(x[i], x[i], weight[i], noise={name: draws[i] for name, draws in noise.items()})

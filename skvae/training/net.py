@@ -1,0 +1,348 @@
+"""The training loop: one skorch net for every model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from skorch import NeuralNet
+from skorch.callbacks import Callback, EpochTimer, PrintLog
+from sklearn.base import clone
+from torch import nn
+
+from skvae.modules import Batch
+from skvae.training.callbacks import EarlyStopping, StopTraining
+from skvae.training.loader import BatchLoader, Rows
+from skvae.training.optimizers import resolve_optimizer
+from skvae.training.randomness import make_generator, private_randomness, seed_streams
+from skvae.training.schedules import SCHEDULES
+from skvae.training.state import load_optimizer_state, to_plain
+from skvae.training.threads import threads_for
+
+_SNAPSHOT_STEPS = 50  # steps between two looks at the weights, where epochs are shorter
+_NOISE_RATE = 0.05
+_BATCH_EVENTS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
+
+
+class DivergedError(ArithmeticError):
+    """The loss or a weight stopped being a finite number."""
+
+
+@dataclass
+class Plan:
+    """How a module is trained; the names are those of the estimators' parameters.
+
+    Attributes
+    ----------
+    first_step, total_steps : int
+        Steps already taken and steps that schedules stretch over.
+    seed : int
+        The fit's one random integer.
+    pass_index : int
+        Number of earlier calls, which tells their random streams apart.
+    callbacks : dict
+        What goes to skorch's `callbacks` and ``callbacks__*``.
+    """
+
+    batch_size: int
+    n_epochs: int
+    total_steps: int
+    learning_rate: float
+    learning_rate_schedule: str
+    optimizer: Any
+    optimizer_params: dict[str, Any]
+    seed: int
+    first_step: int = 0
+    pass_index: int = 0
+    clip_norm: float | None = None
+    clip_value: float | None = None
+    patience: int | None = None
+    tol: float = 0.0
+    verbose: int = 0
+    callbacks: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Outcome:
+    """What a run leaves behind: history by column, steps taken, the optimizer's state and whether it diverged."""
+
+    history: dict[str, np.ndarray]
+    n_steps: int
+    optimizer_state: dict[str, Any] | None
+    diverged: bool
+
+
+class AutoEncoderNet(NeuralNet):
+    """skorch net that optimises the named terms of a module's `loss`.
+
+    skorch keeps the epochs, the history and the callbacks; a step and an epoch are written out here, so that nothing
+    waits for the device but the end of an epoch, and batch events are only sent to callbacks that listen to them.
+
+    Parameters
+    ----------
+    module : LatentModule
+    plan : Plan
+    """
+
+    def __init__(self, module: nn.Module, plan: Plan, **kwargs: Any):
+        self.plan = plan
+        super().__init__(module, criterion=None, train_split=None, lr=plan.learning_rate, **kwargs)
+
+    # -- set-up -------------------------------------------------------------------------------------------------------
+
+    @property
+    def _default_callbacks(self):
+        return []
+
+    def initialize_criterion(self):
+        """Do nothing: the module owns its objective."""
+        return self
+
+    def initialize_optimizer(self, triggered_directly=None):
+        """Initialise the optimizer over all parameters of the module."""
+        device = next(self.module_.parameters()).device
+        cls, params = resolve_optimizer(self.plan.optimizer, self.plan.optimizer_params, device)
+        self.optimizer_ = cls(self.module_.parameters(), lr=self.plan.learning_rate, **params)
+        return self
+
+    def initialize(self):
+        """Initialise and prepare what every step needs."""
+        super().initialize()
+        self.step_ = self.plan.first_step
+        self._params = [param for group in self.optimizer_.param_groups for param in group["params"]]
+        self._lr_factor = SCHEDULES[self.plan.learning_rate_schedule]
+        self._sends_batch_events = any(
+            getattr(type(callback), event) is not getattr(Callback, event)
+            for _, callback in self.callbacks_
+            for event in _BATCH_EVENTS
+        )
+        self._shares: dict[int, torch.Tensor] = {}
+        self._good = self.snapshot()
+        self._checked = self.step_
+        return self
+
+    def get_split_datasets(self, X, y=None, **fit_params):
+        """Return the rows to train and to validate on, which come as a pair."""
+        return X
+
+    def get_iterator(self, dataset: Rows, training: bool = False) -> BatchLoader:
+        """Return the batch loader over `dataset`."""
+        purpose = 0 if training else 1
+        shuffle, noise = seed_streams(self.plan.seed, self.plan.pass_index, purpose, n=2)
+        return BatchLoader(
+            dataset,
+            self.plan.batch_size,
+            self.module_.noise_shapes,
+            shuffle=make_generator(shuffle, dataset.device) if training else None,
+            noise=make_generator(noise, dataset.device),
+            fixed_noise=not training,
+        )
+
+    # -- weights ------------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> dict[str, Any]:
+        """Copy of the module's parameters and buffers."""
+        return {name: v.clone() if isinstance(v, torch.Tensor) else v for name, v in self.module_.state_dict().items()}
+
+    def restore(self, weights: dict[str, Any]) -> None:
+        """Go back to a snapshot."""
+        self.module_.load_state_dict(weights)
+
+    # -- the loop -----------------------------------------------------------------------------------------------------
+
+    @property
+    def progress(self) -> float:
+        """Fraction of the run that lies behind, at most 1."""
+        return min(1.0, self.step_ / self.plan.total_steps)
+
+    def train_step(self, batch: Batch, **fit_params: Any) -> dict[str, torch.Tensor]:
+        """Take one step and return the terms of the loss."""
+        terms = self.module_.loss(batch, self.module_.schedule(self.progress))
+        share = self._share(batch)
+        # Starting the backward pass at the terms, weighted, saves summing and averaging them first.
+        torch.autograd.backward(list(terms.values()), [share if term.dim() else None for term in terms.values()])
+        if self.plan.clip_value is not None:
+            nn.utils.clip_grad_value_(self._params, self.plan.clip_value)
+        if self.plan.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self._params, self.plan.clip_norm)
+        if self._sends_batch_events:
+            self.notify("on_grad_computed", named_parameters=list(self.module_.named_parameters()), batch=batch, training=True)
+        if self.module_.learns_noise:
+            self.module_.likelihood.update_noise(_NOISE_RATE)
+        factor = self._lr_factor(self.progress)
+        for group in self.optimizer_.param_groups:
+            group["lr"] = self.plan.learning_rate * factor
+        self.optimizer_.step()
+        for param in self._params:
+            param.grad = None
+        self.step_ += 1
+        return terms
+
+    def _share(self, batch: Batch) -> torch.Tensor:
+        """Each row's part in the mean over a batch."""
+        n_rows = batch.weight.shape[0]
+        if self.plan_is_weighted:
+            return batch.weight / n_rows
+        if n_rows not in self._shares:
+            self._shares[n_rows] = batch.weight / n_rows
+        return self._shares[n_rows]
+
+    @torch.no_grad()
+    def validation_step(self, batch: Batch, **fit_params: Any) -> dict[str, torch.Tensor]:
+        """Terms of the loss at the schedule's final values."""
+        return self.module_.loss(batch, self.module_.schedule(1.0))
+
+    def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
+        """Run over all batches once and record the terms; reads from the device once, at the end."""
+        if iterator is None:
+            return
+        self.plan_is_weighted = iterator.rows.is_weighted
+        self._set_training(training)
+        collected: dict[str, list[torch.Tensor]] = {}
+        weights: list[torch.Tensor] = []
+        for batch in iterator:
+            if self._sends_batch_events:
+                self.notify("on_batch_begin", batch=batch, training=training)
+            terms = step_fn(batch)
+            for name, term in terms.items():
+                collected.setdefault(name, []).append(term.detach())
+            if self.plan_is_weighted:
+                weights.append(batch.weight)
+            if self._sends_batch_events:
+                self.notify("on_batch_end", batch=batch, training=training, loss=sum(t.mean() for t in terms.values()))
+        weight = torch.cat(weights) if weights else None
+        means = [_mean(values, weight) for values in collected.values()]
+        if training:
+            means.append(nn.utils.get_total_norm(self._params))
+        values = torch.stack(means).tolist()
+        for name, value in zip(collected, values, strict=False):
+            self.history.record(f"{prefix}_{name}", value)
+        self.history.record(f"{prefix}_loss", sum(values[: len(collected)]))
+        if training:
+            self._check_finite(values)
+
+    def _check_finite(self, values: list[float]) -> None:
+        """Keep the weights while they are good; raise if they no longer are."""
+        if not all(np.isfinite(values)):
+            raise DivergedError
+        if self.step_ - self._checked >= _SNAPSHOT_STEPS:
+            self._good, self._checked = self.snapshot(), self.step_
+
+    def notify(self, method_name, **kwargs):
+        """Call the callbacks; those of skorch ask for an end by a KeyboardInterrupt, which is told apart from a real one."""
+        if method_name != "on_epoch_end":
+            return super().notify(method_name, **kwargs)
+        self.on_epoch_end(self, **kwargs)
+        for _, callback in self.callbacks_:
+            try:
+                callback.on_epoch_end(self, **kwargs)
+            except KeyboardInterrupt as interrupt:
+                if type(callback).__module__.startswith("skvae."):
+                    raise
+                raise StopTraining from interrupt
+        return None
+
+    def run(self, train: Rows, valid: Rows | None) -> bool:
+        """Train; return whether the loss stayed finite.
+
+        Raises
+        ------
+        DivergedError
+            If not even one epoch ended with a finite loss.
+        """
+        finite = True
+        self.notify("on_train_begin", X=train, y=None)
+        try:
+            self.fit_loop((train, valid), epochs=self.plan.n_epochs)
+        except StopTraining:
+            pass
+        except DivergedError:
+            if len(self.history) == 1:
+                raise
+            finite = False
+            self.history.pop()
+            self.restore(self._good)
+        if finite:
+            self.notify("on_train_end", X=train, y=None)
+        return finite
+
+
+def _mean(values: list[torch.Tensor], weight: torch.Tensor | None) -> torch.Tensor:
+    """Mean over an epoch of a term per row, weighted, or of a term per batch."""
+    if values[0].dim() == 0:
+        return torch.stack(values).mean()
+    rows = torch.cat(values)
+    return rows.mean() if weight is None else (rows * weight).sum() / weight.sum()
+
+
+def train(
+    module: nn.Module,
+    rows: Rows,
+    valid_rows: Rows | None,
+    plan: Plan,
+    optimizer_state: dict[str, Any] | None = None,
+) -> Outcome:
+    """Train a module in place.
+
+    Parameters
+    ----------
+    module : LatentModule
+        Moved to the rows' device.
+    rows, valid_rows : Rows
+        What to train on and, for early stopping, to validate on.
+    plan : Plan
+    optimizer_state : dict, optional
+        Where the optimizer left off, as plain data.
+
+    Returns
+    -------
+    Outcome
+
+    Raises
+    ------
+    DivergedError
+        If not even one epoch ended with a finite loss.
+    """
+    callbacks = dict(plan.callbacks)
+    # skorch sets attributes on callbacks it is given: the caller keeps its own.
+    own = callbacks.pop("callbacks", None)
+    own = [] if own is None else clone(list(own) if isinstance(own, (list, tuple)) else [own], safe=False)
+    if plan.patience is not None:
+        own.append(("early_stopping", EarlyStopping(plan.patience, plan.tol, module.warmup)))
+    if plan.verbose:
+        own = [("epoch_timer", EpochTimer()), *own, ("print_log", PrintLog())]
+    net = AutoEncoderNet(module, plan, callbacks=own, verbose=plan.verbose, device=str(rows.device), **callbacks)
+    likelihood = module.likelihood
+    learns = module.learns_noise and likelihood.learns_noise
+    (stream,) = seed_streams(plan.seed, plan.pass_index, 2, n=1)
+    with threads_for(module, plan.batch_size), private_randomness(module, stream):
+        likelihood.weight.requires_grad_(learns)
+        try:
+            net.initialize()
+            if optimizer_state is not None:
+                load_optimizer_state(net.optimizer_, optimizer_state)
+            finite = net.run(rows, valid_rows)
+        finally:
+            likelihood.weight.requires_grad_(False)
+            likelihood.weight.grad = None
+            for param in module.parameters():
+                param.grad = None
+    module.eval()
+    return Outcome(
+        history=_columns(net.history),
+        n_steps=net.step_ - plan.first_step,
+        optimizer_state=to_plain(net.optimizer_.state_dict()) if finite else None,
+        diverged=not finite,
+    )
+
+
+def _columns(history: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Per-epoch records as columns, under the names of the loss terms."""
+    names = [name for name in history[0] if name.startswith(("train_", "valid_")) and not name.endswith("_best")]
+    return {
+        name.removeprefix("train_"): np.array([row[name] for row in history], dtype=np.float64)
+        for name in sorted(names, key=lambda name: (name.startswith("valid_"), not name.endswith("_loss")))
+    }
+

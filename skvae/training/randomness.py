@@ -1,0 +1,126 @@
+"""Private random numbers for code that draws from torch's global generator.
+
+torch's initialisers, ``nn.Dropout`` and networks of the user's own have no argument for a generator. A dispatch mode is
+local to its thread and sees every operation that draws, so it can hand each one a generator of ours: fits side by side
+give what they give alone, and the global state stays as it was.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_DETERMINISTIC_LAYERS = (
+    nn.Linear,
+    nn.Sequential,
+    nn.Identity,
+    nn.ReLU,
+    nn.GELU,
+    nn.SiLU,
+    nn.ELU,
+    nn.SELU,
+    nn.LeakyReLU,
+    nn.Tanh,
+    nn.Sigmoid,
+    nn.BatchNorm1d,
+    nn.LayerNorm,
+)
+# Draws of a shape like another tensor's have no overload with a generator: they are made by filling an empty one.
+_LIKE = {"rand_like": "uniform_", "randn_like": "normal_"}
+
+
+def seed_streams(*entropy: int, n: int) -> list[int]:
+    """Seeds of `n` independent streams from a fit's one integer and whatever else tells streams apart."""
+    return [int(seed) for seed in np.random.SeedSequence(entropy).generate_state(n)]
+
+
+def make_generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Return a private generator on a device."""
+    generator = torch.Generator(device=device)
+    generator.manual_seed(seed)
+    return generator
+
+
+class PrivateRandomness(TorchDispatchMode):
+    """Let every random operation in this thread draw from a private generator.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of the generators, of which there is one per device.
+    """
+
+    def __init__(self, seed: int):
+        super().__init__()
+        self._seed = seed
+        self._generators: dict[torch.device, torch.Generator] = {}
+
+    def _generator(self, device: torch.device) -> torch.Generator:
+        if device not in self._generators:
+            self._generators[device] = make_generator(self._seed, device)
+        return self._generators[device]
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: D105
+        kwargs = {} if kwargs is None else kwargs
+        if torch.Tag.nondeterministic_seeded not in func.tags:
+            return func(*args, **kwargs)
+        name = func.overloadpacket.__name__
+        if name == "native_dropout":
+            return self._dropout(*args, **kwargs)
+        if name in _LIKE:
+            empty = torch.empty_like(args[0], **{k: v for k, v in kwargs.items() if v is not None})
+            return getattr(empty, _LIKE[name])(generator=self._generator(empty.device))
+        if name in ("randint_like", "randint_like_"):
+            low, high = (0, args[1]) if len(args) == 2 else args[1:3]
+            return torch.empty_like(args[0]).random_(low, high, generator=self._generator(args[0].device))
+        device = _device_of(args, kwargs)
+        if any(argument.name == "generator" for argument in func._schema.arguments):
+            return func(*args, **{**kwargs, "generator": kwargs.get("generator") or self._generator(device)})
+        if hasattr(func.overloadpacket, "generator"):
+            return func.overloadpacket.generator(*args, **kwargs, generator=self._generator(device))
+        if _drops_nothing(func, args, kwargs):
+            return func(*args, **kwargs)
+        raise RuntimeError(
+            f"The network calls {func}, which draws from torch's global generator and cannot be given a private one; "
+            "use torch.nn.Dropout or draw the numbers with torch.rand or torch.randn."
+        )
+
+    def _dropout(self, x, p, train=True):
+        if not train or p == 0.0:
+            return x.clone(), torch.ones_like(x, dtype=torch.bool)
+        keep = torch.empty_like(x).bernoulli_(1.0 - p, generator=self._generator(x.device))
+        scale = 0.0 if p == 1.0 else 1.0 / (1.0 - p)
+        return x * keep * scale, keep.bool()
+
+
+def _device_of(args, kwargs) -> torch.device:
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, torch.Tensor):
+            return value.device
+    return torch.device(kwargs.get("device") or "cpu")
+
+
+def _drops_nothing(func, args, kwargs) -> bool:
+    """Whether a fused operation's dropout is switched off, in which case it draws nothing."""
+    for position, argument in enumerate(func._schema.arguments):
+        if argument.name in ("dropout_p", "dropout"):
+            value = kwargs.get(argument.name, args[position] if position < len(args) else argument.default_value)
+            return value in (None, 0, 0.0)
+    return False
+
+
+def draws_random_numbers(module: nn.Module) -> bool:
+    """Whether a module may draw random numbers: it has dropout, or layers that are not known here."""
+    return any(
+        type(layer) not in _DETERMINISTIC_LAYERS and not type(layer).__module__.startswith("skvae.")
+        for layer in module.modules()
+    )
+
+
+def private_randomness(module: nn.Module, seed: int):
+    """Return a context for `module`'s computations; free of charge where it draws nothing."""
+    return PrivateRandomness(seed) if draws_random_numbers(module) else nullcontext()
