@@ -22,7 +22,8 @@ from skvae.training.state import load_module_state, to_plain
 from skvae.warnings import warn_user
 
 _AUTO_STEPS = 3000
-_AUTO_EPOCHS = (10, 500)
+_MIN_EPOCHS, _MAX_EPOCHS, _MAX_EPOCHS_LINEAR = 10, 100, 1000
+_LEARNING_RATE, _LEARNING_RATE_LINEAR = 0.002, 0.01
 _MAX_SEED = 2**31 - 1
 
 
@@ -45,7 +46,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         "decoder": [Net, None],
         "likelihood": [StrOptions(set(LIKELIHOODS))],
         "noise": [StrOptions(set(NOISE_MODES)), Interval(Real, 0, None, closed="neither")],
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "learning_rate": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
         "learning_rate_schedule": [StrOptions(set(SCHEDULES))],
         "optimizer": [StrOptions(set(OPTIMIZER_NAMES)), type],
         "optimizer_params": [dict, None],
@@ -249,11 +250,10 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
     def _plan(self, n_rows: int, *, once: bool, callbacks: dict[str, Any]) -> Plan:
         n_batches = -(-n_rows // self.batch_size)
-        if self.max_epochs == "auto":
-            low, high = _AUTO_EPOCHS
-            n_epochs = int(np.clip(round(_AUTO_STEPS / n_batches), low, high))
-        else:
-            n_epochs = self.max_epochs
+        n_epochs = self.max_epochs
+        if n_epochs == "auto":
+            most = _MAX_EPOCHS_LINEAR if self._is_linear else _MAX_EPOCHS
+            n_epochs = int(np.clip(round(_AUTO_STEPS / n_batches), _MIN_EPOCHS, most))
         goes_on = once and self._n_passes > 0
         return Plan(
             batch_size=self.batch_size,
@@ -261,7 +261,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             total_steps=self._total_steps if goes_on else n_epochs * n_batches,
             first_step=self._n_steps,
             pass_index=self._n_passes,
-            learning_rate=self.learning_rate,
+            learning_rate=self._learning_rate,
             learning_rate_schedule=self.learning_rate_schedule,
             optimizer=self.optimizer,
             optimizer_params=dict(self.optimizer_params or {}),
@@ -274,10 +274,20 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             callbacks=callbacks,
         )
 
+    @property
+    def _is_linear(self) -> bool:
+        return self.encoder is None and self.decoder is None and not self._spec["hidden_layer_sizes"]
+
+    @property
+    def _learning_rate(self) -> float:
+        if self.learning_rate == "auto":
+            return _LEARNING_RATE_LINEAR if self._is_linear else _LEARNING_RATE
+        return float(self.learning_rate)
+
     def _divergence(self, X: Any, module: LatentModule) -> str:
         """Message about a loss that is not finite: what may have caused it and what to change."""
         largest, column = module.likelihood.largest_entry(X)
-        cause = f"learning_rate={self.learning_rate:g} may be too large; lower it or set clip_norm (now {self.clip_norm})."
+        cause = f"learning_rate={self._learning_rate:g} may be too large; lower it or set clip_norm (now {self.clip_norm})."
         if largest > 100.0:
             name = getattr(self, "feature_names_in_", range(X.shape[1]))[column]
             cause += f" Column {name!r} has a value {largest:.3g} standard deviations from its mean: transform or clip it."

@@ -27,8 +27,8 @@ noise : {"auto", "feature", "shared"} or float, default="auto"
 """
 
 TRAINING = """
-learning_rate : float, default=0.002
-    Step size of the optimizer at the start.
+learning_rate : float or "auto", default="auto"
+    Step size of the optimizer at the start; "auto" is 0.002, and 0.01 for linear maps.
 learning_rate_schedule : {"cosine", "linear", "exponential", "constant"}, default="cosine"
     How it falls over the run, to one hundredth at the end.
 optimizer : str or type of Optimizer, default="adam"
@@ -38,7 +38,8 @@ optimizer_params : dict or None, default=None
 batch_size : int, default=128
     Largest number of rows a step sees.
 max_epochs : int or "auto", default="auto"
-    Passes over the data; "auto" aims at 3,000 steps, in 10 to 500 passes.
+    Passes over the data; "auto" aims at 3,000 steps in 10 to 100 passes, and in up to 1,000 for linear maps,
+    which hardly overfit.
 early_stopping : bool, default=False
     Hold out rows, stop when their loss no longer falls and restore the best weights.
 validation_fraction : float, default=0.1

@@ -15,6 +15,7 @@ from skvae.modules import AutoEncoderModule
 from skvae.training import inference, seed_streams
 
 _NOISE_ROWS = 512  # rows that the generative model's noise is fitted to
+_SLOPE_NUMBERS = 2**24
 
 
 @document
@@ -85,7 +86,7 @@ class AutoEncoder(BaseAutoEncoder):
         likelihood="gaussian",
         noise="auto",
         density=None,
-        learning_rate=0.002,
+        learning_rate="auto",
         learning_rate_schedule="cosine",
         optimizer="adam",
         optimizer_params=None,
@@ -138,7 +139,10 @@ class AutoEncoder(BaseAutoEncoder):
         codes = inference.encode(self.module_, X, device).astype(np.float64)
         (seed,) = seed_streams(self._seed, self._n_passes, 6, n=1)
         self.density_ = fit_density(self.density, codes, weight, seed)
-        inference.fit_noise(self.module_, X, weight, device, *code_moments(codes, weight), max_rows=_NOISE_ROWS)
+        self.module_.set_code_moments(*code_moments(codes, weight))
+        # The slopes of the decoder take n_features * n_components numbers a row.
+        max_rows = max(1, min(_NOISE_ROWS, _SLOPE_NUMBERS // (X.shape[1] * self.n_components_)))
+        inference.fit_noise(self.module_, X, weight, device, max_rows=max_rows)
 
     def _sample_codes(self, n_samples: int, seed: int) -> np.ndarray:
         return sample_density(self.density_, n_samples, seed)

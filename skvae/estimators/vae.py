@@ -16,6 +16,7 @@ from skvae.modules import VAEModule
 from skvae.training import inference
 from skvae.warnings import warn_user
 
+_NOISE_ROWS = 4096
 _USAGE_ROWS = 2048
 _ACTIVE_VARIANCE = 0.01
 
@@ -105,7 +106,7 @@ class VAETransformer(LatentWalksMixin, BaseAutoEncoder):
         decoder=None,
         likelihood="gaussian",
         noise="auto",
-        learning_rate=0.002,
+        learning_rate="auto",
         learning_rate_schedule="cosine",
         optimizer="adam",
         optimizer_params=None,
@@ -167,7 +168,8 @@ class VAETransformer(LatentWalksMixin, BaseAutoEncoder):
         }
 
     def _finish(self, X: Any, weight: np.ndarray | None, device: torch.device) -> None:
-        """Count what the components carry, and warn if that is nothing."""
+        """Settle the noise, count what the components carry, and warn if that is nothing."""
+        inference.fit_noise(self.module_, X, weight, device, max_rows=_NOISE_ROWS)
         kl, variance, correlated = inference.latent_usage(self.module_, X, device, max_rows=_USAGE_ROWS)
         self.kl_per_component_ = kl
         self.n_active_units_ = int((variance > _ACTIVE_VARIANCE).sum())

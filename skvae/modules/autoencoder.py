@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from skvae.modules.base import LatentModule, Schedule
@@ -42,11 +44,12 @@ class AutoEncoderModule(LatentModule):
     # -- the generative model behind the score ------------------------------------------------------------------------
 
     @torch.no_grad()
-    def set_code_moments(self, mean: Tensor, covariance: Tensor) -> None:
-        """Tell the proposal where codes lie: mean ``(n_components,)`` and covariance of the training codes."""
+    def set_code_moments(self, code_mean: NDArray[np.float64], code_covariance: NDArray[np.float64]) -> None:
+        """Tell the proposal where codes lie, by mean ``(n_components,)`` and covariance of the training codes."""
+        mean, covariance = torch.from_numpy(code_mean), torch.from_numpy(code_covariance)
         variance = covariance.diagonal()
         ridge = 1e-6 * variance.mean() + torch.finfo(torch.float32).tiny
-        precision = torch.linalg.inv(covariance + ridge * torch.eye(self.n_components))
+        precision = torch.linalg.inv(covariance + ridge * torch.eye(self.n_components, dtype=covariance.dtype))
         self.code_mean.copy_(mean)
         self.code_precision.copy_(precision)
         # A tenth of the codes' spread smooths over the kinks of piecewise linear decoders.
@@ -91,16 +94,8 @@ class AutoEncoderModule(LatentModule):
         return z.to(x), log_q.to(x)
 
     @torch.no_grad()
-    def fit_noise(self, x: Tensor, weight: Tensor) -> None:
-        """Fit the likelihood's noise with the decoder frozen, by expectation-maximisation.
-
-        Parameters
-        ----------
-        x : Tensor of shape (n, n_features)
-            Standardised rows.
-        weight : Tensor of shape (n,)
-            Weights of the rows.
-        """
+    def fit_noise(self, x: Tensor, weight: Tensor, noise: Tensor) -> None:
+        """Fit the likelihood's noise by expectation-maximisation over the Laplace approximations of the posteriors."""
         if not self.likelihood.learns_noise:
             return
         code = self.encode(x)

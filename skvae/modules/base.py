@@ -98,6 +98,18 @@ class LatentModule(nn.Module):
         output: Tensor = self.decoder(z)
         return output
 
+    def fit_noise(self, x: Tensor, weight: Tensor, noise: Tensor) -> None:
+        """Fit the likelihood's noise to standardised rows once encoder and decoder are trained.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n, n_features)
+        weight : Tensor of shape (n,)
+        noise : Tensor of shape (n, n_components)
+            Standard normal draws.
+        """
+        raise NotImplementedError
+
     # -- scoring: nats per row, without penalties, corruption or beta -------------------------------------------------
 
     def propose(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

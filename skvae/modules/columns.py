@@ -25,7 +25,7 @@ def row_blocks(n_rows: int, n_features: int) -> Iterator[slice]:
 
 
 def dense_rows(X: Any, rows: Any) -> NDArray[np.float64]:
-    """Rows of a dense array or CSR matrix as a dense float64 array."""
+    """Rows of a dense array or CSR matrix as a dense float64 array, which may be a view of `X`."""
     block = X[rows]
     if hasattr(block, "toarray"):
         block = block.toarray()
@@ -40,8 +40,11 @@ class ColumnStatistics:
     ----------
     shift : ndarray of shape (n_features,)
         Weighted means; the value itself where a column is constant.
+    std : ndarray of shape (n_features,)
+        Weighted standard deviations; of all columns together where they share a unit, and 1 where a column is constant.
     scale : ndarray of shape (n_features,)
-        What a standardised unit is worth in the units of the data.
+        What a standardised unit is worth in the units of the data: `std`, but no less than the resolution supports, so
+        that a column which hardly ever moves does not reach a network as a spike.
     floor : ndarray of shape (n_features,)
         Smallest standard deviation of the noise that the data can support, in the units of the data.
     constant : ndarray of bool, shape (n_features,)
@@ -51,6 +54,7 @@ class ColumnStatistics:
     """
 
     shift: NDArray[np.float64]
+    std: NDArray[np.float64]
     scale: NDArray[np.float64]
     floor: NDArray[np.float64]
     constant: NDArray[np.bool_]
@@ -86,19 +90,19 @@ class ColumnStatistics:
         unit = _shared_resolution(sample, low, high, constant)
         shared_unit = (unit is not None) if shared is None else shared
         if shared_unit and not constant.all():
-            common = np.sqrt(np.mean(std**2))
-            grid = (unit or 0.0) / np.sqrt(12.0)
-            scale = np.full_like(std, max(common, grid))
-            floor = np.full_like(std, max(_RELATIVE_FLOOR * common, grid))
+            std = np.full_like(std, np.sqrt(np.mean(std**2)))
+            grid = np.full_like(std, (unit or 0.0) / np.sqrt(12.0))
+            scale = np.maximum(std, grid)
+            floor = np.maximum(_RELATIVE_FLOOR * std, grid)
         else:
             grid = resolution / np.sqrt(12.0)
             scale = np.maximum(std, grid)
             floor = np.maximum(_RELATIVE_FLOOR * std, grid)
-            scale[constant] = 1.0
+            std[constant] = scale[constant] = 1.0
             # A constant column has no scale of its own: it takes the floor of a typical other one.
             floor[constant] = np.median(floor[~constant]) if not constant.all() else 1.0
         shift = np.where(constant, low, mean)
-        return cls(shift, scale, floor, constant, low, high, shared_unit)
+        return cls(shift, std, scale, floor, constant, low, high, shared_unit)
 
 
 def _moments(X: Any, sample_weight: NDArray[np.float64] | None) -> tuple[NDArray[np.float64], ...]:
@@ -115,8 +119,7 @@ def _moments(X: Any, sample_weight: NDArray[np.float64] | None) -> tuple[NDArray
             np.minimum(low, block.min(axis=0), out=low)
             np.maximum(high, block.max(axis=0), out=high)
         for rows in row_blocks(n_rows, n_features):
-            deviation = dense_rows(X, rows)
-            deviation -= mean
+            deviation = dense_rows(X, rows) - mean
             np.square(deviation, out=deviation)
             variance += weight[rows] @ deviation
     too_wide = np.flatnonzero(~np.isfinite(variance))

@@ -33,8 +33,9 @@ class Likelihood(nn.Module):
     ----------
     n_features : int
     noise : {"auto", "feature", "shared"} or float, default="auto"
-        One noise scale per column, one for all, or a fixed one in the units of the data. "auto" shares it where the
-        columns share a unit, as pixels do.
+        One noise scale per column, one for all, or a fixed one in the units of the data. "auto" trains with one for all
+        where the columns share a unit, as pixels do, and fits one per column once the networks are trained: shared, it
+        keeps dim pixels from being learned as carefully as bright ones; per column, it describes the data better.
     """
 
     name: ClassVar[str]
@@ -86,7 +87,8 @@ class Likelihood(nn.Module):
             "shared": columns.shared_unit,
         })
         self.varying.copy_(torch.from_numpy(~columns.constant))
-        self.training_weight.copy_(self.unit_weight * self.varying)
+        weight = self.unit_weight * type(self).moment_of_scale(columns.scale / columns.std)
+        self.training_weight.copy_(torch.from_numpy(weight) * self.varying)
         if isinstance(self.noise, str):
             floor = columns.floor / (columns.scale * self.std_per_scale)
             self.floor.copy_(torch.from_numpy(type(self).moment_of_scale(floor)))
@@ -172,7 +174,7 @@ class Likelihood(nn.Module):
         return fn.weighted_row_sum(type(self).energy(target, self.locate(output)), self.weight, self.log_constant)
 
     def distortion(self, target: Tensor, output: Tensor) -> Tensor:
-        """Energy of rows at unit noise in standardised units: half the squared error for a Gaussian."""
+        """Energy of rows at a noise of one standard deviation per column: half the squared error for a Gaussian."""
         energy = type(self).energy(target, self.locate(output))
         return fn.weighted_row_sum(energy, self.training_weight, energy.new_zeros(()))
 
@@ -216,20 +218,23 @@ class Likelihood(nn.Module):
     def set_moment(self, moment: Tensor) -> None:
         """Set the noise from the mean energy of the residuals per column, in standardised units."""
         moment = moment.to(self.moment)
-        if self.shared and self.learns_noise:
-            moment = moment.mean().expand_as(moment)
-        self.moment.copy_(moment)
+        self.moment.copy_(moment.mean() if self.noise == "shared" else moment)
         self._refresh()
+
+    @torch.no_grad()
+    def start_training(self) -> None:
+        """Give all columns the same noise, where they share it in training."""
+        if self.learns_noise and self.shared:
+            self.moment.fill_(self.moment.mean())
+            self._refresh()
 
     @torch.no_grad()
     def update_noise(self, rate: float) -> None:
         """Move the noise towards the one that explains the last batch best; its gradient is the mean energy."""
-        if self.weight.grad is None:
-            return
         moment = self.weight.grad
-        if self.shared:
-            moment = moment.mean().expand_as(moment)
-        self.moment.lerp_(moment, rate)
+        if moment is None:
+            return
+        self.moment.lerp_(moment.mean() if self.shared else moment, rate)
         self.weight.grad = None
         self._refresh()
 

@@ -99,6 +99,15 @@ class VAEModule(LatentModule):
             return {"reconstruction": nll, "kl": beta * (mean_kl - schedule["capacity"]).abs()}
         return {"reconstruction": nll, "kl": kl if beta == 1.0 else beta * kl}
 
+    @torch.no_grad()
+    def fit_noise(self, x: Tensor, weight: Tensor, noise: Tensor) -> None:
+        """Fit the likelihood's noise to the residuals of draws from the posteriors."""
+        if self.likelihood.learns_noise:
+            mean, log_var = self.posterior(x)
+            output = self.decode(torch.addcmul(mean, noise, torch.exp(0.5 * log_var)))
+            energy = type(self.likelihood).energy(x, self.likelihood.locate(output))
+            self.likelihood.set_moment((weight / weight.sum()) @ energy)
+
     def propose(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         mean, log_var = self.posterior(x)
         z = torch.addcmul(mean.unsqueeze(1), noise, torch.exp(0.5 * log_var).unsqueeze(1))

@@ -195,37 +195,25 @@ def effective_sample_size(weights: np.ndarray) -> np.ndarray:
     return shares.sum(axis=1) ** 2 / (shares**2).sum(axis=1)
 
 
-def fit_noise(
-    module: nn.Module,
-    X: Any,
-    weight: np.ndarray | None,
-    device: torch.device,
-    code_mean: np.ndarray,
-    code_covariance: np.ndarray,
-    *,
-    max_rows: int,
-) -> None:
-    """Fit the noise of a generative model whose decoder is trained, on evenly spaced rows.
+def fit_noise(module: nn.Module, X: Any, weight: np.ndarray | None, device: torch.device, *, max_rows: int) -> None:
+    """Fit the likelihood's noise, once a module is trained, on evenly spaced rows.
 
     Parameters
     ----------
-    module : AutoEncoderModule
+    module : LatentModule
     X : ndarray or CSR matrix of shape (n_samples, n_features)
     weight : ndarray of shape (n_samples,) or None
     device : torch.device
-    code_mean, code_covariance : ndarray
-        Moments of the training codes.
     max_rows : int
-        Most rows to look at; fewer where slopes of all of them would take too much memory.
+        Most rows to look at.
     """
-    n_rows = min(X.shape[0], max_rows, max(1, 4 * _CHUNK_FLOATS // (module.n_features * module.n_components)))
-    rows = np.linspace(0, X.shape[0] - 1, n_rows).astype(int)
+    rows = np.linspace(0, X.shape[0] - 1, min(X.shape[0], max_rows)).astype(int)
     x = torch.from_numpy(module.likelihood.standardize(X, rows)).to(device)
-    share = np.ones(n_rows) if weight is None else weight[rows]
+    share = np.ones(len(rows)) if weight is None else weight[rows]
+    noise = torch.randn((len(rows), module.n_components), generator=make_generator(_POOL_SEED)).to(device)
     module.to(device).eval()
-    with threads_for(module, n_rows), private_randomness(module, _POOL_SEED):
-        module.set_code_moments(torch.from_numpy(code_mean).float(), torch.from_numpy(code_covariance).float())
-        module.fit_noise(x, torch.from_numpy(share.astype(np.float32)).to(device))
+    with threads_for(module, len(rows)), private_randomness(module, _POOL_SEED):
+        module.fit_noise(x, torch.from_numpy(share.astype(np.float32)).to(device), noise)
 
 
 def latent_usage(module: nn.Module, X: Any, device: torch.device, *, max_rows: int) -> tuple[np.ndarray, np.ndarray, bool]:

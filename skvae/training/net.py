@@ -318,6 +318,7 @@ def train(
     learns = module.learns_noise and likelihood.learns_noise
     (stream,) = seed_streams(plan.seed, plan.pass_index, 2, n=1)
     with threads_for(module, plan.batch_size), private_randomness(module, stream):
+        likelihood.start_training()
         likelihood.weight.requires_grad_(learns)
         try:
             net.initialize()
