@@ -2,7 +2,8 @@
 
 from skvae.estimators import AutoEncoder, VAETransformer
 from skvae.modules import Net
+from skvae.pipeline import reconstruct, sample, score_anomaly, step_score
 
 __version__ = "0.1.0"
 
-__all__ = ["AutoEncoder", "Net", "VAETransformer"]
+__all__ = ["AutoEncoder", "Net", "VAETransformer", "reconstruct", "sample", "score_anomaly", "step_score"]

@@ -21,7 +21,7 @@ from skvae.training.randomness import PrivateRandomness
 from skvae.training.state import load_module_state, to_plain
 from skvae.warnings import warn_user
 
-_AUTO_STEPS = 3000
+_AUTO_STEPS, _AUTO_STEPS_LINEAR = 3000, 5000
 _MIN_EPOCHS, _MAX_EPOCHS, _MAX_EPOCHS_LINEAR = 10, 100, 1000
 _LEARNING_RATE, _LEARNING_RATE_LINEAR = 0.002, 0.01
 _MAX_SEED = 2**31 - 1
@@ -173,7 +173,8 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             self._total_steps = plan.total_steps
             if goes_on:
                 outcome.history = {
-                    name: np.concatenate([self.history_.get(name, np.empty(0)), values]) for name, values in outcome.history.items()
+                    name: np.concatenate([self.history_.get(name, np.empty(0)), values])
+                    for name, values in outcome.history.items()
                 }
             self.history_ = outcome.history
             self.n_iter_ = len(self.history_["loss"])
@@ -252,8 +253,8 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         n_batches = -(-n_rows // self.batch_size)
         n_epochs = self.max_epochs
         if n_epochs == "auto":
-            most = _MAX_EPOCHS_LINEAR if self._is_linear else _MAX_EPOCHS
-            n_epochs = int(np.clip(round(_AUTO_STEPS / n_batches), _MIN_EPOCHS, most))
+            steps, most = (_AUTO_STEPS_LINEAR, _MAX_EPOCHS_LINEAR) if self._is_linear else (_AUTO_STEPS, _MAX_EPOCHS)
+            n_epochs = int(np.clip(round(steps / n_batches), _MIN_EPOCHS, most))
         goes_on = once and self._n_passes > 0
         return Plan(
             batch_size=self.batch_size,
@@ -408,9 +409,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             Nats per row, of the density in the units of X; higher is more normal.
         """
         X, device = self._ready(X)
-        return inference.log_weights(
-            self.module_, X, device, self.n_score_draws, self._log_density(), inference.log_mean_exp
-        )
+        return inference.log_weights(self.module_, X, device, self.n_score_draws, self._log_density(), inference.log_mean_exp)
 
     def effective_sample_size(self, X):
         """How many of the importance draws behind `score_samples` count.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 
-
 ARCHITECTURE = """
 hidden_layer_sizes : array-like of int, default=(128, 64)
     Widths of the encoder's hidden layers; the decoder mirrors them. Empty for linear maps.
@@ -38,8 +37,8 @@ optimizer_params : dict or None, default=None
 batch_size : int, default=128
     Largest number of rows a step sees.
 max_epochs : int or "auto", default="auto"
-    Passes over the data; "auto" aims at 3,000 steps in 10 to 100 passes, and in up to 1,000 for linear maps,
-    which hardly overfit.
+    Passes over the data; "auto" aims at 3,000 steps in 10 to 100 passes, and for linear maps, which hardly
+    overfit, at 5,000 in 10 to 1,000.
 early_stopping : bool, default=False
     Hold out rows, stop when their loss no longer falls and restore the best weights.
 validation_fraction : float, default=0.1
@@ -95,5 +94,3 @@ def document(cls: type) -> type:
 
 def _indent(text: str) -> str:
     return "".join(f"    {line}\n" if line else "\n" for line in text.strip().splitlines())
-
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -70,6 +71,16 @@ class LatentModule(nn.Module):
             decoder.build(n_components, n_features) if decoder else mlp(n_components, sizes[::-1], n_features, **layers)
         )
         self.likelihood = LIKELIHOODS[likelihood](n_features, noise)
+
+    @cached_property
+    def n_parameters(self) -> int:
+        """Number of weights: what a row costs in multiply-adds."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    @cached_property
+    def widest_layer(self) -> int:
+        """Most numbers that a row takes in any layer."""
+        return max(self.n_features, *(parameter.shape[0] for parameter in self.parameters() if parameter.dim() > 0))
 
     # -- training -----------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from skvae import functional as fn
-from skvae.modules.columns import ColumnStatistics, dense_rows, row_blocks
+from skvae.modules.columns import ColumnStatistics, row_blocks
 
 NOISE_MODES = ("auto", "feature", "shared")
 
@@ -56,12 +56,14 @@ class Likelihood(nn.Module):
         self.register_buffer("log_constant", torch.zeros(()))
         self.register_buffer("floor", torch.zeros(n_features))
         self.register_buffer("varying", torch.ones(n_features))
-        self._set_columns({
-            "shift": np.zeros(n_features),
-            "scale": np.ones(n_features),
-            "is_constant": np.zeros(n_features, dtype=bool),
-            "shared": noise == "shared",
-        })
+        self._set_columns(
+            {
+                "shift": np.zeros(n_features),
+                "scale": np.ones(n_features),
+                "is_constant": np.zeros(n_features, dtype=bool),
+                "shared": noise == "shared",
+            }
+        )
 
     # -- what it learns about the columns -----------------------------------------------------------------------------
 
@@ -80,12 +82,14 @@ class Likelihood(nn.Module):
         """
         shared = None if not isinstance(self.noise, str) or self.noise == "auto" else self.noise == "shared"
         columns = ColumnStatistics.of(X, sample_weight, shared=shared)
-        self._set_columns({
-            "shift": columns.shift,
-            "scale": columns.scale,
-            "is_constant": columns.constant,
-            "shared": columns.shared_unit,
-        })
+        self._set_columns(
+            {
+                "shift": columns.shift,
+                "scale": columns.scale,
+                "is_constant": columns.constant,
+                "shared": columns.shared_unit,
+            }
+        )
         self.varying.copy_(torch.from_numpy(~columns.constant))
         weight = self.unit_weight * type(self).moment_of_scale(columns.scale / columns.std)
         self.training_weight.copy_(torch.from_numpy(weight) * self.varying)
@@ -103,6 +107,7 @@ class Likelihood(nn.Module):
         self.shift, self.scale = columns["shift"], columns["scale"]
         self.is_constant, self.shared = columns["is_constant"], bool(columns["shared"])
         self.has_constant = bool(self.is_constant.any())
+        self._shift, self._inverse_scale = torch.from_numpy(self.shift.copy()), torch.from_numpy(1.0 / self.scale)
         self._log_jacobian = float(np.log(self.scale).sum())
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -115,25 +120,33 @@ class Likelihood(nn.Module):
 
     # -- between the data's units and the network's -------------------------------------------------------------------
 
-    def standardize(self, X: Any, rows: Any = slice(None)) -> NDArray[np.float32]:
+    def standardize(self, X: Any, rows: Any = slice(None), *, out: Tensor | None = None) -> Tensor:
         """Rows of `X` in standardised units: centred and scaled in double precision, then cast.
 
         Parameters
         ----------
         X : ndarray or CSR matrix of shape (n_samples, n_features)
         rows : slice or ndarray of int
+        out : Tensor of float32, shape (at least n_rows, n_features), optional
+            Where to put them.
 
         Returns
         -------
-        ndarray of float32, shape (n_rows, n_features)
+        Tensor of float32 on the CPU, shape (n_rows, n_features)
         """
-        standardized: NDArray[np.float32] = self._standardize64(X, rows).astype(np.float32)
-        return standardized
+        wide = self._standardize_wide(X, rows)
+        return wide.float() if out is None else out[: len(wide)].copy_(wide)
 
-    def _standardize64(self, X: Any, rows: Any = slice(None)) -> NDArray[np.float64]:
-        block = dense_rows(X, rows) - self.shift
-        block /= self.scale
-        return block
+    def _standardize_wide(self, X: Any, rows: Any = slice(None)) -> Tensor:
+        """Rows of `X` in standardised units, in double precision."""
+        return self._double(X, rows).sub_(self._shift).mul_(self._inverse_scale)
+
+    @staticmethod
+    def _double(X: Any, rows: Any) -> Tensor:
+        block = X[rows]
+        block = block.toarray() if hasattr(block, "toarray") else block
+        # torch shares the memory of an array until the copy, and warns about read-only memory.
+        return torch.from_numpy(block if block.flags.writeable else block.copy()).to(torch.float64, copy=True)
 
     def network_input(self, x: Tensor) -> Tensor:
         """Blank the columns that were constant in training, which the encoder knows nothing about."""
@@ -203,7 +216,7 @@ class Likelihood(nn.Module):
         ndarray of shape (n, n_features)
             For a Gaussian, squared residuals over twice the noise variance.
         """
-        target = torch.from_numpy(self._standardize64(X))
+        target = self._standardize_wide(X)
         location = self.locate(output).cpu().double()
         return (type(self).energy(target, location) * self.weight.cpu().double()).numpy()
 
@@ -255,7 +268,7 @@ class Likelihood(nn.Module):
         """Largest absolute standardised entry of `X` and its column."""
         largest = np.zeros(self.n_features)
         for rows in row_blocks(X.shape[0], self.n_features):
-            np.maximum(largest, np.abs(self._standardize64(X, rows)).max(axis=0), out=largest)
+            np.maximum(largest, self._standardize_wide(X, rows).abs().amax(0).numpy(), out=largest)
         return float(largest.max()), int(largest.argmax())
 
     def check(self, X: Any) -> None:
@@ -324,12 +337,14 @@ class Bernoulli(Likelihood):
 
     def fit(self, X: Any, sample_weight: NDArray[np.float64] | None = None) -> Bernoulli:  # noqa: D102
         columns = ColumnStatistics.of(X, sample_weight)
-        self._set_columns({
-            "shift": np.where(columns.constant, columns.shift, 0.0),
-            "scale": np.ones(self.n_features),
-            "is_constant": columns.constant,
-            "shared": False,
-        })
+        self._set_columns(
+            {
+                "shift": np.where(columns.constant, columns.shift, 0.0),
+                "scale": np.ones(self.n_features),
+                "is_constant": columns.constant,
+                "shared": False,
+            }
+        )
         self.varying.copy_(torch.from_numpy(~columns.constant))
         return self
 
@@ -341,8 +356,8 @@ class Bernoulli(Likelihood):
         """Difference between rows and their probabilities."""
         return target - torch.sigmoid(output)
 
-    def _standardize64(self, X: Any, rows: Any = slice(None)) -> NDArray[np.float64]:
-        return dense_rows(X, rows)
+    def _standardize_wide(self, X: Any, rows: Any = slice(None)) -> Tensor:
+        return self._double(X, rows)
 
     def locate(self, output: Tensor) -> Tensor:  # noqa: D102
         return output
@@ -359,7 +374,7 @@ class Bernoulli(Likelihood):
         return target - self.locate(output)
 
     def deviance(self, X: Any, output: Tensor) -> NDArray[np.float64]:  # noqa: D102
-        target = torch.from_numpy(self._standardize64(X))
+        target = self._standardize_wide(X)
         entropy = -(torch.xlogy(target, target) + torch.xlogy(1.0 - target, 1.0 - target))
         return (fn.bernoulli_energy(target, output.cpu().double()) - entropy).clamp(min=0.0).numpy()
 

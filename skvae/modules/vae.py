@@ -80,7 +80,7 @@ class VAEModule(LatentModule):
 
     def encode(self, x: Tensor) -> Tensor:
         """Posterior mean of standardised rows, ``(n, n_features)`` to ``(n, n_components)``."""
-        return self.posterior(x)[0]
+        return super().encode(x).chunk(2, dim=-1)[0]
 
     def loss(self, batch: Batch, schedule: Schedule) -> dict[str, Tensor]:  # noqa: D102
         assert batch.noise is not None

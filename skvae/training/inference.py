@@ -21,7 +21,7 @@ from skvae.training.randomness import make_generator, private_randomness
 from skvae.training.threads import threads_for
 
 _CHUNK_WORK = 2**26  # multiply-adds a chunk may take
-_MAX_ROWS, _MIN_ROWS = 1024, 16
+_MAX_ROWS, _MIN_ROWS = 2048, 16
 _CHUNK_FLOATS = 2**22  # numbers the widest layer may hold when many draws are decoded at once
 _POOL_SIZE = 2**16
 _POOL_SEED = 20140130
@@ -29,15 +29,13 @@ _POOL_SEED = 20140130
 
 def chunk_rows(module: nn.Module) -> int:
     """Rows of a chunk: a power of two, smaller for larger networks."""
-    n_params = sum(parameter.numel() for parameter in module.parameters())
-    rows = _CHUNK_WORK // max(1, n_params)
+    rows = _CHUNK_WORK // max(1, module.n_parameters)
     return min(_MAX_ROWS, max(_MIN_ROWS, 1 << max(0, rows.bit_length() - 1)))
 
 
 def score_rows(module: nn.Module, n_draws: int) -> int:
     """Rows of a chunk when each row is decoded `n_draws` times."""
-    widest = max(parameter.shape[0] for parameter in module.parameters() if parameter.dim() > 0)
-    rows = _CHUNK_FLOATS // (max(widest, module.n_features) * max(1, n_draws))
+    rows = _CHUNK_FLOATS // (module.widest_layer * max(1, n_draws))
     return min(chunk_rows(module), max(1, 1 << max(0, rows.bit_length() - 1)))
 
 
@@ -52,9 +50,25 @@ def _padded(rows: np.ndarray, size: int) -> np.ndarray:
     return np.concatenate([rows, np.zeros((size - len(rows), *rows.shape[1:]), dtype=rows.dtype)])
 
 
+def place(module: nn.Module, device: torch.device) -> None:
+    """Have a module on a device and in evaluation mode; costs next to nothing where it is already."""
+    here = next(module.parameters()).device
+    if here.type != device.type or (device.index is not None and here.index != device.index):
+        module.to(device)
+    if module.training:
+        module.eval()
+
+
+def _standardized(module: nn.Module, X: Any, rows: slice, buffer: torch.Tensor) -> torch.Tensor:
+    """Put standardised rows into a buffer of a chunk's size, zeros behind them."""
+    module.likelihood.standardize(X, rows, out=buffer)
+    buffer[rows.stop - rows.start :] = 0.0
+    return buffer
+
+
 def _run(module: nn.Module, n_rows: int, size: int, device: torch.device, step: Callable[[slice], Any]) -> list[Any]:
     """Call `step` on every chunk, in evaluation mode and without gradients."""
-    module.to(device).eval()
+    place(module, device)
     with torch.no_grad(), threads_for(module, size), private_randomness(module, _POOL_SEED):
         return [step(rows) for rows in _chunks(n_rows, size)]
 
@@ -77,13 +91,20 @@ def posterior(module: nn.Module, X: Any, device: torch.device) -> tuple[np.ndarr
 
 
 def _per_row(module, X, device, function) -> list[np.ndarray]:
-    size = chunk_rows(module)
+    size, n_rows = chunk_rows(module), X.shape[0]
+    results: list[np.ndarray] = []
+    buffer = torch.zeros(size, module.n_features)
 
     def step(rows):
-        x = torch.from_numpy(_padded(module.likelihood.standardize(X, rows), size)).to(device)
-        return [part[: rows.stop - rows.start].cpu().numpy() for part in function(x)]
+        x = _standardized(module, X, rows, buffer).to(device)
+        parts = function(x)
+        if not results:
+            results.extend(np.empty((n_rows, part.shape[1]), dtype=np.float32) for part in parts)
+        for result, part in zip(results, parts, strict=True):
+            result[rows] = part[: rows.stop - rows.start].cpu().numpy()
 
-    return [np.concatenate(parts) for parts in zip(*_run(module, X.shape[0], size, device, step), strict=True)]
+    _run(module, n_rows, size, device, step)
+    return results
 
 
 def decode(module: nn.Module, Z: np.ndarray, device: torch.device) -> np.ndarray:
@@ -166,16 +187,17 @@ def log_weights(
     size = score_rows(module, n_draws)
     pool = torch.from_numpy(_pool(module.n_components)).to(device)
     window = torch.arange(n_draws, device=device)
+    buffer = torch.zeros(size, module.n_features)
 
     def prior(z: torch.Tensor) -> torch.Tensor:
         flat = z.flatten(0, 1).cpu().numpy().astype(np.float64)
         return torch.from_numpy(log_density(flat).astype(np.float32)).to(device).unflatten(0, z.shape[:2])
 
     def step(rows):
-        x = _padded(module.likelihood.standardize(X, rows), size)
-        offsets = torch.from_numpy(row_offsets(x)).to(device)
+        x = _standardized(module, X, rows, buffer)
+        offsets = torch.from_numpy(row_offsets(x.numpy())).to(device)
         noise = pool[(offsets.unsqueeze(1) + window) % _POOL_SIZE]
-        x = torch.from_numpy(x).to(device)
+        x = x.to(device)
         batch = Batch(x, x, torch.ones(size, device=device), noise={"posterior": noise})
         weights = module.log_weights(batch, prior if log_density is not None else None)
         return reduce(weights[: rows.stop - rows.start].cpu().numpy().astype(np.float64))
@@ -208,10 +230,10 @@ def fit_noise(module: nn.Module, X: Any, weight: np.ndarray | None, device: torc
         Most rows to look at.
     """
     rows = np.linspace(0, X.shape[0] - 1, min(X.shape[0], max_rows)).astype(int)
-    x = torch.from_numpy(module.likelihood.standardize(X, rows)).to(device)
+    x = module.likelihood.standardize(X, rows).to(device)
     share = np.ones(len(rows)) if weight is None else weight[rows]
     noise = torch.randn((len(rows), module.n_components), generator=make_generator(_POOL_SEED)).to(device)
-    module.to(device).eval()
+    place(module, device)
     with threads_for(module, len(rows)), private_randomness(module, _POOL_SEED):
         module.fit_noise(x, torch.from_numpy(share.astype(np.float32)).to(device), noise)
 
@@ -239,4 +261,4 @@ def latent_usage(module: nn.Module, X: Any, device: torch.device, *, max_rows: i
     sample = X[rows]
     mean, log_var = posterior(module, sample, device)
     kl = gaussian_kl(torch.from_numpy(mean), torch.from_numpy(log_var), per_component=True).mean(0)
-    return kl.double().numpy(), mean.var(axis=0), columns_are_correlated(module.likelihood.standardize(sample))
+    return kl.double().numpy(), mean.var(axis=0), columns_are_correlated(module.likelihood.standardize(sample).numpy())

@@ -10,9 +10,9 @@ import torch
 from scipy import sparse
 
 from skvae.modules import Batch, Likelihood
+from skvae.modules.columns import BLOCK_BYTES, row_blocks
 
 RESIDENT_BYTES = 2**31  # rows that take more, in float32, are standardised block by block in every epoch
-BLOCK_BYTES = 2**24
 _BLOCK_BATCHES = 64
 
 
@@ -59,17 +59,16 @@ class Rows:
         else:
             self.weight = torch.ones(n_rows, device=device)
         if not sparse.issparse(X) and fits_on(device, 4 * n_rows * self.n_features):
-            rows = np.empty((n_rows, self.n_features), dtype=np.float32)
-            step = max(1, BLOCK_BYTES // (8 * self.n_features))
-            for start in range(0, n_rows, step):
-                rows[start : start + step] = self._standardize(slice(start, start + step))
-            self._resident = torch.from_numpy(rows).to(device)
+            resident = torch.empty(n_rows, self.n_features)
+            for block in row_blocks(n_rows, self.n_features):
+                self._standardize(block, out=resident[block])
+            self._resident = resident.to(device)
 
     def __len__(self) -> int:
         return len(self.weight)
 
-    def _standardize(self, rows: slice | np.ndarray) -> np.ndarray:
-        return self.likelihood.standardize(self.X, rows if self.index is None else self.index[rows])
+    def _standardize(self, rows: slice | np.ndarray, out: torch.Tensor | None = None) -> torch.Tensor:
+        return self.likelihood.standardize(self.X, rows if self.index is None else self.index[rows], out=out)
 
     @property
     def is_resident(self) -> bool:
@@ -80,7 +79,7 @@ class Rows:
         """Rows of these positions (a tensor on the device), standardised and on the device."""
         if self._resident is not None:
             return self._resident.index_select(0, index)
-        return torch.from_numpy(self._standardize(index.cpu().numpy())).to(self.device)
+        return self._standardize(index.cpu().numpy()).to(self.device)
 
 
 class BatchLoader:

@@ -346,4 +346,3 @@ def _columns(history: list[dict[str, Any]]) -> dict[str, np.ndarray]:
         name.removeprefix("train_"): np.array([row[name] for row in history], dtype=np.float64)
         for name in sorted(names, key=lambda name: (name.startswith("valid_"), not name.endswith("_loss")))
     }
-

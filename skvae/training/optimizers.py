@@ -54,13 +54,15 @@ class _LeanFused:
             if any(param.grad is None for param in group["params"]):
                 return
             state = [self.state[param] for param in group["params"]]
-            lists.append((
-                group,
-                group["params"],
-                [entry["exp_avg"] for entry in state],
-                [entry["exp_avg_sq"] for entry in state],
-                [entry["step"] for entry in state],
-            ))
+            lists.append(
+                (
+                    group,
+                    group["params"],
+                    [entry["exp_avg"] for entry in state],
+                    [entry["exp_avg_sq"] for entry in state],
+                    [entry["step"] for entry in state],
+                )
+            )
         self._lists = lists
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ give what they give alone, and the global state stays as it was.
 from __future__ import annotations
 
 from contextlib import nullcontext
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -113,12 +114,17 @@ def _drops_nothing(func, args, kwargs) -> bool:
     return False
 
 
+_KNOWN: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
 def draws_random_numbers(module: nn.Module) -> bool:
     """Whether a module may draw random numbers: it has dropout, or layers that are not known here."""
-    return any(
-        type(layer) not in _DETERMINISTIC_LAYERS and not type(layer).__module__.startswith("skvae.")
-        for layer in module.modules()
-    )
+    if module not in _KNOWN:
+        _KNOWN[module] = any(
+            type(layer) not in _DETERMINISTIC_LAYERS and not type(layer).__module__.startswith("skvae.")
+            for layer in module.modules()
+        )
+    return _KNOWN[module]
 
 
 def private_randomness(module: nn.Module, seed: int):

@@ -21,9 +21,9 @@ def to_plain(tree: Any) -> Any:
 
 def load_module_state(module: torch.nn.Module, state: dict[str, Any]) -> None:
     """Load a plain state dictionary into a module."""
-    module.load_state_dict({
-        name: torch.from_numpy(np.array(value)) if isinstance(value, np.ndarray) else value for name, value in state.items()
-    })
+    module.load_state_dict(
+        {name: torch.from_numpy(np.array(value)) if isinstance(value, np.ndarray) else value for name, value in state.items()}
+    )
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

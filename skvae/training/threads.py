@@ -6,7 +6,8 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 
 from threadpoolctl import ThreadpoolController
-from torch import nn
+
+from skvae.modules import LatentModule
 
 # Below this many multiply-adds, handing work to a second thread costs more than it saves, and matrix products of such
 # sizes come out differently in the last bit for different thread counts.
@@ -18,20 +19,19 @@ def _controller() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def threads_for(module: nn.Module, n_rows: int) -> AbstractContextManager:
+def threads_for(module: LatentModule, n_rows: int) -> AbstractContextManager:
     """Context for one pass of `n_rows` rows through `module`; limits the calling thread only.
 
     Parameters
     ----------
-    module : Module
+    module : LatentModule
     n_rows : int
 
     Returns
     -------
     context manager
     """
-    work = n_rows * sum(parameter.numel() for parameter in module.parameters())
-    if work > ONE_THREAD_WORK:
+    if n_rows * module.n_parameters > ONE_THREAD_WORK:
         return nullcontext()
     # The limit is set for OpenMP's calling thread; torch.set_num_threads would reach threads that start meanwhile.
     return _controller().limit(limits=1, user_api="openmp")

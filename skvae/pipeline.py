@@ -1,0 +1,188 @@
+"""What a Pipeline does not forward: sampling, reconstructing and scoring through its steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
+
+
+def sample(estimator, n_samples=1, *, mean=False, random_state=None):
+    """Draw new rows in the units of what goes into a pipeline.
+
+    Parameters
+    ----------
+    estimator : Pipeline or estimator
+        Fitted. Of a pipeline, the last step that can sample does, and the steps before it are inverted.
+    n_samples : int, default=1
+        Number of rows.
+    mean : bool, default=False
+        Return means, without the likelihood's noise.
+    random_state : int, RandomState instance or None, default=None
+        Decides the draws.
+
+    Returns
+    -------
+    X : array of shape (n_samples, n_features)
+
+    Raises
+    ------
+    TypeError
+        If no step can sample, or a step before it cannot be inverted.
+
+    Examples
+    --------
+    >>> from sklearn.cluster import KMeans
+    >>> from sklearn.datasets import load_wine
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> import skvae
+    >>> X, _ = load_wine(return_X_y=True)
+    >>> model = skvae.VAETransformer(2, max_epochs=5, random_state=0)
+    >>> pipe = make_pipeline(StandardScaler(), model, KMeans(3, random_state=0)).fit(X)
+    >>> skvae.sample(pipe, 4).shape
+    (4, 13)
+    """
+    before, step = _split(estimator, "sample")
+    return _back(before, step.sample(n_samples, mean=mean, random_state=random_state))
+
+
+def reconstruct(estimator, X):
+    """Encode and decode rows in the units of what goes into a pipeline.
+
+    Parameters
+    ----------
+    estimator : Pipeline or estimator
+        Fitted. Of a pipeline, the last step that can reconstruct does, and the steps before it are inverted.
+    X : array-like of shape (n_samples, n_features)
+        Rows.
+
+    Returns
+    -------
+    X_hat : array of shape (n_samples, n_features)
+
+    Raises
+    ------
+    TypeError
+        If no step can reconstruct, or a step before it cannot be inverted.
+    """
+    before, step = _split(estimator, "reconstruct")
+    return _back(before, step.reconstruct(_forth(before, X)))
+
+
+def score_anomaly(estimator, X):
+    """Score rows, in the units of what goes into a pipeline, by how anomalous they are.
+
+    Parameters
+    ----------
+    estimator : Pipeline or estimator
+        Fitted. Of a pipeline, the last step that can score anomalies does.
+    X : array-like of shape (n_samples, n_features)
+        Rows.
+
+    Returns
+    -------
+    score : ndarray of shape (n_samples,)
+        Higher is more anomalous.
+
+    Raises
+    ------
+    TypeError
+        If no step can score anomalies.
+    """
+    before, step = _split(estimator, "score_anomaly")
+    return step.score_anomaly(_forth(before, X))
+
+
+def step_score(name):
+    """Make a scorer that runs a named step's own `score` on what reaches it.
+
+    A search over a pipeline that ends in a clusterer otherwise maximises the clusterer's score in code space, which a
+    collapsed code wins.
+
+    Parameters
+    ----------
+    name : str
+        Name of the step.
+
+    Returns
+    -------
+    scorer : callable
+        For the `scoring` parameter of searches and `cross_val_score`.
+
+    Examples
+    --------
+    >>> from sklearn.cluster import KMeans
+    >>> from sklearn.datasets import load_wine
+    >>> from sklearn.model_selection import GridSearchCV
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from skvae import VAETransformer, step_score
+    >>> pipe = make_pipeline(VAETransformer(max_epochs=5, random_state=0), KMeans(3))
+    >>> grid = {"vaetransformer__n_components": [2, 3]}
+    >>> search = GridSearchCV(pipe, grid, scoring=step_score("vaetransformer"), cv=2)
+    >>> search.fit(load_wine().data).cv_results_["mean_test_score"].shape
+    (2,)
+    """
+    return StepScorer(name)
+
+
+class StepScorer:
+    """Scorer made by `step_score`.
+
+    Parameters
+    ----------
+    name : str
+        Name of the step.
+    """
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __call__(self, estimator, X, y=None, sample_weight=None) -> float:
+        """Score of the step on `X` after the steps before it."""
+        if not isinstance(estimator, Pipeline):
+            raise TypeError(f"step_score({self.name!r}) scores pipelines, not {type(estimator).__name__}.")
+        names = [name for name, _ in estimator.steps]
+        if self.name not in names:
+            raise ValueError(f"The pipeline has no step {self.name!r}; its steps are {names}.")
+        position = names.index(self.name)
+        weight = {} if sample_weight is None else {"sample_weight": sample_weight}
+        return estimator.steps[position][1].score(_forth(estimator.steps[:position], X), y, **weight)
+
+    def __repr__(self) -> str:
+        return f"step_score({self.name!r})"
+
+
+def _split(estimator: Any, method: str) -> tuple[list[tuple[str, Any]], Any]:
+    """Steps before the last one with a method, and that one."""
+    check_is_fitted(estimator)
+    steps = estimator.steps if isinstance(estimator, Pipeline) else [(type(estimator).__name__, estimator)]
+    for position in reversed(range(len(steps))):
+        step = steps[position][1]
+        if isinstance(step, Pipeline):
+            before, inner = _split(step, method)
+            return [*steps[:position], *before], inner
+        if hasattr(step, method):
+            return list(steps[:position]), step
+    raise TypeError(f"No step of {[name for name, _ in steps]} has the method {method!r}.")
+
+
+def _forth(steps: list[tuple[str, Any]], X: Any) -> Any:
+    for _, step in steps:
+        if _is_active(step):
+            X = step.transform(X)
+    return X
+
+
+def _back(steps: list[tuple[str, Any]], X: Any) -> Any:
+    for name, step in reversed(steps):
+        if _is_active(step):
+            if not hasattr(step, "inverse_transform"):
+                raise TypeError(f"Step {name!r} ({type(step).__name__}) has no inverse_transform: rows cannot be brought back.")
+            X = step.inverse_transform(X)
+    return X
+
+
+def _is_active(step: Any) -> bool:
+    return step is not None and step != "passthrough"
