@@ -498,7 +498,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         check_is_fitted(self, "module_")
         return self.module_.likelihood.noise_scale()
 
-    def __sklearn_tags__(self):  # noqa: D105
+    def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
@@ -506,13 +506,13 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
     # -- persistence: plain data and numpy arrays ---------------------------------------------------------------------
 
-    def __getstate__(self):  # noqa: D105
+    def __getstate__(self):
         state = dict(super().__getstate__())
         if "module_" in state:
             state["module_"] = to_plain(state["module_"].state_dict())
         return state
 
-    def __setstate__(self, state):  # noqa: D105
+    def __setstate__(self, state):
         weights = state.get("module_")
         super().__setstate__({name: value for name, value in state.items() if name != "module_"})
         if weights is not None:
@@ -520,5 +520,5 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             load_module_state(module, weights)
             self.module_ = module.eval()
 
-    def __sklearn_is_fitted__(self):  # noqa: D105
+    def __sklearn_is_fitted__(self):
         return hasattr(self, "module_")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 ARCHITECTURE = """
 hidden_layer_sizes : array-like of int, default=(128, 64)
     Widths of the encoder's hidden layers; the decoder mirrors them. Empty for linear maps.

@@ -37,7 +37,7 @@ class AutoEncoderModule(LatentModule):
         self.register_buffer("code_precision", torch.eye(n_components))
         self.register_buffer("secant", torch.ones(n_components))
 
-    def loss(self, batch: Batch, schedule: Schedule) -> dict[str, Tensor]:  # noqa: D102
+    def loss(self, batch: Batch, schedule: Schedule) -> dict[str, Tensor]:
         output = self.decode(self.encode(batch.x))
         return {"reconstruction": self.likelihood.distortion(batch.target, output)}
 
@@ -82,7 +82,7 @@ class AutoEncoderModule(LatentModule):
         force = residual if not self.likelihood.has_noise else residual * information
         return (slopes @ force.unsqueeze(-1)).squeeze(-1)
 
-    def propose(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+    def propose(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         code = self.encode(x)
         output = self.decode(code)
         residual, information = self.likelihood.residual(x, output), self.likelihood.information(output)

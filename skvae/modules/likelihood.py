@@ -285,16 +285,16 @@ class Gaussian(Likelihood):
     std_per_scale = 1.0
     moment_of_scale = staticmethod(np.square)
 
-    def information(self, output: Tensor) -> Tensor:  # noqa: D102
+    def information(self, output: Tensor) -> Tensor:
         return 2.0 * self.weight
 
-    def expected_energy(self, residual: Tensor, variance: Tensor) -> Tensor:  # noqa: D102
+    def expected_energy(self, residual: Tensor, variance: Tensor) -> Tensor:
         return residual.square() + variance
 
-    def noise_scale(self) -> NDArray[np.float64]:  # noqa: D102
+    def noise_scale(self) -> NDArray[np.float64]:
         return self.scale / np.sqrt(2.0 * self.weight.cpu().double().numpy())
 
-    def draw(self, output: Tensor, generator: torch.Generator) -> NDArray[np.float64]:  # noqa: D102
+    def draw(self, output: Tensor, generator: torch.Generator) -> NDArray[np.float64]:
         noise = torch.randn(output.shape, generator=generator, device=output.device)
         return self._to_data(self.locate(output) + noise * (2.0 * self.weight).rsqrt())
 
@@ -317,10 +317,10 @@ class Laplace(Likelihood):
         """Exact where either the residual or its variance vanishes."""
         return torch.sqrt(residual.square() + (2.0 / math.pi) * variance)
 
-    def noise_scale(self) -> NDArray[np.float64]:  # noqa: D102
+    def noise_scale(self) -> NDArray[np.float64]:
         return self.scale / self.weight.cpu().double().numpy()
 
-    def draw(self, output: Tensor, generator: torch.Generator) -> NDArray[np.float64]:  # noqa: D102
+    def draw(self, output: Tensor, generator: torch.Generator) -> NDArray[np.float64]:
         uniform = torch.rand(output.shape, generator=generator, device=output.device) - 0.5
         noise = -uniform.sign() * torch.log1p(-2.0 * uniform.abs().clamp(max=0.5 - 1e-7))
         return self._to_data(self.locate(output) + noise / self.weight)
@@ -335,7 +335,7 @@ class Bernoulli(Likelihood):
     log_normalizer = staticmethod(lambda weight: weight.new_zeros(()))
     unit_weight = 1.0
 
-    def fit(self, X: Any, sample_weight: NDArray[np.float64] | None = None) -> Bernoulli:  # noqa: D102
+    def fit(self, X: Any, sample_weight: NDArray[np.float64] | None = None) -> Bernoulli:
         columns = ColumnStatistics.of(X, sample_weight)
         self._set_columns(
             {
@@ -348,7 +348,7 @@ class Bernoulli(Likelihood):
         self.varying.copy_(torch.from_numpy(~columns.constant))
         return self
 
-    def information(self, output: Tensor) -> Tensor:  # noqa: D102
+    def information(self, output: Tensor) -> Tensor:
         probability = torch.sigmoid(output)
         return probability * (1.0 - probability)
 
@@ -359,33 +359,25 @@ class Bernoulli(Likelihood):
     def _standardize_wide(self, X: Any, rows: Any = slice(None)) -> Tensor:
         return self._double(X, rows)
 
-    def locate(self, output: Tensor) -> Tensor:  # noqa: D102
+    def locate(self, output: Tensor) -> Tensor:
         return output
 
     def _to_data(self, x: Tensor) -> NDArray[np.float64]:
         return self._restore_constants(torch.sigmoid(x).cpu().numpy().astype(np.float64))
 
-    def information(self, output: Tensor) -> Tensor:
-        """Curvature of the negative log-likelihood in the decoder's output, entry by entry or per column."""
-        raise NotImplementedError
-
-    def residual(self, target: Tensor, output: Tensor) -> Tensor:
-        """Difference, in standardised units, between rows and the mean of the likelihood."""
-        return target - self.locate(output)
-
-    def deviance(self, X: Any, output: Tensor) -> NDArray[np.float64]:  # noqa: D102
+    def deviance(self, X: Any, output: Tensor) -> NDArray[np.float64]:
         target = self._standardize_wide(X)
         entropy = -(torch.xlogy(target, target) + torch.xlogy(1.0 - target, 1.0 - target))
         return (fn.bernoulli_energy(target, output.cpu().double()) - entropy).clamp(min=0.0).numpy()
 
-    def noise_scale(self) -> NDArray[np.float64]:  # noqa: D102
+    def noise_scale(self) -> NDArray[np.float64]:
         return np.zeros(self.n_features)
 
-    def draw(self, output: Tensor, generator: torch.Generator) -> NDArray[np.float64]:  # noqa: D102
+    def draw(self, output: Tensor, generator: torch.Generator) -> NDArray[np.float64]:
         values = torch.bernoulli(torch.sigmoid(output), generator=generator)
         return self._restore_constants(values.cpu().numpy().astype(np.float64))
 
-    def check(self, X: Any) -> None:  # noqa: D102
+    def check(self, X: Any) -> None:
         low, high = float(X.min()), float(X.max())
         if low < 0.0 or high > 1.0:
             hint = " Pixels from 0 to 255 are divided by 255 first." if low >= 0.0 and high <= 255.0 else ""

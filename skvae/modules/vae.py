@@ -64,10 +64,10 @@ class VAEModule(LatentModule):
         self.noise_shapes = {"posterior": (n_components,) if n_draws == 1 else (n_draws, n_components)}
 
     @property
-    def warmup(self) -> float:  # noqa: D102
+    def warmup(self) -> float:
         return max(self.kl_warmup, 0.0 if self.capacity is None else self.capacity_warmup)
 
-    def schedule(self, progress: float) -> Schedule:  # noqa: D102
+    def schedule(self, progress: float) -> Schedule:
         values = {"beta": self.beta * _ramp(progress, self.kl_warmup)}
         if self.capacity is not None:
             values["capacity"] = self.capacity * _ramp(progress, self.capacity_warmup)
@@ -82,7 +82,7 @@ class VAEModule(LatentModule):
         """Posterior mean of standardised rows, ``(n, n_features)`` to ``(n, n_components)``."""
         return super().encode(x).chunk(2, dim=-1)[0]
 
-    def loss(self, batch: Batch, schedule: Schedule) -> dict[str, Tensor]:  # noqa: D102
+    def loss(self, batch: Batch, schedule: Schedule) -> dict[str, Tensor]:
         assert batch.noise is not None
         mean, log_var = self.posterior(batch.x)
         std = torch.exp(0.5 * log_var)
@@ -108,7 +108,7 @@ class VAEModule(LatentModule):
             energy = type(self.likelihood).energy(x, self.likelihood.locate(output))
             self.likelihood.set_moment((weight / weight.sum()) @ energy)
 
-    def propose(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+    def propose(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_var = self.posterior(x)
         z = torch.addcmul(mean.unsqueeze(1), noise, torch.exp(0.5 * log_var).unsqueeze(1))
         log_q = -0.5 * (noise.square().sum(-1) + log_var.sum(-1, keepdim=True) + self.n_components * math.log(2.0 * math.pi))

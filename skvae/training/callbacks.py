@@ -8,7 +8,7 @@ import math
 from skorch.callbacks import Callback
 
 
-class StopTraining(Exception):  # noqa: N818
+class StopTraining(Exception):
     """Ends a run early, in good order."""
 
 
@@ -28,10 +28,10 @@ class EarlyStopping(Callback):
     def __init__(self, patience: int, tol: float, warmup: float):
         self.patience, self.tol, self.warmup = patience, tol, warmup
 
-    def on_train_begin(self, net, **kwargs):  # noqa: D102
+    def on_train_begin(self, net, **kwargs):
         self.best_, self.reference_, self.waited_, self.state_ = math.inf, math.inf, 0, None
 
-    def on_epoch_end(self, net, **kwargs):  # noqa: D102
+    def on_epoch_end(self, net, **kwargs):
         loss = net.history[-1]["valid_loss"]
         if loss < self.best_:
             self.best_ = loss
@@ -43,7 +43,7 @@ class EarlyStopping(Callback):
             if self.waited_ >= self.patience:
                 raise StopTraining
 
-    def on_train_end(self, net, **kwargs):  # noqa: D102
+    def on_train_end(self, net, **kwargs):
         if self.state_ is not None:
             weights, optimizer = self.state_
             net.restore(weights)

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.base import clone
 from skorch import NeuralNet
 from skorch.callbacks import Callback, EpochTimer, PrintLog
-from sklearn.base import clone
 from torch import nn
 
 from skvae.modules import Batch

@@ -65,7 +65,7 @@ class PrivateRandomness(TorchDispatchMode):
             self._generators[device] = make_generator(self._seed, device)
         return self._generators[device]
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: D105
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = {} if kwargs is None else kwargs
         if torch.Tag.nondeterministic_seeded not in func.tags:
             return func(*args, **kwargs)
