@@ -87,20 +87,17 @@ class ColumnStatistics:
         stride = -(-X.shape[0] // _SAMPLE_ROWS)
         sample = dense_rows(X, slice(None, None, stride))
         resolution = _resolution(sample)
-        unit = _shared_resolution(sample, low, high, constant)
-        shared_unit = (unit is not None) if shared is None else shared
+        shared_unit = _share_a_unit(sample, low, high, constant) if shared is None else shared
+        grid = resolution / np.sqrt(12.0)
         if shared_unit and not constant.all():
             std = np.full_like(std, np.sqrt(np.mean(std**2)))
-            grid = np.full_like(std, (unit or 0.0) / np.sqrt(12.0))
-            scale = np.maximum(std, grid)
-            floor = np.maximum(_RELATIVE_FLOOR * std, grid)
+            scale = np.full_like(std, max(std[0], np.median(grid)))
         else:
-            grid = resolution / np.sqrt(12.0)
             scale = np.maximum(std, grid)
-            floor = np.maximum(_RELATIVE_FLOOR * std, grid)
             std[constant] = scale[constant] = 1.0
-            # A constant column has no scale of its own: it takes the floor of a typical other one.
-            floor[constant] = np.median(floor[~constant]) if not constant.all() else 1.0
+        floor = np.maximum(_RELATIVE_FLOOR * std, grid)
+        # A constant column has no scale of its own: it takes the floor of a typical other one.
+        floor[constant] = np.median(floor[~constant]) if not constant.all() else 1.0
         shift = np.where(constant, low, mean)
         return cls(shift, std, scale, floor, constant, low, high, shared_unit)
 
@@ -143,26 +140,23 @@ def _resolution(sample: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(few & np.isfinite(smallest), smallest, 0.0)
 
 
-def _shared_resolution(
+def _share_a_unit(
     sample: NDArray[np.float64],
     low: NDArray[np.float64],
     high: NDArray[np.float64],
     constant: NDArray[np.bool_],
-) -> float | None:
-    """Grid that all columns lie on, if they span the same range on few levels, as pixels do; else None."""
+) -> bool:
+    """Whether many columns span the same range on few levels, as pixels do."""
     varying = ~constant
     if varying.sum() < _MIN_SHARED_COLUMNS:
-        return None
+        return False
     bottom, span = low.min(), high.max() - low.min()
     alike = (low[varying] <= bottom + 0.1 * span) & (high[varying] >= bottom + 0.9 * span)
     if alike.mean() < 0.5:
-        return None
-    levels = np.unique(sample[:: -(-len(sample) // _UNION_ROWS)])
-    gaps = np.diff(levels)
-    gaps = gaps[gaps > 1e-7 * span]
-    if 2 * gaps.size > min(sample.size, _UNION_ROWS * sample.shape[1]) or gaps.size > _MAX_LEVELS:
-        return None
-    return float(gaps.min()) if gaps.size else None
+        return False
+    looked_at = sample[:: -(-len(sample) // _UNION_ROWS)]
+    n_levels = 1 + int((np.diff(np.unique(looked_at)) > 1e-7 * span).sum())
+    return n_levels <= min(_MAX_LEVELS, looked_at.size // 2)
 
 
 def columns_are_correlated(standardized: NDArray[np.floating]) -> bool:
