@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 from sklearn.pipeline import Pipeline
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
+
+from skvae.estimators._density import sample_density
 
 
 def sample(estimator, n_samples=1, *, mean=False, random_state=None):
@@ -14,13 +18,14 @@ def sample(estimator, n_samples=1, *, mean=False, random_state=None):
     Parameters
     ----------
     estimator : Pipeline or estimator
-        Fitted. Of a pipeline, the last step that can sample does, and the steps before it are inverted.
+        Fitted. Of a pipeline, the last step that can sample does, and the steps before it are inverted. That may be a
+        density of the codes, such as GaussianMixture; its draws are decoded to means.
     n_samples : int, default=1
         Number of rows.
     mean : bool, default=False
         Return means, without the likelihood's noise.
     random_state : int, RandomState instance or None, default=None
-        Decides the draws.
+        Decides the draws; the step's own `random_state` by default.
 
     Returns
     -------
@@ -45,7 +50,10 @@ def sample(estimator, n_samples=1, *, mean=False, random_state=None):
     (4, 13)
     """
     before, step = _split(estimator, "sample")
-    return _back(before, step.sample(n_samples, mean=mean, random_state=random_state))
+    if "mean" in signature(step.sample).parameters:
+        return _back(before, step.sample(n_samples, mean=mean, random_state=random_state))
+    random_state = getattr(step, "random_state", None) if random_state is None else random_state
+    return _back(before, sample_density(step, n_samples, check_random_state(random_state).randint(2**31 - 1)))
 
 
 def reconstruct(estimator, X):
@@ -147,25 +155,33 @@ class StepScorer:
         if self.name not in names:
             raise ValueError(f"The pipeline has no step {self.name!r}; its steps are {names}.")
         position = names.index(self.name)
+        step = estimator.steps[position][1]
+        if not hasattr(step, "score"):
+            raise TypeError(f"Step {self.name!r} of the pipeline, {step!r}, has no method 'score'.")
         weight = {} if sample_weight is None else {"sample_weight": sample_weight}
-        return estimator.steps[position][1].score(_forth(estimator.steps[:position], X), y, **weight)
+        return step.score(_forth(estimator.steps[:position], X), y, **weight)
 
     def __repr__(self) -> str:
         return f"step_score({self.name!r})"
 
 
 def _split(estimator: Any, method: str) -> tuple[list[tuple[str, Any]], Any]:
-    """Steps before the last one with a method, and that one."""
+    """Find the last step with a method, and the steps before it."""
     check_is_fitted(estimator)
-    steps = estimator.steps if isinstance(estimator, Pipeline) else [(type(estimator).__name__, estimator)]
+    steps = _flat(estimator) if isinstance(estimator, Pipeline) else [(type(estimator).__name__, estimator)]
     for position in reversed(range(len(steps))):
         step = steps[position][1]
-        if isinstance(step, Pipeline):
-            before, inner = _split(step, method)
-            return [*steps[:position], *before], inner
         if hasattr(step, method):
-            return list(steps[:position]), step
+            return steps[:position], step
     raise TypeError(f"No step of {[name for name, _ in steps]} has the method {method!r}.")
+
+
+def _flat(pipeline: Pipeline) -> list[tuple[str, Any]]:
+    """Steps of a pipeline, those of inner pipelines in their place."""
+    steps = []
+    for name, step in pipeline.steps:
+        steps += _flat(step) if isinstance(step, Pipeline) else [(name, step)]
+    return steps
 
 
 def _forth(steps: list[tuple[str, Any]], X: Any) -> Any:

@@ -178,11 +178,11 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
                 }
             self.history_ = outcome.history
             self.n_iter_ = len(self.history_["loss"])
-            self._finish(X, weight, device)
+            self._finish(X, weight, device, whole_run=not once)
         return self
 
     def _split(self, n_rows: int) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Indices of the rows to train on and, with early stopping, to hold out."""
+        """Draw the rows to train on and, with early stopping, those to hold out."""
         if not self.early_stopping:
             return None, None
         n_valid = max(1, round(self.validation_fraction * n_rows))
@@ -245,8 +245,8 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         changed = [name for name, value in now.items() if self._spec[name] != value]
         if changed:
             raise ValueError(
-                f"{', '.join(changed)} changed since the model was built; warm_start and partial_fit go on with the same network. "
-                "Use a clone, or fit with warm_start=False."
+                f"{', '.join(changed)} changed since the model was built; warm_start and partial_fit go on with the same "
+                "network. Use a clone, or fit with warm_start=False."
             )
 
     def _plan(self, n_rows: int, *, once: bool, callbacks: dict[str, Any]) -> Plan:
@@ -294,7 +294,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             cause += f" Column {name!r} has a value {largest:.3g} standard deviations from its mean: transform or clip it."
         return f"The training loss of {type(self).__name__} stopped being finite. {cause}"
 
-    def _finish(self, X: Any, weight: np.ndarray | None, device: torch.device) -> None:
+    def _finish(self, X: Any, weight: np.ndarray | None, device: torch.device, *, whole_run: bool) -> None:
         """Measure what the model needs once training is over."""
 
     # -- codes and rows -----------------------------------------------------------------------------------------------

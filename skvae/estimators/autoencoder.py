@@ -9,7 +9,7 @@ import torch
 from sklearn.utils._param_validation import HasMethods
 
 from skvae.estimators._base import BaseAutoEncoder
-from skvae.estimators._density import code_moments, fit_density, sample_density
+from skvae.estimators._density import GaussianDensity, code_moments, fit_density, sample_density
 from skvae.estimators._docs import document
 from skvae.modules import AutoEncoderModule
 from skvae.training import inference, seed_streams
@@ -134,7 +134,7 @@ class AutoEncoder(BaseAutoEncoder):
         self.verbose = verbose
         self.net_params = net_params
 
-    def _finish(self, X: Any, weight: np.ndarray | None, device: torch.device) -> None:
+    def _finish(self, X: Any, weight: np.ndarray | None, device: torch.device, *, whole_run: bool) -> None:
         """Fit the generative model behind `sample` and `score_samples`."""
         codes = inference.encode(self.module_, X, device).astype(np.float64)
         (seed,) = seed_streams(self._seed, self._n_passes, 6, n=1)
@@ -148,4 +148,4 @@ class AutoEncoder(BaseAutoEncoder):
         return sample_density(self.density_, n_samples, seed)
 
     def _log_density(self):
-        return self.density_.score_samples
+        return None if isinstance(self.density_, GaussianDensity) else self.density_.score_samples

@@ -167,13 +167,13 @@ class VAETransformer(LatentWalksMixin, BaseAutoEncoder):
             "n_draws": int(self.n_draws),
         }
 
-    def _finish(self, X: Any, weight: np.ndarray | None, device: torch.device) -> None:
+    def _finish(self, X: Any, weight: np.ndarray | None, device: torch.device, *, whole_run: bool) -> None:
         """Settle the noise, count what the components carry, and warn if that is nothing."""
         inference.fit_noise(self.module_, X, weight, device, max_rows=_NOISE_ROWS)
         kl, variance, correlated = inference.latent_usage(self.module_, X, device, max_rows=_USAGE_ROWS)
         self.kl_per_component_ = kl
         self.n_active_units_ = int((variance > _ACTIVE_VARIANCE).sum())
-        if self.n_active_units_ == 0 and correlated:
+        if whole_run and self.n_active_units_ == 0 and correlated:
             warn_user(
                 f"The code of {type(self).__name__} has collapsed: none of its {self.n_components_} components tells rows "
                 f"apart, although the columns of X are correlated. Lower beta (now {self.beta:g}), or raise kl_warmup (now "

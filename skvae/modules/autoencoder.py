@@ -31,10 +31,16 @@ class AutoEncoderModule(LatentModule):
         See `LatentModule`.
     """
 
+    code_mean: Tensor
+    code_whitening: Tensor
+    secant: Tensor
+
+    solves_per_row = True
+
     def __init__(self, n_features: int, n_components: int, **autoencoder: Any):
         super().__init__(n_features, n_components, **autoencoder)
         self.register_buffer("code_mean", torch.zeros(n_components))
-        self.register_buffer("code_precision", torch.eye(n_components))
+        self.register_buffer("code_whitening", torch.eye(n_components))
         self.register_buffer("secant", torch.ones(n_components))
 
     def loss(self, batch: Batch, schedule: Schedule) -> dict[str, Tensor]:
@@ -45,28 +51,32 @@ class AutoEncoderModule(LatentModule):
 
     @torch.no_grad()
     def set_code_moments(self, code_mean: NDArray[np.float64], code_covariance: NDArray[np.float64]) -> None:
-        """Tell the proposal where codes lie, by mean ``(n_components,)`` and covariance of the training codes."""
-        mean, covariance = torch.from_numpy(code_mean), torch.from_numpy(code_covariance)
-        variance = covariance.diagonal()
-        ridge = 1e-6 * variance.mean() + torch.finfo(torch.float32).tiny
-        precision = torch.linalg.inv(covariance + ridge * torch.eye(self.n_components, dtype=covariance.dtype))
-        self.code_mean.copy_(mean)
-        self.code_precision.copy_(precision)
+        """Tell where codes lie: mean ``(n_components,)`` and covariance, which is positive definite, of the training codes."""
+        covariance = torch.from_numpy(code_covariance)
+        self.code_mean.copy_(torch.from_numpy(code_mean))
+        self.code_whitening.copy_(torch.linalg.inv(torch.linalg.cholesky(covariance)))
         # A tenth of the codes' spread smooths over the kinks of piecewise linear decoders.
-        self.secant.copy_(0.1 * (variance + ridge).sqrt())
+        self.secant.copy_(0.1 * covariance.diagonal().sqrt())
+
+    def log_prior(self, z: Tensor) -> Tensor:
+        """Log-density of codes ``(..., n_components)`` under one Gaussian with the moments of the training codes."""
+        white = (z - self.code_mean) @ self.code_whitening.mT
+        return super().log_prior(white) + self.code_whitening.diagonal().log().sum()
 
     def _slopes(self, code: Tensor) -> Tensor:
         """Secant slopes of the decoder at codes ``(n, n_components)``, as ``(n, n_components, n_features)``."""
         steps = torch.diag(self.secant)
         around = torch.cat([code.unsqueeze(1) + steps, code.unsqueeze(1) - steps], dim=1)
-        upper, lower = self.likelihood.locate(self.decode(around.flatten(0, 1))).unflatten(0, around.shape[:2]).chunk(2, 1)
+        located = self.likelihood.locate(self.decode(around.flatten(0, 1)))
+        upper, lower = torch.unflatten(located, 0, around.shape[:2]).chunk(2, dim=1)
         return (upper - lower) / (2.0 * self.secant.unsqueeze(-1))
 
     def _laplace(self, code: Tensor, slopes: Tensor, residual: Tensor, information: Tensor) -> tuple[Tensor, Tensor]:
         """Newton step from the code and Cholesky factor of the precision of the Laplace approximation."""
         exact = torch.float32 if code.device.type == "mps" else torch.float64
         slopes, residual, information = slopes.to(exact), residual.to(exact), information.to(exact)
-        prior = self.code_precision.to(exact)
+        whitening = self.code_whitening.to(exact)
+        prior = whitening.mT @ whitening
         weighted = slopes * information.unsqueeze(-2)
         precision = prior + weighted @ slopes.mT
         precision = precision + 1e-6 * precision.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None] * torch.eye(
@@ -102,7 +112,7 @@ class AutoEncoderModule(LatentModule):
         output = self.decode(code)
         residual, slopes = self.likelihood.residual(x, output), self._slopes(code)
         share = weight / weight.sum()
-        self.likelihood.set_moment(share @ type(self.likelihood).energy(x, self.likelihood.locate(output)))
+        self.likelihood.set_moment(share @ self.likelihood.energy(x, self.likelihood.locate(output)))
         for _ in range(_NOISE_ITERATIONS):
             step, factor = self._laplace(code, slopes, residual, self.likelihood.information(output))
             moved = residual - (step.to(x).unsqueeze(1) @ slopes).squeeze(1)

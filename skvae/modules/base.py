@@ -44,6 +44,7 @@ class LatentModule(nn.Module):
     encoder_outputs_per_component = 1
     noise_shapes: dict[str, tuple[int, ...]]
     learns_noise = False  # whether the loss has the likelihood's noise in it
+    solves_per_row = False  # whether scoring solves a linear system per row
 
     def __init__(
         self,
@@ -105,7 +106,7 @@ class LatentModule(nn.Module):
         return code
 
     def decode(self, z: Tensor) -> Tensor:
-        """What the likelihood reads off a code, ``(n, n_components)`` to ``(n, n_features)``."""
+        """Return what the likelihood reads off a code, ``(n, n_components)`` to ``(n, n_features)``."""
         output: Tensor = self.decoder(z)
         return output
 
@@ -161,7 +162,7 @@ class LatentModule(nn.Module):
         """
         assert batch.noise is not None
         z, log_q = self.propose(batch.x, batch.noise["posterior"])
-        output = self.decode(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+        output = torch.unflatten(self.decode(z.flatten(0, 1)), 0, z.shape[:2])
         log_likelihood = -self.likelihood.nll(batch.target.unsqueeze(1), output)
         return log_likelihood + (log_prior or self.log_prior)(z) - log_q
 

@@ -63,7 +63,7 @@ class ColumnStatistics:
     shared_unit: bool
 
     @classmethod
-    def of(cls, X: Any, sample_weight: NDArray[np.float64] | None = None, *, shared: bool | None = None):
+    def of(cls, X: Any, sample_weight: NDArray[np.float64] | None = None, *, shared: bool | None = None) -> ColumnStatistics:
         """Measure the columns of `X`.
 
         Parameters
@@ -80,7 +80,7 @@ class ColumnStatistics:
         Raises
         ------
         ValueError
-            If a column's spread overflows.
+            If a column's spread overflows or underflows.
         """
         mean, std, low, high = _moments(X, sample_weight)
         constant = low == high
@@ -119,12 +119,12 @@ def _moments(X: Any, sample_weight: NDArray[np.float64] | None) -> tuple[NDArray
             deviation = dense_rows(X, rows) - mean
             np.square(deviation, out=deviation)
             variance += weight[rows] @ deviation
-    too_wide = np.flatnonzero(~np.isfinite(variance))
-    if too_wide.size:
-        raise ValueError(
-            f"The spread of column(s) {too_wide[:5].tolist()} of X is too large to be computed in double precision; "
-            "divide them by a constant first."
-        )
+    for failed, size in ((~np.isfinite(variance), "large"), ((variance == 0.0) & (low < high), "small")):
+        if failed.any():
+            raise ValueError(
+                f"The spread of column(s) {np.flatnonzero(failed)[:5].tolist()} of X is too {size} to be computed in "
+                "double precision; divide them by a constant first."
+            )
     return mean, np.sqrt(variance), low, high
 
 
@@ -172,7 +172,7 @@ def columns_are_correlated(standardized: NDArray[np.floating]) -> bool:
     -------
     bool
     """
-    n_rows, n_features = standardized.shape
+    n_rows = len(standardized)
     deviation = standardized - standardized.mean(axis=0)
     norms = np.sqrt((deviation**2).sum(axis=0))
     varying = norms > 0

@@ -8,7 +8,6 @@ likelihoods know the units of the data.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -40,11 +39,21 @@ class Likelihood(nn.Module):
 
     name: ClassVar[str]
     has_noise: ClassVar[bool] = True
-    energy: ClassVar[Callable[[Tensor, Tensor], Tensor]]
-    log_normalizer: ClassVar[Callable[[Tensor], Tensor]]
+    energy: ClassVar[staticmethod[[Tensor, Tensor], Tensor]]
+    log_normalizer: ClassVar[staticmethod[[Tensor], Tensor]]
     unit_weight: ClassVar[float]  # weight at a mean energy of one
     std_per_scale: ClassVar[float]  # standard deviation of noise of scale one
-    moment_of_scale: ClassVar[Callable[[NDArray[np.float64]], NDArray[np.float64]]]  # mean energy at a noise scale
+    energy_power: ClassVar[int]  # power of the noise scale that the mean energy is
+
+    moment: Tensor
+    weight: Tensor
+    training_weight: Tensor
+    log_constant: Tensor
+    floor: Tensor
+    varying: Tensor
+    shift: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    is_constant: NDArray[np.bool_]
 
     def __init__(self, n_features: int, noise: str | float = "auto"):
         super().__init__()
@@ -91,15 +100,15 @@ class Likelihood(nn.Module):
             }
         )
         self.varying.copy_(torch.from_numpy(~columns.constant))
-        weight = self.unit_weight * type(self).moment_of_scale(columns.scale / columns.std)
+        weight = self.unit_weight * (columns.scale / columns.std) ** self.energy_power
         self.training_weight.copy_(torch.from_numpy(weight) * self.varying)
         if isinstance(self.noise, str):
             floor = columns.floor / (columns.scale * self.std_per_scale)
-            self.floor.copy_(torch.from_numpy(type(self).moment_of_scale(floor)))
+            self.floor.copy_(torch.from_numpy(floor**self.energy_power))
             self.set_moment(self.varying.clone())
         else:
             self.floor.zero_()
-            self.set_moment(torch.from_numpy(type(self).moment_of_scale(self.noise / columns.scale)))
+            self.set_moment(torch.from_numpy((self.noise / columns.scale) ** self.energy_power))
         return self
 
     def _set_columns(self, columns: dict[str, Any]) -> None:
@@ -184,11 +193,11 @@ class Likelihood(nn.Module):
         -------
         Tensor of shape (...,)
         """
-        return fn.weighted_row_sum(type(self).energy(target, self.locate(output)), self.weight, self.log_constant)
+        return fn.weighted_row_sum(self.energy(target, self.locate(output)), self.weight, self.log_constant)
 
     def distortion(self, target: Tensor, output: Tensor) -> Tensor:
         """Energy of rows at a noise of one standard deviation per column: half the squared error for a Gaussian."""
-        energy = type(self).energy(target, self.locate(output))
+        energy = self.energy(target, self.locate(output))
         return fn.weighted_row_sum(energy, self.training_weight, energy.new_zeros(()))
 
     def information(self, output: Tensor) -> Tensor:
@@ -218,7 +227,7 @@ class Likelihood(nn.Module):
         """
         target = self._standardize_wide(X)
         location = self.locate(output).cpu().double()
-        return (type(self).energy(target, location) * self.weight.cpu().double()).numpy()
+        return (self.energy(target, location) * self.weight.cpu().double()).numpy()
 
     # -- noise --------------------------------------------------------------------------------------------------------
 
@@ -254,7 +263,7 @@ class Likelihood(nn.Module):
     def _refresh(self) -> None:
         weight = self.unit_weight / torch.maximum(self.moment, self.floor)
         self.weight.copy_(weight)
-        self.log_constant.copy_(type(self).log_normalizer(weight) + self._log_jacobian)
+        self.log_constant.copy_(self.log_normalizer(weight) + self._log_jacobian)
 
     def noise_scale(self) -> NDArray[np.float64]:
         """Scale parameter of the noise of every column, in the units of the data."""
@@ -283,7 +292,7 @@ class Gaussian(Likelihood):
     log_normalizer = staticmethod(fn.gaussian_log_normalizer)
     unit_weight = 0.5
     std_per_scale = 1.0
-    moment_of_scale = staticmethod(np.square)
+    energy_power = 2
 
     def information(self, output: Tensor) -> Tensor:
         return 2.0 * self.weight
@@ -292,7 +301,7 @@ class Gaussian(Likelihood):
         return residual.square() + variance
 
     def noise_scale(self) -> NDArray[np.float64]:
-        return self.scale / np.sqrt(2.0 * self.weight.cpu().double().numpy())
+        return self.scale / np.sqrt(2.0 * self.weight.detach().cpu().double().numpy())
 
     def draw(self, output: Tensor, generator: torch.Generator) -> NDArray[np.float64]:
         noise = torch.randn(output.shape, generator=generator, device=output.device)
@@ -307,18 +316,21 @@ class Laplace(Likelihood):
     log_normalizer = staticmethod(fn.laplace_log_normalizer)
     unit_weight = 1.0
     std_per_scale = math.sqrt(2.0)
-    moment_of_scale = staticmethod(np.positive)
+    energy_power = 1
 
     def information(self, output: Tensor) -> Tensor:
         """Inverse variance, since the curvature itself vanishes almost everywhere."""
         return 0.5 * self.weight.square()
 
     def expected_energy(self, residual: Tensor, variance: Tensor) -> Tensor:
-        """Exact where either the residual or its variance vanishes."""
-        return torch.sqrt(residual.square() + (2.0 / math.pi) * variance)
+        """Mean of a folded normal distribution."""
+        spread = torch.sqrt(2.0 * variance).clamp(min=torch.finfo(variance.dtype).tiny)
+        ratio = residual / spread
+        return residual * torch.erf(ratio) + spread / math.sqrt(math.pi) * torch.exp(-ratio.square())
 
     def noise_scale(self) -> NDArray[np.float64]:
-        return self.scale / self.weight.cpu().double().numpy()
+        scale: NDArray[np.float64] = self.scale / self.weight.detach().cpu().double().numpy()
+        return scale
 
     def draw(self, output: Tensor, generator: torch.Generator) -> NDArray[np.float64]:
         uniform = torch.rand(output.shape, generator=generator, device=output.device) - 0.5

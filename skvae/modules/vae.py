@@ -91,7 +91,7 @@ class VAEModule(LatentModule):
             nll = self.likelihood.nll(batch.target, self.decode(torch.addcmul(mean, noise, std)))
         else:
             z = torch.addcmul(mean.unsqueeze(1), noise, std.unsqueeze(1))
-            output = self.decode(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+            output = torch.unflatten(self.decode(z.flatten(0, 1)), 0, z.shape[:2])
             nll = self.likelihood.nll(batch.target.unsqueeze(1), output).mean(1)
         kl, beta = gaussian_kl(mean, log_var), schedule["beta"]
         if "capacity" in schedule:
@@ -105,7 +105,7 @@ class VAEModule(LatentModule):
         if self.likelihood.learns_noise:
             mean, log_var = self.posterior(x)
             output = self.decode(torch.addcmul(mean, noise, torch.exp(0.5 * log_var)))
-            energy = type(self.likelihood).energy(x, self.likelihood.locate(output))
+            energy = self.likelihood.energy(x, self.likelihood.locate(output))
             self.likelihood.set_moment((weight / weight.sum()) @ energy)
 
     def propose(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Running a trained module over rows, such that a row's result does not depend on its neighbours.
 
 Matrix products of different shapes differ in their last bits, so every pass has the same number of rows: a chunk that is
-padded with zeros at the end. The number depends on the network alone.
+padded with zeros at the end. The number depends on the network alone. Rows begin at cache lines for the same reason.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import nn
 from skvae.functional import gaussian_kl
 from skvae.modules import Batch
 from skvae.modules.columns import columns_are_correlated
+from skvae.training.alignment import aligned_rows, aligned_zeros
 from skvae.training.randomness import make_generator, private_randomness
 from skvae.training.threads import threads_for
 
@@ -34,20 +35,14 @@ def chunk_rows(module: nn.Module) -> int:
 
 
 def score_rows(module: nn.Module, n_draws: int) -> int:
-    """Rows of a chunk when each row is decoded `n_draws` times."""
-    rows = _CHUNK_FLOATS // (module.widest_layer * max(1, n_draws))
+    """Rows of a chunk when each row is decoded `n_draws` times, or as often as the slopes of a decoder take."""
+    rows = _CHUNK_FLOATS // (module.widest_layer * max(n_draws, 2 * module.n_components))
     return min(chunk_rows(module), max(1, 1 << max(0, rows.bit_length() - 1)))
 
 
 def _chunks(n_rows: int, size: int) -> Iterator[slice]:
     for start in range(0, n_rows, size):
         yield slice(start, min(start + size, n_rows))
-
-
-def _padded(rows: np.ndarray, size: int) -> np.ndarray:
-    if len(rows) == size:
-        return rows
-    return np.concatenate([rows, np.zeros((size - len(rows), *rows.shape[1:]), dtype=rows.dtype)])
 
 
 def place(module: nn.Module, device: torch.device) -> None:
@@ -66,10 +61,12 @@ def _standardized(module: nn.Module, X: Any, rows: slice, buffer: torch.Tensor) 
     return buffer
 
 
-def _run(module: nn.Module, n_rows: int, size: int, device: torch.device, step: Callable[[slice], Any]) -> list[Any]:
+def _run(
+    module: nn.Module, n_rows: int, size: int, device: torch.device, step: Callable[[slice], Any], *, solves: bool = False
+) -> list[Any]:
     """Call `step` on every chunk, in evaluation mode and without gradients."""
     place(module, device)
-    with torch.no_grad(), threads_for(module, size), private_randomness(module, _POOL_SEED):
+    with torch.no_grad(), threads_for(module, size), aligned_rows(device), private_randomness(module, _POOL_SEED):
         return [step(rows) for rows in _chunks(n_rows, size)]
 
 
@@ -93,7 +90,7 @@ def posterior(module: nn.Module, X: Any, device: torch.device) -> tuple[np.ndarr
 def _per_row(module, X, device, function) -> list[np.ndarray]:
     size, n_rows = chunk_rows(module), X.shape[0]
     results: list[np.ndarray] = []
-    buffer = torch.zeros(size, module.n_features)
+    buffer = aligned_zeros(size, module.n_features)
 
     def step(rows):
         x = _standardized(module, X, rows, buffer).to(device)
@@ -125,10 +122,13 @@ def deviance(module: nn.Module, X: Any, Z: np.ndarray, device: torch.device) -> 
 
 def _per_code(module, Z, device, function) -> np.ndarray:
     size = chunk_rows(module)
+    buffer = aligned_zeros(size, module.n_components)
 
     def step(rows):
-        z = torch.from_numpy(_padded(Z[rows].astype(np.float32), size)).to(device)
-        return function(module.decode(z)[: rows.stop - rows.start], rows)
+        n_rows = rows.stop - rows.start
+        buffer[:n_rows] = torch.from_numpy(Z[rows].astype(np.float32))
+        buffer[n_rows:] = 0.0
+        return function(module.decode(buffer.to(device))[:n_rows], rows)
 
     return _join(_run(module, len(Z), size, device, step), module.n_features)
 
@@ -138,7 +138,7 @@ def _per_code(module, Z, device, function) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def _pool(n_components: int) -> np.ndarray:
-    """Standard normal draws that every score reads from."""
+    """Draw the standard normal numbers that every score reads from."""
     return np.random.default_rng(_POOL_SEED).standard_normal((_POOL_SIZE, n_components), dtype=np.float32)
 
 
@@ -187,7 +187,7 @@ def log_weights(
     size = score_rows(module, n_draws)
     pool = torch.from_numpy(_pool(module.n_components)).to(device)
     window = torch.arange(n_draws, device=device)
-    buffer = torch.zeros(size, module.n_features)
+    buffer = aligned_zeros(size, module.n_features)
 
     def prior(z: torch.Tensor) -> torch.Tensor:
         flat = z.flatten(0, 1).cpu().numpy().astype(np.float64)
@@ -198,11 +198,11 @@ def log_weights(
         offsets = torch.from_numpy(row_offsets(x.numpy())).to(device)
         noise = pool[(offsets.unsqueeze(1) + window) % _POOL_SIZE]
         x = x.to(device)
-        batch = Batch(x, x, torch.ones(size, device=device), noise={"posterior": noise})
+        batch = Batch(x, x, torch.ones_like(x[:, 0]), noise={"posterior": noise})
         weights = module.log_weights(batch, prior if log_density is not None else None)
         return reduce(weights[: rows.stop - rows.start].cpu().numpy().astype(np.float64))
 
-    return np.concatenate(_run(module, X.shape[0], size, device, step))
+    return np.concatenate(_run(module, X.shape[0], size, device, step, solves=True))
 
 
 def log_mean_exp(weights: np.ndarray) -> np.ndarray:
@@ -212,7 +212,7 @@ def log_mean_exp(weights: np.ndarray) -> np.ndarray:
 
 
 def effective_sample_size(weights: np.ndarray) -> np.ndarray:
-    """Number of equally weighted draws that would be worth as much."""
+    """Return the number of equally weighted draws that would be worth as much."""
     shares = np.exp(weights - weights.max(axis=1, keepdims=True))
     return shares.sum(axis=1) ** 2 / (shares**2).sum(axis=1)
 
@@ -232,9 +232,9 @@ def fit_noise(module: nn.Module, X: Any, weight: np.ndarray | None, device: torc
     rows = np.linspace(0, X.shape[0] - 1, min(X.shape[0], max_rows)).astype(int)
     x = module.likelihood.standardize(X, rows).to(device)
     share = np.ones(len(rows)) if weight is None else weight[rows]
-    noise = torch.randn((len(rows), module.n_components), generator=make_generator(_POOL_SEED)).to(device)
+    noise = torch.randn((len(rows), module.n_components), generator=make_generator(_POOL_SEED), dtype=torch.float32).to(device)
     place(module, device)
-    with threads_for(module, len(rows)), private_randomness(module, _POOL_SEED):
+    with threads_for(module, len(rows), solves=True), private_randomness(module, _POOL_SEED):
         module.fit_noise(x, torch.from_numpy(share.astype(np.float32)).to(device), noise)
 
 

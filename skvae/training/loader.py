@@ -57,9 +57,9 @@ class Rows:
             chosen = weight if index is None else weight[index]
             self.weight = torch.from_numpy((chosen / chosen.mean()).astype(np.float32)).to(device)
         else:
-            self.weight = torch.ones(n_rows, device=device)
+            self.weight = torch.ones(n_rows, device=device, dtype=torch.float32)
         if not sparse.issparse(X) and fits_on(device, 4 * n_rows * self.n_features):
-            resident = torch.empty(n_rows, self.n_features)
+            resident = torch.empty(n_rows, self.n_features, dtype=torch.float32)
             for block in row_blocks(n_rows, self.n_features):
                 self._standardize(block, out=resident[block])
             self._resident = resident.to(device)
@@ -85,7 +85,8 @@ class Rows:
 class BatchLoader:
     """Iterate over rows in batches of equal size, give or take one row, with their noise.
 
-    Rows are gathered and noise is drawn for many batches at once; a batch is a view of both.
+    Rows are gathered and noise is drawn for many batches at once; a batch is a view of both. Where rows lie decides how
+    many are gathered at once, but nothing about what a batch holds.
 
     Parameters
     ----------
@@ -117,10 +118,8 @@ class BatchLoader:
         n_batches = -(-len(rows) // batch_size)
         small, larger = divmod(len(rows), n_batches)
         sizes = [small + 1] * larger + [small] * (n_batches - larger)
-        per_block = _BLOCK_BATCHES
-        if not rows.is_resident:
-            per_block = max(1, min(per_block, BLOCK_BYTES // (8 * rows.n_features * batch_size)))
-        self._blocks = [sizes[start : start + per_block] for start in range(0, n_batches, per_block)]
+        self._blocks = [sizes[start : start + _BLOCK_BATCHES] for start in range(0, n_batches, _BLOCK_BATCHES)]
+        self._gathered = _BLOCK_BATCHES if rows.is_resident else max(1, BLOCK_BYTES // (8 * rows.n_features * batch_size))
         self.n_batches = n_batches
 
     def __len__(self) -> int:
@@ -139,13 +138,20 @@ class BatchLoader:
             n_rows = sum(sizes)
             index = order[start : start + n_rows]
             start += n_rows
-            x = self.rows.take(index).split(sizes)
             weight = (self.rows.weight.index_select(0, index) if self.rows.is_weighted else self.rows.weight[:n_rows]).split(
                 sizes
             )
-            noise = {
-                name: torch.randn((n_rows, *shape), generator=self.noise, device=self.noise.device).to(device).split(sizes)
-                for name, shape in self.noise_shapes.items()
-            }
-            for i in range(len(sizes)):
-                yield Batch(x[i], x[i], weight[i], noise={name: draws[i] for name, draws in noise.items()})
+            noise = {name: self._draw((n_rows, *shape)).split(sizes) for name, shape in self.noise_shapes.items()}
+            for i, x in enumerate(self._gather(index, sizes)):
+                yield Batch(x, x, weight[i], noise={name: draws[i] for name, draws in noise.items()})
+
+    def _gather(self, index: torch.Tensor, sizes: list[int]) -> Iterator[torch.Tensor]:
+        """Rows of one batch after the other, gathered for as many at once as memory allows."""
+        for start in range(0, len(sizes), self._gathered):
+            part = sizes[start : start + self._gathered]
+            here, index = index.tensor_split([sum(part)])
+            yield from self.rows.take(here).split(part)
+
+    def _draw(self, shape: tuple[int, ...]) -> torch.Tensor:
+        noise = torch.randn(shape, generator=self.noise, device=self.noise.device, dtype=torch.float32)
+        return noise.to(self.rows.device)

@@ -235,13 +235,18 @@ class AutoEncoderNet(NeuralNet):
         if method_name != "on_epoch_end":
             return super().notify(method_name, **kwargs)
         self.on_epoch_end(self, **kwargs)
-        for _, callback in self.callbacks_:
+        stop = None
+        for _, callback in self.callbacks_:  # all of them, so that none misses the last epoch
             try:
                 callback.on_epoch_end(self, **kwargs)
-            except KeyboardInterrupt as interrupt:
+            except StopTraining as wish:
+                stop = wish
+            except KeyboardInterrupt as wish:
                 if type(callback).__module__.startswith("skvae."):
                     raise
-                raise StopTraining from interrupt
+                stop = wish
+        if stop is not None:
+            raise StopTraining from stop
         return None
 
     def run(self, train: Rows, valid: Rows | None) -> bool:
@@ -264,8 +269,7 @@ class AutoEncoderNet(NeuralNet):
             finite = False
             self.history.pop()
             self.restore(self._good)
-        if finite:
-            self.notify("on_train_end", X=train, y=None)
+        self.notify("on_train_end", X=train, y=None)
         return finite
 
 
@@ -305,10 +309,10 @@ def train(
     DivergedError
         If not even one epoch ended with a finite loss.
     """
-    callbacks = dict(plan.callbacks)
     # skorch sets attributes on callbacks it is given: the caller keeps its own.
-    own = callbacks.pop("callbacks", None)
-    own = [] if own is None else clone(list(own) if isinstance(own, (list, tuple)) else [own], safe=False)
+    callbacks = {name: clone(value, safe=False) for name, value in plan.callbacks.items()}
+    own = callbacks.pop("callbacks", None) or []
+    own = list(own) if isinstance(own, (list, tuple)) else [own]
     if plan.patience is not None:
         own.append(("early_stopping", EarlyStopping(plan.patience, plan.tol, module.warmup)))
     if plan.verbose:
@@ -317,7 +321,7 @@ def train(
     likelihood = module.likelihood
     learns = module.learns_noise and likelihood.learns_noise
     (stream,) = seed_streams(plan.seed, plan.pass_index, 2, n=1)
-    with threads_for(module, plan.batch_size), private_randomness(module, stream):
+    with threads_for(module, plan.batch_size), private_randomness(module, stream), torch.enable_grad():
         likelihood.start_training()
         likelihood.weight.requires_grad_(learns)
         try:
@@ -341,7 +345,11 @@ def train(
 
 def _columns(history: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     """Per-epoch records as columns, under the names of the loss terms."""
-    names = [name for name in history[0] if name.startswith(("train_", "valid_")) and not name.endswith("_best")]
+    names = [
+        name
+        for name in history[0]
+        if name.startswith(("train_", "valid_")) and all(isinstance(row.get(name), float) for row in history)
+    ]
     return {
         name.removeprefix("train_"): np.array([row[name] for row in history], dtype=np.float64)
         for name in sorted(names, key=lambda name: (name.startswith("valid_"), not name.endswith("_loss")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import torch
@@ -19,16 +20,18 @@ class _LeanFused:
 
     def step(self, closure=None):
         """Perform one step."""
-        if self._lists is None:
+        lists = self._lists or []
+        gradients = [[param.grad for param in params] for _, params, *_ in lists]
+        if self._lists is None or any(gradient is None for group in gradients for gradient in group):
             super().step()
             self._collect()
             return None
         with torch.no_grad():
-            for group, params, exp_avgs, exp_avg_sqs, steps in self._lists:
+            for (group, params, exp_avgs, exp_avg_sqs, steps), gradient in zip(lists, gradients, strict=True):
                 torch._foreach_add_(steps, 1)
                 type(self)._update(
                     params,
-                    [param.grad for param in params],
+                    gradient,
                     exp_avgs,
                     exp_avg_sqs,
                     [],
@@ -51,7 +54,7 @@ class _LeanFused:
         """Collect the lists once every parameter has a state; leave the step to the parent class if one has none."""
         lists = []
         for group in self.param_groups:
-            if any(param.grad is None for param in group["params"]):
+            if any(param not in self.state for param in group["params"]):
                 return
             state = [self.state[param] for param in group["params"]]
             lists.append(
@@ -87,15 +90,29 @@ _OPTIMIZERS = {
     for name, value in vars(optim).items()
     if isinstance(value, type) and issubclass(value, optim.Optimizer) and value is not optim.Optimizer
 }
-OPTIMIZER_NAMES = tuple(sorted(set(_OPTIMIZERS) - {"lbfgs", "sparseadam"}))  # those two need a loop of their own
+# L-BFGS needs a loop of its own, SparseAdam sparse gradients, and Muon takes matrices but no biases.
+OPTIMIZER_NAMES = tuple(sorted(set(_OPTIMIZERS) - {"lbfgs", "sparseadam", "muon"}))
+_NOT_PLAIN = {"fused", "foreach", "capturable", "differentiable", "amsgrad", "decoupled_weight_decay"}
 
 
 def resolve_optimizer(
     optimizer: str | type[optim.Optimizer], params: dict[str, Any], device: torch.device
 ) -> tuple[type[optim.Optimizer], dict[str, Any]]:
-    """Class and arguments of the optimizer; Adam and AdamW are fused unless the arguments say otherwise."""
+    """Class and arguments of the optimizer; Adam and AdamW are fused unless the arguments say otherwise.
+
+    Raises
+    ------
+    ValueError
+        If the class is no optimizer or calls for the loss itself, or the arguments hold the learning rate.
+    """
     cls = _OPTIMIZERS[optimizer] if isinstance(optimizer, str) else optimizer
-    plain = not set(params) & {"fused", "foreach", "capturable", "differentiable", "amsgrad"}
-    if cls in _LEAN and plain and device.type in ("cpu", "cuda"):
+    if not issubclass(cls, optim.Optimizer):
+        raise ValueError(f"optimizer={cls.__name__} is not a subclass of torch.optim.Optimizer.")
+    closure = signature(cls.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise ValueError(f"optimizer={cls.__name__} computes the loss several times a step, which the training loop does not do.")
+    if "lr" in params:
+        raise ValueError("optimizer_params['lr'] belongs to the estimator: set learning_rate instead.")
+    if cls in _LEAN and not set(params) & _NOT_PLAIN and device.type in ("cpu", "cuda"):
         return _LEAN[cls], {**params, "fused": True}
     return cls, dict(params)

@@ -8,6 +8,7 @@ give what they give alone, and the global state stays as it was.
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import cache
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -30,13 +31,14 @@ _DETERMINISTIC_LAYERS = (
     nn.BatchNorm1d,
     nn.LayerNorm,
 )
-# Draws of a shape like another tensor's have no overload with a generator: they are made by filling an empty one.
-_LIKE = {"rand_like": "uniform_", "randn_like": "normal_"}
+# Draws of a shape like another tensor's take no generator in every torch: they are made by filling an empty one.
+_LIKE = {"rand_like": "uniform_", "randn_like": "normal_", "randint_like": "random_"}
 
 
 def seed_streams(*entropy: int, n: int) -> list[int]:
     """Seeds of `n` independent streams from a fit's one integer and whatever else tells streams apart."""
-    return [int(seed) for seed in np.random.SeedSequence(entropy).generate_state(n)]
+    # A zero at the end of the entropy would change nothing.
+    return [int(seed) for seed in np.random.SeedSequence((*entropy, len(entropy))).generate_state(n)]
 
 
 def make_generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -67,22 +69,16 @@ class PrivateRandomness(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = {} if kwargs is None else kwargs
-        if torch.Tag.nondeterministic_seeded not in func.tags:
+        if torch.Tag.nondeterministic_seeded not in func.tags or _has_generator(args, kwargs):
             return func(*args, **kwargs)
         name = func.overloadpacket.__name__
         if name == "native_dropout":
             return self._dropout(*args, **kwargs)
         if name in _LIKE:
-            empty = torch.empty_like(args[0], **{k: v for k, v in kwargs.items() if v is not None})
-            return getattr(empty, _LIKE[name])(generator=self._generator(empty.device))
-        if name in ("randint_like", "randint_like_"):
-            low, high = (0, args[1]) if len(args) == 2 else args[1:3]
-            return torch.empty_like(args[0]).random_(low, high, generator=self._generator(args[0].device))
-        device = _device_of(args, kwargs)
-        if any(argument.name == "generator" for argument in func._schema.arguments):
-            return func(*args, **{**kwargs, "generator": kwargs.get("generator") or self._generator(device)})
-        if hasattr(func.overloadpacket, "generator"):
-            return func.overloadpacket.generator(*args, **kwargs, generator=self._generator(device))
+            return self._like(_LIKE[name], *args, **kwargs)
+        overload = _overload_with_generator(func)
+        if overload is not None:
+            return overload(*args, **{**kwargs, "generator": self._generator(_device_of(args, kwargs))})
         if _drops_nothing(func, args, kwargs):
             return func(*args, **kwargs)
         raise RuntimeError(
@@ -97,6 +93,15 @@ class PrivateRandomness(TorchDispatchMode):
         scale = 0.0 if p == 1.0 else 1.0 / (1.0 - p)
         return x * keep * scale, keep.bool()
 
+    def _like(self, fill, x, *bounds, **kwargs):
+        empty = torch.empty_like(x, **{name: value for name, value in kwargs.items() if value is not None})
+        bounds = [0, *map(int, bounds)][-2:] if bounds else []
+        return getattr(empty, fill)(*bounds, generator=self._generator(empty.device))
+
+
+def _has_generator(args, kwargs) -> bool:
+    return any(isinstance(value, torch.Generator) for value in (*args, *kwargs.values()))
+
 
 def _device_of(args, kwargs) -> torch.device:
     for value in (*args, *kwargs.values()):
@@ -105,12 +110,33 @@ def _device_of(args, kwargs) -> torch.device:
     return torch.device(kwargs.get("device") or "cpu")
 
 
+@cache
+def _overload_with_generator(func):
+    """Overload of an operation, or the operation itself, that takes the same arguments and a generator."""
+    if _takes_generator(func):
+        return func
+    for name in func.overloadpacket.overloads():
+        overload = getattr(func.overloadpacket, name)
+        if _takes_generator(overload) and _arguments(overload) == _arguments(func):
+            return overload
+    return None
+
+
+def _takes_generator(func) -> bool:
+    return any(argument.name == "generator" for argument in func._schema.arguments)
+
+
+def _arguments(func) -> list[tuple[str, str]]:
+    return [(argument.name, str(argument.type)) for argument in func._schema.arguments if argument.name != "generator"]
+
+
 def _drops_nothing(func, args, kwargs) -> bool:
-    """Whether a fused operation's dropout is switched off, in which case it draws nothing."""
+    """Whether an operation's dropout is switched off, in which case it draws nothing."""
     for position, argument in enumerate(func._schema.arguments):
-        if argument.name in ("dropout_p", "dropout"):
+        if argument.name in ("dropout_p", "dropout", "train"):
             value = kwargs.get(argument.name, args[position] if position < len(args) else argument.default_value)
-            return value in (None, 0, 0.0)
+            if not value:
+                return True
     return False
 
 

@@ -19,19 +19,27 @@ def _controller() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def threads_for(module: LatentModule, n_rows: int) -> AbstractContextManager:
-    """Context for one pass of `n_rows` rows through `module`; limits the calling thread only.
+def one_thread() -> AbstractContextManager:
+    """Return a context in which the calling thread computes alone."""
+    # The limit is OpenMP's, for the calling thread; torch.set_num_threads would reach threads that start meanwhile.
+    return _controller().limit(limits=1, user_api="openmp")
+
+
+def threads_for(module: LatentModule, n_rows: int, *, solves: bool = False) -> AbstractContextManager:
+    """Return a context for one pass of `n_rows` rows through `module`.
 
     Parameters
     ----------
     module : LatentModule
     n_rows : int
+    solves : bool, default=False
+        The pass scores rows, for which some modules solve a small system per row: threads then meet at every one of them,
+        which takes longer than the work, and on a busy machine many times longer.
 
     Returns
     -------
     context manager
     """
-    if n_rows * module.n_parameters > ONE_THREAD_WORK:
+    if n_rows * module.n_parameters > ONE_THREAD_WORK and not (solves and module.solves_per_row):
         return nullcontext()
-    # The limit is set for OpenMP's calling thread; torch.set_num_threads would reach threads that start meanwhile.
-    return _controller().limit(limits=1, user_api="openmp")
+    return one_thread()

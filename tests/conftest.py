@@ -1,0 +1,30 @@
+import numpy as np
+import pytest
+
+import skvae
+from skvae.estimators._base import BaseAutoEncoder
+
+ESTIMATORS = [value for value in vars(skvae).values() if isinstance(value, type) and issubclass(value, BaseAutoEncoder)]
+
+
+@pytest.fixture(params=ESTIMATORS, ids=lambda cls: cls.__name__)
+def estimator_class(request):
+    """Every public estimator, found by discovery."""
+    return request.param
+
+
+@pytest.fixture
+def quick(estimator_class):
+    """Make the estimator with parameters that train in milliseconds."""
+
+    def make(**params):
+        return estimator_class(**{"n_components": 2, "hidden_layer_sizes": (8,), "max_epochs": 3, "random_state": 0, **params})
+
+    return make
+
+
+@pytest.fixture
+def X():
+    """Rows of rank two with some noise, in different units."""
+    rng = np.random.default_rng(0)
+    return (rng.normal(size=(80, 2)) @ rng.normal(size=(2, 5)) + 0.3 * rng.normal(size=(80, 5))) * [1, 10, 0.1, 5, 1] + 3

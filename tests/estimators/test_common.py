@@ -1,0 +1,120 @@
+import re
+
+import pandas as pd
+import pytest
+from conftest import ESTIMATORS
+from numpydoc.validate import validate
+from sklearn.utils import estimator_checks as checks
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+NOT_EXACT = (
+    "weights and repeated rows are compared at 1e-7, which training in single precision on shuffled batches cannot meet; "
+    "test_contract compares them in full batches at 1e-4"
+)
+
+
+def expected_failed_checks(estimator):
+    return {
+        "check_sample_weight_equivalence_on_dense_data": NOT_EXACT,
+        "check_sample_weight_equivalence_on_sparse_data": NOT_EXACT,
+    }
+
+
+@parametrize_with_checks([cls() for cls in ESTIMATORS], expected_failed_checks=expected_failed_checks)
+def test_sklearn_checks_at_the_defaults(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        checks.check_transformer_get_feature_names_out,
+        checks.check_transformer_get_feature_names_out_pandas,
+        checks.check_set_output_transform,
+        checks.check_set_output_transform_pandas,
+        checks.check_set_output_transform_polars,
+        checks.check_global_output_transform_pandas,
+        checks.check_global_set_output_transform_polars,
+        checks.check_dataframe_column_names_consistency,
+        checks.check_param_validation,
+        checks.check_n_features_in,
+        checks.check_get_feature_names_out_error,
+    ],
+    ids=lambda check: check.__name__,
+)
+def test_checks_that_sklearn_keeps_to_itself(check, estimator_class):
+    check(estimator_class.__name__, estimator_class(max_epochs=2))
+
+
+def test_columns_in_another_order_are_refused(quick, X):
+    frame = pd.DataFrame(X, columns=list("abcde"))
+    model = quick().fit(frame)
+    with pytest.raises(ValueError, match=r"[Ff]eature names"):
+        model.transform(frame[list("edcba")])
+
+
+def test_html_representation_links_to_the_documentation(estimator_class):
+    html = estimator_class()._repr_html_()
+    assert f"skvae.readthedocs.io/en/stable/api.html#skvae.{estimator_class.__name__}" in html
+
+
+def public_names(cls):
+    return [cls.__name__] + [
+        f"{cls.__name__}.{name}"
+        for name in dir(cls)
+        if not name.startswith("_") and callable(getattr(cls, name)) and getattr(cls, name).__module__.startswith("skvae.")
+    ]
+
+
+@pytest.mark.parametrize("name", [name for cls in ESTIMATORS for name in public_names(cls)])
+def test_docstrings_follow_numpydoc(name):
+    ignored = {
+        "GL01",  # text on the opening line
+        "ES01",  # no extended summary
+        "EX01",  # examples are asked for below, of classes
+        "SA01",  # see also: of classes
+        "SS06",  # one-line summary
+        "RT03",  # description of what is returned
+        "GL03",  # blank lines
+        "PR06",  # spelling of types
+        "PR07",  # parameters without a description: `y`
+        "PR08",
+        "PR09",
+        "SA04",
+        "RT02",
+        "RT04",
+        "RT05",
+    }
+    report = validate(f"skvae.{name}")
+    errors = [(code, text) for code, text in report["errors"] if code not in ignored]
+    assert errors == []
+
+
+def test_documentation_names_every_parameter_and_attribute(estimator_class, X):
+    doc = estimator_class.__doc__
+    assert "%(" not in doc
+    for name in estimator_class().get_params(deep=False):
+        assert re.search(rf"^    (\w+, )*{name}(, \w+)* : ", doc, re.M), name
+    fitted = estimator_class().fit(X)
+    attributes = {name for name in dir(fitted) if name.endswith("_") and not name.startswith("_")}
+    for name in attributes:
+        assert re.search(rf"^    (\w+, )*{name}(, \w+)* : ", doc, re.M), name
+    assert ">>>" in doc
+    assert "References\n" in doc
+
+
+def test_shared_parameters_are_worded_alike():
+    texts = {}
+    for cls in ESTIMATORS:
+        for name, text in re.findall(r"^    (\w+) : ([^\n]*\n(?:        [^\n]*\n)+)", cls.__doc__, re.M):
+            texts.setdefault(name, set()).add(text)
+    shared = set.intersection(*(set(cls().get_params(deep=False)) for cls in ESTIMATORS))
+    assert {name: len(texts[name]) for name in shared if name in texts} == {name: 1 for name in shared if name in texts}
+
+
+def test_defaults_agree_between_estimators():
+    defaults = {}
+    for cls in ESTIMATORS:
+        for name, value in cls().get_params(deep=False).items():
+            defaults.setdefault(name, []).append(value)
+    assert {name for name, values in defaults.items() if any(v != values[0] for v in values)} == set()

@@ -1,0 +1,473 @@
+"""What every estimator promises, beyond scikit-learn's own checks."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import sparse
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
+from torch import nn
+
+from skvae import Net
+
+
+class Encoder(nn.Sequential):
+    def __init__(self, n_inputs, n_outputs, width=6):
+        super().__init__(nn.Linear(n_inputs, width), nn.Tanh(), nn.Linear(width, n_outputs))
+
+
+# -- shapes, units and types ------------------------------------------------------------------------------------------
+
+
+def test_shapes(quick, X):
+    model = quick().fit(X)
+    assert model.transform(X).shape == (80, 2)
+    assert model.inverse_transform(np.zeros((3, 2))).shape == (3, 5)
+    assert model.reconstruct(X).shape == (80, 5)
+    assert model.sample(7).shape == (7, 5)
+    assert model.score_samples(X).shape == model.score_anomaly(X).shape == model.effective_sample_size(X).shape == (80,)
+    assert model.explain_anomaly(X).shape == (80, 5)
+    assert isinstance(model.score(X), float)
+    assert model.n_components_ == 2
+    assert model.n_iter_ == len(model.loss_curve_) == 3
+    assert list(model.get_feature_names_out()) == [f"{type(model).__name__.lower()}{i}" for i in range(2)]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int8, np.int64, np.uint8, bool, np.longdouble])
+def test_any_real_dtype(quick, X, dtype):
+    data = (X > X.mean(0)).astype(dtype) if dtype in (bool, np.uint8, np.int8) else X.astype(dtype)
+    codes = quick().fit(data).transform(data)
+    assert codes.dtype == (np.float32 if dtype == np.float32 else np.float64)
+    assert np.isfinite(codes).all()
+
+
+def test_sparse_rows_give_what_dense_rows_give(quick, X):
+    data = np.where(np.random.default_rng(1).random(X.shape) < 0.5, 0.0, X)
+    dense, compressed = quick().fit(data), quick().fit(sparse.csr_array(data))
+    for method in ("transform", "reconstruct", "score_samples", "score_anomaly", "explain_anomaly"):
+        np.testing.assert_array_equal(getattr(dense, method)(data), getattr(compressed, method)(sparse.csr_matrix(data)))
+
+
+def test_frames_and_lists(quick, X):
+    expected = quick().fit(X).transform(X)
+    np.testing.assert_array_equal(quick().fit(pd.DataFrame(X)).transform(pd.DataFrame(X)), expected)
+    np.testing.assert_array_equal(quick().fit(X.tolist()).transform(X.tolist()), expected)
+
+
+def test_objects_that_are_numbers(quick, X):
+    np.testing.assert_array_equal(quick().fit(X.astype(object)).transform(X), quick().fit(X).transform(X))
+
+
+def test_input_is_left_alone_even_if_read_only(quick, X):
+    kept = X.copy()
+    X.setflags(write=False)
+    model = quick().fit(X)
+    model.transform(X), model.score_samples(X), model.score_anomaly(X)
+    np.testing.assert_array_equal(X, kept)
+
+
+def test_results_do_not_depend_on_the_units(quick, X):
+    model, other = quick(noise="feature").fit(X), quick(noise="feature").fit(X * 1000.0 + 5.0)
+    np.testing.assert_allclose(other.transform(X * 1000.0 + 5.0), model.transform(X), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(other.score_samples(X * 1000.0 + 5.0), model.score_samples(X) - 5 * np.log(1000.0), rtol=1e-3)
+    np.testing.assert_allclose(other.sample(4), model.sample(4) * 1000.0 + 5.0, rtol=1e-3)
+
+
+def test_constant_binary_and_integer_columns(quick):
+    rng = np.random.default_rng(0)
+    factor = rng.normal(size=(200, 1))
+    X = np.hstack(
+        [np.full((200, 1), 7.5), factor > 0, np.round(3 * factor + rng.normal(size=(200, 1))), 1000 * factor, np.zeros((200, 1))]
+    )
+    model = quick(max_epochs=20).fit(X)
+    np.testing.assert_array_equal(model.reconstruct(X)[:, [0, 4]], X[:, [0, 4]])
+    np.testing.assert_array_equal(model.sample(50)[:, [0, 4]], X[:50, [0, 4]])
+    resolution = 1 / np.sqrt(12)
+    assert (model.noise_scale_[[1, 2]] >= resolution - 1e-6).all()
+    assert np.isfinite(model.score_samples(X)).all()
+    odd = X[:1].copy()
+    odd[0, 4] = 10.0
+    assert model.score_anomaly(odd)[0] > 10 * model.score_anomaly(X).max()
+    assert model.score_samples(odd)[0] < model.score_samples(X).min()
+
+
+def test_all_columns_constant(quick):
+    model = quick().fit(np.full((10, 3), 2.0))
+    np.testing.assert_array_equal(model.reconstruct(np.full((2, 3), 2.0)), np.full((2, 3), 2.0))
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "laplace", "bernoulli"])
+def test_likelihoods(quick, likelihood):
+    rng = np.random.default_rng(0)
+    X = (rng.random((100, 6)) < 1 / (1 + np.exp(-3 * rng.normal(size=(100, 1))))).astype(float)
+    model = quick(likelihood=likelihood, max_epochs=10).fit(X)
+    assert np.isfinite(model.score(X))
+    drawn = model.sample(30)
+    if likelihood == "bernoulli":
+        assert set(np.unique(drawn)) <= {0.0, 1.0}
+        assert (model.sample(30, mean=True) < 1).all()
+        np.testing.assert_array_equal(model.noise_scale_, np.zeros(6))
+        assert model.score(X) < 0
+
+
+def test_fixed_noise(quick, X):
+    np.testing.assert_allclose(quick(noise=0.5).fit(X).noise_scale_, 0.5, rtol=1e-6)
+
+
+def test_shared_noise_is_one_number(quick, X):
+    assert np.ptp(quick(noise="shared").fit(X).noise_scale_) == pytest.approx(0, abs=1e-6)
+    assert np.ptp(quick(noise="feature").fit(X).noise_scale_) > 0.1
+
+
+# -- scores -----------------------------------------------------------------------------------------------------------
+
+
+def test_anomaly_shares_sum_to_the_score_and_follow_the_definition(quick, X):
+    model = quick(max_epochs=20).fit(X)
+    shares = model.explain_anomaly(X)
+    np.testing.assert_allclose(shares.sum(axis=1), model.score_anomaly(X))
+    expected = (X - model.reconstruct(X)) ** 2 / (2 * model.noise_scale_**2)
+    np.testing.assert_allclose(shares, expected, rtol=1e-4, atol=1e-6)
+    assert shares.dtype == np.float64
+
+
+def test_score_is_the_weighted_mean(quick, X):
+    model = quick().fit(X)
+    weight = np.arange(80.0)
+    assert model.score(X, sample_weight=weight) == pytest.approx(np.average(model.score_samples(X), weights=weight))
+
+
+def test_scores_do_not_depend_on_the_random_state(quick, X):
+    model = quick().fit(X)
+    scores = model.score_samples(X)
+    np.testing.assert_array_equal(model.set_params(random_state=7).score_samples(X), scores)
+
+
+def test_more_draws_raise_the_score_and_the_effective_sample_size(quick, X):
+    model = quick(max_epochs=30).fit(X)
+    scores = [model.set_params(n_score_draws=n).score(X) for n in (1, 8, 128)]
+    assert scores[0] < scores[1] + 1e-6
+    assert scores[1] < scores[2] + 0.05
+    ess = model.effective_sample_size(X)
+    assert ((ess >= 1 - 1e-9) & (ess <= 128 + 1e-9)).all()
+
+
+def test_rows_of_the_data_are_less_anomalous_than_noise(quick, X):
+    model = quick(max_epochs=60).fit(X)
+    noise = np.random.default_rng(1).normal(size=X.shape) * 3 * X.std(0) + X.mean(0)
+    assert np.median(model.score_anomaly(noise)) > np.median(model.score_anomaly(X))
+    assert np.median(model.score_samples(noise)) < np.median(model.score_samples(X))
+
+
+# -- sampling ---------------------------------------------------------------------------------------------------------
+
+
+def test_sampling(quick, X):
+    model = quick(max_epochs=50).fit(X)
+    np.testing.assert_array_equal(model.sample(5), model.sample(5))
+    np.testing.assert_array_equal(model.sample(5, random_state=3), model.sample(5, random_state=3))
+    assert not np.array_equal(model.sample(5, random_state=3), model.sample(5, random_state=4))
+    assert not np.array_equal(model.sample(5), model.sample(5, mean=True))
+    many = model.sample(4000)
+    np.testing.assert_allclose(many.mean(0), X.mean(0), atol=0.5 * X.std(0).max())
+    assert (many.std(0) > 0.6 * X.std(0)).all()
+    assert (many.std(0) < 1.5 * X.std(0)).all()
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.5, "3"])
+def test_sampling_refuses_what_is_no_number_of_rows(quick, X, n):
+    with pytest.raises(ValueError, match="n_samples"):
+        quick().fit(X).sample(n)
+
+
+# -- partial_fit, warm start, weights ---------------------------------------------------------------------------------
+
+
+def test_partial_fit_goes_on(quick, X):
+    model = quick(max_epochs=30)
+    losses = [model.partial_fit(X).loss_curve_[-1] for _ in range(30)]
+    assert losses[-1] < losses[0]
+    assert model.n_iter_ == len(model.loss_curve_) == 30
+    assert model._n_steps == 30
+
+
+def test_partial_fit_freezes_the_standardisation(quick, X):
+    model = quick().partial_fit(X)
+    shift = model.module_.likelihood.shift.copy()
+    model.partial_fit(X + 100.0)
+    np.testing.assert_array_equal(model.module_.likelihood.shift, shift)
+
+
+def test_partial_fit_takes_single_rows_after_the_first_call(quick, X):
+    quick().partial_fit(X).partial_fit(X[:1])
+    with pytest.raises(ValueError, match="minimum of 2"):
+        quick().partial_fit(X[:1])
+
+
+def test_partial_fit_of_whole_epochs_equals_fit_but_for_the_shuffling(quick, X):
+    fitted = quick(max_epochs=40, batch_size=80).fit(X)
+    model = quick(max_epochs=40, batch_size=80)
+    for _ in range(40):
+        model.partial_fit(X)
+    assert model.loss_curve_[-1] == pytest.approx(fitted.loss_curve_[-1], rel=0.2, abs=0.5)
+
+
+def test_partial_fit_refuses_early_stopping_and_a_changed_network(quick, X):
+    with pytest.raises(ValueError, match="early_stopping"):
+        quick(early_stopping=True).partial_fit(X)
+    with pytest.raises(ValueError, match="hidden_layer_sizes changed"):
+        quick().partial_fit(X).set_params(hidden_layer_sizes=(9,)).partial_fit(X)
+
+
+def test_partial_fit_keeps_a_shared_code_with_another_number_of_columns_out(quick, X):
+    with pytest.raises(ValueError, match="features"):
+        quick().partial_fit(X).partial_fit(X[:, :3])
+
+
+def test_warm_start_starts_where_the_last_fit_ended(quick, X):
+    cold = quick(max_epochs=40).fit(X)
+    loss = cold.loss_curve_
+    warm = cold.set_params(warm_start=True, max_epochs=2).fit(X)
+    assert warm.loss_curve_[0] < loss[0]
+    assert warm.n_iter_ == 2
+    anew = clone(cold).set_params(max_epochs=2).fit(X)
+    assert anew.loss_curve_[0] == pytest.approx(loss[0], rel=0.2)
+    with pytest.raises(ValueError, match="3 features"):
+        warm.fit(X[:, :3])
+
+
+def test_zero_weights_are_rows_left_out(quick, X):
+    weight = np.ones(80)
+    weight[50:] = 0
+    np.testing.assert_array_equal(quick().fit(X, sample_weight=weight).transform(X), quick().fit(X[:50]).transform(X))
+
+
+def test_equal_weights_are_no_weights(quick, X):
+    np.testing.assert_array_equal(quick().fit(X, sample_weight=np.full(80, 3.0)).transform(X), quick().fit(X).transform(X))
+
+
+def test_weights_in_full_batches_are_repetitions(estimator_class, X):
+    """The expected failures of scikit-learn's equivalence checks, at the tolerance of single precision."""
+    counts = np.random.default_rng(0).integers(1, 4, size=80)
+    params = {"n_components": 2, "hidden_layer_sizes": (8,), "batch_size": 500, "max_epochs": 10, "random_state": 0}
+    if "kl_warmup" in estimator_class().get_params():
+        params["kl_warmup"] = 0.0
+    model, repeated = estimator_class(**params), estimator_class(**params)
+    model.fit(X, sample_weight=counts.astype(float))
+    repeated.fit(np.repeat(X, counts, axis=0))
+    likelihoods = [m.module_.likelihood for m in (model, repeated)]
+    np.testing.assert_allclose(likelihoods[0].shift, likelihoods[1].shift, rtol=1e-10)
+    np.testing.assert_allclose(likelihoods[0].scale, likelihoods[1].scale, rtol=1e-10)
+    if not model.module_.noise_shapes:  # draws belong to rows, which differ in number
+        np.testing.assert_allclose(model.loss_curve_, repeated.loss_curve_, rtol=1e-4)
+        np.testing.assert_allclose(model.transform(X), repeated.transform(X), rtol=1e-3, atol=1e-3)
+
+
+def test_weights_matter(quick, X):
+    weight = np.where(X[:, 0] > X[:, 0].mean(), 100.0, 1.0)
+    model = quick(max_epochs=30).fit(X, sample_weight=weight)
+    assert not np.array_equal(model.transform(X), quick(max_epochs=30).fit(X).transform(X))
+    assert model.module_.likelihood.shift[0] == pytest.approx(np.average(X[:, 0], weights=weight))
+
+
+# -- parameters that must be obeyed -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"n_components": 3},
+        {"hidden_layer_sizes": (9,)},
+        {"activation": "tanh"},
+        {"activation": nn.Softplus},
+        {"dropout": 0.5},
+        {"normalization": "batch"},
+        {"normalization": "layer"},
+        {"encoder": Net(Encoder)},
+        {"decoder": Net(Encoder, width=4)},
+        {"likelihood": "laplace"},
+        {"learning_rate": 0.1},
+        {"learning_rate_schedule": "constant"},
+        {"optimizer": "sgd"},
+        {"optimizer": torch.optim.RMSprop},
+        {"optimizer_params": {"betas": (0.5, 0.9)}},
+        {"batch_size": 16},
+        {"max_epochs": 4},
+        {"early_stopping": True},
+        {"early_stopping": True, "validation_fraction": 0.4},
+        {"clip_norm": 0.01},
+        {"clip_value": 0.001},
+        {"random_state": 1},
+    ],
+    ids=lambda params: ",".join(f"{k}={v}" for k, v in params.items()),
+)
+def test_every_parameter_changes_the_result(quick, X, params):
+    reference = quick(early_stopping=True) if len(params) == 2 else quick()
+    before = reference.fit(X).reconstruct(X)
+    assert not np.array_equal(quick(**params).fit(X).reconstruct(X), before)
+
+
+@pytest.mark.parametrize("name", ["relu", "gelu", "silu", "elu", "selu", "leaky_relu", "tanh", "sigmoid", "identity"])
+def test_activations_by_name(quick, X, name):
+    assert np.isfinite(quick(activation=name).fit(X).score(X))
+
+
+def test_n_iter_no_change_and_tol(quick, X):
+    few = quick(max_epochs=200, early_stopping=True, n_iter_no_change=2, tol=1e6).fit(X)
+    many = quick(max_epochs=200, early_stopping=True, n_iter_no_change=50, tol=0.0).fit(X)
+    assert few.n_iter_ < many.n_iter_
+    assert "valid_loss" in few.history_
+
+
+def test_a_deep_network_is_one_line(estimator_class):
+    X = np.random.default_rng(0).random((20, 784))
+    model = estimator_class(30, hidden_layer_sizes=(1000, 500, 250), max_epochs=1, random_state=0).fit(X)
+    widths = [layer.out_features for layer in model.module_.encoder if isinstance(layer, nn.Linear)]
+    assert widths[:3] == [1000, 500, 250]
+    widths = [layer.out_features for layer in model.module_.decoder if isinstance(layer, nn.Linear)]
+    assert widths == [250, 500, 1000, 784]
+
+
+def test_auto_sizes(estimator_class):
+    for n_features, expected in ((1, 1), (2, 2), (13, 4), (64, 8), (100, 10)):
+        X = np.random.default_rng(0).normal(size=(20, n_features))
+        assert estimator_class(max_epochs=1).fit(X).n_components_ == expected
+
+
+def test_parameters_of_a_network_are_searched(quick, X):
+    search = GridSearchCV(quick(encoder=Net(Encoder)), {"encoder__width": [2, 7], "n_components": [1, 2]}, cv=2).fit(X)
+    assert search.best_estimator_.module_.encoder[0].out_features == search.best_params_["encoder__width"]
+
+
+def test_fit_leaves_parameters_alone(quick, X):
+    model = quick(encoder=Net(Encoder, width=3), net_params={"callbacks": []}, optimizer_params={"eps": 1e-7})
+    before = {name: repr(value) for name, value in model.get_params().items()}
+    model.fit(X)
+    assert {name: repr(value) for name, value in model.get_params().items()} == before
+
+
+# -- what bad input gets ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"activation": "swishy"}, "activation"),
+        ({"activation": nn.ReLU()}, "activation=ReLU.*instance.*class ReLU"),
+        ({"activation": int}, "activation=int is not a subclass"),
+        ({"encoder": nn.Linear(5, 2)}, r"encoder=Linear.*instance.*Net\(Linear"),
+        ({"decoder": Encoder}, r"decoder=Encoder is a class.*Net\(Encoder"),
+        ({"likelihood": "poisson"}, "likelihood"),
+        ({"device": "tpu"}, "device='tpu' is not known"),
+        ({"device": "cuda:99"}, r"device='cuda:99': torch finds \d+ CUDA"),
+        ({"n_components": 0}, "n_components"),
+        ({"n_components": 1.5}, "n_components"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"hidden_layer_sizes": (8, 0)}, "hidden_layer_sizes"),
+        ({"hidden_layer_sizes": (8.5,)}, "hidden_layer_sizes"),
+        ({"noise": 0.0}, "noise"),
+        ({"noise": "loud"}, "noise"),
+        ({"learning_rate": -1}, "learning_rate"),
+        ({"optimizer": "adamax2"}, "optimizer"),
+        ({"validation_fraction": 1.0}, "validation_fraction"),
+        ({"net_params": {"lr": 0.1}}, r"net_params\['lr'\] belongs to the estimator: set learning_rate"),
+        ({"net_params": {"optimizer__weight_decay": 0.1}}, "optimizer_params"),
+        ({"net_params": {"iterator_train": 3}}, r"net_params\['iterator_train'\] has no effect"),
+        ({"likelihood": "bernoulli", "noise": 0.1}, "noise=0.1 has no effect"),
+        ({"early_stopping": True, "validation_fraction": 0.99}, "validation_fraction=0.99 of 80 rows leaves 1"),
+    ],
+    ids=str,
+)
+def test_wrong_parameters(quick, X, params, message):
+    model = quick(**params)
+    with pytest.raises(ValueError, match=message):
+        model.fit(X)
+    assert not hasattr(model, "module_")
+    assert not hasattr(model, "n_features_in_")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda X: np.where(X == X.max(), np.nan, X), "NaN"),
+        (lambda X: np.where(X == X.max(), np.inf, X), "infinity"),
+        (lambda X: X[:0], "0 sample"),
+        (lambda X: X[:1], "minimum of 2"),
+        (lambda X: X[:, :0], "0 feature"),
+        (lambda X: X[0], "1D array"),
+        (lambda X: X[np.newaxis], "dim 3"),
+        (lambda X: X.astype(complex), "[Cc]omplex"),
+        (lambda X: X * 1e300, "too large to be computed"),
+        (lambda X: pd.DataFrame(X).assign(city="Rome", n="1"), r"Column\(s\) 'city' \(e.g. 'Rome'\)"),
+        (lambda X: np.hstack([X.astype(object), np.full((80, 1), "blue")]), r"Column\(s\) '5' \(e.g. 'blue'\)"),
+    ],
+    ids=["nan", "inf", "empty", "one row", "no column", "1-D", "3-D", "complex", "overflow", "frame", "strings"],
+)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_wrong_rows(quick, X, spoil, message):
+    model = quick()
+    with pytest.raises(ValueError, match=message):
+        model.fit(spoil(X))
+    assert not hasattr(model, "module_")
+
+
+def test_pixels_under_a_bernoulli_likelihood(quick, X):
+    pixels = np.round(255 * (X - X.min()) / np.ptp(X))
+    with pytest.raises(ValueError, match=r"\[0, 1\].*0 to 255.*divided by 255"):
+        quick(likelihood="bernoulli").fit(pixels)
+    with pytest.raises(ValueError, match="MinMaxScaler"):
+        quick(likelihood="bernoulli").fit(X - X.mean(0))
+
+
+def test_wrong_rows_after_fit(quick, X):
+    model = quick().fit(X)
+    for method in ("transform", "reconstruct", "score_samples", "score", "score_anomaly", "explain_anomaly"):
+        with pytest.raises(ValueError, match=r"X has 3 features, but .* is expecting 5"):
+            getattr(model, method)(X[:, :3])
+    with pytest.raises(ValueError, match=r"Z has 5 columns.*n_components_=2"):
+        model.inverse_transform(X)
+
+
+@pytest.mark.parametrize(
+    "method", ["transform", "reconstruct", "score_samples", "score", "score_anomaly", "explain_anomaly", "inverse_transform"]
+)
+def test_everything_asks_for_fit_first(estimator_class, X, method):
+    with pytest.raises(NotFittedError, match="not fitted"):
+        getattr(estimator_class(), method)(X)
+    with pytest.raises(NotFittedError, match="not fitted"):
+        estimator_class().sample()
+
+
+class Wrong(nn.Module):
+    def __init__(self, n_inputs, n_outputs, extra=1, flat=False):
+        super().__init__()
+        self.layer, self.flat = nn.Linear(n_inputs, n_outputs + extra), flat
+
+    def forward(self, x):
+        return self.layer(x).sum(1) if self.flat else self.layer(x)
+
+
+def test_misfits_are_reported_in_words(quick, X):
+    with pytest.raises(ValueError, match=r"decoder Net\(Wrong, extra=3\) returns 8 features, X has 5"):
+        quick(decoder=Net(Wrong, extra=3)).fit(X)
+    with pytest.raises(ValueError, match=r"encoder Net\(Wrong\) returns .* features, n_components=2 asks for"):
+        quick(encoder=Net(Wrong)).fit(X)
+    with pytest.raises(ValueError, match=r"returns an output of shape \(2,\)"):
+        quick(decoder=Net(Wrong, flat=True)).fit(X)
+
+
+def test_a_refit_that_fails_leaves_the_fitted_estimator(quick, X):
+    model = quick().fit(X)
+    codes, names = model.transform(X), set(vars(model))
+    for bad in (X[:1], np.full((5, 3), np.nan)):
+        with pytest.raises(ValueError, match=r"sample|NaN"):
+            model.fit(bad)
+        assert set(vars(model)) == names
+        np.testing.assert_array_equal(model.transform(X), codes)
+    model.set_params(learning_rate=1e38, optimizer="sgd", max_epochs=20)
+    with pytest.raises(ValueError, match=r"stopped being finite.*learning_rate=1e.38"):
+        model.fit(X[:, :3])
+    assert model.n_features_in_ == 5
+    np.testing.assert_array_equal(model.transform(X), codes)

@@ -1,0 +1,147 @@
+"""State and randomness: pickles of plain data, private generators, fits side by side."""
+
+import copy
+import io
+import pickle
+import pickletools
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from torch import nn
+
+from skvae import AutoEncoder, Net, VAETransformer
+
+
+class NoisyEncoder(nn.Module):
+    """A user's network that draws from torch's global generator wherever it can."""
+
+    def __init__(self, n_inputs, n_outputs):
+        super().__init__()
+        self.first, self.last = nn.Linear(n_inputs, 8), nn.Linear(8, n_outputs)
+
+    def forward(self, x):
+        if self.training:
+            x = x + 0.1 * torch.randn_like(x) + torch.rand(x.shape) * 0.1
+        return self.last(nn.functional.dropout(torch.relu(self.first(x)), 0.2, self.training))
+
+
+def signature(model, X):
+    return model.transform(X).tobytes() + model.score_samples(X).tobytes() + model.sample(3).tobytes()
+
+
+def fit_one(cls, X, seed):
+    model = cls(
+        2, hidden_layer_sizes=(16,), dropout=0.3, encoder=Net(NoisyEncoder), max_epochs=4, batch_size=20, random_state=seed
+    )
+    return signature(model.fit(X), X)
+
+
+@pytest.mark.parametrize("backend", ["threading", "loky"])
+def test_fits_side_by_side_give_what_they_give_alone(estimator_class, X, backend):
+    alone = [fit_one(estimator_class, X, seed) for seed in range(8)]
+    together = joblib.Parallel(n_jobs=4, backend=backend)(joblib.delayed(fit_one)(estimator_class, X, seed) for seed in range(8))
+    assert together == alone
+    assert len(set(alone)) == 8
+
+
+def test_torch_and_numpy_global_states_are_left_alone(estimator_class, X):
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    fit_one(estimator_class, X, 0)
+    model = estimator_class(2, dropout=0.2, max_epochs=2, random_state=0).fit(X)
+    model.partial_fit(X), model.transform(X), model.sample(2), model.score(X), model.reconstruct(X)
+    pickle.loads(pickle.dumps(model))
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert np.array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
+
+
+def test_torch_global_seed_does_not_matter(quick, X):
+    torch.manual_seed(0)
+    first = signature(quick().fit(X), X)
+    torch.manual_seed(1)
+    assert signature(quick().fit(X), X) == first
+
+
+def test_without_a_random_state_numpy_decides(quick, X):
+    np.random.seed(0)  # noqa: NPY002
+    first = quick(random_state=None).fit(X).transform(X)
+    second = quick(random_state=None).fit(X).transform(X)
+    np.random.seed(0)  # noqa: NPY002
+    np.testing.assert_array_equal(quick(random_state=None).fit(X).transform(X), first)
+    assert not np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("dump", ["pickle", "joblib", "deepcopy"])
+def test_round_trip(quick, X, dump):
+    model = quick(encoder=Net(NoisyEncoder), normalization="layer").fit(X)
+    if dump == "pickle":
+        loaded = pickle.loads(pickle.dumps(model))
+    elif dump == "joblib":
+        buffer = io.BytesIO()
+        joblib.dump(model, buffer)
+        buffer.seek(0)
+        loaded = joblib.load(buffer)
+    else:
+        loaded = copy.deepcopy(model)
+    assert signature(loaded, X) == signature(model, X)
+    np.testing.assert_array_equal(loaded.loss_curve_, model.loss_curve_)
+    weights = [m.module_.decoder[0].weight for m in (model, loaded)]
+    assert weights[0] is not weights[1]
+
+
+def test_pickles_hold_no_torch_storage(quick, X):
+    text = pickle.dumps(quick(optimizer="sgd", optimizer_params={"momentum": 0.9}).fit(X))
+    names = {str(argument) for _, argument, _ in pickletools.genops(text) if isinstance(argument, str)}
+    assert not {name for name in names if name.startswith("torch")}
+    assert "_rebuild_tensor_v2" not in names
+    assert b"cuda" not in text
+
+
+@pytest.mark.parametrize("widths", [(8,), (256, 128)])
+def test_size_of_a_pickle(estimator_class, X, widths):
+    model = estimator_class(hidden_layer_sizes=widths, random_state=0).fit(X)
+    weights = sum(p.numel() * p.element_size() for p in model.module_.state_dict().values() if isinstance(p, torch.Tensor))
+    moments = sum(v.nbytes for entry in model._optimizer_state["state"].values() for v in entry.values())
+    assert len(pickle.dumps(model)) <= 1.3 * (weights + moments) + 64_000
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "rmsprop"])
+def test_training_goes_on_after_loading_exactly(quick, X, optimizer):
+    model = quick(dropout=0.2, normalization="batch", optimizer=optimizer, max_epochs=10).fit(X)
+    loaded = pickle.loads(pickle.dumps(model))
+    for _ in range(3):
+        model.partial_fit(X), loaded.partial_fit(X)
+    assert signature(loaded, X) == signature(model, X)
+    assert loaded.loss_curve_ == model.loss_curve_
+    assert model.n_iter_ == 13
+
+
+def test_unfitted_estimators_pickle_and_clone(estimator_class):
+    model = estimator_class(encoder=Net(NoisyEncoder), beta=2.0) if estimator_class is VAETransformer else AutoEncoder()
+    assert pickle.loads(pickle.dumps(model)).get_params() == model.get_params()
+    assert clone(model).get_params() == model.get_params()
+
+
+def test_clones_of_fitted_estimators_are_unfitted(quick, X):
+    assert not hasattr(clone(quick().fit(X)), "module_")
+
+
+def test_streams_and_resident_rows_train_alike(quick, X, monkeypatch):
+    expected = signature(quick().fit(X), X)
+    monkeypatch.setattr("skvae.training.loader.RESIDENT_BYTES", 0)
+    assert signature(quick().fit(X), X) == expected
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_gpu(estimator_class, X):
+    model = estimator_class(max_epochs=5, device="cuda", random_state=0).fit(X)
+    on_gpu = model.transform(X)
+    assert next(model.module_.parameters()).is_cuda
+    loaded = pickle.loads(pickle.dumps(model)).set_params(device="cpu")
+    np.testing.assert_allclose(loaded.transform(X), on_gpu, atol=1e-4)
+    np.testing.assert_allclose(loaded.score_samples(X), model.score_samples(X), atol=1e-2)
+    loaded.partial_fit(X)
+    model.sample(3), model.partial_fit(X)

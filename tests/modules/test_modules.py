@@ -1,0 +1,566 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import distributions, nn
+
+from skvae import modules
+from skvae.modules import LIKELIHOODS, AutoEncoderModule, Batch, LatentModule, Net, VAEModule
+
+N_ROWS, N_FEATURES, N_COMPONENTS = 12, 5, 2
+
+# Every module at its defaults, found by discovery, and the branches of those that have some.
+CASES = [(cls, {}) for cls in vars(modules).values() if isinstance(cls, type) and issubclass(cls, LatentModule)]
+CASES = [case for case in CASES if case[0] is not LatentModule]
+CASES += [(VAEModule, {"n_draws": 3}), (VAEModule, {"capacity": 4.0}), (VAEModule, {"beta": 2.5, "kl_warmup": 0.5})]
+CASES = [(cls, {**params, "likelihood": name}) for cls, params in CASES for name in LIKELIHOODS]
+
+
+def case_id(case):
+    return f"{case[0].__name__}-" + "-".join(f"{name}={value}" for name, value in case[1].items())
+
+
+@pytest.fixture(params=CASES, ids=case_id)
+def make(request):
+    """Make a module with weights of a given seed."""
+    cls, params = request.param
+
+    def make(seed=0, **more):
+        return build(cls, seed, **{**params, **more})
+
+    return make
+
+
+def build(cls, seed=0, n_features=N_FEATURES, n_components=N_COMPONENTS, **params):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return cls(n_features, n_components, **{"hidden_layer_sizes": (7,), "activation": "tanh", **params}).double()
+
+
+def randn(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def batch_for(module, n_rows=N_ROWS, seed=0):
+    """Rows, targets, weights and the noise that a module asks for."""
+    x, target = randn(n_rows, module.n_features, seed=seed), randn(n_rows, module.n_features, seed=seed + 1)
+    if not module.likelihood.has_noise:
+        x, target = torch.sigmoid(x), (target > 0.0).double()
+    weight = torch.linspace(0.5, 1.5, n_rows, dtype=torch.float64)
+    noise = {name: randn(n_rows, *shape, seed=seed + 2) for name, shape in module.noise_shapes.items()}
+    return Batch(x, target, weight, noise=noise)
+
+
+def for_score(module, x, n_draws, seed=5):
+    """Rows with the draws that `log_prob` asks for."""
+    noise = {"posterior": randn(len(x), n_draws, module.n_components, seed=seed)}
+    return Batch(x, x, torch.ones(len(x), dtype=x.dtype), noise=noise)
+
+
+def standardized(module, X):
+    return torch.from_numpy((X - module.likelihood.shift) / module.likelihood.scale)
+
+
+def total(terms, weight):
+    return sum((term * weight / len(weight)).sum() if term.dim() else term for term in terms.values())
+
+
+class Loss(nn.Module):
+    """Make a module's loss its forward pass, as `torch.func.functional_call` wants it."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, batch, schedule):
+        return self.module.loss(batch, schedule)
+
+
+# -- the contract of every module -------------------------------------------------------------------------------------
+
+
+def test_shapes(make):
+    module = make()
+    batch = batch_for(module)
+    code = module.encode(batch.x)
+    assert code.shape == (N_ROWS, N_COMPONENTS)
+    assert module.decode(code).shape == (N_ROWS, N_FEATURES)
+    draws = for_score(module, batch.x, 4)
+    z, log_q = module.propose(draws.x, draws.noise["posterior"])
+    assert z.shape == (N_ROWS, 4, N_COMPONENTS)
+    assert log_q.shape == module.log_weights(draws).shape == (N_ROWS, 4)
+    assert module.log_prob(draws).shape == (N_ROWS,)
+    assert module.log_prior(z).shape == (N_ROWS, 4)
+
+
+def test_terms_are_per_row_unless_they_couple_the_batch(make):
+    module = make()
+    batch = batch_for(module)
+    terms = module.loss(batch, module.schedule(1.0))
+    assert {term.shape for term in terms.values()} <= {(N_ROWS,), ()}
+    assert terms["reconstruction"].shape == (N_ROWS,)
+    some = Batch(*(field[3:7] for field in batch[:3]), noise={name: noise[3:7] for name, noise in batch.noise.items()})
+    for name, term in module.loss(some, module.schedule(1.0)).items():
+        if term.dim():
+            torch.testing.assert_close(term, terms[name][3:7])
+        else:
+            assert term.item() != pytest.approx(terms[name].item())
+
+
+def test_gradient_reaches_every_parameter(make):
+    module = make()
+    batch = batch_for(module)
+    total(module.loss(batch, module.schedule(1.0)), batch.weight).backward()
+    for name, parameter in module.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().max() > 0.0, name
+
+
+def test_loss_is_pure(make):
+    module = make()
+    batch, schedule = batch_for(module), module.schedule(0.3)
+    before = {name: value.clone() for name, value in [*module.named_parameters(), *module.named_buffers()]}
+    inputs = [tensor.clone() for tensor in (*batch[:3], *batch.noise.values())]
+    generator = torch.random.get_rng_state()
+    first, second = module.loss(batch, schedule), module.loss(batch, schedule)
+    assert list(first) == list(second)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert schedule == module.schedule(0.3)
+    assert torch.equal(torch.random.get_rng_state(), generator)
+    assert all(torch.equal(a, b) for a, b in zip(inputs, (*batch[:3], *batch.noise.values()), strict=True))
+    after = dict([*module.named_parameters(), *module.named_buffers()])
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_loss_of_stacked_modules(make):
+    ensemble = [Loss(make(seed)) for seed in (0, 1)]
+    batch, schedule = batch_for(ensemble[0].module), ensemble[0].module.schedule(1.0)
+    stacked = torch.func.stack_module_state(ensemble)
+    together = torch.func.vmap(lambda *state: torch.func.functional_call(ensemble[0], state, (batch, schedule)))(*stacked)
+    for k, single in enumerate(ensemble):
+        for name, term in single(batch, schedule).items():
+            torch.testing.assert_close(together[name][k], term)
+    assert not torch.allclose(together["reconstruction"][0], together["reconstruction"][1])
+
+
+def test_schedule_settles_after_the_warm_up(make):
+    module = make()
+    assert 0.0 <= module.warmup <= 1.0
+    assert module.schedule(module.warmup) == module.schedule(1.0)
+
+
+def test_rows_are_scored_alone(make):
+    module = make()
+    batch = for_score(module, batch_for(module).x, 6)
+    some = Batch(batch.x[3:7], batch.target[3:7], batch.weight[3:7], noise={"posterior": batch.noise["posterior"][3:7]})
+    torch.testing.assert_close(module.log_prob(some), module.log_prob(batch)[3:7])
+
+
+def test_score_ignores_the_objective(make):
+    module = make()
+    batch = for_score(module, batch_for(module).x, 6)
+    score = module.log_prob(batch)
+    for name in ("beta", "capacity", "kl_warmup"):
+        if hasattr(module, name):
+            setattr(module, name, 0.25)
+    assert torch.equal(module.log_prob(batch), score)
+
+
+def test_score_is_the_integral_over_codes(make):
+    # One component, so that the marginal likelihood is a sum over a fine grid of codes.
+    module = make(n_components=1)
+    x = batch_for(module).target
+    grid = torch.linspace(-12.0, 12.0, 20_001, dtype=torch.float64)
+    with torch.no_grad():
+        nll = module.likelihood.nll(x.unsqueeze(1), module.decode(grid.unsqueeze(-1)).unsqueeze(0))
+        log_joint = distributions.Normal(0.0, 1.0).log_prob(grid) - nll
+        exact = torch.logsumexp(log_joint, dim=1) + math.log((grid[1] - grid[0]).item())
+        estimate = module.log_prob(for_score(module, x, 20_000))
+    torch.testing.assert_close(estimate, exact, atol=0.05, rtol=0.0)
+
+
+def test_score_takes_another_prior(make):
+    module = make()
+    batch = for_score(module, batch_for(module).x, 6)
+    wide = module.log_prob(batch, lambda z: module.log_prior(z) + 3.0)
+    torch.testing.assert_close(wide, module.log_prob(batch) + 3.0)
+
+
+def test_prior_is_the_standard_normal(make):
+    z = randn(4, 3, N_COMPONENTS)
+    expected = stats.multivariate_normal(np.zeros(N_COMPONENTS)).logpdf(z.numpy())
+    np.testing.assert_allclose(make().log_prior(z).numpy(), expected)
+
+
+def test_rows_far_from_the_data_stay_finite(make):
+    module = make().float()
+    x = torch.full((2, N_FEATURES), 1e6)
+    if not module.likelihood.has_noise:
+        x = torch.ones(2, N_FEATURES)
+    batch = for_score(module, x, 3)._replace(noise={"posterior": randn(2, 3, N_COMPONENTS).float()})
+    assert torch.isfinite(module.log_prob(batch)).all()
+
+
+def test_networks_of_your_own(make):
+    class Slow(nn.Sequential):
+        def __init__(self, n_inputs, n_outputs, width=3):
+            super().__init__(nn.Linear(n_inputs, width), nn.Tanh(), nn.Linear(width, n_outputs))
+
+    module = make(encoder=Net(Slow, width=4), decoder=Net(Slow))
+    assert type(module.encoder) is type(module.decoder) is Slow
+    assert module.encoder[0].weight.shape == (4, N_FEATURES)
+    assert module.encode(batch_for(module).x).shape == (N_ROWS, N_COMPONENTS)
+    assert module.decoder[2].weight.shape == (N_FEATURES, 3)
+
+
+def test_decoder_mirrors_the_encoder(make):
+    module = make(hidden_layer_sizes=(9, 4))
+    widths = [[layer.out_features for layer in net if isinstance(layer, nn.Linear)] for net in (module.encoder, module.decoder)]
+    assert widths[0] == [9, 4, N_COMPONENTS * module.encoder_outputs_per_component]
+    assert widths[1] == [4, 9, N_FEATURES]
+    assert module.widest_layer == 9
+    assert module.n_parameters == sum(parameter.numel() for parameter in module.parameters())
+
+
+def test_constant_columns_are_left_to_the_likelihood(make):
+    module = make()
+    X = batch_for(module).target.numpy().copy()
+    X[:, 3] = 1.0
+    module.likelihood.fit(X)
+    x = module.likelihood.standardize(X).double()
+    moved = x.clone()
+    moved[:, 3] += 100.0
+    torch.testing.assert_close(module.encode(moved), module.encode(x))
+    np.testing.assert_array_equal(module.likelihood.mean(module.decode(module.encode(x)).detach())[:, 3], 1.0)
+
+
+# -- autoencoder ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_autoencoder_minimises_the_distortion(likelihood):
+    module = build(AutoEncoderModule, likelihood=likelihood)
+    batch = batch_for(module)
+    terms = module.loss(batch, {})
+    output = module.decode(module.encode(batch.x))
+    assert list(terms) == ["reconstruction"]
+    torch.testing.assert_close(terms["reconstruction"], module.likelihood.distortion(batch.target, output))
+    assert module.schedule(0.5) == {}
+    assert module.warmup == 0.0
+
+
+def test_autoencoder_loss_does_not_know_the_noise():
+    module = build(AutoEncoderModule)
+    batch = batch_for(module)
+    before = module.loss(batch, {})["reconstruction"]
+    module.likelihood.set_moment(torch.full((N_FEATURES,), 0.01))
+    assert torch.equal(module.loss(batch, {})["reconstruction"], before)
+
+
+def linear_gaussian_model(cls=AutoEncoderModule):
+    """Return a module whose decoder and noise are linear and Gaussian, its codes' law and rows."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, N_FEATURES)) * [1.0, 10.0, 0.1, 3.0, 1.0] + [0.0, 5.0, 0.0, -3.0, 1.0]
+    module = build(cls, hidden_layer_sizes=())
+    module.likelihood.fit(X).set_moment(torch.tensor([0.3, 0.1, 0.8, 0.5, 0.2]))
+    mean, root = rng.normal(size=N_COMPONENTS), rng.normal(size=(N_COMPONENTS, N_COMPONENTS))
+    return module, stats.multivariate_normal(mean, root @ root.T + 0.5 * np.eye(N_COMPONENTS)), X[:N_ROWS]
+
+
+def marginal(module, codes):
+    """Return the exact law of rows, in the units of the data."""
+    layer, likelihood = module.decoder[0], module.likelihood
+    slope = likelihood.scale[:, None] * layer.weight.detach().numpy()
+    location = likelihood.shift + likelihood.scale * layer.bias.detach().numpy() + slope @ codes.mean
+    return stats.multivariate_normal(location, slope @ codes.cov @ slope.T + np.diag(likelihood.noise_scale() ** 2))
+
+
+def test_autoencoder_score_is_exact_where_the_model_is_linear_and_gaussian():
+    module, codes, X = linear_gaussian_model()
+    module.set_code_moments(codes.mean, codes.cov)
+    x = standardized(module, X)
+    batch = for_score(module, x, 50)
+    with torch.no_grad():
+        weights = module.log_weights(batch, lambda z: torch.from_numpy(codes.logpdf(z.numpy())))
+        score = module.log_prob(batch, lambda z: torch.from_numpy(codes.logpdf(z.numpy())))
+    exact = marginal(module, codes).logpdf(X)
+    assert weights.std(dim=1).max().item() < 1e-4
+    np.testing.assert_allclose(weights.numpy(), np.tile(exact[:, None], 50), atol=1e-3)
+    np.testing.assert_allclose(score.numpy(), exact, atol=1e-4)
+
+
+def test_autoencoder_proposal_is_normal_with_the_density_it_states():
+    module, codes, X = linear_gaussian_model()
+    module.set_code_moments(codes.mean, codes.cov)
+    x = standardized(module, X[:1])
+    with torch.no_grad():
+        z, log_q = module.propose(x, randn(1, 50_000, N_COMPONENTS))
+    z, log_q = z[0].numpy(), log_q[0].numpy()
+    # The posterior of a linear Gaussian model.
+    slope = module.decoder[0].weight.detach().numpy()
+    noise = module.likelihood.noise_scale() / module.likelihood.scale
+    precision = np.linalg.inv(codes.cov) + slope.T @ (slope / noise[:, None] ** 2)
+    residual = x[0].numpy() - module.decoder[0].bias.detach().numpy()
+    mean = np.linalg.solve(precision, np.linalg.solve(codes.cov, codes.mean) + slope.T @ (residual / noise**2))
+    posterior = stats.multivariate_normal(mean, np.linalg.inv(precision))
+    np.testing.assert_allclose(log_q, posterior.logpdf(z), atol=1e-3)
+    np.testing.assert_allclose(z.mean(0), mean, atol=0.01)
+    np.testing.assert_allclose(np.cov(z.T), posterior.cov, rtol=0.05, atol=1e-3)
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_autoencoder_proposal_serves_every_likelihood(likelihood):
+    # A bent decoder and rows that the model made: the draws must not collapse onto a few.
+    module = build(AutoEncoderModule, n_features=8, likelihood=likelihood)
+    with torch.no_grad():
+        for parameter in module.decoder.parameters():
+            parameter.mul_(2.0)
+        module.likelihood.set_moment(torch.full((8,), 0.1 if likelihood == "gaussian" else 0.3))
+        X = module.likelihood.draw(module.decode(randn(64, N_COMPONENTS)), torch.Generator().manual_seed(0))
+        module.encoder[-1].weight.zero_()  # all codes in the middle: the proposal has to find the rest
+        module.encoder[-1].bias.zero_()
+        weights = module.log_weights(for_score(module, torch.from_numpy(X), 200))
+    effective = torch.exp(2.0 * weights.logsumexp(1) - (2.0 * weights).logsumexp(1))
+    assert effective.median().item() > 20.0
+
+
+UNITS = np.array([1.0, 10.0, 0.1, 3.0, 1.0, 1.0, 100.0, 1.0])
+SPREAD = np.array([0.3, 0.5, 0.8, 1.0, 0.4, 0.6, 1.2, 0.7]) * UNITS
+
+
+def factor_model(noise, n_rows=4000):
+    """Rows of a linear factor model and their loadings."""
+    rng = np.random.default_rng(0)
+    loadings, code = rng.normal(size=(8, N_COMPONENTS)) * UNITS[:, None], rng.normal(size=(n_rows, N_COMPONENTS))
+    return code @ loadings.T + noise(rng, (n_rows, 8)), loadings
+
+
+def autoencoder_for(X, loadings, **params):
+    """Make an autoencoder that knows the loadings and whose codes are least squares."""
+    module = build(AutoEncoderModule, n_features=8, hidden_layer_sizes=(), **params)
+    module.likelihood.fit(X)
+    slope = torch.from_numpy(loadings / module.likelihood.scale[:, None])
+    with torch.no_grad():
+        module.encoder[0].weight.copy_(torch.linalg.pinv(slope))
+        module.encoder[0].bias.zero_()
+        module.decoder[0].weight.copy_(slope)
+        module.decoder[0].bias.copy_(torch.from_numpy((X.mean(0) - module.likelihood.shift) / module.likelihood.scale))
+    module.set_code_moments(np.zeros(N_COMPONENTS), np.eye(N_COMPONENTS))
+    return module
+
+
+def fit_noise(module, X, weight=None):
+    x = standardized(module, X)
+    weight = torch.ones(len(x), dtype=torch.float64) if weight is None else torch.from_numpy(weight)
+    module.fit_noise(x, weight, randn(len(x), module.n_components))
+    return module.likelihood.noise_scale()
+
+
+def test_autoencoder_recovers_the_noise_of_a_factor_model():
+    X, loadings = factor_model(lambda rng, shape: SPREAD * rng.normal(size=shape))
+    module = autoencoder_for(X, loadings)
+    np.testing.assert_allclose(fit_noise(module, X), SPREAD, rtol=0.05)
+    # The residuals alone would not have told: codes are fitted to the very rows that they explain.
+    residual = X - module.likelihood.mean(module.decode(module.encode(standardized(module, X))).detach())
+    assert np.abs(residual.std(0) / SPREAD - 1.0).max() > 0.2
+
+
+def test_autoencoder_noise_follows_the_weights():
+    X, loadings = factor_model(lambda rng, shape: SPREAD * rng.normal(size=shape))
+    module = autoencoder_for(X[:2000], loadings)
+    expected = fit_noise(module, X[:2000])
+    X[2000:] *= 50.0
+    np.testing.assert_allclose(fit_noise(module, X, np.r_[np.ones(2000), np.zeros(2000)]), expected, rtol=1e-9)
+    repeats = np.arange(2000) % 3
+    weighted = fit_noise(module, X[:2000], repeats.astype(float))
+    np.testing.assert_allclose(weighted, fit_noise(module, np.repeat(X[:2000], repeats, axis=0)), rtol=1e-9)
+    assert np.abs(weighted / expected - 1.0).max() > 1e-3
+
+
+def test_autoencoder_laplace_noise_is_close():
+    # The posterior is not normal here: the noise comes out somewhat wide, and costs a tenth of a nat at most.
+    X, loadings = factor_model(lambda rng, shape: SPREAD * rng.laplace(size=shape))
+    module = autoencoder_for(X, loadings, likelihood="laplace")
+    found = fit_noise(module, X)
+    assert np.median(np.abs(found / SPREAD - 1.0)) < 0.1
+    batch = for_score(module, standardized(module, X[:500]), 500)
+    with torch.no_grad():
+        score = module.log_prob(batch).mean().item()
+        module.likelihood.set_moment(torch.from_numpy(SPREAD / module.likelihood.scale))
+        assert score > module.log_prob(batch).mean().item() - 0.1
+
+
+def test_autoencoder_recovers_one_noise_for_all():
+    X, loadings = factor_model(lambda rng, shape: 5.0 * rng.normal(size=shape))
+    found = fit_noise(autoencoder_for(X, loadings, noise="shared"), X)
+    np.testing.assert_allclose(found, found[0], rtol=1e-12)
+    assert found[0] == pytest.approx(5.0, rel=0.02)
+
+
+@pytest.mark.parametrize("params", [{"noise": 0.25}, {"likelihood": "bernoulli"}], ids=["fixed", "bernoulli"])
+@pytest.mark.parametrize("cls", [AutoEncoderModule, VAEModule])
+def test_noise_that_is_not_learned_stays(cls, params):
+    module = build(cls, **params)
+    X = torch.sigmoid(randn(50, N_FEATURES))
+    module.likelihood.fit(X.numpy())
+    before = module.likelihood.noise_scale()
+    module.fit_noise(X, torch.ones(50, dtype=torch.float64), randn(50, N_COMPONENTS))
+    np.testing.assert_array_equal(module.likelihood.noise_scale(), before)
+
+
+# -- variational autoencoder ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_vae_loss_is_the_negative_bound(likelihood):
+    module = build(VAEModule, likelihood=likelihood)
+    batch = batch_for(module)
+    mean, log_var = module.posterior(batch.x)
+    posterior = distributions.Normal(mean, torch.exp(0.5 * log_var))
+    z = posterior.mean + posterior.stddev * batch.noise["posterior"]
+    terms = module.loss(batch, module.schedule(1.0))
+    torch.testing.assert_close(terms["reconstruction"], module.likelihood.nll(batch.target, module.decode(z)))
+    expected = distributions.kl_divergence(posterior, distributions.Normal(0.0, 1.0)).sum(-1)
+    torch.testing.assert_close(terms["kl"], expected)
+
+
+def test_vae_code_is_the_posterior_mean():
+    module = build(VAEModule)
+    x = batch_for(module).x
+    torch.testing.assert_close(module.encode(x), module.posterior(x)[0])
+
+
+def test_vae_beta_multiplies_the_kl_alone():
+    module = build(VAEModule)
+    batch = batch_for(module)
+    plain, heavy = module.loss(batch, {"beta": 1.0}), module.loss(batch, {"beta": 4.0})
+    assert torch.equal(heavy["reconstruction"], plain["reconstruction"])
+    torch.testing.assert_close(heavy["kl"], 4.0 * plain["kl"])
+
+
+def test_vae_without_beta_has_the_gradient_of_the_reconstruction():
+    module = build(VAEModule)
+    batch = batch_for(module)
+    parameters = list(module.parameters())
+    everything = torch.autograd.grad(total(module.loss(batch, {"beta": 0.0}), batch.weight), parameters)
+    nll = module.loss(batch, {"beta": 1.0})["reconstruction"]
+    alone = torch.autograd.grad((nll * batch.weight).sum() / N_ROWS, parameters)
+    for a, b in zip(everything, alone, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(
+    ("params", "warmup", "expected"),
+    [
+        ({}, 0.0, {0.0: {"beta": 1.0}, 1.0: {"beta": 1.0}}),
+        ({"beta": 3.0}, 0.0, {0.0: {"beta": 3.0}, 0.5: {"beta": 3.0}}),
+        ({"beta": 3.0, "kl_warmup": 0.5}, 0.5, {0.0: {"beta": 0.0}, 0.25: {"beta": 1.5}, 0.5: {"beta": 3.0}, 1.0: {"beta": 3.0}}),
+        (
+            {"beta": 3.0, "capacity": 8.0, "capacity_warmup": 0.8},
+            0.8,
+            {
+                0.0: {"beta": 3.0, "capacity": 0.0},
+                0.2: {"beta": 3.0, "capacity": 2.0},
+                0.8: {"beta": 3.0, "capacity": 8.0},
+                1.0: {"beta": 3.0, "capacity": 8.0},
+            },
+        ),
+        ({"capacity": 8.0, "capacity_warmup": 0.0}, 0.0, {0.0: {"beta": 1.0, "capacity": 8.0}}),
+    ],
+    ids=["default", "beta", "warm-up", "capacity", "capacity at once"],
+)
+def test_vae_schedule(params, warmup, expected):
+    module = build(VAEModule, **params)
+    assert module.warmup == warmup
+    for progress, values in expected.items():
+        assert module.schedule(progress) == pytest.approx(values)
+
+
+def test_vae_capacity_holds_the_weighted_mean_of_the_kl():
+    module = build(VAEModule, capacity=4.0)
+    batch = batch_for(module)
+    kl = module.loss(batch, {"beta": 1.0})["kl"]
+    mean = (kl * batch.weight).sum() / batch.weight.sum()
+    assert mean.item() != pytest.approx(kl.mean().item())
+    for capacity in (0.5 * mean.item(), 2.0 * mean.item()):
+        term = module.loss(batch, {"beta": 3.0, "capacity": capacity})["kl"]
+        assert term.shape == ()
+        torch.testing.assert_close(term, 3.0 * (mean - capacity).abs())
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_vae_draws_are_averaged(likelihood):
+    module, single = build(VAEModule, n_draws=3, likelihood=likelihood), build(VAEModule, likelihood=likelihood)
+    batch = batch_for(module)
+    assert module.noise_shapes == {"posterior": (3, N_COMPONENTS)}
+    assert single.noise_shapes == {"posterior": (N_COMPONENTS,)}
+    noise = batch.noise["posterior"]
+    terms = module.loss(batch, {"beta": 2.0})
+    each = [single.loss(batch._replace(noise={"posterior": noise[:, k]}), {"beta": 2.0}) for k in range(3)]
+    for name, term in terms.items():
+        torch.testing.assert_close(term, sum(one[name] for one in each) / 3.0)
+
+
+def test_vae_proposes_its_posterior():
+    module = build(VAEModule)
+    x, noise = batch_for(module).x, randn(N_ROWS, 4, N_COMPONENTS, seed=9)
+    mean, log_var = module.posterior(x)
+    posterior = distributions.Normal(mean.unsqueeze(1), torch.exp(0.5 * log_var).unsqueeze(1))
+    z, log_q = module.propose(x, noise)
+    torch.testing.assert_close(z, posterior.mean + posterior.stddev * noise)
+    torch.testing.assert_close(log_q, posterior.log_prob(z).sum(-1))
+
+
+def test_vae_posterior_variance_is_bounded():
+    module = build(VAEModule)
+    for bias in (1e3, -1e3):
+        module.encoder[-1].bias.data.fill_(bias)
+        mean, log_var = module.posterior(randn(3, N_FEATURES))
+        torch.testing.assert_close(log_var, torch.full_like(log_var, math.copysign(20.0, bias)))
+        assert (mean.abs() > 100.0).all()
+
+
+def test_vae_score_grows_with_its_draws_up_to_the_truth():
+    module, _, X = linear_gaussian_model(VAEModule)
+    x = standardized(module, X)
+    exact = marginal(module, stats.multivariate_normal(np.zeros(N_COMPONENTS))).logpdf(X)
+    with torch.no_grad():
+        means = [
+            np.mean([module.log_prob(for_score(module, x, n_draws, seed=seed)).mean().item() for seed in range(20)])
+            for n_draws in (1, 5, 25, 125)
+        ]
+    assert (np.diff(means) > 0.0).all()
+    assert means[-1] < exact.mean() + 0.02
+    with torch.no_grad():
+        score = module.log_prob(for_score(module, x, 200_000))
+    np.testing.assert_allclose(score.numpy(), exact, atol=0.1)
+
+
+def test_vae_one_draw_gives_the_bound():
+    module = build(VAEModule)
+    x = batch_for(module).x
+    noise = randn(N_ROWS, 20_000, N_COMPONENTS)
+    with torch.no_grad():
+        weights = module.log_weights(Batch(x, x, torch.ones(N_ROWS), noise={"posterior": noise}))
+        terms = build(VAEModule, n_draws=2).loss(Batch(x, x, torch.ones(N_ROWS), noise={"posterior": noise}), {"beta": 1.0})
+    torch.testing.assert_close(weights.mean(1), -(terms["reconstruction"] + terms["kl"]), atol=0.05, rtol=0.0)
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "laplace"])
+def test_vae_noise_is_that_of_the_residuals_of_draws(likelihood):
+    X = np.random.default_rng(0).normal(size=(N_ROWS, N_FEATURES)) * [1.0, 10.0, 0.1, 3.0, 1.0]
+    module = build(VAEModule, likelihood=likelihood)
+    module.likelihood.fit(X)
+    x = standardized(module, X)
+    noise, weight = randn(N_ROWS, N_COMPONENTS), np.linspace(0.0, 3.0, N_ROWS)
+    module.fit_noise(x, torch.from_numpy(weight), noise)
+    z = module.propose(x, noise.unsqueeze(1))[0].squeeze(1)
+    residual = X - module.likelihood.mean(module.decode(z).detach())
+    if likelihood == "gaussian":
+        expected = np.sqrt(np.average(residual**2, axis=0, weights=weight))
+    else:
+        expected = np.average(np.abs(residual), axis=0, weights=weight)
+    np.testing.assert_allclose(module.likelihood.noise_scale(), expected, rtol=1e-9)

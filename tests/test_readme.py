@@ -1,0 +1,67 @@
+"""Every promise of the README and the guide runs."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def python_blocks(path):
+    return "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / path).read_text(), re.S))
+
+
+@pytest.mark.parametrize("path", ["README.md", "docs/guide.md"])
+def test_python_blocks_run_in_order(path):
+    exec(compile(python_blocks(path), path, "exec"), {})
+
+
+@pytest.mark.parametrize("path", ["README.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))])
+def test_links_lead_somewhere(path):
+    text = (ROOT / path).read_text()
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        if not target.startswith("http"):
+            assert ((ROOT / path).parent / target).exists(), target
+
+
+def test_constraints_admit_what_the_project_asks_for():
+    text = (ROOT / "pyproject.toml").read_text()
+    pinned = dict(re.findall(r"^([\w.-]+)==([\d.]+)", (ROOT / "constraints.txt").read_text(), re.M))
+    for name, bound in re.findall(r'"([\w-]+)>=([\d.]+)"', text):
+        if name in pinned:
+            assert tuple(map(int, pinned[name].split("."))) >= tuple(map(int, bound.split("."))), name
+
+
+def test_the_version_comes_from_one_place():
+    import skvae
+
+    assert re.fullmatch(r"\d+\.\d+\.\d+", skvae.__version__)
+    assert skvae.__version__ not in (ROOT / "pyproject.toml").read_text()
+
+
+@pytest.mark.slow
+def test_the_quickstart_shows_what_the_readme_says(tmp_path):
+    figure = tmp_path / "quickstart.png"
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "quickstart.py"), "--figure", str(figure)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    assert figure.stat().st_size > 50_000
+    rand = {(name, int(size)): float(value) for name, size, value in re.findall(r"(\w+) +(\d+) +(0\.\d+) ", done.stdout)}
+    assert rand["VAETransformer", 2] > rand["PCA", 2] + 0.1
+    assert rand["AutoEncoder", 8] > rand["PCA", 8]
+
+
+@pytest.mark.slow
+def test_the_speed_benchmark_runs():
+    command = [sys.executable, str(ROOT / "examples" / "benchmarks" / "speed.py"), "--epochs", "5", "--rounds", "3"]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    ratios = {name: float(ratio) for name, ratio in re.findall(r"(\w+\.\w+) .* (\d+\.\d\d)$", out, re.M)}
+    assert set(ratios) >= {"VAETransformer.fit", "VAETransformer.transform", "AutoEncoder.fit", "AutoEncoder.transform"}
+    assert min(ratios.values()) > 0.5  # far below the target: a busy machine is no defect
