@@ -12,3 +12,4 @@ html_title = f"skvae {release}"
 exclude_patterns = ["_build"]
 numpydoc_show_class_members = False
 autodoc_default_options = {"members": True, "inherited-members": "BaseEstimator", "exclude-members": "get_metadata_routing"}
+suppress_warnings = ["ref.term", "ref.ref"]  # scikit-learn's own labels, in methods that are inherited

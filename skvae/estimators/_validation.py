@@ -42,29 +42,36 @@ def check_rows(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> Any
 
 
 def _refuse_text(X: Any) -> None:
-    """Raise a ValueError that names the columns which hold text."""
+    """Raise a ValueError that names the columns which hold text or dates."""
+    named: dict[str, Any] = {}
     if hasattr(X, "columns") and hasattr(X, "dtypes"):
-        columns = [(str(name), X[name]) for name in X.columns]
-    elif isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype.kind in "OUS":
-        columns = [(str(j), X[:, j]) for j in range(X.shape[1])]
-    else:
-        return
-    text = {}
-    for name, column in columns:
-        values = np.asarray(column)
-        if values.dtype.kind in "OUST":
-            try:
-                values.astype(np.float64)
-            except ValueError:
-                text[name] = next((value for value in values if isinstance(value, str)), values[0])
-            except TypeError:
-                continue  # reported by scikit-learn
-    if text:
-        listing = ", ".join(f"{name!r} (e.g. {value!r})" for name, value in list(text.items())[:5])
+        for position, (name, dtype) in enumerate(zip(X.columns, X.dtypes, strict=True)):
+            if getattr(dtype, "kind", "O") not in "biufc":
+                named[repr(name)] = X.iloc[:, position] if hasattr(X, "iloc") else X[name]
+    elif isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype.kind in "OUST":
+        named = {str(j): X[:, j] for j in range(X.shape[1])}
+    examples = {name: value for name, column in named.items() if (value := _first_text(np.asarray(column))) is not None}
+    if examples:
+        listing = ", ".join(f"{name} (e.g. {value!r})" for name, value in list(examples.items())[:5])
         raise ValueError(
             f"Column(s) {listing} of X cannot be converted to numbers. Encode them first, for example with OneHotEncoder in a "
             "ColumnTransformer."
         )
+
+
+def _first_text(values: np.ndarray) -> Any:
+    """Return an entry that is no number, if there is one that scikit-learn does not report better."""
+    if values.dtype.kind in "Mm":
+        return str(values[0]) if len(values) else None
+    if values.dtype.kind not in "OUST":
+        return None
+    try:
+        values.astype(np.float64)
+    except ValueError:
+        return next((value for value in values if isinstance(value, str)), values[0])
+    except TypeError:
+        return None
+    return None
 
 
 def check_codes(estimator: Any, Z: Any) -> np.ndarray:

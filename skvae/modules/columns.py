@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK_BYTES = 2**24  # what one dense float64 block of rows may take
-_SAMPLE_ROWS = 4096  # rows looked at for the resolution of a column
+_SAMPLE_ROWS, _MIN_SAMPLE_ROWS = 4096, 64  # rows looked at for the resolution of a column
+_SAMPLE_NUMBERS = 2**23  # fewer rows of a wide table
 _UNION_ROWS = 256  # rows looked at for a grid that all columns share
 _MAX_LEVELS = 1024  # values that pixels of one device may take at most
 _MIN_SHARED_COLUMNS = 16
@@ -84,7 +85,7 @@ class ColumnStatistics:
         """
         mean, std, low, high = _moments(X, sample_weight)
         constant = low == high
-        stride = -(-X.shape[0] // _SAMPLE_ROWS)
+        stride = -(-X.shape[0] // min(_SAMPLE_ROWS, max(_MIN_SAMPLE_ROWS, _SAMPLE_NUMBERS // X.shape[1])))
         sample = dense_rows(X, slice(None, None, stride))
         resolution = _resolution(sample)
         shared_unit = _share_a_unit(sample, low, high, constant) if shared is None else shared
@@ -150,11 +151,12 @@ def _share_a_unit(
     varying = ~constant
     if varying.sum() < _MIN_SHARED_COLUMNS:
         return False
+    low, high = low[varying], high[varying]
     bottom, span = low.min(), high.max() - low.min()
-    alike = (low[varying] <= bottom + 0.1 * span) & (high[varying] >= bottom + 0.9 * span)
+    alike = (low <= bottom + 0.1 * span) & (high >= bottom + 0.9 * span)
     if alike.mean() < 0.5:
         return False
-    looked_at = sample[:: -(-len(sample) // _UNION_ROWS)]
+    looked_at = sample[:: -(-len(sample) // _UNION_ROWS), varying]
     n_levels = 1 + int((np.diff(np.unique(looked_at)) > 1e-7 * span).sum())
     return n_levels <= min(_MAX_LEVELS, looked_at.size // 2)
 

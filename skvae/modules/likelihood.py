@@ -153,7 +153,7 @@ class Likelihood(nn.Module):
     @staticmethod
     def _double(X: Any, rows: Any) -> Tensor:
         block = X[rows]
-        block = block.toarray() if hasattr(block, "toarray") else block
+        block = np.ascontiguousarray(block.toarray() if hasattr(block, "toarray") else block)
         # torch shares the memory of an array until the copy, and warns about read-only memory.
         return torch.from_numpy(block if block.flags.writeable else block.copy()).to(torch.float64, copy=True)
 

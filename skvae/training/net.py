@@ -211,7 +211,9 @@ class AutoEncoderNet(NeuralNet):
             if self.plan_is_weighted:
                 weights.append(batch.weight)
             if self._sends_batch_events:
-                self.notify("on_batch_end", batch=batch, training=training, loss=sum(t.mean() for t in terms.values()))
+                weight = batch.weight if self.plan_is_weighted else None
+                loss = sum(_mean([term.detach()], weight) for term in terms.values())
+                self.notify("on_batch_end", batch=batch, training=training, loss=loss)
         weight = torch.cat(weights) if weights else None
         means = [_mean(values, weight) for values in collected.values()]
         if training:

@@ -56,6 +56,18 @@ def test_frames_and_lists(quick, X):
     np.testing.assert_array_equal(quick().fit(X.tolist()).transform(X.tolist()), expected)
 
 
+def test_reversed_and_fortran_ordered_rows(quick, X):
+    expected = quick().fit(X).transform(X)
+    np.testing.assert_array_equal(quick().fit(np.asfortranarray(X)).transform(X[::-1])[::-1], expected)
+
+
+@pytest.mark.parametrize("dtype", ["datetime64[ns]", "category"])
+def test_frames_with_other_columns(quick, X, dtype):
+    values = pd.Series(["2020-01-01", "2021-01-01"] * 40).astype(dtype)
+    with pytest.raises(ValueError, match=r"Column\(s\) 'when' \(e.g. '2020"):
+        quick().fit(pd.DataFrame(X).rename(columns=str).assign(when=values))
+
+
 def test_objects_that_are_numbers(quick, X):
     np.testing.assert_array_equal(quick().fit(X.astype(object)).transform(X), quick().fit(X).transform(X))
 
@@ -148,8 +160,8 @@ def test_scores_do_not_depend_on_the_random_state(quick, X):
 def test_more_draws_raise_the_score_and_the_effective_sample_size(quick, X):
     model = quick(max_epochs=30).fit(X)
     scores = [model.set_params(n_score_draws=n).score(X) for n in (1, 8, 128)]
-    assert scores[0] < scores[1] + 1e-6
-    assert scores[1] < scores[2] + 0.05
+    assert scores[0] < scores[1] + 0.02  # the proposal may be exact already
+    assert scores[1] < scores[2] + 0.02
     ess = model.effective_sample_size(X)
     assert ((ess >= 1 - 1e-9) & (ess <= 128 + 1e-9)).all()
 
@@ -401,7 +413,7 @@ def test_wrong_parameters(quick, X, params, message):
         (lambda X: X.astype(complex), "[Cc]omplex"),
         (lambda X: X * 1e300, "too large to be computed"),
         (lambda X: pd.DataFrame(X).assign(city="Rome", n="1"), r"Column\(s\) 'city' \(e.g. 'Rome'\)"),
-        (lambda X: np.hstack([X.astype(object), np.full((80, 1), "blue")]), r"Column\(s\) '5' \(e.g. 'blue'\)"),
+        (lambda X: np.hstack([X.astype(object), np.full((80, 1), "blue")]), r"Column\(s\) 5 \(e.g. 'blue'\)"),
     ],
     ids=["nan", "inf", "empty", "one row", "no column", "1-D", "3-D", "complex", "overflow", "frame", "strings"],
 )

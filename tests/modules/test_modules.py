@@ -22,6 +22,15 @@ def case_id(case):
     return f"{case[0].__name__}-" + "-".join(f"{name}={value}" for name, value in case[1].items())
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Keep to one thread: the matrices are small, and threads that wait for a busy core take seconds."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
 @pytest.fixture(params=CASES, ids=case_id)
 def make(request):
     """Make a module with weights of a given seed."""
@@ -286,10 +295,19 @@ def test_autoencoder_score_is_exact_where_the_model_is_linear_and_gaussian():
     with torch.no_grad():
         weights = module.log_weights(batch, lambda z: torch.from_numpy(codes.logpdf(z.numpy())))
         score = module.log_prob(batch, lambda z: torch.from_numpy(codes.logpdf(z.numpy())))
+        own = module.log_prob(batch)
     exact = marginal(module, codes).logpdf(X)
     assert weights.std(dim=1).max().item() < 1e-4
     np.testing.assert_allclose(weights.numpy(), np.tile(exact[:, None], 50), atol=1e-3)
     np.testing.assert_allclose(score.numpy(), exact, atol=1e-4)
+    np.testing.assert_allclose(own.numpy(), exact, atol=1e-4)
+
+
+def test_autoencoder_prior_has_the_moments_of_the_codes():
+    module, codes, _ = linear_gaussian_model()
+    module.set_code_moments(codes.mean, codes.cov)
+    z = randn(4, 3, N_COMPONENTS)
+    np.testing.assert_allclose(module.log_prior(z).numpy(), codes.logpdf(z.numpy()), rtol=1e-9)
 
 
 def test_autoencoder_proposal_is_normal_with_the_density_it_states():

@@ -1,0 +1,618 @@
+import copy
+import math
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from skorch import callbacks as skorch_callbacks  # noqa: TID251
+from torch import nn
+
+from skvae import AutoEncoder, VAETransformer
+from skvae.modules import Batch, VAEModule
+from skvae.training import SCHEDULES, DivergedError, Plan, Rows, train
+from skvae.training.schedules import FINAL
+
+CPU = torch.device("cpu")
+TERMS = {AutoEncoder: ["reconstruction"], VAETransformer: ["reconstruction", "kl"]}
+
+
+@pytest.fixture
+def X():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(60, 2)) @ rng.normal(size=(2, 5)) + 0.3 * rng.normal(size=(60, 5))
+
+
+@pytest.fixture(params=[AutoEncoder, VAETransformer])
+def cls(request):
+    return request.param
+
+
+def make(cls, **params):
+    return cls(
+        **{"n_components": 2, "hidden_layer_sizes": (8,), "max_epochs": 4, "batch_size": 16, "random_state": 0, **params}
+    )
+
+
+@pytest.fixture
+def recorder():
+    """A callback class that keeps what it sees in the class: skorch callbacks are copied like parameters."""
+
+    class Recorder(skorch_callbacks.Callback):
+        net, n_steps = None, 0
+        events, lrs, norms, largest, losses, states = [], [], [], [], [], []
+
+        def __init__(self, keep=True):
+            self.keep = keep
+
+        def on_train_begin(self, net, **kwargs):
+            type(self).net = net
+            self.events.append("train begins")
+
+        def on_train_end(self, net, **kwargs):
+            self.events.append("train ends")
+
+        def on_epoch_begin(self, net, **kwargs):
+            self.events.append("epoch begins")
+
+        def on_epoch_end(self, net, **kwargs):
+            self.events.append("epoch ends")
+            if self.keep:
+                self.states.append((net.snapshot(), copy.deepcopy(net.optimizer_.state_dict())))
+
+        def on_batch_begin(self, net, batch, training, **kwargs):
+            self.events.append("batch begins")
+
+        def on_grad_computed(self, net, named_parameters, batch, training, **kwargs):
+            gradient = torch.cat([param.grad.flatten() for _, param in named_parameters])
+            self.norms.append(gradient.norm().item())
+            self.largest.append(gradient.abs().max().item())
+
+        def on_batch_end(self, net, batch, training, loss, **kwargs):
+            self.events.append("batch ends")
+            self.losses.append((training, len(batch.x), float(loss)))
+            self.lrs.append(net.optimizer_.param_groups[0]["lr"])
+
+    return Recorder
+
+
+def with_callbacks(*callbacks, **more):
+    return {"callbacks": list(callbacks), **more}
+
+
+def weights_of(model):
+    return {name: value.clone() for name, value in model.module_.state_dict().items() if isinstance(value, torch.Tensor)}
+
+
+def same_weights(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+# -- history ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_history_has_every_term_by_name_and_their_sum(cls, X, early_stopping):
+    model = make(cls, early_stopping=early_stopping).fit(X)
+    names = ["loss", *TERMS[cls]]
+    if early_stopping:
+        names += [f"valid_{name}" for name in names]
+    assert sorted(model.history_) == sorted(names)
+    assert next(iter(model.history_)) == "loss"
+    for prefix in ("", "valid_") if early_stopping else ("",):
+        terms = [model.history_[prefix + name] for name in TERMS[cls]]
+        np.testing.assert_allclose(model.history_[f"{prefix}loss"], sum(terms), rtol=1e-12)
+        assert all(term.shape == (4,) and term.dtype == np.float64 and np.isfinite(term).all() for term in terms)
+    assert model.loss_curve_ == model.history_["loss"].tolist()
+    assert model.n_iter_ == 4
+
+
+def test_a_term_that_couples_the_batch_is_recorded_too(X):
+    model = make(VAETransformer, capacity=1.0, kl_warmup=0.0, capacity_warmup=0.0).fit(X)
+    np.testing.assert_allclose(model.history_["loss"], model.history_["reconstruction"] + model.history_["kl"], rtol=1e-12)
+    assert (model.history_["kl"] >= 0).all()
+
+
+def test_history_is_the_mean_over_rows(cls, X, recorder):
+    model = make(cls, net_params=with_callbacks(recorder), batch_size=25).fit(X)  # batches of 20
+    by_epoch = np.array([loss for _, _, loss in recorder.losses]).reshape(4, 3)
+    assert {size for _, size, _ in recorder.losses} == {20}
+    np.testing.assert_allclose(model.history_["loss"], by_epoch.mean(axis=1), rtol=1e-5)
+
+
+def test_history_is_weighted(X, recorder):
+    weight = np.where(np.abs(X[:, 0]) > 1, 5.0, 0.1)
+    model = make(AutoEncoder, learning_rate=1e-30, net_params=with_callbacks(recorder)).fit(X, sample_weight=weight)
+    x = model.module_.likelihood.standardize(X)
+    losses = model.module_.loss(Batch(x, x, torch.ones(60)), {})["reconstruction"].detach().numpy()
+    np.testing.assert_allclose(model.history_["loss"], np.average(losses, weights=weight), rtol=1e-5)
+    assert abs(np.average(losses, weights=weight) - losses.mean()) > 0.1
+    assert np.mean([loss for _, _, loss in recorder.losses]) == pytest.approx(model.history_["loss"][0], rel=0.1)
+
+
+def test_numbers_of_users_callbacks_join_the_history(X):
+    class Extra(skorch_callbacks.Callback):
+        def on_epoch_end(self, net, **kwargs):
+            net.history.record("train_double", 2 * net.history[-1]["train_loss"])
+            net.history.record("train_note", "text")
+            net.history.record("valid_loss_best", True)
+            if len(net.history) % 2:
+                net.history.record("train_sometimes", 1.0)
+
+    model = make(AutoEncoder, net_params=with_callbacks(Extra)).fit(X)
+    assert sorted(model.history_) == ["double", "loss", "reconstruction"]
+    np.testing.assert_array_equal(model.history_["double"], 2 * model.history_["loss"])
+
+
+# -- early stopping ---------------------------------------------------------------------------------------------------
+
+
+def validation_loss(net):
+    """Loss of a net, as it is now, on the rows it was validated on."""
+    _, valid = net.rows_seen
+    net.run_single_epoch(net.get_iterator(valid, training=False), training=False, prefix="again", step_fn=net.validation_step)
+    return net.history[-1]["again_loss"]
+
+
+@pytest.fixture
+def net_with_rows(monkeypatch):
+    """Have nets remember the rows they were given."""
+    from skvae.training.net import AutoEncoderNet
+
+    original = AutoEncoderNet.run
+
+    def run(self, rows, valid):
+        self.rows_seen = (rows, valid)
+        return original(self, rows, valid)
+
+    monkeypatch.setattr(AutoEncoderNet, "run", run)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.usefixtures("net_with_rows")
+def test_early_stopping_restores_the_best_weights_and_their_optimizer_state(cls, X, recorder, weighted, monkeypatch):
+    monkeypatch.setattr(cls, "_finish", lambda self, *args, **kwargs: None)  # leaves the module as training left it
+    model = make(
+        cls,
+        early_stopping=True,
+        validation_fraction=0.3,
+        n_iter_no_change=4,
+        learning_rate=0.05,
+        learning_rate_schedule="constant",
+        max_epochs=60,
+        net_params=with_callbacks(recorder),
+    ).fit(X, sample_weight=np.linspace(0.5, 1.5, 60) if weighted else None)
+    valid = model.history_["valid_loss"]
+    best = int(valid.argmin())
+    assert best < model.n_iter_ - 1 < 59
+    assert validation_loss(recorder.net) == valid[best]
+    weights, optimizer = recorder.states[best]
+    last, last_optimizer = recorder.states[-1]
+    expected = {name: value for name, value in weights.items() if isinstance(value, torch.Tensor)}
+    assert same_weights(weights_of(model), expected)
+    assert not same_weights(weights_of(model), {name: last[name] for name in expected})
+    for index, entry in optimizer["state"].items():
+        for name, value in entry.items():
+            np.testing.assert_array_equal(model._optimizer_state["state"][index][name], value)
+    assert last_optimizer["state"][0]["step"] > optimizer["state"][0]["step"]
+
+
+@pytest.mark.usefixtures("net_with_rows")
+def test_the_best_epoch_may_be_the_last_one(X, recorder):
+    class StopAfterThree(skorch_callbacks.Callback):
+        def on_epoch_end(self, net, **kwargs):
+            if len(net.history) == 3:
+                raise KeyboardInterrupt
+
+    model = make(AutoEncoder, early_stopping=True, net_params=with_callbacks(StopAfterThree, recorder)).fit(X)
+    assert model.n_iter_ == 3
+    assert model.history_["valid_loss"].argmin() == 2
+    assert validation_loss(recorder.net) == model.history_["valid_loss"][2]
+    assert recorder.events.count("epoch ends") == 3
+
+
+@pytest.mark.parametrize("patience", [1, 3])
+@pytest.mark.parametrize(
+    ("params", "warmup"),
+    [
+        ({"kl_warmup": 0.0}, 0.0),
+        ({"kl_warmup": 0.5}, 0.5),
+        ({"kl_warmup": 0.25, "capacity": 1.0, "capacity_warmup": 0.75}, 0.75),
+    ],
+)
+def test_patience_is_counted_after_the_warm_up(X, patience, params, warmup):
+    model = make(VAETransformer, early_stopping=True, tol=1e9, n_iter_no_change=patience, max_epochs=20, **params).fit(X)
+    # The first epoch counts as an improvement; from the last one of the warm-up on, none does.
+    assert model.n_iter_ == max(1, math.ceil(warmup * 20) - 1) + patience
+
+
+def test_improvements_below_the_tolerance_do_not_count(X):
+    def n_iter(tol):
+        return make(AutoEncoder, early_stopping=True, tol=tol, n_iter_no_change=2, max_epochs=15).fit(X).n_iter_
+
+    assert n_iter(1e9) == 3
+    assert n_iter(0.0) > 3
+
+
+def test_validation_rows_are_not_trained_on(X, recorder):
+    model = make(AutoEncoder, early_stopping=True, validation_fraction=0.25, net_params=with_callbacks(recorder)).fit(X)
+    train_rows = [size for training, size, _ in recorder.losses if training]
+    valid_rows = [size for training, size, _ in recorder.losses if not training]
+    assert sum(train_rows) == 4 * 45
+    assert sum(valid_rows) == 4 * 15
+    assert len(recorder.norms) == len(train_rows)  # no gradients in validation
+    assert model.n_iter_ == 4
+
+
+# -- learning rates and gradients -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules_fall_from_one_to_a_hundredth(name):
+    values = np.array([SCHEDULES[name](progress) for progress in np.linspace(0, 1, 101)])
+    if name == "constant":
+        assert (values == 1.0).all()
+    else:
+        assert values[0] == pytest.approx(1.0)
+        assert values[-1] == pytest.approx(FINAL) == pytest.approx(0.01)
+        assert (np.diff(values) < 0).all()
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_steps_take_the_scheduled_learning_rate(X, recorder, name):
+    make(AutoEncoder, learning_rate=0.02, learning_rate_schedule=name, net_params=with_callbacks(recorder)).fit(X)
+    assert len(recorder.lrs) == 16
+    np.testing.assert_allclose(recorder.lrs, [0.02 * SCHEDULES[name](step / 16) for step in range(16)])
+
+
+def test_schedules_stay_at_their_end(X, recorder):
+    model = make(AutoEncoder, learning_rate=0.02, max_epochs=2, net_params=with_callbacks(recorder))
+    for _ in range(4):
+        model.partial_fit(X)
+    assert recorder.lrs[0] == 0.02
+    np.testing.assert_allclose(recorder.lrs[8:], 0.02 * FINAL)
+
+
+def test_schedules_change_the_fit(X):
+    codes = [make(AutoEncoder, learning_rate_schedule=name).fit(X).transform(X) for name in SCHEDULES]
+    assert all(np.abs(a - b).max() > 1e-4 for i, a in enumerate(codes) for b in codes[:i])
+
+
+def test_a_learning_rate_of_next_to_nothing_changes_nothing(cls, X, recorder):
+    make(cls, learning_rate=1e-30, net_params=with_callbacks(recorder)).fit(X)
+    first, last = recorder.states[0][0], recorder.states[-1][0]
+    weights = [name for name in first if name.startswith(("encoder", "decoder"))]
+    assert weights
+    assert all(torch.equal(first[name], last[name]) for name in weights)
+
+
+@pytest.mark.parametrize("param", ["clip_norm", "clip_value"])
+def test_clipping_bounds_the_gradient(cls, X, recorder, param):
+    class Free(recorder):
+        norms, largest, events, losses, lrs, states = [], [], [], [], [], []
+
+    free = make(cls, net_params=with_callbacks(Free)).fit(X)
+    seen = {"clip_norm": Free.norms, "clip_value": Free.largest}[param]
+    bound = min(seen) / 2
+    clipped = make(cls, net_params=with_callbacks(recorder), optimizer="sgd", **{param: bound}).fit(X)
+    got = {"clip_norm": recorder.norms, "clip_value": recorder.largest}[param]
+    assert len(got) == len(seen)
+    assert max(got) <= bound * (1 + 1e-5)
+    assert max(got) >= bound * (1 - 1e-3)
+    unclipped = make(cls, optimizer="sgd").fit(X)
+    assert not np.allclose(clipped.transform(X), unclipped.transform(X), atol=1e-5)
+    loose = make(cls, **{param: 1e6}).fit(X)
+    np.testing.assert_array_equal(loose.transform(X), free.transform(X))
+
+
+# -- callbacks --------------------------------------------------------------------------------------------------------
+
+
+def test_callbacks_see_every_event_in_order(cls, X, recorder):
+    make(cls, max_epochs=2, batch_size=30, net_params=with_callbacks(recorder)).fit(X)
+    batches = ["batch begins", "batch ends"] * 2
+    assert recorder.events == ["train begins", *(["epoch begins", *batches, "epoch ends"] * 2), "train ends"]
+    assert len(recorder.norms) == 4
+    assert min(recorder.norms) > 0
+
+
+def test_watching_changes_nothing(cls, X, recorder):
+    watched = make(cls, net_params=with_callbacks(recorder)).fit(X)
+    np.testing.assert_array_equal(watched.transform(X), make(cls).fit(X).transform(X))
+
+
+@pytest.mark.parametrize("form", ["class", "instance", "named", "alone"])
+def test_callbacks_come_in_every_form_of_skorch(X, recorder, form):
+    callbacks = {"class": [recorder], "instance": [recorder()], "named": [("me", recorder())], "alone": recorder()}[form]
+    model = make(AutoEncoder, net_params={"callbacks": callbacks}).fit(X)
+    assert recorder.events.count("epoch ends") == model.n_iter_ == 4
+    assert len(recorder.states) == 4
+
+
+@pytest.mark.parametrize("form", ["callbacks", "callbacks__me"])
+def test_the_users_callback_is_not_changed(X, recorder, form):
+    class Marked(recorder):
+        def initialize(self):
+            self.initialized_ = True
+            return self
+
+        def on_train_begin(self, net, **kwargs):
+            super().on_train_begin(net, **kwargs)
+            self.keep = False
+            self.mark_ = 1
+
+    mine = Marked()
+    named = [("me", mine)]
+    net_params = {"callbacks": named} if form == "callbacks" else {"callbacks": [("me", None)], "callbacks__me": mine}
+    make(AutoEncoder, net_params=net_params).fit(X)
+    assert Marked.events
+    assert vars(mine) == {"keep": True}
+    assert named == [("me", mine)]
+
+
+def test_callbacks_take_parameters(X, recorder):
+    net_params = with_callbacks(("me", recorder()), callbacks__me__keep=False)
+    make(AutoEncoder, net_params=net_params).fit(X)
+    assert recorder.events
+    assert recorder.states == []
+
+
+def test_gradients_can_be_changed_by_a_callback(X, recorder):
+    clip = skorch_callbacks.GradientNormClipping(1e-3)
+    make(AutoEncoder, net_params=with_callbacks(clip, recorder)).fit(X)
+    assert max(recorder.norms) <= 1e-3 * (1 + 1e-5)
+
+
+def test_skorchs_early_stopping_ends_the_run_in_good_order(cls, X, recorder, capsys):
+    stop = skorch_callbacks.EarlyStopping(monitor="train_loss", patience=2, threshold=1e9, threshold_mode="abs")
+    model = make(cls, max_epochs=10, net_params=with_callbacks(stop, recorder)).fit(X)
+    assert model.n_iter_ == 1 + 2
+    assert recorder.events[-2:] == ["epoch ends", "train ends"]
+    assert np.isfinite(model.score(X))
+    short = make(cls, max_epochs=10).fit(X)
+    np.testing.assert_array_equal(model.history_["loss"], short.history_["loss"][:3])
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("event", ["on_train_begin", "on_batch_end", "on_grad_computed"])
+def test_exceptions_of_callbacks_reach_the_user(X, event):
+    class Failing(skorch_callbacks.Callback):
+        pass
+
+    def fail(self, net, *args, **kwargs):
+        raise ZeroDivisionError
+
+    setattr(Failing, event, fail)
+    model = make(AutoEncoder).fit(X)
+    before = model.transform(X)
+    model.set_params(net_params=with_callbacks(Failing))
+    with pytest.raises(ZeroDivisionError):
+        model.fit(X)
+    np.testing.assert_array_equal(model.transform(X), before)
+
+
+class Misbehaving(nn.Module):
+    """Activation that does something to its inputs at one of its calls in training."""
+
+    n_calls = 0
+    at = math.inf
+
+    def forward(self, x):
+        if not self.training:
+            return torch.tanh(x)
+        type(self).n_calls += 1
+        return self.misbehave(x) if type(self).n_calls >= self.at else torch.tanh(x)
+
+
+def make_activation(at, misbehave):
+    return type("Activation", (Misbehaving,), {"at": at, "misbehave": misbehave, "n_calls": 0})
+
+
+def interrupt(self, x):
+    raise KeyboardInterrupt
+
+
+def test_a_real_interrupt_propagates_and_leaves_the_estimator_as_it_was(cls, X):
+    fresh = make(cls, activation=make_activation(9, interrupt))
+    with pytest.raises(KeyboardInterrupt):
+        fresh.fit(X)
+    assert vars(fresh) == vars(fresh.__class__(**fresh.get_params()))
+
+    activation = make_activation(math.inf, interrupt)
+    model = make(cls, activation=activation).fit(X)
+    before, codes = pickle.dumps(vars(model)["history_"]), model.transform(X)
+    weights, attributes = weights_of(model), set(vars(model))
+    activation.n_calls, activation.at = 0, 9
+    for call in (model.fit, model.partial_fit, model.set_params(warm_start=True).fit):
+        activation.n_calls = 0
+        activation.at = 5
+        with pytest.raises(KeyboardInterrupt):
+            call(X)
+    assert pickle.dumps(model.history_) == before
+    assert set(vars(model)) == attributes
+    assert same_weights(weights_of(model), weights)
+    np.testing.assert_array_equal(model.transform(X), codes)
+
+
+# -- losses that are not finite ---------------------------------------------------------------------------------------
+
+
+def turn_nan(self, x):
+    return x * float("nan")
+
+
+class _NaNGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.tanh()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * float("nan")
+
+
+def spoil_gradient(self, x):
+    return _NaNGradient.apply(x)
+
+
+def test_divergence_in_the_first_epoch_is_an_error(cls, X):
+    model = make(cls, learning_rate=1e30)
+    with pytest.raises(ValueError, match=r"loss of \w+ stopped being finite.*learning_rate=1e\+30"):
+        model.fit(X)
+    assert not hasattr(model, "module_")
+    assert vars(model) == vars(make(cls, learning_rate=1e30))
+    model.set_params(learning_rate=0.01).fit(X)
+    before, history = model.transform(X), copy.deepcopy(model.history_)
+    for params in ({}, {"warm_start": True}):
+        with pytest.raises(ValueError, match="learning_rate"):
+            model.set_params(learning_rate=1e30, **params).fit(X)
+        np.testing.assert_array_equal(model.transform(X), before)
+        assert all(np.array_equal(history[name], values) for name, values in model.history_.items())
+    with pytest.raises(ValueError, match="learning_rate"):
+        model.partial_fit(X)
+    np.testing.assert_array_equal(model.transform(X), before)
+
+
+def test_the_message_names_a_column_that_lies_far_out(X):
+    model = make(AutoEncoder).fit(X)
+    far = X.copy()
+    far[0, 3] = 1e6
+    with pytest.raises(ValueError, match="stopped being finite") as error:
+        model.set_params(learning_rate=1e30, warm_start=True).fit(X)
+    assert "Column" not in str(error.value)
+    with pytest.raises(ValueError, match=r"Column 3 has a value \de\+0\d standard deviations from its mean"):
+        model.fit(far)
+
+
+@pytest.mark.parametrize("misbehave", [turn_nan, spoil_gradient])
+def test_bad_gradients_count_even_where_the_loss_is_finite(cls, X, misbehave):
+    with pytest.raises(ValueError, match="stopped being finite"):
+        make(cls, activation=make_activation(2, misbehave), batch_size=60).fit(X)
+
+
+@pytest.mark.parametrize("misbehave", [turn_nan, spoil_gradient])
+@pytest.mark.parametrize("good_epochs", [1, 3, 40])
+def test_divergence_later_is_a_warning_and_keeps_finite_weights(cls, X, misbehave, good_epochs):
+    calls_per_epoch = 2 * 4  # one hidden layer in the encoder and one in the decoder, four batches
+    activation = make_activation(good_epochs * calls_per_epoch + 3, misbehave)
+    model = make(cls, activation=activation, max_epochs=50)
+    with pytest.warns(ConvergenceWarning, match="learning_rate=0.002") as record:
+        model.fit(X)
+    assert [warning.filename for warning in record] == [__file__]
+    assert all(torch.isfinite(value).all() for value in weights_of(model).values())
+    assert model.n_iter_ == good_epochs
+    assert all(np.isfinite(values).all() for values in model.history_.values())
+    assert np.isfinite(model.transform(X)).all()
+    assert np.isfinite(model.score(X))
+    assert np.isfinite(model.sample(5, random_state=0)).all()
+    if good_epochs == 40:  # the weights are those of one of the last epochs, not the first ones
+        reference = make(cls, activation=nn.Tanh, max_epochs=50).fit(X).score(X)
+        assert model.score(X) > reference - 1.0
+
+
+def test_training_can_go_on_after_a_divergence(X):
+    activation = make_activation(30, turn_nan)
+    model = make(AutoEncoder, activation=activation, max_epochs=20)
+    with pytest.warns(ConvergenceWarning, match="stopped being finite"):
+        model.fit(X)
+    activation.at = math.inf
+    assert np.isfinite(model.partial_fit(X).loss_curve_).all()
+
+
+def test_early_stopping_restores_the_best_weights_after_a_divergence(X, recorder):
+    activation = make_activation(6 * 2 * 3 + 1, turn_nan)  # in the seventh epoch
+    model = make(
+        AutoEncoder,
+        activation=activation,
+        early_stopping=True,
+        validation_fraction=0.3,
+        learning_rate=0.1,
+        learning_rate_schedule="constant",
+        max_epochs=20,
+        net_params=with_callbacks(recorder),
+    )
+    with pytest.warns(ConvergenceWarning, match="stopped being finite"):
+        model.fit(X)
+    best = model.history_["valid_loss"].argmin()
+    expected = recorder.states[best][0]
+    encoder = {name: value for name, value in weights_of(model).items() if name.startswith("encoder")}
+    assert encoder
+    assert all(torch.equal(value, expected[name]) for name, value in encoder.items())
+    assert recorder.events[-1] == "train ends"
+
+
+def test_train_raises_its_own_error(X):
+    module = VAEModule(5, 2, hidden_layer_sizes=(8,))
+    module.likelihood.fit(X)
+    plan = Plan(
+        batch_size=16,
+        n_epochs=3,
+        total_steps=12,
+        learning_rate=1e30,
+        learning_rate_schedule="constant",
+        optimizer="adam",
+        optimizer_params={},
+        seed=0,
+    )
+    with pytest.raises(DivergedError):
+        train(module, Rows(X, module.likelihood, CPU), None, plan)
+    assert not module.likelihood.weight.requires_grad
+    assert all(param.grad is None for param in module.parameters())
+
+
+# -- surroundings -----------------------------------------------------------------------------------------------------
+
+
+def test_verbose_prints_a_line_per_epoch(cls, X, capsys):
+    make(cls, verbose=1).fit(X)
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert len(lines) == 2 + 4  # a header of two lines
+    assert "train_loss" in lines[0]
+    assert all(f"train_{term}" in lines[0] for term in TERMS[cls])
+
+
+def test_nothing_is_printed_by_default(cls, X, capfd):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = make(cls, max_epochs=30, early_stopping=True, n_iter_no_change=1).fit(X)
+        model.sample(2), model.score(X), model.score_anomaly(X)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_torchs_settings_are_left_alone(cls, X, recorder):
+    def settings():
+        return (
+            torch.is_grad_enabled(),
+            torch.get_default_dtype(),
+            torch.get_num_threads(),
+            torch.get_num_interop_threads(),
+            torch.are_deterministic_algorithms_enabled(),
+            torch.get_rng_state().tolist(),
+        )
+
+    before = settings()
+    model = make(cls, dropout=0.5, early_stopping=True).fit(X)
+    model.score(X)
+    assert settings() == before
+    with pytest.raises(ValueError, match="learning_rate"):
+        make(cls, learning_rate=1e30).fit(X)
+    with pytest.raises(KeyboardInterrupt):
+        make(cls, activation=make_activation(5, interrupt)).fit(X)
+    assert settings() == before
+
+
+def test_fit_does_not_mind_that_gradients_are_off(cls, X):
+    expected = make(cls).fit(X).transform(X)
+    with torch.no_grad():
+        model = make(cls).fit(X)
+        assert not torch.is_grad_enabled()
+    np.testing.assert_array_equal(model.transform(X), expected)
+
+
+def test_modules_are_left_in_evaluation_mode_without_gradients(cls, X):
+    module = make(cls, dropout=0.5).fit(X).module_
+    assert not module.training
+    assert all(param.grad is None for param in module.parameters())
+    assert not module.likelihood.weight.requires_grad
