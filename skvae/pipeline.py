@@ -44,7 +44,7 @@ def sample(estimator, n_samples=1, *, mean=False, random_state=None):
     >>> from sklearn.preprocessing import StandardScaler
     >>> import skvae
     >>> X, _ = load_wine(return_X_y=True)
-    >>> model = skvae.VAETransformer(2, max_epochs=5, random_state=0)
+    >>> model = skvae.VAETransformer(2, max_epochs=20, random_state=0)
     >>> pipe = make_pipeline(StandardScaler(), model, KMeans(3, random_state=0)).fit(X)
     >>> skvae.sample(pipe, 4).shape
     (4, 13)
@@ -126,7 +126,7 @@ def step_score(name):
     >>> from sklearn.model_selection import GridSearchCV
     >>> from sklearn.pipeline import make_pipeline
     >>> from skvae import VAETransformer, step_score
-    >>> pipe = make_pipeline(VAETransformer(max_epochs=5, random_state=0), KMeans(3))
+    >>> pipe = make_pipeline(VAETransformer(max_epochs=20, random_state=0), KMeans(3))
     >>> grid = {"vaetransformer__n_components": [2, 3]}
     >>> search = GridSearchCV(pipe, grid, scoring=step_score("vaetransformer"), cv=2)
     >>> search.fit(load_wine().data).cv_results_["mean_test_score"].shape
@@ -177,7 +177,7 @@ def _split(estimator: Any, method: str) -> tuple[list[tuple[str, Any]], Any]:
 
 
 def _flat(pipeline: Pipeline) -> list[tuple[str, Any]]:
-    """Steps of a pipeline, those of inner pipelines in their place."""
+    """List the steps of a pipeline, those of inner pipelines in their place."""
     steps = []
     for name, step in pipeline.steps:
         steps += _flat(step) if isinstance(step, Pipeline) else [(name, step)]

@@ -24,6 +24,7 @@ from skvae.warnings import warn_user
 _AUTO_STEPS, _AUTO_STEPS_LINEAR = 3000, 5000
 _MIN_EPOCHS, _MAX_EPOCHS, _MAX_EPOCHS_LINEAR = 10, 100, 1000
 _LEARNING_RATE, _LEARNING_RATE_LINEAR = 0.002, 0.01
+_REMEMBERED_ROWS = 4096  # rows of earlier partial_fit calls that weigh against those of the present one
 _MAX_SEED = 2**31 - 1
 
 
@@ -38,7 +39,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "n_components": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "hidden_layer_sizes": ["array-like"],
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions(set(ACTIVATIONS)), type],
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "normalization": [StrOptions(set(NORMALIZATIONS)), None],
@@ -133,29 +134,26 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         with check.unchanged_on_failure(self):
             callbacks = check.check_net_params(self.net_params)
             device = check.resolve_device(self.device)
-            if once and resume:
-                self._check_unchanged()
-            X = check.check_rows(self, X, reset=not (once and resume), min_rows=1 if once and resume else 2)
-            X, weight = check.check_weights(sample_weight, X)
             goes_on = once and resume
+            if resume:
+                self._check_unchanged()
+            X = check.check_rows(self, X, reset=not resume, min_rows=1 if goes_on else 2)
+            X, weight = check.check_weights(sample_weight, X, min_rows=1 if goes_on else 2)
+            self._check_fit(weight)
             if not goes_on:
                 self._seed = int(check_random_state(self.random_state).randint(_MAX_SEED))
-                self._n_steps = self._n_passes = 0
+                self._n_steps = self._n_passes = self._n_seen = 0
                 self._optimizer_state = None
             train_index, valid_index = self._split(X.shape[0])
             if resume:
-                if not once:
-                    self._check_unchanged()
-                if X.shape[1] != self.module_.n_features:
-                    raise ValueError(
-                        f"X has {X.shape[1]} features, but warm_start=True goes on with a network of {self.module_.n_features}."
-                    )
                 module = copy.deepcopy(self.module_)
                 module.likelihood.check(X)
             else:
                 module = self._build(X, weight, train_index)
             module.to(device)
-            check.check_network(module, self.encoder, self.decoder)
+            with PrivateRandomness(self._seed):
+                check.check_network(module, self.encoder, self.decoder, self.activation)
+            noise_before = module.likelihood.moment.clone()
             rows = Rows(X, module.likelihood, device, weight=weight, index=train_index)
             valid = None if valid_index is None else Rows(X, module.likelihood, device, weight=weight, index=valid_index)
             plan = self._plan(len(rows), once=once, callbacks=callbacks)
@@ -178,7 +176,13 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
                 }
             self.history_ = outcome.history
             self.n_iter_ = len(self.history_["loss"])
-            self._finish(X, weight, device, whole_run=not once)
+            # A stream's last few rows must not replace what many rows before them have settled.
+            rate = X.shape[0] / (X.shape[0] + min(self._n_seen, _REMEMBERED_ROWS)) if goes_on else 1.0
+            self._finish(X, weight, device, rate)
+            module.likelihood.blend_moment(noise_before, rate)
+            self._n_seen += X.shape[0]
+            if not once and not outcome.diverged:
+                self._check_health()
         return self
 
     def _split(self, n_rows: int) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -215,16 +219,16 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             **self._module_params(),
         }
         module = self._new_module()
+        module.likelihood.check(X)
         if train_index is not None:
             X, weight = X[train_index], None if weight is None else weight[train_index]
-        module.likelihood.check(X)
         module.likelihood.fit(X, weight)
         return module
 
     def _new_module(self) -> LatentModule:
         (seed,) = seed_streams(self._seed, 4, n=1)
         with PrivateRandomness(seed):
-            return self._module_class(**self._spec)
+            return self._module_class(**self._spec).float()
 
     def _module_params(self) -> dict[str, Any]:
         """Parameters of the child's module beside the shared ones."""
@@ -255,6 +259,11 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         if n_epochs == "auto":
             steps, most = (_AUTO_STEPS_LINEAR, _MAX_EPOCHS_LINEAR) if self._is_linear else (_AUTO_STEPS, _MAX_EPOCHS)
             n_epochs = int(np.clip(round(steps / n_batches), _MIN_EPOCHS, most))
+        if self.normalization == "batch" and n_rows // n_batches < 2:
+            raise ValueError(
+                f"normalization='batch' needs batches of at least 2 rows, but {n_rows} rows in batches of at most "
+                f"batch_size={self.batch_size} leave some with {n_rows // n_batches}; raise batch_size or use 'layer'."
+            )
         goes_on = once and self._n_passes > 0
         return Plan(
             batch_size=self.batch_size,
@@ -294,15 +303,23 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             cause += f" Column {name!r} has a value {largest:.3g} standard deviations from its mean: transform or clip it."
         return f"The training loss of {type(self).__name__} stopped being finite. {cause}"
 
-    def _finish(self, X: Any, weight: np.ndarray | None, device: torch.device, *, whole_run: bool) -> None:
-        """Measure what the model needs once training is over."""
+    def _check_fit(self, weight: np.ndarray | None) -> None:
+        """Raise what can be known before training."""
+
+    def _finish(self, X: Any, weight: np.ndarray | None, device: torch.device, rate: float) -> None:
+        """Measure what the model needs once training is over; `rate` is the say that these rows have in it."""
+
+    def _check_health(self) -> None:
+        """Warn about a model that came out badly."""
 
     # -- codes and rows -----------------------------------------------------------------------------------------------
 
-    def _ready(self, X: Any) -> tuple[Any, torch.device]:
-        """Rows as a checked array, and the device."""
+    def _ready(self, X: Any, *, scored: bool = False) -> tuple[Any, torch.device]:
+        """Rows as a checked array, within the likelihood's range if they are scored, and the device."""
         check_is_fitted(self, "module_")
         X = check.check_rows(self, X, reset=False)
+        if scored:
+            self.module_.likelihood.check(X)
         return X, check.resolve_device(self.device)
 
     def transform(self, X):
@@ -408,7 +425,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         log_likelihood : ndarray of shape (n_samples,)
             Nats per row, of the density in the units of X; higher is more normal.
         """
-        X, device = self._ready(X)
+        X, device = self._ready(X, scored=True)
         return inference.log_weights(self.module_, X, device, self.n_score_draws, self._log_density(), inference.log_mean_exp)
 
     def effective_sample_size(self, X):
@@ -424,7 +441,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         ess : ndarray of shape (n_samples,)
             Between 1 and `n_score_draws`; where it is close to 1, the score is an underestimate.
         """
-        X, device = self._ready(X)
+        X, device = self._ready(X, scored=True)
         return inference.log_weights(
             self.module_, X, device, self.n_score_draws, self._log_density(), inference.effective_sample_size
         )
@@ -446,7 +463,8 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         score : float
             Nats per row; higher is better. Comparable between models of any size and kind on the same rows.
         """
-        return float(np.average(self.score_samples(X), weights=sample_weight))
+        scores = self.score_samples(X)
+        return float(np.average(scores, weights=check.check_score_weights(sample_weight, scores)))
 
     def score_anomaly(self, X):
         """Score how far rows lie from their reconstruction.
@@ -477,7 +495,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         shares : ndarray of shape (n_samples, n_features_in_)
             Sum to `score_anomaly` along each row.
         """
-        X, device = self._ready(X)
+        X, device = self._ready(X, scored=True)
         return inference.deviance(self.module_, X, inference.encode(self.module_, X, device), device)
 
     # -- attributes ---------------------------------------------------------------------------------------------------

@@ -22,6 +22,13 @@ class GaussianDensity(DensityMixin, BaseEstimator):
     covariance_ : ndarray of shape (n_features, n_features)
     """
 
+    @classmethod
+    def of(cls, mean, covariance):
+        """Make a fitted density from its moments."""
+        density = cls()
+        density.mean_, density.covariance_ = mean, covariance
+        return density
+
     def fit(self, X, y=None, sample_weight=None):
         """Fit mean and covariance to codes."""
         self.mean_, self.covariance_ = code_moments(X, sample_weight)
@@ -48,15 +55,28 @@ def code_moments(codes: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarr
     return mean, covariance + (1e-6 * scale + 1e-12) * np.eye(len(mean))
 
 
+def blend_moments(old: tuple, new: tuple, rate: float) -> tuple[np.ndarray, np.ndarray]:
+    """Moments of a mixture of two sets of codes, the new one with weight `rate`."""
+    apart = new[0] - old[0]
+    mean = old[0] + rate * apart
+    return mean, (1 - rate) * old[1] + rate * new[1] + rate * (1 - rate) * np.outer(apart, apart)
+
+
+def check_density(density: Any, weight: np.ndarray | None) -> None:
+    """Refuse a class, and weights that a density estimator cannot take."""
+    if isinstance(density, type):
+        raise ValueError(f"density={density.__name__} is a class; pass an instance, {density.__name__}().")
+    if density is not None and weight is not None and not has_fit_parameter(density, "sample_weight"):
+        raise ValueError(f"sample_weight was given, but density={density!r} takes none in fit; use KernelDensity or None.")
+
+
 def fit_density(density: Any, codes: np.ndarray, weight: np.ndarray | None, seed: int) -> Any:
-    """Fit a copy of a scikit-learn density estimator, or a Gaussian, to codes."""
-    density = GaussianDensity() if density is None else clone(density)
+    """Fit a copy of a scikit-learn density estimator to codes."""
+    density = clone(density)
     if "random_state" in density.get_params() and density.get_params()["random_state"] is None:
         density.set_params(random_state=seed)
     if weight is None:
         return density.fit(codes)
-    if not has_fit_parameter(density, "sample_weight"):
-        raise ValueError(f"sample_weight was given, but density={density!r} takes none in fit; use KernelDensity or None.")
     return density.fit(codes, sample_weight=weight)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import numpy as np
+from sklearn.utils.validation import check_is_fitted
 
 
 class LatentWalksMixin:
@@ -28,8 +31,8 @@ class LatentWalksMixin:
         """
         if method not in ("linear", "spherical"):
             raise ValueError(f"method={method!r} is not known; use 'linear' or 'spherical'.")
-        if n_steps < 2:
-            raise ValueError(f"n_steps={n_steps} must be at least 2: the ends are two of them.")
+        if not isinstance(n_steps, Integral) or n_steps < 2:
+            raise ValueError(f"n_steps={n_steps} must be an integer of at least 2: the ends are two of them.")
         start, end = self.transform(X_start), self.transform(X_end)
         if len(start) != len(end):
             raise ValueError(f"X_start has {len(start)} rows and X_end has {len(end)}; they are taken in pairs.")
@@ -92,8 +95,9 @@ class LatentWalksMixin:
         X : ndarray of shape (n_steps, n_steps, n_features_in_)
             Decoder's means.
         """
+        check_is_fitted(self)
         n_components = self._n_features_out
-        if len(set(axes)) != 2 or not all(-n_components <= axis < n_components for axis in axes):
+        if len(axes) != 2 or len(set(axes)) != 2 or not all(-n_components <= axis < n_components for axis in axes):
             raise ValueError(f"axes={axes!r} must be two different components of {n_components}.")
         codes = np.zeros((n_steps, n_steps, n_components))
         line = np.linspace(-extent, extent, n_steps)

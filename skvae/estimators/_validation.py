@@ -84,17 +84,28 @@ def check_codes(estimator: Any, Z: Any) -> np.ndarray:
     return Z
 
 
-def check_weights(sample_weight: Any, X: Any) -> tuple[Any, np.ndarray | None]:
-    """Rows with a positive weight and those weights; None if there are none or all are equal."""
+def check_weights(sample_weight: Any, X: Any, *, min_rows: int) -> tuple[Any, np.ndarray | None]:
+    """Rows with a positive weight and those weights, one on average; None if there are none or all are equal."""
     if sample_weight is None:
         return X, None
     weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
     kept = weight > 0
-    if kept.sum() < 2:
-        raise ValueError(f"sample_weight leaves {int(kept.sum())} row(s) with a positive weight; at least 2 are needed.")
+    if kept.sum() < min_rows:
+        raise ValueError(f"sample_weight leaves {int(kept.sum())} row(s) with a positive weight; at least {min_rows} are needed.")
     if not kept.all():
         X, weight = X[kept], weight[kept]
-    return X, None if np.all(weight == weight[0]) else weight
+    weight = weight / weight.max()
+    return X, None if np.all(weight == weight[0]) else weight / weight.mean()
+
+
+def check_score_weights(sample_weight: Any, scores: np.ndarray) -> np.ndarray | None:
+    """Weights to average scores with."""
+    if sample_weight is None:
+        return None
+    weight = _check_sample_weight(sample_weight, scores, dtype=np.float64, ensure_non_negative=True)
+    if not weight.any():
+        raise ValueError("sample_weight is zero for every row; there is nothing to average.")
+    return weight
 
 
 def check_architecture(estimator: Any) -> None:
@@ -106,6 +117,11 @@ def check_architecture(estimator: Any) -> None:
             raise ValueError(f"{name}={cls}(...) is a module instance, which would keep its weights between fits; {advice}.")
         if name == "activation" and isinstance(value, type) and not issubclass(value, nn.Module):
             raise ValueError(f"activation={value.__name__} is not a subclass of torch.nn.Module.")
+        if name == "activation" and isinstance(value, type):
+            try:
+                value()
+            except TypeError as error:
+                raise ValueError(f"activation={value.__name__} cannot be built without arguments: {error}") from error
         if name in ("encoder", "decoder") and isinstance(value, type):
             raise ValueError(f"{name}={value.__name__} is a class; wrap it and its arguments: Net({value.__name__}, ...).")
 
@@ -142,6 +158,8 @@ def resolve_device(device: str) -> torch.device:
         resolved = None
     if resolved is None or resolved.type not in ("cpu", "cuda", "mps"):
         raise ValueError(f"device={device!r} is not known; use 'auto', 'cpu', 'cuda', 'cuda:<index>' or 'mps'.")
+    if resolved.type == "cpu":
+        return torch.device("cpu")  # of which there is one, whatever its index
     if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device={device!r}: torch finds {torch.cuda.device_count()} CUDA device(s); use 'auto' or 'cpu'.")
     if resolved.type == "mps" and not torch.backends.mps.is_available():
@@ -149,28 +167,30 @@ def resolve_device(device: str) -> torch.device:
     return resolved
 
 
-def check_network(module: nn.Module, encoder: Net | None, decoder: Net | None) -> None:
-    """Run one row through networks of the user's own and report a misfit in words."""
+def check_network(module: nn.Module, encoder: Net | None, decoder: Net | None, activation: Any) -> None:
+    """Run rows through networks with parts of the user's own and report a misfit in words."""
     device = next(module.parameters()).device
     n_codes = module.n_components * module.encoder_outputs_per_component
     for name, network, n_inputs, n_outputs in (
         ("encoder", module.encoder, module.n_features, n_codes),
         ("decoder", module.decoder, module.n_components, module.n_features),
     ):
-        spec = {"encoder": encoder, "decoder": decoder}[name]
+        spec: Any = {"encoder": encoder, "decoder": decoder}[name]
         if spec is None:
-            continue
+            if isinstance(activation, str):
+                continue
+            spec = f"with activation={activation.__name__}"
         with torch.no_grad():
             module.eval()
             try:
                 output = network(torch.zeros(2, n_inputs, device=device))
             except (RuntimeError, TypeError, ValueError) as error:
-                raise ValueError(f"The {name} {spec!r} fails on rows of {n_inputs} features: {error}") from error
+                raise ValueError(f"The {name} {spec} fails on rows of {n_inputs} features: {error}") from error
         shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
         if shape != (2, n_outputs):
             got = f"{shape[1]} features" if isinstance(shape, tuple) and len(shape) == 2 else f"an output of shape {shape}"
             meaning = "X has" if name == "decoder" else f"n_components={module.n_components} asks for"
-            raise ValueError(f"The {name} {spec!r} returns {got}, {meaning} {n_outputs}.")
+            raise ValueError(f"The {name} {spec} returns {got}, {meaning} {n_outputs}.")
 
 
 @contextmanager

@@ -9,13 +9,21 @@ import torch
 from sklearn.utils._param_validation import HasMethods
 
 from skvae.estimators._base import BaseAutoEncoder
-from skvae.estimators._density import GaussianDensity, code_moments, fit_density, sample_density
+from skvae.estimators._density import (
+    GaussianDensity,
+    blend_moments,
+    check_density,
+    code_moments,
+    fit_density,
+    sample_density,
+)
 from skvae.estimators._docs import document
 from skvae.modules import AutoEncoderModule
 from skvae.training import inference, seed_streams
 
 _NOISE_ROWS = 512  # rows that the generative model's noise is fitted to
 _SLOPE_NUMBERS = 2**24
+_DENSITY_ROWS = 200  # rows that partial_fit must bring for a density of the user's own to be fitted again
 
 
 @document
@@ -134,15 +142,25 @@ class AutoEncoder(BaseAutoEncoder):
         self.verbose = verbose
         self.net_params = net_params
 
-    def _finish(self, X: Any, weight: np.ndarray | None, device: torch.device, *, whole_run: bool) -> None:
+    def _finish(self, X: Any, weight: np.ndarray | None, device: torch.device, rate: float) -> None:
         """Fit the generative model behind `sample` and `score_samples`."""
         codes = inference.encode(self.module_, X, device).astype(np.float64)
+        moments = code_moments(codes, weight)
+        if rate < 1.0:
+            moments = blend_moments(self._code_moments, moments, rate)
+        self._code_moments = moments
         (seed,) = seed_streams(self._seed, self._n_passes, 6, n=1)
-        self.density_ = fit_density(self.density, codes, weight, seed)
-        self.module_.set_code_moments(*code_moments(codes, weight))
+        if self.density is None:
+            self.density_ = GaussianDensity.of(*moments)
+        elif rate == 1.0 or len(codes) >= _DENSITY_ROWS:
+            self.density_ = fit_density(self.density, codes, weight, seed)
+        self.module_.set_code_moments(*moments)
         # The slopes of the decoder take n_features * n_components numbers a row.
         max_rows = max(1, min(_NOISE_ROWS, _SLOPE_NUMBERS // (X.shape[1] * self.n_components_)))
         inference.fit_noise(self.module_, X, weight, device, max_rows=max_rows)
+
+    def _check_fit(self, weight: np.ndarray | None) -> None:
+        check_density(self.density, weight)
 
     def _sample_codes(self, n_samples: int, seed: int) -> np.ndarray:
         return sample_density(self.density_, n_samples, seed)

@@ -167,13 +167,15 @@ class VAETransformer(LatentWalksMixin, BaseAutoEncoder):
             "n_draws": int(self.n_draws),
         }
 
-    def _finish(self, X: Any, weight: np.ndarray | None, device: torch.device, *, whole_run: bool) -> None:
-        """Settle the noise, count what the components carry, and warn if that is nothing."""
+    def _finish(self, X: Any, weight: np.ndarray | None, device: torch.device, rate: float) -> None:
+        """Settle the noise and count what the components carry."""
         inference.fit_noise(self.module_, X, weight, device, max_rows=_NOISE_ROWS)
-        kl, variance, correlated = inference.latent_usage(self.module_, X, device, max_rows=_USAGE_ROWS)
-        self.kl_per_component_ = kl
+        usage = inference.latent_usage(self.module_, X, device, max_rows=_USAGE_ROWS)
+        self.kl_per_component_, variance, self._columns_are_correlated = usage
         self.n_active_units_ = int((variance > _ACTIVE_VARIANCE).sum())
-        if whole_run and self.n_active_units_ == 0 and correlated:
+
+    def _check_health(self) -> None:
+        if self.n_active_units_ == 0 and self._columns_are_correlated:
             warn_user(
                 f"The code of {type(self).__name__} has collapsed: none of its {self.n_components_} components tells rows "
                 f"apart, although the columns of X are correlated. Lower beta (now {self.beta:g}), or raise kl_warmup (now "

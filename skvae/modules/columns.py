@@ -84,7 +84,9 @@ class ColumnStatistics:
             If a column's spread overflows or underflows.
         """
         mean, std, low, high = _moments(X, sample_weight)
-        constant = low == high
+        # Values that differ by rounding alone are one value.
+        precision = np.finfo(X.dtype if X.dtype.kind == "f" else np.float64).eps
+        constant = high - low <= 8 * precision * np.maximum(np.abs(low), np.abs(high))
         stride = -(-X.shape[0] // min(_SAMPLE_ROWS, max(_MIN_SAMPLE_ROWS, _SAMPLE_NUMBERS // X.shape[1])))
         sample = dense_rows(X, slice(None, None, stride))
         resolution = _resolution(sample)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+import joblib
+from torch import Tensor, nn
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -102,7 +103,15 @@ class Net:
             kind = "an instance of a Module" if isinstance(module_class, nn.Module) else repr(module_class)
             raise TypeError(f"Net takes a subclass of torch.nn.Module, not {kind}; pass the class and its arguments.")
         self.module_class = module_class
-        self.params = params
+        self.params = self._checked(params)
+
+    @staticmethod
+    def _checked(params: dict[str, Any]) -> dict[str, Any]:
+        for name, value in params.items():
+            if isinstance(value, (nn.Module, Tensor)):
+                kind = type(value).__name__
+                raise TypeError(f"Net(..., {name}={kind}(...)) would carry weights from one fit to the next; pass plain values.")
+        return params
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the class and its keyword arguments by name."""
@@ -111,18 +120,22 @@ class Net:
     def set_params(self, **params: Any) -> Net:
         """Change keyword arguments."""
         self.module_class = params.pop("module_class", self.module_class)
-        self.params = {**self.params, **params}
+        self.params = {**self.params, **self._checked(params)}
         return self
 
     def build(self, n_inputs: int, n_outputs: int) -> nn.Module:
         """Build the network."""
-        return self.module_class(n_inputs, n_outputs, **self.params)
+        try:
+            return self.module_class(n_inputs, n_outputs, **self.params)
+        except TypeError as error:
+            raise ValueError(f"{self!r} cannot be built with n_inputs={n_inputs} and n_outputs={n_outputs}: {error}") from error
 
     def __repr__(self) -> str:
         arguments = "".join(f", {name}={value!r}" for name, value in self.params.items())
         return f"Net({self.module_class.__name__}{arguments})"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Net) and self.get_params() == other.get_params()
+        # A hash, since arguments may be arrays, which do not compare to one truth value.
+        return isinstance(other, Net) and joblib.hash(self.get_params()) == joblib.hash(other.get_params())
 
     __hash__ = None  # type: ignore[assignment]

@@ -19,6 +19,7 @@ from skvae import functional as fn
 from skvae.modules.columns import ColumnStatistics, row_blocks
 
 NOISE_MODES = ("auto", "feature", "shared")
+MAX_STANDARDIZED = 1e15  # entries further out are taken for this, whose square is still a number in single precision
 
 
 class Likelihood(nn.Module):
@@ -108,7 +109,14 @@ class Likelihood(nn.Module):
             self.set_moment(self.varying.clone())
         else:
             self.floor.zero_()
-            self.set_moment(torch.from_numpy((self.noise / columns.scale) ** self.energy_power))
+            moment = (self.noise / columns.scale) ** self.energy_power
+            limits = np.finfo(np.float32)
+            if not (moment.min() > limits.tiny and moment.max() < limits.max):
+                raise ValueError(
+                    f"noise={self.noise:g} is out of proportion to the columns of X, whose standard deviations range from "
+                    f"{columns.scale.min():.3g} to {columns.scale.max():.3g}."
+                )
+            self.set_moment(torch.from_numpy(moment))
         return self
 
     def _set_columns(self, columns: dict[str, Any]) -> None:
@@ -148,7 +156,7 @@ class Likelihood(nn.Module):
 
     def _standardize_wide(self, X: Any, rows: Any = slice(None)) -> Tensor:
         """Rows of `X` in standardised units, in double precision."""
-        return self._double(X, rows).sub_(self._shift).mul_(self._inverse_scale)
+        return self._double(X, rows).sub_(self._shift).mul_(self._inverse_scale).clamp_(-MAX_STANDARDIZED, MAX_STANDARDIZED)
 
     @staticmethod
     def _double(X: Any, rows: Any) -> Tensor:
@@ -243,6 +251,11 @@ class Likelihood(nn.Module):
         self.moment.copy_(moment.mean() if self.noise == "shared" else moment)
         self._refresh()
 
+    def blend_moment(self, before: Tensor, rate: float) -> None:
+        """Give the present noise the weight `rate` and an earlier one the rest."""
+        if rate < 1.0 and self.learns_noise:
+            self.set_moment(torch.lerp(before, self.moment, rate))
+
     @torch.no_grad()
     def start_training(self) -> None:
         """Give all columns the same noise, where they share it in training."""
@@ -304,7 +317,7 @@ class Gaussian(Likelihood):
         return self.scale / np.sqrt(2.0 * self.weight.detach().cpu().double().numpy())
 
     def draw(self, output: Tensor, generator: torch.Generator) -> NDArray[np.float64]:
-        noise = torch.randn(output.shape, generator=generator, device=output.device)
+        noise = torch.randn(output.shape, generator=generator, device=output.device, dtype=output.dtype)
         return self._to_data(self.locate(output) + noise * (2.0 * self.weight).rsqrt())
 
 
@@ -333,7 +346,7 @@ class Laplace(Likelihood):
         return scale
 
     def draw(self, output: Tensor, generator: torch.Generator) -> NDArray[np.float64]:
-        uniform = torch.rand(output.shape, generator=generator, device=output.device) - 0.5
+        uniform = torch.rand(output.shape, generator=generator, device=output.device, dtype=output.dtype) - 0.5
         noise = -uniform.sign() * torch.log1p(-2.0 * uniform.abs().clamp(max=0.5 - 1e-7))
         return self._to_data(self.locate(output) + noise / self.weight)
 

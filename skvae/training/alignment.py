@@ -9,25 +9,29 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-_FLOATS = 16  # a cache line of 64 bytes
+_ENTRIES = 16  # a cache line of 64 bytes, in single precision
+_PRODUCTS = {F.linear, torch.matmul, Tensor.matmul, Tensor.__matmul__}
 
 
-def aligned_zeros(n_rows: int, width: int) -> Tensor:
+def aligned_zeros(n_rows: int, width: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Zeros of shape ``(n_rows, width)``, every row of which begins a cache line."""
-    return torch.zeros(n_rows, -(-width // _FLOATS) * _FLOATS, dtype=torch.float32)[:, :width]
+    return torch.zeros(n_rows, -(-width // _ENTRIES) * _ENTRIES, dtype=dtype)[:, :width]
 
 
 class AlignedRows(TorchFunctionMode):
-    """Let every row that enters a linear layer begin a cache line.
+    """Let every row that is multiplied by a matrix begin a cache line.
 
     Products with few outputs add up in an order that depends on where a row begins: where rows follow each other without
     a gap, on their number in the batch.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is F.linear and args[0].dim() == 2 and args[0].stride(0) % _FLOATS:
-            args = (aligned_zeros(*args[0].shape).copy_(args[0]), *args[1:])
-        return func(*args, **({} if kwargs is None else kwargs))
+        kwargs = {} if kwargs is None else kwargs
+        if func in _PRODUCTS and len(args) > 1 and args[0].dim() > 1 and args[1].dim() == 2 and args[0].stride(-2) % _ENTRIES:
+            rows = args[0].flatten(0, -2)
+            product = func(aligned_zeros(*rows.shape, rows.dtype).copy_(rows), *args[1:], **kwargs)
+            return product.unflatten(0, args[0].shape[:-1])
+        return func(*args, **kwargs)
 
 
 def aligned_rows(device: torch.device) -> AbstractContextManager:

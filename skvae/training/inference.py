@@ -12,18 +12,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import sparse
 from torch import nn
 
 from skvae.functional import gaussian_kl
-from skvae.modules import Batch
+from skvae.modules import Batch, Bernoulli
 from skvae.modules.columns import columns_are_correlated
 from skvae.training.alignment import aligned_rows, aligned_zeros
 from skvae.training.randomness import make_generator, private_randomness
-from skvae.training.threads import threads_for
+from skvae.training.threads import one_thread, threads_for
 
 _CHUNK_WORK = 2**26  # multiply-adds a chunk may take
-_MAX_ROWS, _MIN_ROWS = 2048, 16
+_MAX_ROWS, _MIN_ROWS = 2048, 32
 _CHUNK_FLOATS = 2**22  # numbers the widest layer may hold when many draws are decoded at once
+_APPROXIMATED = (nn.GELU, nn.SiLU, nn.ELU, nn.SELU, nn.Sigmoid)
 _POOL_SIZE = 2**16
 _POOL_SEED = 20140130
 
@@ -35,9 +37,12 @@ def chunk_rows(module: nn.Module) -> int:
 
 
 def score_rows(module: nn.Module, n_draws: int) -> int:
-    """Rows of a chunk when each row is decoded `n_draws` times, or as often as the slopes of a decoder take."""
+    """Rows of a chunk when each row is decoded `n_draws` times, or as often as the slopes of a decoder take.
+
+    They are enough for all entries of a layer to be computed many at once, with none left over for the last rows, or one.
+    """
     rows = _CHUNK_FLOATS // (module.widest_layer * max(n_draws, 2 * module.n_components))
-    return min(chunk_rows(module), max(1, 1 << max(0, rows.bit_length() - 1)))
+    return min(chunk_rows(module), 1 << (rows.bit_length() - 1)) if rows >= _MIN_ROWS else 1
 
 
 def _chunks(n_rows: int, size: int) -> Iterator[slice]:
@@ -66,14 +71,14 @@ def _run(
 ) -> list[Any]:
     """Call `step` on every chunk, in evaluation mode and without gradients."""
     place(module, device)
-    with torch.no_grad(), threads_for(module, size), aligned_rows(device), private_randomness(module, _POOL_SEED):
+    threads = one_thread() if _approximates(module) else threads_for(module, size, solves=solves)
+    with torch.no_grad(), threads, aligned_rows(device), private_randomness(module, _POOL_SEED):
         return [step(rows) for rows in _chunks(n_rows, size)]
 
 
-def _join(parts: list[np.ndarray], width: int | None) -> np.ndarray:
-    if parts:
-        return np.concatenate(parts)
-    return np.empty((0,) if width is None else (0, width))
+def _approximates(module: nn.Module) -> bool:
+    """Whether functions are involved that come out differently in the last bit where threads divide their entries."""
+    return isinstance(module.likelihood, Bernoulli) or any(type(layer) in _APPROXIMATED for layer in module.modules())
 
 
 def encode(module: nn.Module, X: Any, device: torch.device) -> np.ndarray:
@@ -106,18 +111,25 @@ def _per_row(module, X, device, function) -> list[np.ndarray]:
 
 def decode(module: nn.Module, Z: np.ndarray, device: torch.device) -> np.ndarray:
     """Means of the likelihood, in the units of the data, for codes."""
-    return _per_code(module, Z, device, lambda output, rows: module.likelihood.mean(output))
+    return _per_code(module, Z, device, lambda output, rows: module.likelihood.mean(output)[: rows.stop - rows.start])
 
 
 def draw(module: nn.Module, Z: np.ndarray, device: torch.device, seed: int) -> np.ndarray:
     """Draws from the likelihood, in the units of the data, for codes."""
     generator = make_generator(seed, device)
-    return _per_code(module, Z, device, lambda output, rows: module.likelihood.draw(output, generator))
+    return _per_code(module, Z, device, lambda output, rows: module.likelihood.draw(output[: rows.stop - rows.start], generator))
 
 
 def deviance(module: nn.Module, X: Any, Z: np.ndarray, device: torch.device) -> np.ndarray:
     """Nats by which each entry of `X` falls short of the best, given codes, ``(n_samples, n_features)``."""
-    return _per_code(module, Z, device, lambda output, rows: module.likelihood.deviance(X[rows], output))
+
+    def function(output, rows):
+        block = X[rows].toarray() if sparse.issparse(X) else X[rows]
+        padded = np.zeros(output.shape, dtype=block.dtype)
+        padded[: len(block)] = block
+        return module.likelihood.deviance(padded, output)[: len(block)]
+
+    return _per_code(module, Z, device, function)
 
 
 def _per_code(module, Z, device, function) -> np.ndarray:
@@ -128,9 +140,9 @@ def _per_code(module, Z, device, function) -> np.ndarray:
         n_rows = rows.stop - rows.start
         buffer[:n_rows] = torch.from_numpy(Z[rows].astype(np.float32))
         buffer[n_rows:] = 0.0
-        return function(module.decode(buffer.to(device))[:n_rows], rows)
+        return function(module.decode(buffer.to(device)), rows)
 
-    return _join(_run(module, len(Z), size, device, step), module.n_features)
+    return np.concatenate(_run(module, len(Z), size, device, step))
 
 
 # -- importance-weighted scores ---------------------------------------------------------------------------------------
@@ -187,7 +199,7 @@ def log_weights(
     size = score_rows(module, n_draws)
     pool = torch.from_numpy(_pool(module.n_components)).to(device)
     window = torch.arange(n_draws, device=device)
-    buffer = aligned_zeros(size, module.n_features)
+    buffer = torch.zeros(size, module.n_features, dtype=torch.float32)
 
     def prior(z: torch.Tensor) -> torch.Tensor:
         flat = z.flatten(0, 1).cpu().numpy().astype(np.float64)
@@ -208,12 +220,15 @@ def log_weights(
 def log_mean_exp(weights: np.ndarray) -> np.ndarray:
     """Logarithm of the mean of ``exp(weights)`` along the last axis."""
     highest = weights.max(axis=1, keepdims=True)
-    return (highest + np.log(np.mean(np.exp(weights - highest), axis=1, keepdims=True)))[:, 0]
+    highest = np.where(np.isfinite(highest), highest, 0.0)  # rows that no draw explains: minus infinity
+    with np.errstate(divide="ignore"):
+        return (highest + np.log(np.mean(np.exp(weights - highest), axis=1, keepdims=True)))[:, 0]
 
 
 def effective_sample_size(weights: np.ndarray) -> np.ndarray:
     """Return the number of equally weighted draws that would be worth as much."""
-    shares = np.exp(weights - weights.max(axis=1, keepdims=True))
+    highest = weights.max(axis=1, keepdims=True)
+    shares = np.exp(np.where(np.isfinite(highest), weights - highest, 0.0))
     return shares.sum(axis=1) ** 2 / (shares**2).sum(axis=1)
 
 

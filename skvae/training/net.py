@@ -21,7 +21,6 @@ from skvae.training.schedules import SCHEDULES
 from skvae.training.state import load_optimizer_state, to_plain
 from skvae.training.threads import threads_for
 
-_SNAPSHOT_STEPS = 50  # steps between two looks at the weights, where epochs are shorter
 _NOISE_RATE = 0.05
 _BATCH_EVENTS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 
@@ -104,7 +103,11 @@ class AutoEncoderNet(NeuralNet):
         """Initialise the optimizer over all parameters of the module."""
         device = next(self.module_.parameters()).device
         cls, params = resolve_optimizer(self.plan.optimizer, self.plan.optimizer_params, device)
-        self.optimizer_ = cls(self.module_.parameters(), lr=self.plan.learning_rate, **params)
+        try:
+            self.optimizer_ = cls(self.module_.parameters(), lr=self.plan.learning_rate, **params)
+        except (TypeError, ValueError) as error:
+            given = self.plan.optimizer_params
+            raise ValueError(f"optimizer {cls.__name__} cannot be built with optimizer_params={given!r}: {error}") from error
         return self
 
     def initialize(self):
@@ -120,7 +123,6 @@ class AutoEncoderNet(NeuralNet):
         )
         self._shares: dict[int, torch.Tensor] = {}
         self._good = self.snapshot()
-        self._checked = self.step_
         return self
 
     def get_split_datasets(self, X, y=None, **fit_params):
@@ -229,8 +231,7 @@ class AutoEncoderNet(NeuralNet):
         """Keep the weights while they are good; raise if they no longer are."""
         if not all(np.isfinite(values)):
             raise DivergedError
-        if self.step_ - self._checked >= _SNAPSHOT_STEPS:
-            self._good, self._checked = self.snapshot(), self.step_
+        self._good = self.snapshot()
 
     def notify(self, method_name, **kwargs):
         """Call the callbacks; those of skorch ask for an end by a KeyboardInterrupt, which is told apart from a real one."""
@@ -323,6 +324,7 @@ def train(
     likelihood = module.likelihood
     learns = module.learns_noise and likelihood.learns_noise
     (stream,) = seed_streams(plan.seed, plan.pass_index, 2, n=1)
+    module.train()
     with threads_for(module, plan.batch_size), private_randomness(module, stream), torch.enable_grad():
         likelihood.start_training()
         likelihood.weight.requires_grad_(learns)

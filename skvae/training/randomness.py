@@ -140,17 +140,18 @@ def _drops_nothing(func, args, kwargs) -> bool:
     return False
 
 
-_KNOWN: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+_DRAWS: WeakKeyDictionary[nn.Module, dict[bool, bool]] = WeakKeyDictionary()
 
 
 def draws_random_numbers(module: nn.Module) -> bool:
-    """Whether a module may draw random numbers: it has dropout, or layers that are not known here."""
-    if module not in _KNOWN:
-        _KNOWN[module] = any(
-            type(layer) not in _DETERMINISTIC_LAYERS and not type(layer).__module__.startswith("skvae.")
-            for layer in module.modules()
+    """Whether a module may draw random numbers: it has layers that are not known here, or dropout in training."""
+    found = _DRAWS.setdefault(module, {})
+    if module.training not in found:
+        known = _DETERMINISTIC_LAYERS if module.training else (*_DETERMINISTIC_LAYERS, nn.Dropout)
+        found[module.training] = any(
+            type(layer) not in known and not type(layer).__module__.startswith("skvae.") for layer in module.modules()
         )
-    return _KNOWN[module]
+    return found[module.training]
 
 
 def private_randomness(module: nn.Module, seed: int):

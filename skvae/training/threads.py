@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 
+import torch
 from threadpoolctl import ThreadpoolController
 
 from skvae.modules import LatentModule
@@ -21,6 +22,7 @@ def _controller() -> ThreadpoolController:
 
 def one_thread() -> AbstractContextManager:
     """Return a context in which the calling thread computes alone."""
+    torch.get_num_threads()  # torch sets a new thread's number when it is first asked, which would undo the limit
     # The limit is OpenMP's, for the calling thread; torch.set_num_threads would reach threads that start meanwhile.
     return _controller().limit(limits=1, user_api="openmp")
 

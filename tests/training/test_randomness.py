@@ -33,9 +33,7 @@ def tensors_of(result):
 
 
 def same(one, other):
-    return len(one) == len(other) and all(
-        a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(one, other, strict=True)
-    )
+    return len(one) == len(other) and all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 def assert_private(draw):
@@ -357,6 +355,14 @@ def test_built_in_layers_draw_nothing(cls, activation, normalization):
 )
 def test_dropout_and_unknown_layers_may_draw(params):
     assert draws_random_numbers(build(VAEModule, **params))
+
+
+def test_dropout_draws_nothing_in_evaluation():
+    module = build(VAEModule, dropout=0.5)
+    assert draws_random_numbers(module)
+    assert not draws_random_numbers(module.eval())
+    assert draws_random_numbers(module.train())
+    assert draws_random_numbers(build(VAEModule, encoder=Net(Doubler)).eval())
 
 
 def test_subclasses_of_known_layers_are_unknown():

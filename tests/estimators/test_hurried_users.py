@@ -1,0 +1,206 @@
+"""Bad input and odd situations that were once answered badly."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.mixture import GaussianMixture
+from sklearn.neighbors import KernelDensity
+from torch import nn
+
+from skvae import AutoEncoder, Net, VAETransformer
+
+
+@pytest.fixture
+def table():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(300, 2)) @ rng.normal(size=(2, 6)) + 0.3 * rng.normal(size=(300, 6))
+
+
+@pytest.mark.parametrize("n_rows", [1, 2, 5])
+def test_a_short_last_chunk_does_not_undo_a_stream(quick, table, n_rows):
+    model = quick(max_epochs=30)
+    for _ in range(30):
+        model.partial_fit(table)
+    before = model.score(table)
+    assert model.partial_fit(table[:n_rows]).score(table) > before - 0.5
+
+
+def test_a_stream_of_small_chunks_settles_the_noise(quick, table):
+    model = quick(max_epochs=30)
+    for _ in range(30):
+        for chunk in np.split(table, 10):
+            model.partial_fit(chunk)
+    assert model.score(table) > quick(max_epochs=30).fit(table).score(table) - 0.7
+
+
+def test_a_density_on_request_survives_small_chunks(table):
+    model = AutoEncoder(2, max_epochs=5, density=GaussianMixture(2)).partial_fit(table)
+    density = model.density_
+    assert model.partial_fit(table[:3]).density_ is density
+    assert model.partial_fit(table).density_ is not density
+
+
+def test_bernoulli_checks_scored_and_held_out_rows(quick, table):
+    binary = (table > 0).astype(float)
+    model = quick(likelihood="bernoulli").fit(binary)
+    for method in ("score_samples", "effective_sample_size", "score_anomaly", "explain_anomaly"):
+        with pytest.raises(ValueError, match=r"\[0, 1\]"):
+            getattr(model, method)(binary * 3)
+    for row in range(0, 300, 60):
+        spoilt = binary.copy()
+        spoilt[row, 0] = 7
+        with pytest.raises(ValueError, match=r"\[0, 1\]"):
+            quick(likelihood="bernoulli", early_stopping=True).fit(spoilt)
+
+
+class Lazy(nn.Module):
+    def __init__(self, n_inputs, n_outputs):
+        super().__init__()
+        self.layer = nn.LazyLinear(n_outputs)
+
+    def forward(self, x):
+        return self.layer(x + 0.0 * torch.randn_like(x))
+
+
+def test_probing_a_network_draws_no_global_numbers(quick, table):
+    state = torch.get_rng_state()
+    first = quick(decoder=Net(Lazy)).fit(table).transform(table)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(3)
+    np.testing.assert_array_equal(quick(decoder=Net(Lazy)).fit(table).transform(table), first)
+
+
+@pytest.mark.parametrize("value", [1e9, 1e15, 1e19, 1e38, 1e100, -1e100])
+def test_rows_far_out_get_finite_scores(quick, table, value):
+    model = quick(max_epochs=20).fit(table)
+    odd = table[:2].copy()
+    odd[0, 0] = value
+    for method in ("transform", "reconstruct", "score_samples", "score_anomaly", "effective_sample_size"):
+        assert np.isfinite(getattr(model, method)(odd)).all(), method
+    assert model.score_samples(odd)[0] < model.score_samples(table).min()
+    assert model.score_anomaly(odd)[0] > model.score_anomaly(table).max()
+
+
+def test_rows_without_density_score_minus_infinity(table):
+    model = AutoEncoder(2, max_epochs=20, density=KernelDensity(kernel="tophat", bandwidth=1e-6)).fit(table)
+    assert np.isneginf(model.score_samples(table + 100)).all()
+
+
+def test_warm_start_refuses_reordered_columns(quick, table):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(table, columns=list("abcdef"))
+    with pytest.raises(ValueError, match=r"[Ff]eature names"):
+        quick(warm_start=True).fit(frame).fit(frame[list("fedcba")])
+
+
+def test_specifications_hold_no_weights():
+    with pytest.raises(TypeError, match=r"inner=Linear\(...\)\) would carry weights"):
+        Net(Lazy, inner=nn.Linear(2, 2))
+    with pytest.raises(TypeError, match="would carry weights"):
+        Net(Lazy).set_params(inner=torch.zeros(2))
+    assert Net(Lazy, mask=np.ones(3)) == Net(Lazy, mask=np.ones(3))
+    assert Net(Lazy, mask=np.ones(3)) != Net(Lazy, mask=np.zeros(3))
+
+
+@pytest.mark.parametrize("device", ["cpu:0", "cpu"])
+def test_the_cpu_has_one_name(quick, table, device):
+    assert np.isfinite(quick(device=device).fit(table).score(table))
+
+
+@pytest.mark.parametrize("scale", [1e-46, 1e-300, 1e40, 1e300])
+def test_weights_of_any_size(quick, table, scale):
+    weight = np.linspace(1, 2, 300)
+    expected = quick().fit(table, sample_weight=weight).score(table)
+    assert quick().fit(table, sample_weight=weight * scale).score(table) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"noise": 1e-30}, "noise=1e-30 is out of proportion"),
+        ({"noise": 1e25}, r"noise=1e\+25 is out of proportion"),
+        ({"optimizer_params": {"foo": 1}}, "optimizer_params=.*foo"),
+        ({"optimizer_params": {"betas": (2, 3)}}, "optimizer_params=.*beta"),
+        ({"activation": nn.Threshold}, "activation=Threshold cannot be built without arguments"),
+        ({"activation": nn.GLU}, "activation=GLU fails"),
+        ({"encoder": Net(Lazy, widht=3)}, r"Net\(Lazy, widht=3\) cannot be built"),
+        ({"normalization": "batch", "batch_size": 1}, "normalization='batch' needs batches of at least 2"),
+    ],
+    ids=str,
+)
+def test_errors_name_the_parameter(quick, table, params, message):
+    with pytest.raises(ValueError, match=message):
+        quick(**params).fit(table)
+
+
+def test_densities_are_checked_before_training(table):
+    with pytest.raises(ValueError, match="density=GaussianMixture is a class"):
+        AutoEncoder(density=GaussianMixture).fit(table)
+
+
+def test_weights_of_scores_are_checked(quick, table):
+    model = quick().fit(table)
+    with pytest.raises(ValueError, match="sample_weight"):
+        model.score(table, sample_weight=np.ones(3))
+    with pytest.raises(ValueError, match="zero"):
+        model.score(table, sample_weight=np.zeros(300))
+
+
+def test_one_weighted_row_in_a_stream(quick, table):
+    quick().partial_fit(table).partial_fit(table[:1], sample_weight=[2.0])
+
+
+def test_hidden_layer_sizes_as_a_number(quick, table):
+    assert quick(hidden_layer_sizes=7).fit(table).module_.encoder[0].out_features == 7
+
+
+def test_a_column_that_is_constant_up_to_rounding(quick, table):
+    column = np.where(np.arange(300) % 2, 0.3, 0.1 + 0.2)
+    X = np.column_stack([table, column])
+    model = quick(max_epochs=20).fit(X)
+    assert model.module_.likelihood.is_constant[-1]
+    moved = X[:1].copy()
+    moved[0, -1] += 1e-3
+    np.testing.assert_allclose(model.score_anomaly(moved), model.score_anomaly(X[:1]), rtol=1e-2, atol=1e-2)
+
+
+def test_another_default_dtype(quick, table):
+    torch.set_default_dtype(torch.float64)
+    try:
+        model = quick().fit(table)
+        assert next(model.module_.parameters()).dtype == torch.float32
+        assert np.isfinite(model.transform(table)).all()
+        assert np.isfinite(model.score(table))
+        assert np.isfinite(model.sample(3)).all()
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+class Spoiler(nn.Module):
+    """Returns NaN gradients from a certain call on."""
+
+    calls = 0
+
+    def __init__(self, n_inputs, n_outputs):
+        super().__init__()
+        self.layer = nn.Linear(n_inputs, n_outputs)
+
+    def forward(self, x):
+        Spoiler.calls += self.training
+        out = self.layer(x)
+        return out * float("nan") if Spoiler.calls > 40 and self.training else out
+
+
+def test_a_late_divergence_keeps_what_was_learned(quick, table):
+    Spoiler.calls = 0
+    with pytest.warns(UserWarning, match="stopped being finite") as record:
+        model = quick(encoder=Net(Spoiler), max_epochs=100, batch_size=300, learning_rate=0.02).fit(table)
+    assert len(record) == 1
+    assert model.n_iter_ == 40
+    Spoiler.calls = 0
+    assert model.score(table) > quick(encoder=Net(Spoiler), max_epochs=1, batch_size=300).fit(table).score(table) + 0.5
+
+
+def test_latent_grid_asks_for_fit():
+    with pytest.raises(ValueError, match="not fitted"):
+        VAETransformer().latent_grid()
