@@ -43,9 +43,9 @@ early_stopping : bool, default=False
 validation_fraction : float, default=0.1
     Fraction of the rows that early stopping holds out.
 n_iter_no_change : int, default=20
-    Epochs without improvement that early stopping waits for.
+    Epochs without improvement that early stopping waits for, once the warm-up is over.
 tol : float, default=1e-3
-    Nats per row that count as an improvement.
+    Decrease of the validation loss per row that counts as an improvement.
 clip_norm : float or None, default=None
     Largest norm of the gradient.
 clip_value : float or None, default=None
@@ -70,7 +70,8 @@ n_components_ : int
 n_iter_ : int
     Passes over the data.
 history_ : dict of ndarray
-    Training loss and its terms by name, and with early stopping their validation counterparts, per epoch.
+    Training loss and its terms by name, as they are minimised, and with early stopping their validation
+    counterparts, per epoch.
 loss_curve_ : list of float
     Training loss per epoch.
 noise_scale_ : ndarray of shape (n_features_in_,)

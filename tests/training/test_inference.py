@@ -299,7 +299,7 @@ def test_one_thread_is_the_calling_threads_own():
             torch.rand(100) @ torch.rand(100, 100)
             return torch.get_num_threads()
 
-    before = torch.get_num_threads()
+    before = in_new_thread(torch.get_num_threads)
     assert in_new_thread(limited) == 1
     with n_threads(2):
         with one_thread():
