@@ -10,6 +10,7 @@ the machine; ratios are medians over rounds in which the two take turns.
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import time
 import warnings
@@ -30,7 +31,7 @@ WIDTHS, LATENTS, BATCH, FEATURES = (64, 32), 8, 128, 30
 def perceptron(*sizes: int) -> nn.Sequential:
     """ReLU network with a linear last layer."""
     layers: list[nn.Module] = []
-    for n_in, n_out in zip(sizes[:-2], sizes[1:-1], strict=True):
+    for n_in, n_out in itertools.pairwise(sizes[:-1]):
         layers += [nn.Linear(n_in, n_out), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(*sizes[-2:]))
 

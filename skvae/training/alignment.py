@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from skvae.modules import LatentModule
 
 _ENTRIES = 16  # a cache line of 64 bytes, in single precision
 _PRODUCTS = {F.linear, torch.matmul, Tensor.matmul, Tensor.__matmul__}
@@ -34,6 +37,22 @@ class AlignedRows(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def aligned_rows(device: torch.device) -> AbstractContextManager:
-    """Context for passes on a device; only CPUs need it."""
-    return AlignedRows() if device.type == "cpu" else nullcontext()
+_KNOWN: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+def keeps_rows_aligned(module: LatentModule) -> bool:
+    """Whether aligned rows and codes stay aligned through perceptrons all of whose hidden widths fill cache lines."""
+    if module not in _KNOWN:
+        inner = [layer for network in (module.encoder, module.decoder) for layer in list(network.modules())[2:]]
+        _KNOWN[module] = (
+            type(module.encoder) is type(module.decoder) is nn.Sequential
+            and not module.likelihood.has_constant
+            and all(layer.in_features % _ENTRIES == 0 for layer in inner if isinstance(layer, nn.Linear))
+        )
+    return _KNOWN[module]
+
+
+def aligned_rows(device: torch.device, module: LatentModule, *, scores: bool) -> AbstractContextManager:
+    """Context for passes on a device; only CPUs need it, and scores, or networks with other widths."""
+    needed = device.type == "cpu" and (scores or not keeps_rows_aligned(module))
+    return AlignedRows() if needed else nullcontext()

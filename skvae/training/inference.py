@@ -72,7 +72,7 @@ def _run(
     """Call `step` on every chunk, in evaluation mode and without gradients."""
     place(module, device)
     threads = one_thread() if _approximates(module) else threads_for(module, size, solves=solves)
-    with torch.no_grad(), threads, aligned_rows(device), private_randomness(module, _POOL_SEED):
+    with torch.no_grad(), threads, aligned_rows(device, module, scores=solves), private_randomness(module, _POOL_SEED):
         return [step(rows) for rows in _chunks(n_rows, size)]
 
 

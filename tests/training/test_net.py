@@ -595,6 +595,26 @@ def test_torchs_settings_are_left_alone(cls, X, recorder):
     assert settings() == before
 
 
+@pytest.mark.parametrize("warm_start", [False, True])
+def test_dropout_is_private_from_the_second_pass_on(cls, X, warm_start):
+    """A module that goes on was left in evaluation mode, in which dropout draws nothing."""
+
+    def codes():
+        model = make(cls, dropout=0.5, warm_start=warm_start)
+        for _ in range(2):
+            if warm_start:
+                model.fit(X)
+            else:
+                model.partial_fit(X)
+        return model.transform(X)
+
+    state = torch.get_rng_state()
+    expected = codes()
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(1)
+    np.testing.assert_array_equal(codes(), expected)
+
+
 def test_fit_does_not_mind_that_gradients_are_off(cls, X):
     expected = make(cls).fit(X).transform(X)
     with torch.no_grad():
