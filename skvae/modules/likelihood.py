@@ -162,8 +162,11 @@ class Likelihood(nn.Module):
     def _double(X: Any, rows: Any) -> Tensor:
         block = X[rows]
         block = np.ascontiguousarray(block.toarray() if hasattr(block, "toarray") else block)
-        # torch shares the memory of an array until the copy, and warns about read-only memory.
-        return torch.from_numpy(block if block.flags.writeable else block.copy()).to(torch.float64, copy=True)
+        # torch shares the memory of an array until the copy. It warns about read-only memory and takes no negative strides,
+        # which numpy leaves to blocks of one row.
+        if not block.flags.writeable or min(block.strides) < 0:
+            block = block.copy()
+        return torch.from_numpy(block).to(torch.float64, copy=True)
 
     def network_input(self, x: Tensor) -> Tensor:
         """Blank the columns that were constant in training, which the encoder knows nothing about."""

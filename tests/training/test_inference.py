@@ -193,9 +193,6 @@ def test_results_do_not_depend_on_where_rows_lie(fitted, layout):
     assert_same(outputs(model, rows), expected)
 
 
-@pytest.mark.xfail(
-    reason="numpy calls one row contiguous whatever its stride, and torch refuses negative ones", raises=ValueError
-)
 def test_the_last_of_reversed_rows_is_a_row():
     X, module = make_table(40, 5), VAEModule(5, 2)
     np.testing.assert_array_equal(inference.encode(module, X[::-1][-1:], CPU), inference.encode(module, X, CPU)[:1])
