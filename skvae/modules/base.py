@@ -12,9 +12,12 @@ from torch import Tensor, nn
 
 from skvae.modules.batch import Batch
 from skvae.modules.layers import Net, mlp
-from skvae.modules.likelihood import LIKELIHOODS
+from skvae.modules.likelihood import LIKELIHOODS, Bernoulli
 
 Schedule = dict[str, float]
+
+# Functions that are computed many entries at once and the last few alone, which differs in the last bit.
+_APPROXIMATED = (nn.GELU, nn.SiLU, nn.ELU, nn.SELU, nn.Sigmoid)
 
 
 class LatentModule(nn.Module):
@@ -82,6 +85,11 @@ class LatentModule(nn.Module):
     def widest_layer(self) -> int:
         """Most numbers that a row takes in any layer."""
         return max(self.n_features, *(parameter.shape[0] for parameter in self.parameters() if parameter.dim() > 0))
+
+    @cached_property
+    def depends_on_threads(self) -> bool:
+        """Whether results differ in the last bit where threads divide the entries of a layer between them."""
+        return isinstance(self.likelihood, Bernoulli) or any(type(layer) in _APPROXIMATED for layer in self.modules())
 
     # -- training -----------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,9 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "identity": nn.Identity,
 }
 
+# Activations whose gradient needs their result alone, so that they may overwrite their input: half the memory to go through.
+_IN_PLACE = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU)
+
 NORMALIZATIONS: dict[str, type[nn.Module]] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
 
 
@@ -65,7 +68,7 @@ def mlp(
         if normalization is not None:
             layers.append(NORMALIZATIONS[normalization](size))
         if make_activation is not nn.Identity:
-            layers.append(make_activation())
+            layers.append(make_activation(inplace=True) if make_activation in _IN_PLACE else make_activation())
         if dropout > 0.0:
             layers.append(nn.Dropout(dropout))
         width = size

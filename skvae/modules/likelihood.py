@@ -152,21 +152,23 @@ class Likelihood(nn.Module):
         Tensor of float32 on the CPU, shape (n_rows, n_features)
         """
         wide = self._standardize_wide(X, rows)
-        return wide.float() if out is None else out[: len(wide)].copy_(wide)
+        narrow = wide.float() if out is None else out[: len(wide)].copy_(wide)
+        return narrow.clamp_(-MAX_STANDARDIZED, MAX_STANDARDIZED)
 
     def _standardize_wide(self, X: Any, rows: Any = slice(None)) -> Tensor:
         """Rows of `X` in standardised units, in double precision."""
-        return self._double(X, rows).sub_(self._shift).mul_(self._inverse_scale).clamp_(-MAX_STANDARDIZED, MAX_STANDARDIZED)
+        return torch.sub(self._block(X, rows).double(), self._shift).mul_(self._inverse_scale)
 
     @staticmethod
-    def _double(X: Any, rows: Any) -> Tensor:
+    def _block(X: Any, rows: Any) -> Tensor:
+        """Rows of `X` as a tensor that may share their memory."""
         block = X[rows]
         block = np.ascontiguousarray(block.toarray() if hasattr(block, "toarray") else block)
-        # torch shares the memory of an array until the copy. It warns about read-only memory and takes no negative strides,
+        # torch warns about read-only memory and takes no negative strides,
         # which numpy leaves to blocks of one row.
         if not block.flags.writeable or min(block.strides) < 0:
             block = block.copy()
-        return torch.from_numpy(block).to(torch.float64, copy=True)
+        return torch.from_numpy(block)
 
     def network_input(self, x: Tensor) -> Tensor:
         """Blank the columns that were constant in training, which the encoder knows nothing about."""
@@ -385,7 +387,7 @@ class Bernoulli(Likelihood):
         return target - torch.sigmoid(output)
 
     def _standardize_wide(self, X: Any, rows: Any = slice(None)) -> Tensor:
-        return self._double(X, rows)
+        return self._block(X, rows).to(torch.float64, copy=True)
 
     def locate(self, output: Tensor) -> Tensor:
         return output

@@ -16,16 +16,16 @@ from scipy import sparse
 from torch import nn
 
 from skvae.functional import gaussian_kl
-from skvae.modules import Batch, Bernoulli
+from skvae.modules import Batch
 from skvae.modules.columns import columns_are_correlated
 from skvae.training.alignment import aligned_rows, aligned_zeros
 from skvae.training.randomness import make_generator, private_randomness
 from skvae.training.threads import one_thread, threads_for
 
-_CHUNK_WORK = 2**26  # multiply-adds a chunk may take
-_MAX_ROWS, _MIN_ROWS = 2048, 32
+_CHUNK_WORK = 2**28  # multiply-adds a chunk may take
+_MAX_ROWS, _MIN_ROWS = 2048, 64
+_MIN_SCORE_ROWS = 32
 _CHUNK_FLOATS = 2**22  # numbers the widest layer may hold when many draws are decoded at once
-_APPROXIMATED = (nn.GELU, nn.SiLU, nn.ELU, nn.SELU, nn.Sigmoid)
 _POOL_SIZE = 2**16
 _POOL_SEED = 20140130
 
@@ -42,7 +42,7 @@ def score_rows(module: nn.Module, n_draws: int) -> int:
     They are enough for all entries of a layer to be computed many at once, with none left over for the last rows, or one.
     """
     rows = _CHUNK_FLOATS // (module.widest_layer * max(n_draws, 2 * module.n_components))
-    return min(chunk_rows(module), 1 << (rows.bit_length() - 1)) if rows >= _MIN_ROWS else 1
+    return min(chunk_rows(module), 1 << (rows.bit_length() - 1)) if rows >= _MIN_SCORE_ROWS else 1
 
 
 def _chunks(n_rows: int, size: int) -> Iterator[slice]:
@@ -71,14 +71,9 @@ def _run(
 ) -> list[Any]:
     """Call `step` on every chunk, in evaluation mode and without gradients."""
     place(module, device)
-    threads = one_thread() if _approximates(module) else threads_for(module, size, solves=solves)
+    threads = one_thread() if module.depends_on_threads else threads_for(module, size, solves=solves)
     with torch.no_grad(), threads, aligned_rows(device, module, scores=solves), private_randomness(module, _POOL_SEED):
         return [step(rows) for rows in _chunks(n_rows, size)]
-
-
-def _approximates(module: nn.Module) -> bool:
-    """Whether functions are involved that come out differently in the last bit where threads divide their entries."""
-    return isinstance(module.likelihood, Bernoulli) or any(type(layer) in _APPROXIMATED for layer in module.modules())
 
 
 def encode(module: nn.Module, X: Any, device: torch.device) -> np.ndarray:
