@@ -62,6 +62,7 @@ def test_the_quickstart_shows_what_the_readme_says(tmp_path):
 def test_the_speed_benchmark_runs():
     command = [sys.executable, str(ROOT / "examples" / "benchmarks" / "speed.py"), "--epochs", "5", "--rounds", "3"]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    ratios = {name: float(ratio) for name, ratio in re.findall(r"(\w+\.\w+) .* (\d+\.\d\d)$", out, re.M)}
-    assert set(ratios) >= {"VAETransformer.fit", "VAETransformer.transform", "AutoEncoder.fit", "AutoEncoder.transform"}
-    assert min(ratios.values()) > 0.5  # far below the target: a busy machine is no defect
+    ratios = {name: float(ratio) for name, ratio in re.findall(r"^(\w+\.\S.*?)  .* (\d+\.\d\d)$", out, re.M)}
+    kinds = ("fit", "transform, network alone", "transform, from the array")
+    assert set(ratios) >= {f"{name}.{kind}" for name in ("VAETransformer", "AutoEncoder") for kind in kinds}
+    assert min(ratios.values()) > 0.35  # far below the target: a busy machine is no defect
