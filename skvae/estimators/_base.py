@@ -15,7 +15,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from skvae.estimators import _validation as check
-from skvae.modules import ACTIVATIONS, LIKELIHOODS, NOISE_MODES, NORMALIZATIONS, LatentModule, Net
+from skvae.modules import ACTIVATIONS, LIKELIHOODS, NOISE_MODES, NORMALIZATIONS, Conv, LatentModule, Net
 from skvae.training import OPTIMIZER_NAMES, SCHEDULES, DivergedError, Plan, Rows, inference, seed_streams, train
 from skvae.training.randomness import PrivateRandomness
 from skvae.training.state import load_module_state, to_plain
@@ -43,8 +43,10 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         "activation": [StrOptions(set(ACTIVATIONS)), type],
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "normalization": [StrOptions(set(NORMALIZATIONS)), None],
-        "encoder": [Net, None],
-        "decoder": [Net, None],
+        "encoder": [Net, Conv, None],
+        "decoder": [Net, Conv, None],
+        "image_shape": ["array-like", None],
+        "tied_weights": ["boolean"],
         "likelihood": [StrOptions(set(LIKELIHOODS))],
         "noise": [StrOptions(set(NOISE_MODES)), Interval(Real, 0, None, closed="neither")],
         "learning_rate": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
@@ -202,18 +204,13 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     def _build(self, X: Any, weight: np.ndarray | None, train_index: np.ndarray | None) -> LatentModule:
         """Build the module with private random weights and let its likelihood measure the columns."""
         n_features = X.shape[1]
-        n_components = max(min(2, n_features), round(np.sqrt(n_features))) if self.n_components == "auto" else self.n_components
+        n_components = self._auto_components(n_features) if self.n_components == "auto" else self.n_components
         if self.likelihood == "bernoulli" and self.noise != "auto":
             raise ValueError(f"noise={self.noise!r} has no effect with likelihood='bernoulli', which has none; leave it 'auto'.")
         self._spec = {
             "n_features": n_features,
             "n_components": int(n_components),
-            "hidden_layer_sizes": check.check_hidden_layer_sizes(self.hidden_layer_sizes),
-            "activation": self.activation,
-            "dropout": self.dropout,
-            "normalization": self.normalization,
-            "encoder": copy.deepcopy(self.encoder),
-            "decoder": copy.deepcopy(self.decoder),
+            **copy.deepcopy(self._network_params()),
             "likelihood": self.likelihood,
             "noise": self.noise if isinstance(self.noise, str) else float(self.noise),
             **self._module_params(),
@@ -222,13 +219,30 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         module.likelihood.check(X)
         if train_index is not None:
             X, weight = X[train_index], None if weight is None else weight[train_index]
-        module.likelihood.fit(X, weight)
+        module.likelihood.fit(X, weight, shared=None if self.image_shape_ is None else True)
         return module
+
+    def _auto_components(self, n_features: int) -> int:
+        """Size of the code for ``n_components="auto"``."""
+        return max(min(2, n_features), round(np.sqrt(n_features)))
 
     def _new_module(self) -> LatentModule:
         (seed,) = seed_streams(self._seed, 4, n=1)
         with PrivateRandomness(seed):
             return self._module_class(**self._spec).float()
+
+    def _network_params(self) -> dict[str, Any]:
+        """Parameters that decide on the networks."""
+        return {
+            "hidden_layer_sizes": check.check_hidden_layer_sizes(self.hidden_layer_sizes),
+            "activation": self.activation,
+            "dropout": self.dropout,
+            "normalization": self.normalization,
+            "encoder": self.encoder,
+            "decoder": self.decoder,
+            "image_shape": self.image_shape_,
+            "tied_weights": bool(self.tied_weights),
+        }
 
     def _module_params(self) -> dict[str, Any]:
         """Parameters of the child's module beside the shared ones."""
@@ -236,14 +250,9 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
     def _check_unchanged(self) -> None:
         """Raise if parameters that shape the module changed since it was built."""
-        now = {
-            "hidden_layer_sizes": check.check_hidden_layer_sizes(self.hidden_layer_sizes),
-            **{
-                name: getattr(self, name)
-                for name in ("activation", "dropout", "normalization", "encoder", "decoder", "likelihood", "noise")
-            },
-            **self._module_params(),
-        }
+        now = {**self._network_params(), "likelihood": self.likelihood, "noise": self.noise, **self._module_params()}
+        if self.image_shape is not None:
+            now["image_shape"] = check.check_image_shape(self.image_shape)
         if self.n_components != "auto":
             now["n_components"] = self.n_components
         changed = [name for name, value in now.items() if self._spec[name] != value]
@@ -353,7 +362,12 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         """
         check_is_fitted(self, "module_")
         Z = check.check_codes(self, Z)
-        return inference.decode(self.module_, Z, check.resolve_device(self.device)).astype(Z.dtype, copy=False)
+        X = inference.decode(self.module_, Z, check.resolve_device(self.device))
+        return self._as_images(X.astype(Z.dtype, copy=False))
+
+    def _as_images(self, X: np.ndarray) -> np.ndarray:
+        """Rows in the shape that `fit` was given."""
+        return X.reshape(len(X), *self.image_shape_) if self._gives_images else X
 
     def reconstruct(self, X):
         """Encode and decode rows.
@@ -370,7 +384,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         """
         X, device = self._ready(X)
         codes = inference.encode(self.module_, X, device)
-        return inference.decode(self.module_, codes, device).astype(X.dtype, copy=False)
+        return self._as_images(inference.decode(self.module_, codes, device).astype(X.dtype, copy=False))
 
     def sample(self, n_samples=1, *, mean=False, random_state=None):
         """Draw new rows from the model.
@@ -397,8 +411,8 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         device = check.resolve_device(self.device)
         codes = self._sample_codes(n_samples, codes_seed)
         if mean:
-            return inference.decode(self.module_, codes, device)
-        return inference.draw(self.module_, codes, device, noise_seed)
+            return self._as_images(inference.decode(self.module_, codes, device))
+        return self._as_images(inference.draw(self.module_, codes, device, noise_seed))
 
     def _sample_codes(self, n_samples: int, seed: int) -> np.ndarray:
         """Draw codes from the model's prior."""
@@ -480,7 +494,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             Nats by which the likelihood of a row, given its reconstruction, falls short of the best possible: for a
             Gaussian, squared residuals over twice the noise variance. Higher is more anomalous.
         """
-        return self.explain_anomaly(X).sum(axis=1)
+        return self._deviance(X).sum(axis=1)
 
     def explain_anomaly(self, X):
         """Split the anomaly score of rows into the shares of the columns.
@@ -495,6 +509,9 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         shares : ndarray of shape (n_samples, n_features_in_)
             Sum to `score_anomaly` along each row.
         """
+        return self._as_images(self._deviance(X))
+
+    def _deviance(self, X: Any) -> np.ndarray:
         X, device = self._ready(X, scored=True)
         return inference.deviance(self.module_, X, inference.encode(self.module_, X, device), device)
 
@@ -509,6 +526,12 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         """Training loss per epoch."""
         check_is_fitted(self, "module_")
         return self.history_["loss"].tolist()
+
+    @property
+    def n_parameters_(self):
+        """Number of weights of encoder and decoder."""
+        check_is_fitted(self, "module_")
+        return sum(weight.numel() for weight in self.module_.parameters())
 
     @property
     def noise_scale_(self):

@@ -12,8 +12,15 @@ dropout : float, default=0.0
     Probability of zeroing a hidden unit in training.
 normalization : {"batch", "layer"} or None, default=None
     Normalisation before each activation.
-encoder, decoder : Net or None, default=None
-    Networks of your own in place of the perceptrons; see :class:`~skvae.Net`.
+encoder, decoder : Net, Conv or None, default=None
+    Networks of your own in place of the perceptrons, see :class:`~skvae.Net`, or the details of convolutional
+    ones, see :class:`~skvae.Conv`.
+image_shape : tuple of int or None, default=None
+    Channels, height and width of the images that the rows of X are: encoder and decoder then begin and end with
+    convolutions. Not needed where X has the shape (n_samples, channels, height, width); rows then come back
+    in that shape, too.
+tied_weights : bool, default=False
+    Have the decoder use the encoder's weights, transposed, with biases of its own.
 likelihood : {"gaussian", "laplace", "bernoulli"}, default="gaussian"
     How entries scatter around the decoder's output. "bernoulli" takes X in [0, 1]; the others standardise
     the columns themselves and undo it in everything they return.
@@ -74,6 +81,10 @@ history_ : dict of ndarray
     counterparts, per epoch.
 loss_curve_ : list of float
     Training loss per epoch.
+n_parameters_ : int
+    Number of weights.
+image_shape_ : tuple of int or None
+    Shape of the images that rows are.
 noise_scale_ : ndarray of shape (n_features_in_,)
     Scale of the likelihood's noise, in the units of X; zeros for "bernoulli".
 module_ : Module

@@ -107,7 +107,7 @@ class LatentWalksMixin:
 
     def _decode_walks(self, codes: np.ndarray) -> np.ndarray:
         rows = self.inverse_transform(codes.reshape(-1, codes.shape[-1]))
-        return rows.reshape(*codes.shape[:-1], rows.shape[1])
+        return rows.reshape(*codes.shape[:-1], *rows.shape[1:])
 
 
 def _spherical(start: np.ndarray, end: np.ndarray, t: np.ndarray) -> np.ndarray:

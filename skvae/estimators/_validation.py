@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from sklearn.utils.validation import _check_sample_weight, check_array, validate_data
 from torch import nn
 
-from skvae.modules import Net
+from skvae.modules import Conv, Net
 
 # What `net_params` may hold: the rest of skorch's arguments are the estimators' own parameters or would be ignored.
 _OWNED = {
@@ -29,9 +30,10 @@ _OWNED = {
 
 
 def check_rows(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> Any:
-    """Rows as a float32 or float64 array or CSR matrix, with feature names and number checked."""
+    """Rows as a float32 or float64 array or CSR matrix, with feature names and number checked; images are flattened."""
+    X = _flatten_images(estimator, X, reset=reset)
     _refuse_text(X)
-    return validate_data(
+    X = validate_data(
         estimator,
         X,
         reset=reset,
@@ -39,6 +41,42 @@ def check_rows(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> Any
         dtype=[np.float64, np.float32],
         ensure_min_samples=min_rows,
     )
+    if reset and estimator.image_shape_ is not None and prod(estimator.image_shape_) != X.shape[1]:
+        raise ValueError(
+            f"image_shape={estimator.image_shape_} has {prod(estimator.image_shape_)} pixels, but X has {X.shape[1]} features."
+        )
+    return X
+
+
+def _flatten_images(estimator: Any, X: Any, *, reset: bool) -> Any:
+    """Images of shape (n_samples, channels, height, width) as rows; notes their shape where `reset`."""
+    shape = tuple(X.shape[1:]) if getattr(X, "ndim", None) == 4 else None
+    if reset:
+        given = check_image_shape(estimator.image_shape)
+        if shape is not None and given is not None and shape != given:
+            raise ValueError(f"X has images of shape {shape}, but image_shape={given}.")
+        estimator.image_shape_ = given if shape is None else shape
+        estimator._gives_images = shape is not None
+    elif shape is not None and shape != estimator.image_shape_:
+        fitted = f"images of shape {estimator.image_shape_}" if estimator.image_shape_ else "rows of features"
+        raise ValueError(f"X has images of shape {shape}, but {type(estimator).__name__} was fitted on {fitted}.")
+    elif getattr(X, "ndim", None) == 3 and estimator.image_shape_ is not None:
+        raise ValueError(
+            f"X has 3 dimensions, {tuple(X.shape)}; images are (n_samples, channels, height, width), here "
+            f"(n_samples, {', '.join(map(str, estimator.image_shape_))})."
+        )
+    return X if shape is None else np.asarray(X).reshape(len(X), -1)
+
+
+def check_image_shape(image_shape: Any) -> tuple[int, int, int] | None:
+    """Shape of images as a tuple: channels, height and width."""
+    if image_shape is None:
+        return None
+    sides = np.asarray(image_shape)
+    if sides.shape != (3,) or sides.dtype.kind not in "iu" or (sides < 1).any():
+        raise ValueError(f"image_shape={image_shape!r} must be three integers of at least 1: (channels, height, width).")
+    channels, height, width = (int(side) for side in sides)
+    return channels, height, width
 
 
 def _refuse_text(X: Any) -> None:
@@ -167,7 +205,7 @@ def resolve_device(device: str) -> torch.device:
     return resolved
 
 
-def check_network(module: nn.Module, encoder: Net | None, decoder: Net | None, activation: Any) -> None:
+def check_network(module: nn.Module, encoder: Net | Conv | None, decoder: Net | Conv | None, activation: Any) -> None:
     """Run rows through networks with parts of the user's own and report a misfit in words."""
     device = next(module.parameters()).device
     n_codes = module.n_components * module.encoder_outputs_per_component
@@ -176,7 +214,7 @@ def check_network(module: nn.Module, encoder: Net | None, decoder: Net | None, a
         ("decoder", module.decoder, module.n_components, module.n_features),
     ):
         spec: Any = {"encoder": encoder, "decoder": decoder}[name]
-        if spec is None:
+        if not isinstance(spec, Net):
             if isinstance(activation, str):
                 continue
             spec = f"with activation={activation.__name__}"

@@ -91,6 +91,8 @@ class AutoEncoder(BaseAutoEncoder):
         normalization=None,
         encoder=None,
         decoder=None,
+        image_shape=None,
+        tied_weights=False,
         likelihood="gaussian",
         noise="auto",
         density=None,
@@ -120,6 +122,8 @@ class AutoEncoder(BaseAutoEncoder):
         self.normalization = normalization
         self.encoder = encoder
         self.decoder = decoder
+        self.image_shape = image_shape
+        self.tied_weights = tied_weights
         self.likelihood = likelihood
         self.noise = noise
         self.density = density

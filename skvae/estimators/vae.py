@@ -104,6 +104,8 @@ class VAETransformer(LatentWalksMixin, BaseAutoEncoder):
         normalization=None,
         encoder=None,
         decoder=None,
+        image_shape=None,
+        tied_weights=False,
         likelihood="gaussian",
         noise="auto",
         learning_rate="auto",
@@ -137,6 +139,8 @@ class VAETransformer(LatentWalksMixin, BaseAutoEncoder):
         self.normalization = normalization
         self.encoder = encoder
         self.decoder = decoder
+        self.image_shape = image_shape
+        self.tied_weights = tied_weights
         self.likelihood = likelihood
         self.noise = noise
         self.learning_rate = learning_rate

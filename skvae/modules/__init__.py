@@ -3,8 +3,11 @@
 from skvae.modules.autoencoder import AutoEncoderModule
 from skvae.modules.base import LatentModule
 from skvae.modules.batch import Batch
-from skvae.modules.layers import ACTIVATIONS, NORMALIZATIONS, Net, mlp
+from skvae.modules.convolution import conv_decoder, conv_encoder
+from skvae.modules.layers import ACTIVATIONS, NORMALIZATIONS, mlp
 from skvae.modules.likelihood import LIKELIHOODS, NOISE_MODES, Bernoulli, Gaussian, Laplace, Likelihood
+from skvae.modules.networks import build_networks
+from skvae.modules.specs import Conv, Net
 from skvae.modules.vae import VAEModule
 
 __all__ = [
@@ -15,11 +18,15 @@ __all__ = [
     "AutoEncoderModule",
     "Batch",
     "Bernoulli",
+    "Conv",
     "Gaussian",
     "Laplace",
     "LatentModule",
     "Likelihood",
     "Net",
     "VAEModule",
+    "build_networks",
+    "conv_decoder",
+    "conv_encoder",
     "mlp",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from skvae.modules.batch import Batch
-from skvae.modules.layers import Net, mlp
 from skvae.modules.likelihood import LIKELIHOODS, Bernoulli
+from skvae.modules.networks import build_networks
 
 Schedule = dict[str, float]
 
@@ -32,16 +32,12 @@ class LatentModule(nn.Module):
         Columns of the data.
     n_components : int
         Size of the code.
-    hidden_layer_sizes : sequence of int
-        Widths of the encoder's hidden layers; the decoder mirrors them.
-    activation, dropout, normalization
-        See `skvae.modules.mlp`.
-    encoder, decoder : Net or None
-        Networks to use in place of the perceptrons.
     likelihood : str
         A name in `skvae.modules.LIKELIHOODS`.
     noise : str or float
         See `skvae.modules.Likelihood`.
+    **networks : dict
+        See `skvae.modules.build_networks`.
     """
 
     encoder_outputs_per_component = 1
@@ -54,37 +50,33 @@ class LatentModule(nn.Module):
         n_features: int,
         n_components: int,
         *,
-        hidden_layer_sizes: Sequence[int] = (128, 64),
-        activation: str | type[nn.Module] = "relu",
-        dropout: float = 0.0,
-        normalization: str | None = None,
-        encoder: Net | None = None,
-        decoder: Net | None = None,
         likelihood: str = "gaussian",
         noise: str | float = "auto",
+        **networks: Any,
     ):
         super().__init__()
         self.n_features = n_features
         self.n_components = n_components
+        self.image_shape = networks.get("image_shape")
         self.noise_shapes = {}
-        layers: dict[str, Any] = {"activation": activation, "dropout": dropout, "normalization": normalization}
-        sizes = tuple(hidden_layer_sizes)
         n_codes = n_components * self.encoder_outputs_per_component
-        self.encoder = encoder.build(n_features, n_codes) if encoder else mlp(n_features, sizes, n_codes, **layers)
-        self.decoder = (
-            decoder.build(n_components, n_features) if decoder else mlp(n_components, sizes[::-1], n_features, **layers)
-        )
+        self.encoder, self.decoder = build_networks(n_features, n_components, n_codes, **networks)
         self.likelihood = LIKELIHOODS[likelihood](n_features, noise)
 
     @cached_property
-    def n_parameters(self) -> int:
-        """Number of weights: what a row costs in multiply-adds."""
-        return sum(parameter.numel() for parameter in self.parameters())
+    def row_work(self) -> int:
+        """Multiply-adds that a row takes through encoder and decoder; its number of weights where a layer does not tell."""
+        work = 0
+        for layer in self.modules():
+            noted = _note(layer, "row_work")
+            work += sum(weight.numel() for weight in layer.parameters(recurse=False)) if noted is None else noted
+        return work
 
     @cached_property
     def widest_layer(self) -> int:
         """Most numbers that a row takes in any layer."""
-        return max(self.n_features, *(parameter.shape[0] for parameter in self.parameters() if parameter.dim() > 0))
+        widths = [parameter.shape[0] for parameter in self.parameters() if parameter.dim() > 0]
+        return max(self.n_features, *widths, *(_note(layer, "row_size") or 0 for layer in self.modules()))
 
     @cached_property
     def depends_on_threads(self) -> bool:
@@ -178,3 +170,9 @@ class LatentModule(nn.Module):
         """Importance-weighted estimate of the log-likelihood of rows, in nats and in the units of the data, ``(n,)``."""
         log_weights = self.log_weights(batch, log_prior)
         return torch.logsumexp(log_weights, dim=1) - math.log(log_weights.shape[1])
+
+
+def _note(layer: nn.Module, name: str) -> int | None:
+    """Return what a layer has noted about its own cost, which its weights do not tell."""
+    noted = None if isinstance(layer, LatentModule) else getattr(layer, name, None)
+    return noted if isinstance(noted, int) else None

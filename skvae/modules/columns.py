@@ -50,6 +50,8 @@ class ColumnStatistics:
         Smallest standard deviation of the noise that the data can support, in the units of the data.
     constant : ndarray of bool, shape (n_features,)
     minimum, maximum : ndarray of shape (n_features,)
+    mean, spread : ndarray of shape (n_features,)
+        Weighted means and standard deviations of each column alone; the latter 0 where it is constant.
     shared_unit : bool
         The columns are measurements of one kind on one grid, as pixels are.
     """
@@ -61,6 +63,8 @@ class ColumnStatistics:
     constant: NDArray[np.bool_]
     minimum: NDArray[np.float64]
     maximum: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    spread: NDArray[np.float64]
     shared_unit: bool
 
     @classmethod
@@ -92,6 +96,7 @@ class ColumnStatistics:
         resolution = _resolution(sample)
         shared_unit = _share_a_unit(sample, low, high, constant) if shared is None else shared
         grid = resolution / np.sqrt(12.0)
+        spread = np.where(constant, 0.0, std)
         if shared_unit and not constant.all():
             std = np.full_like(std, np.sqrt(np.mean(std**2)))
             scale = np.full_like(std, max(std[0], np.median(grid)))
@@ -102,7 +107,11 @@ class ColumnStatistics:
         # A constant column has no scale of its own: it takes the floor of a typical other one.
         floor[constant] = np.median(floor[~constant]) if not constant.all() else 1.0
         shift = np.where(constant, low, mean)
-        return cls(shift, std, scale, floor, constant, low, high, shared_unit)
+        return cls(shift, std, scale, floor, constant, low, high, mean, spread, shared_unit)
+
+    def summary(self) -> dict[str, NDArray[np.float64]]:
+        """Return what each column alone looks like, in the units of the data."""
+        return {"mean": self.mean, "spread": self.spread, "low": self.minimum, "high": self.maximum}
 
 
 def _moments(X: Any, sample_weight: NDArray[np.float64] | None) -> tuple[NDArray[np.float64], ...]:

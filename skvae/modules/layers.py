@@ -1,11 +1,13 @@
-"""The one place that builds layers."""
+"""Perceptrons, and what their layers are made of."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-import joblib
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -24,6 +26,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 _IN_PLACE = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU)
 
 NORMALIZATIONS: dict[str, type[nn.Module]] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
+IMAGE_NORMALIZATIONS: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm2d, "layer": partial(nn.GroupNorm, 1)}
 
 
 def mlp(
@@ -60,85 +63,86 @@ def mlp(
     >>> [type(layer).__name__ for layer in mlp(4, (8,), 2, activation="tanh")]
     ['Linear', 'Tanh', 'Linear']
     """
-    make_activation = ACTIVATIONS[activation] if isinstance(activation, str) else activation
+    hidden: dict[str, Any] = {"activation": activation, "dropout": dropout, "normalization": normalization}
     layers: list[nn.Module] = []
     width = n_inputs
     for size in hidden_layer_sizes:
-        layers.append(nn.Linear(width, size))
-        if normalization is not None:
-            layers.append(NORMALIZATIONS[normalization](size))
-        if make_activation is not nn.Identity:
-            layers.append(make_activation(inplace=True) if make_activation in _IN_PLACE else make_activation())
-        if dropout > 0.0:
-            layers.append(nn.Dropout(dropout))
+        layers += [nn.Linear(width, size), *after(size, **hidden)]
         width = size
     layers.append(nn.Linear(width, n_outputs))
     return nn.Sequential(*layers)
 
 
-class Net:
-    """Specification of a network of your own: a class and its keyword arguments.
+def after(
+    size: int,
+    *,
+    activation: str | type[nn.Module] = "relu",
+    dropout: float = 0.0,
+    normalization: str | None = None,
+    images: bool = False,
+) -> list[nn.Module]:
+    """Layers that follow a linear map to `size` units, or channels: normalisation, activation and dropout."""
+    layers: list[nn.Module] = []
+    if normalization is not None:
+        layers.append((IMAGE_NORMALIZATIONS if images else NORMALIZATIONS)[normalization](size))
+    make_activation = ACTIVATIONS[activation] if isinstance(activation, str) else activation
+    if make_activation is not nn.Identity:
+        layers.append(make_activation(inplace=True) if make_activation in _IN_PLACE else make_activation())
+    if dropout > 0.0:
+        layers.append(nn.Dropout(dropout))
+    return layers
 
-    The network is built in `fit` as ``module_class(n_inputs, n_outputs, **params)`` and maps a tensor of shape
-    ``(n_samples, n_inputs)`` to one of shape ``(n_samples, n_outputs)``. Keyword arguments are reached by ``set_params``
-    and searches through the parameter that holds the specification, as in ``encoder__width``.
+
+class TiedLinear(nn.Module):
+    """Linear map by another one's weights, transposed, with a bias of its own.
 
     Parameters
     ----------
-    module_class : type of Module
-        The class, not an instance: an instance would carry trained weights from one fit to the next.
-    **params : dict
-        Keyword arguments of the class.
-
-    Examples
-    --------
-    >>> from torch import nn
-    >>> from skvae import AutoEncoder, Net
-    >>> class Encoder(nn.Sequential):
-    ...     def __init__(self, n_inputs, n_outputs, width=32):
-    ...         super().__init__(nn.Linear(n_inputs, width), nn.ReLU(), nn.Linear(width, n_outputs))
-    >>> AutoEncoder(encoder=Net(Encoder, width=64)).get_params()["encoder__width"]
-    64
+    source : Linear
+        Stays the owner of the weights, which are neither counted nor saved twice.
+    n_inputs : int
+        How many of its outputs, from the first on, are the inputs here.
     """
 
-    def __init__(self, module_class: type[nn.Module], **params: Any):
-        if not (isinstance(module_class, type) and issubclass(module_class, nn.Module)):
-            kind = "an instance of a Module" if isinstance(module_class, nn.Module) else repr(module_class)
-            raise TypeError(f"Net takes a subclass of torch.nn.Module, not {kind}; pass the class and its arguments.")
-        self.module_class = module_class
-        self.params = self._checked(params)
+    def __init__(self, source: nn.Linear, n_inputs: int):
+        super().__init__()
+        self._source = (source,)  # a tuple, which does not register it
+        self.in_features, self.out_features = n_inputs, source.in_features
+        self.bias = nn.Parameter(torch.zeros(source.in_features))
 
-    @staticmethod
-    def _checked(params: dict[str, Any]) -> dict[str, Any]:
-        for name, value in params.items():
-            if isinstance(value, (nn.Module, Tensor)):
-                kind = type(value).__name__
-                raise TypeError(f"Net(..., {name}={kind}(...)) would carry weights from one fit to the next; pass plain values.")
-        return params
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self._source[0].weight[: self.in_features].mT, self.bias)
 
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the class and its keyword arguments by name."""
-        return {"module_class": self.module_class, **self.params}
+    @property
+    def row_work(self) -> int:
+        """Multiply-adds a row."""
+        return self.in_features * self.out_features
 
-    def set_params(self, **params: Any) -> Net:
-        """Change keyword arguments."""
-        self.module_class = params.pop("module_class", self.module_class)
-        self.params = {**self.params, **self._checked(params)}
-        return self
+    def extra_repr(self) -> str:
+        """Return the sizes."""
+        return f"in_features={self.in_features}, out_features={self.out_features}"
 
-    def build(self, n_inputs: int, n_outputs: int) -> nn.Module:
-        """Build the network."""
-        try:
-            return self.module_class(n_inputs, n_outputs, **self.params)
-        except TypeError as error:
-            raise ValueError(f"{self!r} cannot be built with n_inputs={n_inputs} and n_outputs={n_outputs}: {error}") from error
 
-    def __repr__(self) -> str:
-        arguments = "".join(f", {name}={value!r}" for name, value in self.params.items())
-        return f"Net({self.module_class.__name__}{arguments})"
+def tied_mlp(encoder: nn.Sequential, n_inputs: int, **hidden: Any) -> nn.Sequential:
+    """Build the mirror of a perceptron, by its weights transposed.
 
-    def __eq__(self, other: object) -> bool:
-        # A hash, since arguments may be arrays, which do not compare to one truth value.
-        return isinstance(other, Net) and joblib.hash(self.get_params()) == joblib.hash(other.get_params())
+    Parameters
+    ----------
+    encoder : Sequential
+        From `mlp`.
+    n_inputs : int
+        How many of its outputs are inputs here; the rest, such as log-variances, have no mirror.
+    **hidden : dict
+        `activation`, `dropout` and `normalization` of the hidden layers.
 
-    __hash__ = None  # type: ignore[assignment]
+    Returns
+    -------
+    Sequential
+    """
+    maps = [layer for layer in encoder if isinstance(layer, nn.Linear)][::-1]
+    layers: list[nn.Module] = []
+    for i, source in enumerate(maps):
+        layers.append(TiedLinear(source, n_inputs if i == 0 else source.out_features))
+        if i < len(maps) - 1:
+            layers += after(source.in_features, **hidden)
+    return nn.Sequential(*layers)

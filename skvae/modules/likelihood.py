@@ -55,6 +55,7 @@ class Likelihood(nn.Module):
     shift: NDArray[np.float64]
     scale: NDArray[np.float64]
     is_constant: NDArray[np.bool_]
+    columns: dict[str, Any]
 
     def __init__(self, n_features: int, noise: str | float = "auto"):
         super().__init__()
@@ -72,25 +73,32 @@ class Likelihood(nn.Module):
                 "scale": np.ones(n_features),
                 "is_constant": np.zeros(n_features, dtype=bool),
                 "shared": noise == "shared",
+                "mean": np.zeros(n_features),
+                "spread": np.ones(n_features),
+                "low": np.full(n_features, -1.0),
+                "high": np.ones(n_features),
             }
         )
 
     # -- what it learns about the columns -----------------------------------------------------------------------------
 
-    def fit(self, X: Any, sample_weight: NDArray[np.float64] | None = None) -> Likelihood:
+    def fit(self, X: Any, sample_weight: NDArray[np.float64] | None = None, *, shared: bool | None = None) -> Likelihood:
         """Measure the columns of `X`: standardisation, constants, noise floor, shared units.
 
         Parameters
         ----------
         X : ndarray or CSR matrix of shape (n_samples, n_features)
         sample_weight : ndarray of shape (n_samples,), optional
+        shared : bool, optional
+            Whether the columns share a unit, where `noise` leaves it open; found out from the data by default.
 
         Returns
         -------
         Likelihood
             The object itself.
         """
-        shared = None if not isinstance(self.noise, str) or self.noise == "auto" else self.noise == "shared"
+        if isinstance(self.noise, str) and self.noise != "auto":
+            shared = self.noise == "shared"
         columns = ColumnStatistics.of(X, sample_weight, shared=shared)
         self._set_columns(
             {
@@ -98,6 +106,7 @@ class Likelihood(nn.Module):
                 "scale": columns.scale,
                 "is_constant": columns.constant,
                 "shared": columns.shared_unit,
+                **columns.summary(),
             }
         )
         self.varying.copy_(torch.from_numpy(~columns.constant))
@@ -121,6 +130,7 @@ class Likelihood(nn.Module):
 
     def _set_columns(self, columns: dict[str, Any]) -> None:
         """Keep the columns' statistics in double precision, beside the tensors, which follow the module's device."""
+        self.columns = columns
         self.shift, self.scale = columns["shift"], columns["scale"]
         self.is_constant, self.shared = columns["is_constant"], bool(columns["shared"])
         self.has_constant = bool(self.is_constant.any())
@@ -129,7 +139,7 @@ class Likelihood(nn.Module):
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return what `state_dict` keeps beside the tensors."""
-        return {"shift": self.shift, "scale": self.scale, "is_constant": self.is_constant, "shared": self.shared}
+        return self.columns
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what `get_extra_state` returned."""
@@ -177,6 +187,19 @@ class Likelihood(nn.Module):
     def locate(self, output: Tensor) -> Tensor:
         """Location of the likelihood, in standardised units, from a decoder's output; constant columns stay put."""
         return output * self.varying if self.has_constant else output
+
+    def column(self, name: str) -> Tensor:
+        """Return a statistic of the columns in the network's units, float32 of shape (n_features,) on the module's device.
+
+        Parameters
+        ----------
+        name : {"mean", "low", "high", "spread"}
+            Mean, smallest and largest value, and standard deviation; zero where a column is constant.
+        """
+        values = self.columns[name] if name == "spread" else self._standardize_wide(self.columns[name][np.newaxis])[0].numpy()
+        if name == "spread":
+            values = values / self.scale
+        return torch.from_numpy(np.asarray(values, dtype=np.float32)).to(self.weight.device)
 
     def mean(self, output: Tensor) -> NDArray[np.float64]:
         """Mean of the likelihood in the units of the data, from a decoder's output of shape (n, n_features)."""
@@ -365,7 +388,7 @@ class Bernoulli(Likelihood):
     log_normalizer = staticmethod(lambda weight: weight.new_zeros(()))
     unit_weight = 1.0
 
-    def fit(self, X: Any, sample_weight: NDArray[np.float64] | None = None) -> Bernoulli:
+    def fit(self, X: Any, sample_weight: NDArray[np.float64] | None = None, *, shared: bool | None = None) -> Bernoulli:
         columns = ColumnStatistics.of(X, sample_weight)
         self._set_columns(
             {
@@ -373,6 +396,7 @@ class Bernoulli(Likelihood):
                 "scale": np.ones(self.n_features),
                 "is_constant": columns.constant,
                 "shared": False,
+                **columns.summary(),
             }
         )
         self.varying.copy_(torch.from_numpy(~columns.constant))

@@ -32,7 +32,7 @@ _POOL_SEED = 20140130
 
 def chunk_rows(module: nn.Module) -> int:
     """Rows of a chunk: a power of two, smaller for larger networks."""
-    rows = _CHUNK_WORK // max(1, module.n_parameters)
+    rows = _CHUNK_WORK // max(1, module.row_work)
     return min(_MAX_ROWS, max(_MIN_ROWS, 1 << max(0, rows.bit_length() - 1)))
 
 

@@ -29,7 +29,14 @@ _DETERMINISTIC_LAYERS = (
     nn.Tanh,
     nn.Sigmoid,
     nn.BatchNorm1d,
+    nn.BatchNorm2d,
     nn.LayerNorm,
+    nn.GroupNorm,
+    nn.Conv2d,
+    nn.ConvTranspose2d,
+    nn.Upsample,
+    nn.Flatten,
+    nn.Unflatten,
 )
 # Draws of a shape like another tensor's take no generator in every torch: they are made by filling an empty one.
 _LIKE = {"rand_like": "uniform_", "randn_like": "normal_", "randint_like": "random_"}

@@ -42,6 +42,6 @@ def threads_for(module: LatentModule, n_rows: int, *, solves: bool = False) -> A
     -------
     context manager
     """
-    if n_rows * module.n_parameters > ONE_THREAD_WORK and not (solves and module.solves_per_row):
+    if n_rows * module.row_work > ONE_THREAD_WORK and not (solves and module.solves_per_row):
         return nullcontext()
     return one_thread()

@@ -231,7 +231,7 @@ def test_decoder_mirrors_the_encoder(make):
     assert widths[0] == [9, 4, N_COMPONENTS * module.encoder_outputs_per_component]
     assert widths[1] == [4, 9, N_FEATURES]
     assert module.widest_layer == 9
-    assert module.n_parameters == sum(parameter.numel() for parameter in module.parameters())
+    assert module.row_work == sum(parameter.numel() for parameter in module.parameters())
 
 
 def test_constant_columns_are_left_to_the_likelihood(make):

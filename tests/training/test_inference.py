@@ -328,7 +328,7 @@ def test_one_thread_is_the_calling_threads_own():
 
 def test_small_passes_run_on_one_thread_and_large_ones_on_all():
     module = VAEModule(10, 2)
-    rows = ONE_THREAD_WORK // module.n_parameters
+    rows = ONE_THREAD_WORK // module.row_work
     with n_threads(2):
         with threads_for(module, rows):
             assert torch.get_num_threads() == 1

@@ -1,0 +1,147 @@
+"""Specifications of networks: plain values that are built anew in every fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import joblib
+from torch import Tensor, nn
+
+UPSAMPLINGS = ("transposed", "nearest")
+
+
+class Spec:
+    """Arguments with ``get_params`` and ``set_params``, which searches reach as ``encoder__<name>``."""
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the arguments by name."""
+        raise NotImplementedError
+
+    def set_params(self, **params: Any) -> Spec:
+        """Change arguments."""
+        raise NotImplementedError
+
+    def __eq__(self, other: object) -> bool:
+        # A hash, since arguments may be arrays, which do not compare to one truth value.
+        return type(other) is type(self) and joblib.hash(self.get_params()) == joblib.hash(other.get_params())  # type: ignore[attr-defined]
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Net(Spec):
+    """Specification of a network of your own: a class and its keyword arguments.
+
+    The network is built in `fit` as ``module_class(n_inputs, n_outputs, **params)`` and maps a tensor of shape
+    ``(n_samples, n_inputs)`` to one of shape ``(n_samples, n_outputs)``. Keyword arguments are reached by ``set_params``
+    and searches through the parameter that holds the specification, as in ``encoder__width``.
+
+    Parameters
+    ----------
+    module_class : type of Module
+        The class, not an instance: an instance would carry trained weights from one fit to the next.
+    **params : dict
+        Keyword arguments of the class.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> from skvae import AutoEncoder, Net
+    >>> class Encoder(nn.Sequential):
+    ...     def __init__(self, n_inputs, n_outputs, width=32):
+    ...         super().__init__(nn.Linear(n_inputs, width), nn.ReLU(), nn.Linear(width, n_outputs))
+    >>> AutoEncoder(encoder=Net(Encoder, width=64)).get_params()["encoder__width"]
+    64
+    """
+
+    def __init__(self, module_class: type[nn.Module], **params: Any):
+        if not (isinstance(module_class, type) and issubclass(module_class, nn.Module)):
+            kind = "an instance of a Module" if isinstance(module_class, nn.Module) else repr(module_class)
+            raise TypeError(f"Net takes a subclass of torch.nn.Module, not {kind}; pass the class and its arguments.")
+        self.module_class = module_class
+        self.params = self._checked(params)
+
+    @staticmethod
+    def _checked(params: dict[str, Any]) -> dict[str, Any]:
+        for name, value in params.items():
+            if isinstance(value, (nn.Module, Tensor)):
+                kind = type(value).__name__
+                raise TypeError(f"Net(..., {name}={kind}(...)) would carry weights from one fit to the next; pass plain values.")
+        return params
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the class and its keyword arguments by name."""
+        return {"module_class": self.module_class, **self.params}
+
+    def set_params(self, **params: Any) -> Net:
+        """Change keyword arguments."""
+        self.module_class = params.pop("module_class", self.module_class)
+        self.params = {**self.params, **self._checked(params)}
+        return self
+
+    def build(self, n_inputs: int, n_outputs: int) -> nn.Module:
+        """Build the network."""
+        try:
+            return self.module_class(n_inputs, n_outputs, **self.params)
+        except TypeError as error:
+            raise ValueError(f"{self!r} cannot be built with n_inputs={n_inputs} and n_outputs={n_outputs}: {error}") from error
+
+    def __repr__(self) -> str:
+        arguments = "".join(f", {name}={value!r}" for name, value in self.params.items())
+        return f"Net({self.module_class.__name__}{arguments})"
+
+
+class Conv(Spec):
+    """Specification of a convolutional network for images.
+
+    Every entry of `channels` halves the image's sides in the encoder and doubles them in the decoder; the estimator's hidden
+    layers lie between the convolutions and the code. A decoder that is left None mirrors the encoder's specification.
+
+    Parameters
+    ----------
+    channels : sequence of int, default=(32, 64)
+        Channels behind each halving, from the image inward, for encoder and decoder alike.
+    residual_blocks : int, default=0
+        Residual blocks, of two convolutions each, at every size.
+    upsampling : {"transposed", "nearest"}, default="transposed"
+        How a decoder doubles the sides: transposed convolutions, or nearest neighbours and a convolution.
+
+    Examples
+    --------
+    >>> from skvae import Conv, VAETransformer
+    >>> vae = VAETransformer(image_shape=(1, 28, 28), encoder=Conv(channels=(16, 32), residual_blocks=1))
+    >>> vae.set_params(encoder__residual_blocks=2).encoder
+    Conv(channels=(16, 32), residual_blocks=2)
+    """
+
+    def __init__(self, channels: Sequence[int] = (32, 64), *, residual_blocks: int = 0, upsampling: str = "transposed"):
+        self.channels = channels
+        self.residual_blocks = residual_blocks
+        self.upsampling = upsampling
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the arguments by name."""
+        return {"channels": self.channels, "residual_blocks": self.residual_blocks, "upsampling": self.upsampling}
+
+    def set_params(self, **params: Any) -> Conv:
+        """Change arguments."""
+        for name, value in params.items():
+            if name not in self.get_params():
+                raise ValueError(f"Conv has no parameter {name!r}; it has {', '.join(self.get_params())}.")
+            setattr(self, name, value)
+        return self
+
+    def check(self) -> None:
+        """Raise a ValueError about an argument that is out of range."""
+        channels = tuple(self.channels) if isinstance(self.channels, (list, tuple)) else None
+        if channels is None or not all(isinstance(c, int) and c >= 1 for c in channels):
+            raise ValueError(f"{self!r}: channels={self.channels!r} must be a sequence of integers of at least 1.")
+        if not isinstance(self.residual_blocks, int) or self.residual_blocks < 0:
+            raise ValueError(f"{self!r}: residual_blocks={self.residual_blocks!r} must be an integer of at least 0.")
+        if self.upsampling not in UPSAMPLINGS:
+            raise ValueError(f"{self!r}: upsampling={self.upsampling!r} must be one of {', '.join(map(repr, UPSAMPLINGS))}.")
+
+    def __repr__(self) -> str:
+        defaults = Conv().get_params()
+        changed = {name: value for name, value in self.get_params().items() if value != defaults[name]}
+        return f"Conv({', '.join(f'{name}={value!r}' for name, value in changed.items())})"
