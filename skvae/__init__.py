@@ -1,9 +1,20 @@
 """Autoencoders that behave like any other scikit-learn estimator."""
 
-from skvae.estimators import AutoEncoder, VAETransformer
+from skvae.estimators import AutoEncoder, ContractiveAE, DenoisingAE, VAETransformer
 from skvae.modules import Conv, Net
 from skvae.pipeline import reconstruct, sample, score_anomaly, step_score
 
 __version__ = "0.1.0"
 
-__all__ = ["AutoEncoder", "Conv", "Net", "VAETransformer", "reconstruct", "sample", "score_anomaly", "step_score"]
+__all__ = [
+    "AutoEncoder",
+    "ContractiveAE",
+    "Conv",
+    "DenoisingAE",
+    "Net",
+    "VAETransformer",
+    "reconstruct",
+    "sample",
+    "score_anomaly",
+    "step_score",
+]

@@ -1,6 +1,8 @@
 """The estimators: parameters, validation and the scikit-learn contract."""
 
 from skvae.estimators.autoencoder import AutoEncoder
+from skvae.estimators.contractive import ContractiveAE
+from skvae.estimators.denoising import DenoisingAE
 from skvae.estimators.vae import VAETransformer
 
-__all__ = ["AutoEncoder", "VAETransformer"]
+__all__ = ["AutoEncoder", "ContractiveAE", "DenoisingAE", "VAETransformer"]

@@ -159,6 +159,8 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             rows = Rows(X, module.likelihood, device, weight=weight, index=train_index)
             valid = None if valid_index is None else Rows(X, module.likelihood, device, weight=weight, index=valid_index)
             plan = self._plan(len(rows), once=once, callbacks=callbacks)
+            if not resume:
+                self._pretrain(module, rows, plan)
             try:
                 outcome = train(module, rows, valid, plan, self._optimizer_state)
             except DivergedError:
@@ -314,6 +316,9 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
     def _check_fit(self, weight: np.ndarray | None) -> None:
         """Raise what can be known before training."""
+
+    def _pretrain(self, module: LatentModule, rows: Rows, plan: Plan) -> None:
+        """Prepare a new module before it is trained."""
 
     def _finish(self, X: Any, weight: np.ndarray | None, device: torch.device, rate: float) -> None:
         """Measure what the model needs once training is over; `rate` is the say that these rows have in it."""

@@ -1,5 +1,15 @@
-"""Pure functions on tensors: log-likelihoods and divergences, one value per row."""
+"""Pure functions on tensors: log-likelihoods, divergences, penalties and corruptions."""
 
+from skvae.functional.contraction import (
+    hutchinson_change,
+    hutchinson_norm,
+    jacobian,
+    jacobian_change,
+    jacobian_norm,
+    layer_jacobian_change,
+    layer_jacobian_norm,
+)
+from skvae.functional.corruption import add_gaussian, choose_entries, drop, mask, normal_cdf, salt_and_pepper
 from skvae.functional.divergence import gaussian_kl
 from skvae.functional.likelihood import (
     bernoulli_energy,
@@ -15,15 +25,28 @@ from skvae.functional.likelihood import (
 )
 
 __all__ = [
+    "add_gaussian",
     "bernoulli_energy",
     "bernoulli_log_prob",
+    "choose_entries",
+    "drop",
     "gaussian_energy",
     "gaussian_kl",
     "gaussian_log_normalizer",
     "gaussian_log_prob",
+    "hutchinson_change",
+    "hutchinson_norm",
+    "jacobian",
+    "jacobian_change",
+    "jacobian_norm",
     "laplace_energy",
     "laplace_log_normalizer",
     "laplace_log_prob",
+    "layer_jacobian_change",
+    "layer_jacobian_norm",
+    "mask",
+    "normal_cdf",
+    "salt_and_pepper",
     "squared_error",
     "weighted_row_sum",
 ]

@@ -3,7 +3,9 @@
 from skvae.modules.autoencoder import AutoEncoderModule
 from skvae.modules.base import LatentModule
 from skvae.modules.batch import Batch
+from skvae.modules.contractive import JACOBIANS, ContractiveModule
 from skvae.modules.convolution import conv_decoder, conv_encoder
+from skvae.modules.denoising import CORRUPTIONS, DenoisingModule
 from skvae.modules.layers import ACTIVATIONS, NORMALIZATIONS, mlp
 from skvae.modules.likelihood import LIKELIHOODS, NOISE_MODES, Bernoulli, Gaussian, Laplace, Likelihood
 from skvae.modules.networks import build_networks
@@ -12,13 +14,17 @@ from skvae.modules.vae import VAEModule
 
 __all__ = [
     "ACTIVATIONS",
+    "CORRUPTIONS",
+    "JACOBIANS",
     "LIKELIHOODS",
     "NOISE_MODES",
     "NORMALIZATIONS",
     "AutoEncoderModule",
     "Batch",
     "Bernoulli",
+    "ContractiveModule",
     "Conv",
+    "DenoisingModule",
     "Gaussian",
     "Laplace",
     "LatentModule",

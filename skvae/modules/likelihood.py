@@ -8,6 +8,7 @@ likelihoods know the units of the data.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -56,6 +57,7 @@ class Likelihood(nn.Module):
     scale: NDArray[np.float64]
     is_constant: NDArray[np.bool_]
     columns: dict[str, Any]
+    _columns: dict[tuple[str, torch.device], Tensor]
 
     def __init__(self, n_features: int, noise: str | float = "auto"):
         super().__init__()
@@ -82,7 +84,14 @@ class Likelihood(nn.Module):
 
     # -- what it learns about the columns -----------------------------------------------------------------------------
 
-    def fit(self, X: Any, sample_weight: NDArray[np.float64] | None = None, *, shared: bool | None = None) -> Likelihood:
+    def fit(
+        self,
+        X: Any,
+        sample_weight: NDArray[np.float64] | None = None,
+        *,
+        shared: bool | None = None,
+        standardize: bool = True,
+    ) -> Likelihood:
         """Measure the columns of `X`: standardisation, constants, noise floor, shared units.
 
         Parameters
@@ -91,6 +100,8 @@ class Likelihood(nn.Module):
         sample_weight : ndarray of shape (n_samples,), optional
         shared : bool, optional
             Whether the columns share a unit, where `noise` leaves it open; found out from the data by default.
+        standardize : bool, default=True
+            False has the network see the data as it is.
 
         Returns
         -------
@@ -100,6 +111,8 @@ class Likelihood(nn.Module):
         if isinstance(self.noise, str) and self.noise != "auto":
             shared = self.noise == "shared"
         columns = ColumnStatistics.of(X, sample_weight, shared=shared)
+        if not standardize:
+            columns = replace(columns, shift=np.zeros(self.n_features), scale=np.ones(self.n_features))
         self._set_columns(
             {
                 "shift": columns.shift,
@@ -130,11 +143,12 @@ class Likelihood(nn.Module):
 
     def _set_columns(self, columns: dict[str, Any]) -> None:
         """Keep the columns' statistics in double precision, beside the tensors, which follow the module's device."""
-        self.columns = columns
+        self.columns, self._columns = columns, {}
         self.shift, self.scale = columns["shift"], columns["scale"]
         self.is_constant, self.shared = columns["is_constant"], bool(columns["shared"])
         self.has_constant = bool(self.is_constant.any())
-        self._shift, self._inverse_scale = torch.from_numpy(self.shift.copy()), torch.from_numpy(1.0 / self.scale)
+        self._centre = torch.from_numpy(self.shift.copy() if self.has_noise else np.zeros(self.n_features))
+        self._inverse_scale = torch.from_numpy(1.0 / self.scale)
         self._log_jacobian = float(np.log(self.scale).sum())
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -167,7 +181,7 @@ class Likelihood(nn.Module):
 
     def _standardize_wide(self, X: Any, rows: Any = slice(None)) -> Tensor:
         """Rows of `X` in standardised units, in double precision."""
-        return torch.sub(self._block(X, rows).double(), self._shift).mul_(self._inverse_scale)
+        return torch.sub(self._block(X, rows).double(), self._centre).mul_(self._inverse_scale)
 
     @staticmethod
     def _block(X: Any, rows: Any) -> Tensor:
@@ -193,13 +207,28 @@ class Likelihood(nn.Module):
 
         Parameters
         ----------
-        name : {"mean", "low", "high", "spread"}
-            Mean, smallest and largest value, and standard deviation; zero where a column is constant.
+        name : {"mean", "low", "high", "spread", "unit"}
+            Mean, smallest and largest value, standard deviation (zero where a column is constant), and what one unit of
+            the data is worth.
         """
-        values = self.columns[name] if name == "spread" else self._standardize_wide(self.columns[name][np.newaxis])[0].numpy()
-        if name == "spread":
-            values = values / self.scale
-        return torch.from_numpy(np.asarray(values, dtype=np.float32)).to(self.weight.device)
+        key = (name, self.weight.device)
+        if key not in self._columns:
+            if name == "unit":
+                values = 1.0 / self.scale
+            elif name == "spread":
+                values = self.columns[name] / self.scale
+            else:
+                values = (self.columns[name] - self._centre.numpy()) / self.scale
+            self._columns[key] = torch.from_numpy(values.astype(np.float32)).to(self.weight.device)
+        return self._columns[key]
+
+    def to_data(self, x: Tensor) -> Tensor:
+        """Standardised rows in the units of the data, in single precision."""
+        return x / self.column("unit") + self._centre.to(x)
+
+    def from_data(self, x: Tensor) -> Tensor:
+        """Rows in the units of the data, standardised in single precision; see `standardize` for the exact way."""
+        return (x - self._centre.to(x)) * self.column("unit")
 
     def mean(self, output: Tensor) -> NDArray[np.float64]:
         """Mean of the likelihood in the units of the data, from a decoder's output of shape (n, n_features)."""
@@ -388,7 +417,14 @@ class Bernoulli(Likelihood):
     log_normalizer = staticmethod(lambda weight: weight.new_zeros(()))
     unit_weight = 1.0
 
-    def fit(self, X: Any, sample_weight: NDArray[np.float64] | None = None, *, shared: bool | None = None) -> Bernoulli:
+    def fit(
+        self,
+        X: Any,
+        sample_weight: NDArray[np.float64] | None = None,
+        *,
+        shared: bool | None = None,
+        standardize: bool = True,
+    ) -> Bernoulli:
         columns = ColumnStatistics.of(X, sample_weight)
         self._set_columns(
             {

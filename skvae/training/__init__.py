@@ -3,6 +3,7 @@
 from skvae.training.loader import BatchLoader, Rows
 from skvae.training.net import DivergedError, Outcome, Plan, train
 from skvae.training.optimizers import OPTIMIZER_NAMES
+from skvae.training.pretraining import pretrain
 from skvae.training.randomness import PrivateRandomness, seed_streams
 from skvae.training.schedules import SCHEDULES
 
@@ -15,6 +16,7 @@ __all__ = [
     "Plan",
     "PrivateRandomness",
     "Rows",
+    "pretrain",
     "seed_streams",
     "train",
 ]

@@ -6,6 +6,7 @@ padded with zeros at the end. The number depends on the network alone. Rows begi
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
@@ -19,6 +20,7 @@ from skvae.functional import gaussian_kl
 from skvae.modules import Batch
 from skvae.modules.columns import columns_are_correlated
 from skvae.training.alignment import aligned_rows, aligned_zeros
+from skvae.training.loader import Rows
 from skvae.training.randomness import make_generator, private_randomness
 from skvae.training.threads import one_thread, threads_for
 
@@ -81,10 +83,38 @@ def encode(module: nn.Module, X: Any, device: torch.device) -> np.ndarray:
     return _per_row(module, X, device, lambda x: (module.encode(x),))[0]
 
 
+def encode_training_rows(module: nn.Module, rows: Rows) -> np.ndarray:
+    """Codes ``(n_samples, n_components)`` of rows as training sees them."""
+    place(module, rows.device)
+    codes = []
+    with torch.no_grad(), private_randomness(module, _POOL_SEED):
+        for chunk in _chunks(len(rows), _MAX_ROWS):
+            x = rows.take(torch.arange(chunk.start, chunk.stop, device=rows.device))
+            codes.append(module.encode(x).cpu().numpy())
+    return np.concatenate(codes)
+
+
 def posterior(module: nn.Module, X: Any, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
     """Means and log-variances of q(z|x), each ``(n_samples, n_components)``."""
     mean, log_var = _per_row(module, X, device, module.posterior)
     return mean, log_var
+
+
+def jacobian_norm(module: nn.Module, X: Any, device: torch.device) -> np.ndarray:
+    """Norms of the Jacobian of the code at rows, in standardised units, ``(n_samples,)``.
+
+    Backward passes multiply by other matrices than those that `aligned_rows` sees to. In double precision, the last bits
+    that depend on a row's place are rounded off.
+    """
+    wide = module if device.type == "mps" else copy.deepcopy(module).double()  # which has no double precision
+    dtype = next(wide.parameters()).dtype
+    # A pass pulls every component back at once.
+    size = max(1, min(chunk_rows(wide), _CHUNK_FLOATS // (wide.widest_layer * wide.n_components)))
+
+    def function(x):
+        return (torch.cat([wide.jacobian_norm(part) for part in x.to(dtype).split(size)]).unsqueeze(1),)
+
+    return _per_row(wide, X, device, function)[0][:, 0]
 
 
 def _per_row(module, X, device, function) -> list[np.ndarray]:

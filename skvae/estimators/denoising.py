@@ -1,0 +1,219 @@
+"""The denoising autoencoder."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from skvae.estimators._docs import document
+from skvae.estimators.autoencoder import AutoEncoder
+from skvae.modules import CORRUPTIONS, DenoisingModule, LatentModule
+from skvae.training import Plan, Rows, pretrain
+
+
+@document
+class DenoisingAE(AutoEncoder):
+    r"""Denoising autoencoder: reconstructs clean rows from corrupted ones.
+
+    Every step corrupts its rows anew; the target is the clean row [1]_. The code then has to know how columns depend on each
+    other rather than copy them, and `reconstruct`, or `denoise`, repairs rows that are damaged in the same way. Corruption is
+    for training alone: `transform` and the scores read rows as they are.
+
+    Parameters
+    ----------
+    n_components : int or "auto", default="auto"
+        Size of the code; "auto" is the square root of the number of columns, but at least 2.
+    corruption : str, list of str or callable, default="gaussian"
+        - "gaussian" adds normal noise of `noise_scale`;
+        - "masking" replaces `corruption_rate` of each row's entries by `mask_value`;
+        - "salt_and_pepper" replaces them by the smallest or the largest value of their column;
+        - "dropout" zeroes entries, in standardised units, with that probability and scales the others up;
+        - of several names in a list, each row draws one;
+        - a function takes a batch, a tensor in the units of X of shape (n, n_features), or (n, channels, height, width)
+          for images, and returns its corrupted version. Random numbers that it draws from torch come from the
+          estimator's own generator.
+    corruption_rate : float, default=0.3
+        Fraction of entries to corrupt, between 0 and 1.
+    noise_scale : float, default=0.3
+        Standard deviation of the normal noise.
+    noise_unit : {"std", "data"}, default="std"
+        Whether `noise_scale` is in standard deviations of each column or in the units of X.
+    mask_value : float or None, default=None
+        What masked entries become; None is the mean of the column, or 0 with ``likelihood="bernoulli"``.
+    pretraining_epochs : int, default=0
+        Passes over the data for each layer, from the outermost inward, before all are trained together [1]_: each learns to
+        denoise the codes of the one before. Perceptrons only.
+    %(architecture)s
+    density : density estimator or None, default=None
+        Density of the codes, as in :class:`~skvae.AutoEncoder`.
+    %(training)s
+
+    Attributes
+    ----------
+    density_ : estimator
+        The fitted density of the codes.
+    pretraining_loss_ : list of ndarray
+        Loss per epoch of every layer's pretraining; empty without.
+    %(fitted)s
+
+    See Also
+    --------
+    AutoEncoder : The same without corruption.
+
+    References
+    ----------
+    .. [1] Vincent et al., "Stacked denoising autoencoders: learning useful representations in a deep network with a local
+       denoising criterion", JMLR 11, 2010.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skvae import DenoisingAE
+    >>> X, _ = load_digits(return_X_y=True)
+    >>> dae = DenoisingAE(n_components=16, corruption="masking", corruption_rate=0.5, max_epochs=10, random_state=0).fit(X)
+    >>> damaged = X.copy()
+    >>> damaged[:, ::2] = X[:, ::2].mean(axis=0)
+    >>> bool(((dae.denoise(damaged) - X) ** 2).mean() < ((damaged - X) ** 2).mean())
+    True
+    """
+
+    _module_class = DenoisingModule
+
+    _parameter_constraints = {
+        **AutoEncoder._parameter_constraints,
+        "corruption": [StrOptions(set(CORRUPTIONS)), list, tuple, callable],
+        "corruption_rate": [Interval(Real, 0, 1, closed="both")],
+        "noise_scale": [Interval(Real, 0, None, closed="left")],
+        "noise_unit": [StrOptions({"std", "data"})],
+        "mask_value": [Real, None],
+        "pretraining_epochs": [Interval(Integral, 0, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        n_components="auto",
+        *,
+        corruption="gaussian",
+        corruption_rate=0.3,
+        noise_scale=0.3,
+        noise_unit="std",
+        mask_value=None,
+        pretraining_epochs=0,
+        hidden_layer_sizes=(128, 64),
+        activation="relu",
+        dropout=0.0,
+        normalization=None,
+        encoder=None,
+        decoder=None,
+        image_shape=None,
+        tied_weights=False,
+        likelihood="gaussian",
+        noise="auto",
+        density=None,
+        learning_rate="auto",
+        learning_rate_schedule="cosine",
+        optimizer="adam",
+        optimizer_params=None,
+        batch_size=128,
+        max_epochs="auto",
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=20,
+        tol=1e-3,
+        clip_norm=None,
+        clip_value=None,
+        n_score_draws=64,
+        warm_start=False,
+        device="auto",
+        random_state=None,
+        verbose=0,
+        net_params=None,
+    ):
+        self.n_components = n_components
+        self.corruption = corruption
+        self.corruption_rate = corruption_rate
+        self.noise_scale = noise_scale
+        self.noise_unit = noise_unit
+        self.mask_value = mask_value
+        self.pretraining_epochs = pretraining_epochs
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.dropout = dropout
+        self.normalization = normalization
+        self.encoder = encoder
+        self.decoder = decoder
+        self.image_shape = image_shape
+        self.tied_weights = tied_weights
+        self.likelihood = likelihood
+        self.noise = noise
+        self.density = density
+        self.learning_rate = learning_rate
+        self.learning_rate_schedule = learning_rate_schedule
+        self.optimizer = optimizer
+        self.optimizer_params = optimizer_params
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.clip_norm = clip_norm
+        self.clip_value = clip_value
+        self.n_score_draws = n_score_draws
+        self.warm_start = warm_start
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+        self.net_params = net_params
+
+    def _module_params(self) -> dict[str, Any]:
+        several = isinstance(self.corruption, (list, tuple))
+        return {
+            "corruption": tuple(self.corruption) if several else self.corruption,
+            "corruption_rate": float(self.corruption_rate),
+            "noise_scale": float(self.noise_scale),
+            "noise_unit": self.noise_unit,
+            "mask_value": None if self.mask_value is None else float(self.mask_value),
+        }
+
+    def _check_fit(self, weight: np.ndarray | None) -> None:
+        super()._check_fit(weight)
+        if isinstance(self.corruption, (list, tuple)):
+            unknown = [name for name in self.corruption if name not in CORRUPTIONS]
+            if unknown or not self.corruption:
+                known = ", ".join(map(repr, CORRUPTIONS))
+                raise ValueError(f"corruption={self.corruption!r} must be a list of at least one of {known}.")
+        names = [self.corruption] if isinstance(self.corruption, str) else self.corruption
+        if not callable(names) and "dropout" in names and self.corruption_rate >= 1.0:
+            raise ValueError("corruption='dropout' with corruption_rate=1 leaves nothing of a row; it must be below 1.")
+        if self.pretraining_epochs and (self.encoder or self.decoder or self.image_shape_):
+            raise ValueError(
+                f"pretraining_epochs={self.pretraining_epochs} trains perceptrons layer by layer; it does not go with encoder, "
+                "decoder or image_shape."
+            )
+        if self.pretraining_epochs and callable(self.corruption):
+            raise ValueError(
+                f"pretraining_epochs={self.pretraining_epochs} corrupts the codes of every layer; corruption={self.corruption!r} "
+                "is made for rows of X. Name a corruption instead."
+            )
+
+    def _pretrain(self, module: LatentModule, rows: Rows, plan: Plan) -> None:
+        self.pretraining_loss_ = pretrain(module, rows, plan, self.pretraining_epochs) if self.pretraining_epochs else []
+
+    def denoise(self, X):
+        """Repair rows; another name for `reconstruct`.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data.
+
+        Returns
+        -------
+        X_hat : ndarray of shape (n_samples, n_features_in_)
+            The clean rows that the model takes them for.
+        """
+        return self.reconstruct(X)

@@ -1,0 +1,143 @@
+"""The denoising autoencoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from skvae import functional as fn
+from skvae.modules.autoencoder import AutoEncoderModule
+from skvae.modules.base import Schedule
+from skvae.modules.batch import Batch
+
+CORRUPTIONS = ("gaussian", "masking", "salt_and_pepper", "dropout")
+
+
+class DenoisingModule(AutoEncoderModule):
+    """Autoencoder that reads corrupted rows and returns clean ones.
+
+    Parameters
+    ----------
+    corruption : str, sequence of str or callable
+        Names in `CORRUPTIONS`, of which every row draws one, or a function of a batch in the units of the data.
+    corruption_rate : float
+        Fraction of entries that are masked, set to an extreme, or dropped.
+    noise_scale : float
+        Standard deviation of normal noise.
+    noise_unit : {"std", "data"}
+        Whether that is in standard deviations of each column or in the units of the data.
+    mask_value : float or None
+        What masked entries become, in the units of the data; None is the column's mean, or 0 under the Bernoulli likelihood.
+    n_features, n_components, **autoencoder
+        See `AutoEncoderModule`.
+
+    References
+    ----------
+    .. [1] Vincent et al., "Stacked denoising autoencoders", JMLR 11, 2010.
+    """
+
+    def __init__(
+        self,
+        n_features: int,
+        n_components: int,
+        *,
+        corruption: str | Sequence[str] | Callable[[Tensor], Tensor] = "gaussian",
+        corruption_rate: float = 0.3,
+        noise_scale: float = 0.3,
+        noise_unit: str = "std",
+        mask_value: float | None = None,
+        **autoencoder: Any,
+    ):
+        super().__init__(n_features, n_components, **autoencoder)
+        self.corruption = corruption
+        self.corruption_rate = corruption_rate
+        self.noise_scale = noise_scale
+        self.noise_unit = noise_unit
+        self.mask_value = mask_value
+        self.draws_in_training = callable(corruption)
+        if not callable(corruption):
+            self._names = (corruption,) if isinstance(corruption, str) else tuple(corruption)
+            self.noise_shapes = {"entries": (n_features,), "rows": (2,)}
+            if "salt_and_pepper" in self._names:
+                self.noise_shapes["signs"] = (n_features,)
+
+    def loss(self, batch: Batch, schedule: Schedule) -> dict[str, Tensor]:
+        return super().loss(batch._replace(x=self.corrupt(batch)), schedule)
+
+    def corrupt(self, batch: Batch) -> Tensor:
+        """Corrupted rows of a batch, standardised, ``(n, n_features)``."""
+        if callable(self.corruption):
+            return self._corrupt_by_function(self.corruption, batch.x)
+        assert batch.noise is not None
+        if len(self._names) == 1:
+            return self._corrupt_by(self._names[0], batch.x, batch.noise)
+        which = (fn.normal_cdf(batch.noise["rows"][:, 1:]) * len(self._names)).long()
+        x = batch.x
+        for i, name in enumerate(self._names):
+            x = torch.where(which == i, self._corrupt_by(name, batch.x, batch.noise), x)
+        return x
+
+    def _corrupt_by(self, name: str, x: Tensor, noise: dict[str, Tensor]) -> Tensor:
+        column = self.likelihood.column
+        if name == "gaussian":
+            return fn.add_gaussian(x, noise["entries"], self.noise_scale * self._noise_unit())
+        if name == "dropout":
+            return fn.drop(x, noise["entries"], self.corruption_rate)
+        chosen = fn.choose_entries(noise["entries"], noise["rows"][:, 0], self.corruption_rate)
+        if name == "salt_and_pepper":
+            return fn.salt_and_pepper(x, chosen, noise["signs"], column("low"), column("high"))
+        return fn.mask(x, chosen, self._mask_value())
+
+    def _noise_unit(self) -> Tensor:
+        return self.likelihood.column("spread" if self.noise_unit == "std" else "unit")
+
+    def _mask_value(self) -> Tensor | float:
+        if self.mask_value is not None:
+            return self.likelihood.from_data(torch.full_like(self.likelihood.column("mean"), self.mask_value))
+        return self.likelihood.column("mean") if self.likelihood.has_noise else 0.0
+
+    def _corrupt_by_function(self, corruption: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Corrupt rows by a function that sees them as the user does: in the units of the data and as images."""
+        rows = self.likelihood.to_data(x)
+        given = rows if self.image_shape is None else torch.unflatten(rows, 1, self.image_shape)
+        corrupted = corruption(given.clone())
+        if not isinstance(corrupted, Tensor) or corrupted.shape != given.shape:
+            got = f"shape {tuple(corrupted.shape)}" if isinstance(corrupted, Tensor) else f"a {type(corrupted).__name__}"
+            raise ValueError(f"corruption={corruption!r} returns {got} for a batch of shape {tuple(given.shape)}.")
+        return self.likelihood.from_data(corrupted.reshape(rows.shape))
+
+    # -- greedy pretraining -------------------------------------------------------------------------------------------
+
+    def stages(self) -> Iterator[DenoisingModule]:
+        """Autoencoders of one layer each, from the outermost inward, that share their weights with this one.
+
+        The first reads rows of the data and shares the likelihood; each of the others reads the codes of the one before.
+        """
+        encoder, decoder = _blocks(self.encoder), _blocks(self.decoder)[::-1]
+        for i, (down, up) in enumerate(zip(encoder, decoder, strict=True)):
+            stage = DenoisingModule(
+                down[0].in_features,
+                down[0].out_features,
+                hidden_layer_sizes=(),
+                corruption=self.corruption,
+                corruption_rate=self.corruption_rate,
+                noise_scale=self.noise_scale,
+            )
+            stage.encoder, stage.decoder = nn.Sequential(*down), nn.Sequential(*up)
+            if i == 0:
+                stage.likelihood = self.likelihood
+                stage.noise_unit, stage.mask_value = self.noise_unit, self.mask_value
+            yield stage
+
+
+def _blocks(network: nn.Module) -> list[list[Any]]:
+    """Layers of a perceptron, each linear map with what follows it."""
+    blocks: list[list[Any]] = []
+    for layer in network.children():
+        if hasattr(layer, "in_features"):
+            blocks.append([])
+        blocks[-1].append(layer)
+    return blocks

@@ -1,0 +1,47 @@
+"""Greedy layer-wise pretraining."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from skvae.modules import DenoisingModule
+from skvae.training import inference
+from skvae.training.loader import Rows
+from skvae.training.net import Plan, train
+from skvae.training.randomness import seed_streams
+
+
+def pretrain(module: DenoisingModule, rows: Rows, plan: Plan, n_epochs: int) -> list[np.ndarray]:
+    """Train the layers of a denoising autoencoder one after the other, from the outermost inward, in place.
+
+    Parameters
+    ----------
+    module : DenoisingModule
+    rows : Rows
+    plan : Plan
+        How the whole module will be trained.
+    n_epochs : int
+        Passes over the rows for every layer.
+
+    Returns
+    -------
+    list of ndarray of shape (n_epochs,)
+        Loss per epoch of every layer.
+    """
+    losses = []
+    stages = list(module.stages())
+    weight = rows.weight.cpu().numpy().astype(np.float64) if rows.is_weighted else None
+    n_steps = n_epochs * -(-len(rows) // plan.batch_size)
+    alone = replace(plan, n_epochs=n_epochs, total_steps=n_steps, first_step=0, pass_index=0, patience=None, callbacks={})
+    for seed, stage in zip(seed_streams(plan.seed, 7, n=len(stages)), stages, strict=True):
+        stage.to(rows.device)
+        outcome = train(stage, rows, None, replace(alone, seed=seed))
+        losses.append(outcome.history["loss"])
+        if stage is not stages[-1]:
+            codes, inner = inference.encode_training_rows(stage, rows), stages[len(losses)]
+            # Codes keep the scale in which the next layer will see them.
+            inner.likelihood.fit(codes, weight, shared=True, standardize=False)
+            rows = Rows(codes, inner.likelihood, rows.device, weight=weight)
+    return losses
