@@ -1,6 +1,6 @@
 """Autoencoders that behave like any other scikit-learn estimator."""
 
-from skvae.estimators import AutoEncoder, ContractiveAE, DenoisingAE, VAETransformer
+from skvae.estimators import AutoEncoder, ContractiveAE, DenoisingAE, SparseAE, VAETransformer
 from skvae.modules import Conv, Net
 from skvae.pipeline import reconstruct, sample, score_anomaly, step_score
 
@@ -12,6 +12,7 @@ __all__ = [
     "Conv",
     "DenoisingAE",
     "Net",
+    "SparseAE",
     "VAETransformer",
     "reconstruct",
     "sample",

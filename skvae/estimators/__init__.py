@@ -3,6 +3,7 @@
 from skvae.estimators.autoencoder import AutoEncoder
 from skvae.estimators.contractive import ContractiveAE
 from skvae.estimators.denoising import DenoisingAE
+from skvae.estimators.sparse import SparseAE
 from skvae.estimators.vae import VAETransformer
 
-__all__ = ["AutoEncoder", "ContractiveAE", "DenoisingAE", "VAETransformer"]
+__all__ = ["AutoEncoder", "ContractiveAE", "DenoisingAE", "SparseAE", "VAETransformer"]

@@ -12,6 +12,9 @@ from sklearn.base import BaseEstimator, DensityMixin, clone
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import has_fit_parameter
 
+_MAX_PATTERNS = 4096  # rows whose patterns of activity are kept
+_MAX_FREE = 256  # active units of a row that a score looks at
+
 
 class GaussianDensity(DensityMixin, BaseEstimator):
     """One normal distribution with a full covariance; unlike GaussianMixture it takes weights.
@@ -45,6 +48,67 @@ class GaussianDensity(DensityMixin, BaseEstimator):
         """Draw codes."""
         normal = check_random_state(random_state).standard_normal((n_samples, len(self.mean_)))
         return self.mean_ + normal @ cholesky(self.covariance_, lower=True).T
+
+
+class ActivityDensity:
+    """Patterns of activity that occurred in training, and how strong active and inactive units are.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n_samples, n_components)
+    weight : ndarray of shape (n_samples,) or None
+    threshold : float or None
+        Above which a unit is active; None takes units for inactive that are zero.
+    seed : int
+        Decides which rows' patterns are kept.
+
+    Attributes
+    ----------
+    rate : ndarray of shape (n_components,)
+        Fraction of rows in which a unit is active, by half a row away from 0 and 1.
+    on, off : tuple of ndarray of shape (n_components,)
+        Mean, standard deviation, minimum and maximum of active and inactive units.
+    n_free : int
+        Most units that are active in a row.
+    """
+
+    def __init__(self, codes, weight, threshold, seed):
+        active = codes != 0.0 if threshold is None else codes > threshold
+        weight = np.ones(len(codes)) if weight is None else weight
+        self.rate = (weight @ active + 0.5 * weight.mean()) / (weight.sum() + weight.mean())
+        self.n_free = int(np.clip(active.sum(axis=1).max(), 1, _MAX_FREE))
+        self.on, self.off = _moments_where(codes, active, weight), _moments_where(codes, ~active, weight)
+        kept = np.random.default_rng(seed).choice(len(codes), size=min(len(codes), _MAX_PATTERNS), p=weight / weight.sum())
+        self._patterns = np.packbits(active[kept], axis=1)
+
+    def sample(self, n_samples, seed):
+        """Draw codes: a pattern of a training row, and normal activations within the range that occurred."""
+        rng = np.random.default_rng(seed)
+        rows = rng.integers(len(self._patterns), size=n_samples)
+        active = np.unpackbits(self._patterns[rows], axis=1, count=len(self.rate)).astype(bool)
+        noise = rng.standard_normal(active.shape)
+        (on, off) = (np.clip(mean + std * noise, low, high) for mean, std, low, high in (self.on, self.off))
+        return np.where(active, on, off)
+
+
+def _moments_where(codes, chosen, weight):
+    """Weighted mean and standard deviation, minimum and maximum of chosen entries, per column.
+
+    Columns with fewer than two of them borrow the moments of all together.
+    """
+    n_chosen = chosen.sum(axis=0)
+    total = weight @ chosen
+    values = np.where(chosen, codes, 0.0).astype(np.float64)
+    everything = max(total.sum(), np.finfo(float).tiny)
+    pooled = (weight @ values).sum() / everything
+    mean = np.where(n_chosen > 0, (weight @ values) / np.where(n_chosen > 0, total, 1.0), pooled)
+    deviation = np.where(chosen, values - mean, 0.0) ** 2
+    spread = np.sqrt((weight @ deviation).sum() / everything)
+    std = np.sqrt((weight @ deviation) / np.where(n_chosen > 0, total, 1.0))
+    std = np.maximum(np.where(n_chosen > 1, std, spread), 1e-3 * spread + 1e-6)
+    low = np.where(chosen, values, np.inf).min(axis=0)
+    high = np.where(chosen, values, -np.inf).max(axis=0)
+    return mean, std, np.where(n_chosen > 0, low, 0.0), np.where(n_chosen > 0, high, 0.0)
 
 
 def code_moments(codes: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

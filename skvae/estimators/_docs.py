@@ -33,7 +33,8 @@ noise : {"auto", "feature", "shared"} or float, default="auto"
 
 TRAINING = """
 learning_rate : float or "auto", default="auto"
-    Step size of the optimizer at the start; "auto" is 0.002, and 0.01 for linear maps.
+    Step size of the optimizer at the start; "auto" is 0.002, and 0.01 for linear maps
+    and for sparse codes of one layer.
 learning_rate_schedule : {"cosine", "linear", "exponential", "constant"}, default="cosine"
     How it falls over the run, to one hundredth at the end.
 optimizer : str or type of Optimizer, default="adam"

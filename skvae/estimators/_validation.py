@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import sparse
 from sklearn.utils.validation import _check_sample_weight, check_array, validate_data
 from torch import nn
 
@@ -60,19 +61,22 @@ def _flatten_images(estimator: Any, X: Any, *, reset: bool) -> Any:
     elif shape is not None and shape != estimator.image_shape_:
         fitted = f"images of shape {estimator.image_shape_}" if estimator.image_shape_ else "rows of features"
         raise ValueError(f"X has images of shape {shape}, but {type(estimator).__name__} was fitted on {fitted}.")
-    elif getattr(X, "ndim", None) == 3 and estimator.image_shape_ is not None:
+    if getattr(X, "ndim", None) == 3 and estimator.image_shape_ is not None:
         raise ValueError(
             f"X has 3 dimensions, {tuple(X.shape)}; images are (n_samples, channels, height, width), here "
             f"(n_samples, {', '.join(map(str, estimator.image_shape_))})."
         )
-    return X if shape is None else np.asarray(X).reshape(len(X), -1)
+    return X if shape is None else np.asarray(X).reshape(len(X), prod(shape))
 
 
 def check_image_shape(image_shape: Any) -> tuple[int, int, int] | None:
     """Shape of images as a tuple: channels, height and width."""
     if image_shape is None:
         return None
-    sides = np.asarray(image_shape)
+    try:
+        sides = np.asarray(image_shape)
+    except ValueError:  # nested sequences of different lengths
+        sides = np.empty(0)
     if sides.shape != (3,) or sides.dtype.kind not in "iu" or (sides < 1).any():
         raise ValueError(f"image_shape={image_shape!r} must be three integers of at least 1: (channels, height, width).")
     channels, height, width = (int(side) for side in sides)
@@ -113,8 +117,10 @@ def _first_text(values: np.ndarray) -> Any:
 
 
 def check_codes(estimator: Any, Z: Any) -> np.ndarray:
-    """Codes as a float32 or float64 array with as many columns as the estimator has components."""
-    Z = check_array(Z, dtype=[np.float64, np.float32], input_name="Z")
+    """Codes as a dense float32 or float64 array with as many columns as the estimator has components."""
+    Z = check_array(Z, accept_sparse="csr", dtype=[np.float64, np.float32], input_name="Z")
+    if sparse.issparse(Z):
+        Z = Z.toarray()
     if Z.shape[1] != estimator.n_components_:
         raise ValueError(
             f"Z has {Z.shape[1]} columns, but {type(estimator).__name__} was fitted with n_components_={estimator.n_components_}."

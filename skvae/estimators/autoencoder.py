@@ -23,7 +23,14 @@ from skvae.training import inference, seed_streams
 
 _NOISE_ROWS = 512  # rows that the generative model's noise is fitted to
 _SLOPE_NUMBERS = 2**24
-_DENSITY_ROWS = 200  # rows that partial_fit must bring for a density of the user's own to be fitted again
+_SOLVE_WORK = 2**28
+DENSITY_ROWS = 200  # rows that partial_fit must bring for a density of the user's own to be fitted again
+
+
+def noise_rows(n_features: int, n_components: int) -> int:
+    """Rows to fit the noise to: each takes the decoder's slopes, and a linear system of the code's size."""
+    slopes = n_features * n_components
+    return max(1, min(_NOISE_ROWS, _SLOPE_NUMBERS // slopes, _SOLVE_WORK // (n_components * (slopes + n_components**2 // 3))))
 
 
 @document
@@ -156,12 +163,10 @@ class AutoEncoder(BaseAutoEncoder):
         (seed,) = seed_streams(self._seed, self._n_passes, 6, n=1)
         if self.density is None:
             self.density_ = GaussianDensity.of(*moments)
-        elif rate == 1.0 or len(codes) >= _DENSITY_ROWS:
+        elif rate == 1.0 or len(codes) >= DENSITY_ROWS:
             self.density_ = fit_density(self.density, codes, weight, seed)
         self.module_.set_code_moments(*moments)
-        # The slopes of the decoder take n_features * n_components numbers a row.
-        max_rows = max(1, min(_NOISE_ROWS, _SLOPE_NUMBERS // (X.shape[1] * self.n_components_)))
-        inference.fit_noise(self.module_, X, weight, device, max_rows=max_rows)
+        inference.fit_noise(self.module_, X, weight, device, max_rows=noise_rows(X.shape[1], self.n_components_))
 
     def _check_fit(self, weight: np.ndarray | None) -> None:
         check_density(self.density, weight)

@@ -88,7 +88,7 @@ class DenoisingAE(AutoEncoder):
         "corruption_rate": [Interval(Real, 0, 1, closed="both")],
         "noise_scale": [Interval(Real, 0, None, closed="left")],
         "noise_unit": [StrOptions({"std", "data"})],
-        "mask_value": [Real, None],
+        "mask_value": [Interval(Real, None, None, closed="neither"), None],
         "pretraining_epochs": [Interval(Integral, 0, None, closed="left")],
     }
 

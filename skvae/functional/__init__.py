@@ -23,10 +23,12 @@ from skvae.functional.likelihood import (
     squared_error,
     weighted_row_sum,
 )
+from skvae.functional.sparsity import bernoulli_kl, keep_largest, keep_largest_of_batch
 
 __all__ = [
     "add_gaussian",
     "bernoulli_energy",
+    "bernoulli_kl",
     "bernoulli_log_prob",
     "choose_entries",
     "drop",
@@ -39,6 +41,8 @@ __all__ = [
     "jacobian",
     "jacobian_change",
     "jacobian_norm",
+    "keep_largest",
+    "keep_largest_of_batch",
     "laplace_energy",
     "laplace_log_normalizer",
     "laplace_log_prob",

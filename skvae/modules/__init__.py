@@ -9,6 +9,7 @@ from skvae.modules.denoising import CORRUPTIONS, DenoisingModule
 from skvae.modules.layers import ACTIVATIONS, NORMALIZATIONS, mlp
 from skvae.modules.likelihood import LIKELIHOODS, NOISE_MODES, Bernoulli, Gaussian, Laplace, Likelihood
 from skvae.modules.networks import build_networks
+from skvae.modules.sparse import PENALTIES, SparseModule
 from skvae.modules.specs import Conv, Net
 from skvae.modules.vae import VAEModule
 
@@ -19,6 +20,7 @@ __all__ = [
     "LIKELIHOODS",
     "NOISE_MODES",
     "NORMALIZATIONS",
+    "PENALTIES",
     "AutoEncoderModule",
     "Batch",
     "Bernoulli",
@@ -30,6 +32,7 @@ __all__ = [
     "LatentModule",
     "Likelihood",
     "Net",
+    "SparseModule",
     "VAEModule",
     "build_networks",
     "conv_decoder",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,25 @@ from skvae.modules.base import LatentModule, Schedule
 from skvae.modules.batch import Batch
 
 _NOISE_ITERATIONS = 30
+_NOISE_TOLERANCE = 1e-3
+
+
+class Free(NamedTuple):
+    """Entries of codes that a posterior leaves uncertain, and their Gaussian prior.
+
+    Attributes
+    ----------
+    positions : Tensor of int, shape (n, n_free)
+    active : Tensor of bool, shape (n, n_free)
+        Entries that are not stay where they are.
+    mean : Tensor of shape (n_free,) or (n, n_free)
+    precision : Tensor of shape (n_free, n_free) or (n, n_free, n_free)
+    """
+
+    positions: Tensor
+    active: Tensor
+    mean: Tensor
+    precision: Tensor
 
 
 class AutoEncoderModule(LatentModule):
@@ -63,26 +82,33 @@ class AutoEncoderModule(LatentModule):
         white = (z - self.code_mean) @ self.code_whitening.mT
         return super().log_prior(white) + self.code_whitening.diagonal().log().sum()
 
-    def _slopes(self, code: Tensor) -> Tensor:
-        """Secant slopes of the decoder at codes ``(n, n_components)``, as ``(n, n_components, n_features)``."""
-        steps = torch.diag(self.secant)
+    def _free(self, code: Tensor) -> Free:
+        """Which entries of codes ``(n, n_components)`` the posterior leaves uncertain, and their prior: all, by default."""
+        exact = _exact(code)
+        whitening = self.code_whitening.to(exact)
+        index = torch.arange(self.n_components, device=code.device).expand(code.shape)
+        return Free(index, torch.ones_like(code, dtype=torch.bool), self.code_mean, whitening.mT @ whitening)
+
+    def _slopes(self, code: Tensor, free: Free) -> Tensor:
+        """Secant slopes of the decoder along the free entries of codes, as ``(n, n_free, n_features)``."""
+        width = self.secant[free.positions]
+        steps = torch.zeros(*free.positions.shape, self.n_components, dtype=code.dtype, device=code.device)
+        steps.scatter_(2, free.positions.unsqueeze(2), width.to(code).unsqueeze(2))
         around = torch.cat([code.unsqueeze(1) + steps, code.unsqueeze(1) - steps], dim=1)
         located = self.likelihood.locate(self.decode(around.flatten(0, 1)))
         upper, lower = torch.unflatten(located, 0, around.shape[:2]).chunk(2, dim=1)
-        return (upper - lower) / (2.0 * self.secant.unsqueeze(-1))
+        return (upper - lower) / (2.0 * width.unsqueeze(-1)) * free.active.unsqueeze(-1)
 
-    def _laplace(self, code: Tensor, slopes: Tensor, residual: Tensor, information: Tensor) -> tuple[Tensor, Tensor]:
+    def _laplace(self, code: Tensor, free: Free, slopes: Tensor, residual: Tensor, information: Tensor) -> tuple[Tensor, Tensor]:
         """Newton step from the code and Cholesky factor of the precision of the Laplace approximation."""
-        exact = torch.float32 if code.device.type == "mps" else torch.float64
+        exact = _exact(code)
         slopes, residual, information = slopes.to(exact), residual.to(exact), information.to(exact)
-        whitening = self.code_whitening.to(exact)
-        prior = whitening.mT @ whitening
         weighted = slopes * information.unsqueeze(-2)
-        precision = prior + weighted @ slopes.mT
-        precision = precision + 1e-6 * precision.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None] * torch.eye(
-            self.n_components, dtype=exact, device=code.device
-        )
-        gradient = self._pull(slopes, residual, information) + (self.code_mean - code).to(exact) @ prior
+        precision = free.precision.to(exact) + weighted @ slopes.mT
+        jitter = 1e-6 * precision.diagonal(dim1=-2, dim2=-1).mean(-1)
+        precision = precision + jitter[..., None, None] * torch.eye(slopes.shape[1], dtype=exact, device=code.device)
+        away = (free.mean - code.gather(1, free.positions)).to(exact) * free.active
+        gradient = self._pull(slopes, residual, information) + (away.unsqueeze(1) @ free.precision.to(exact)).squeeze(1)
         factor = torch.linalg.cholesky(precision)
         return torch.cholesky_solve(gradient.unsqueeze(-1), factor).squeeze(-1), factor
 
@@ -93,29 +119,50 @@ class AutoEncoderModule(LatentModule):
         return (slopes @ force.unsqueeze(-1)).squeeze(-1)
 
     def propose(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        code = self.encode(x)
+        code, free = self._code(x)
         output = self.decode(code)
         residual, information = self.likelihood.residual(x, output), self.likelihood.information(output)
-        step, factor = self._laplace(code, self._slopes(code), residual, information)
-        spread = torch.linalg.solve_triangular(factor.mT, noise.to(factor).mT, upper=True).mT
-        z = (code.to(factor) + step).unsqueeze(1) + spread
-        log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1, keepdim=True)
-        log_q = log_det - 0.5 * (noise.square().sum(-1) + self.n_components * math.log(2.0 * math.pi))
-        return z.to(x), log_q.to(x)
+        step, factor = self._laplace(code, free, self._slopes(code, free), residual, information)
+        noise = noise[..., : free.positions.shape[1]].to(factor)
+        spread = torch.linalg.solve_triangular(factor.mT, noise.mT, upper=True).mT
+        active = free.active.unsqueeze(1)
+        values = ((code.gather(1, free.positions).to(factor) + step).unsqueeze(1) + spread) * active
+        z = (
+            code.unsqueeze(1)
+            .expand(-1, noise.shape[1], -1)
+            .scatter(2, free.positions.unsqueeze(1).expand(values.shape), values.to(x))
+        )
+        log_det = factor.diagonal(dim1=-2, dim2=-1).log().unsqueeze(1)
+        log_q = ((log_det - 0.5 * noise.square() - 0.5 * math.log(2.0 * math.pi)) * active).sum(-1)
+        return z, log_q.to(x)
+
+    def _code(self, x: Tensor) -> tuple[Tensor, Free]:
+        """Codes of rows, zero outside their free entries."""
+        code = self.encode(x)
+        free = self._free(code)
+        return torch.zeros_like(code).scatter(1, free.positions, code.gather(1, free.positions)), free
 
     @torch.no_grad()
     def fit_noise(self, x: Tensor, weight: Tensor, noise: Tensor) -> None:
         """Fit the likelihood's noise by expectation-maximisation over the Laplace approximations of the posteriors."""
         if not self.likelihood.learns_noise:
             return
-        code = self.encode(x)
+        code, free = self._code(x)
         output = self.decode(code)
-        residual, slopes = self.likelihood.residual(x, output), self._slopes(code)
+        residual, slopes = self.likelihood.residual(x, output), self._slopes(code, free)
         share = weight / weight.sum()
         self.likelihood.set_moment(share @ self.likelihood.energy(x, self.likelihood.locate(output)))
         for _ in range(_NOISE_ITERATIONS):
-            step, factor = self._laplace(code, slopes, residual, self.likelihood.information(output))
+            step, factor = self._laplace(code, free, slopes, residual, self.likelihood.information(output))
             moved = residual - (step.to(x).unsqueeze(1) @ slopes).squeeze(1)
             half = torch.linalg.solve_triangular(factor, slopes.to(factor), upper=False)
             uncertainty = half.square().sum(1).to(x)
+            before = self.likelihood.moment.clone()
             self.likelihood.set_moment(share @ self.likelihood.expected_energy(moved, uncertainty))
+            if torch.allclose(self.likelihood.moment, before, rtol=_NOISE_TOLERANCE, atol=0.0):
+                break
+
+
+def _exact(tensor: Tensor) -> torch.dtype:
+    """Precision for linear systems: double, where the device has it."""
+    return torch.float32 if tensor.device.type == "mps" else torch.float64

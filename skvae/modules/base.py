@@ -16,6 +16,8 @@ from skvae.modules.networks import build_networks
 
 Schedule = dict[str, float]
 
+_NOISE_RATE = 0.05
+
 # Functions that are computed many entries at once and the last few alone, which differs in the last bit.
 _APPROXIMATED = (nn.GELU, nn.SiLU, nn.ELU, nn.SELU, nn.Sigmoid)
 
@@ -24,7 +26,7 @@ class LatentModule(nn.Module):
     """Encoder, decoder and likelihood; a model adds its objective and its proposal.
 
     A module's arithmetic is pure: given a batch, its noise and the schedule's values, `loss` reads nothing else but
-    parameters and buffers and changes none of them.
+    parameters and buffers and changes none of them; `after_step` does.
 
     Parameters
     ----------
@@ -97,6 +99,11 @@ class LatentModule(nn.Module):
     def loss(self, batch: Batch, schedule: Schedule) -> dict[str, Tensor]:
         """Named terms of the objective, per row ``(n,)`` or, where they couple the batch, ``()``; their sum is minimised."""
         raise NotImplementedError
+
+    def after_step(self) -> None:
+        """Update what is learned without an optimizer, from what the last `loss` and its gradient left."""
+        if self.learns_noise:
+            self.likelihood.update_noise(_NOISE_RATE)
 
     # -- the code -----------------------------------------------------------------------------------------------------
 

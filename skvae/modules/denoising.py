@@ -106,8 +106,11 @@ class DenoisingModule(AutoEncoderModule):
         corrupted = corruption(given.clone())
         if not isinstance(corrupted, Tensor) or corrupted.shape != given.shape:
             got = f"shape {tuple(corrupted.shape)}" if isinstance(corrupted, Tensor) else f"a {type(corrupted).__name__}"
-            raise ValueError(f"corruption={corruption!r} returns {got} for a batch of shape {tuple(given.shape)}.")
-        return self.likelihood.from_data(corrupted.reshape(rows.shape))
+            raise ValueError(
+                f"corruption={corruption!r} returns {got} for a batch of shape {tuple(given.shape)}; it must return a tensor of "
+                "the shape that it is given."
+            )
+        return self.likelihood.from_data(corrupted.to(rows).reshape(rows.shape))
 
     # -- greedy pretraining -------------------------------------------------------------------------------------------
 

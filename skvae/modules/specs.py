@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import joblib
@@ -134,14 +135,14 @@ class Conv(Spec):
     def check(self) -> None:
         """Raise a ValueError about an argument that is out of range."""
         channels = tuple(self.channels) if isinstance(self.channels, (list, tuple)) else None
-        if channels is None or not all(isinstance(c, int) and c >= 1 for c in channels):
+        if channels is None or not all(isinstance(c, Integral) and int(c) >= 1 for c in channels):
             raise ValueError(f"{self!r}: channels={self.channels!r} must be a sequence of integers of at least 1.")
-        if not isinstance(self.residual_blocks, int) or self.residual_blocks < 0:
+        if not isinstance(self.residual_blocks, Integral) or int(self.residual_blocks) < 0:
             raise ValueError(f"{self!r}: residual_blocks={self.residual_blocks!r} must be an integer of at least 0.")
         if self.upsampling not in UPSAMPLINGS:
             raise ValueError(f"{self!r}: upsampling={self.upsampling!r} must be one of {', '.join(map(repr, UPSAMPLINGS))}.")
 
     def __repr__(self) -> str:
         defaults = Conv().get_params()
-        changed = {name: value for name, value in self.get_params().items() if value != defaults[name]}
+        changed = {name: value for name, value in self.get_params().items() if repr(value) != repr(defaults[name])}
         return f"Conv({', '.join(f'{name}={value!r}' for name, value in changed.items())})"

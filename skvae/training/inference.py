@@ -83,6 +83,11 @@ def encode(module: nn.Module, X: Any, device: torch.device) -> np.ndarray:
     return _per_row(module, X, device, lambda x: (module.encode(x),))[0]
 
 
+def preactivate(module: nn.Module, X: Any, device: torch.device) -> np.ndarray:
+    """Linear responses ``(n_samples, n_components)`` of a sparse autoencoder's units."""
+    return _per_row(module, X, device, lambda x: (module.preactivate(x),))[0]
+
+
 def encode_training_rows(module: nn.Module, rows: Rows) -> np.ndarray:
     """Codes ``(n_samples, n_components)`` of rows as training sees them."""
     place(module, rows.device)
@@ -114,7 +119,7 @@ def jacobian_norm(module: nn.Module, X: Any, device: torch.device) -> np.ndarray
     def function(x):
         return (torch.cat([wide.jacobian_norm(part) for part in x.to(dtype).split(size)]).unsqueeze(1),)
 
-    return _per_row(wide, X, device, function)[0][:, 0]
+    return _per_row(wide, X, device, function)[0][:, 0].astype(np.float64)
 
 
 def _per_row(module, X, device, function) -> list[np.ndarray]:

@@ -21,7 +21,6 @@ from skvae.training.schedules import SCHEDULES
 from skvae.training.state import load_optimizer_state, to_plain
 from skvae.training.threads import threads_for
 
-_NOISE_RATE = 0.05
 _BATCH_EVENTS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 
 
@@ -171,8 +170,7 @@ class AutoEncoderNet(NeuralNet):
             nn.utils.clip_grad_norm_(self._params, self.plan.clip_norm)
         if self._sends_batch_events:
             self.notify("on_grad_computed", named_parameters=list(self.module_.named_parameters()), batch=batch, training=True)
-        if self.module_.learns_noise:
-            self.module_.likelihood.update_noise(_NOISE_RATE)
+        self.module_.after_step()
         factor = self._lr_factor(self.progress)
         for group in self.optimizer_.param_groups:
             group["lr"] = self.plan.learning_rate * factor

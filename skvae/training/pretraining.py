@@ -10,7 +10,7 @@ from skvae.modules import DenoisingModule
 from skvae.training import inference
 from skvae.training.loader import Rows
 from skvae.training.net import Plan, train
-from skvae.training.randomness import seed_streams
+from skvae.training.randomness import PrivateRandomness, seed_streams
 
 
 def pretrain(module: DenoisingModule, rows: Rows, plan: Plan, n_epochs: int) -> list[np.ndarray]:
@@ -31,7 +31,8 @@ def pretrain(module: DenoisingModule, rows: Rows, plan: Plan, n_epochs: int) -> 
         Loss per epoch of every layer.
     """
     losses = []
-    stages = list(module.stages())
+    with PrivateRandomness(plan.seed):  # a stage draws initial weights, which it then replaces by the module's
+        stages = list(module.stages())
     weight = rows.weight.cpu().numpy().astype(np.float64) if rows.is_weighted else None
     n_steps = n_epochs * -(-len(rows) // plan.batch_size)
     alone = replace(plan, n_epochs=n_epochs, total_steps=n_steps, first_step=0, pass_index=0, patience=None, callbacks={})

@@ -10,7 +10,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 from torch import nn
 
-from skvae import Net
+from skvae import Net, SparseAE
 
 
 class Encoder(nn.Sequential):
@@ -345,6 +345,8 @@ def test_a_deep_network_is_one_line(estimator_class):
 def test_auto_sizes(estimator_class):
     for n_features, expected in ((1, 1), (2, 2), (13, 4), (64, 8), (100, 10)):
         X = np.random.default_rng(0).normal(size=(20, n_features))
+        # Sparse codes are wide.
+        expected = 2 * n_features if estimator_class is SparseAE else expected
         assert estimator_class(max_epochs=1).fit(X).n_components_ == expected
 
 

@@ -1,0 +1,279 @@
+"""The sparse autoencoder."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import sparse
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from skvae.estimators._base import LEARNING_RATE_SHALLOW, BaseAutoEncoder
+from skvae.estimators._density import ActivityDensity, blend_moments, code_moments
+from skvae.estimators._docs import document
+from skvae.estimators.autoencoder import DENSITY_ROWS, noise_rows
+from skvae.modules import PENALTIES, SparseModule
+from skvae.training import inference, seed_streams
+from skvae.warnings import warn_user
+
+_MOST_COMPONENTS = 1024  # of the automatic size of the code
+_DENSITY_NUMBERS = 2**24  # activations that the density of the codes is measured on
+_QUANTILE_NUMBERS = 2**24  # responses that the threshold of "batch_top_k" is measured on
+_MANY_DEAD = 0.5
+
+
+@document
+class SparseAE(BaseAutoEncoder):
+    r"""Sparse autoencoder: a wide code of which few units are active in a row.
+
+    Parameters
+    ----------
+    n_components : int or "auto", default="auto"
+        Number of units; "auto" is twice the number of columns, but at most 1,024.
+    penalty : {"kl", "l1", "top_k", "batch_top_k"}, default="kl"
+        What keeps units quiet:
+
+        - "kl": sigmoid units, whose mean activations are pulled to `target_activation`;
+        - "l1": rectified units, whose activations are penalised in proportion;
+        - "top_k": linear units, of which the `k` largest of each row are kept [1]_;
+        - "batch_top_k": linear units, of which the largest of a batch are kept, `k` a row on average [2]_; in use, those
+          above a threshold, so that a row's code does not depend on its neighbours.
+    sparsity_weight : float or "auto", default="auto"
+        Weight of the penalty of "kl" and "l1", in nats of reconstruction error per row; "auto" is 0.3 times the number of
+        columns for "kl", and one half for "l1".
+    target_activation : float, default=0.05
+        Mean activation of "kl" units, between 0 and 1.
+    k : int or "auto", default="auto"
+        Units kept by "top_k" and "batch_top_k"; "auto" is a twentieth of them.
+    k_annealing : float, default=0.5
+        Fraction of the run over which their number falls from four times `k` to `k`.
+    alpha : float, default=1.0
+        Units kept once training is over, in multiples of `k`.
+    revival_weight : float, default=0.0
+        Above 0, units that have not been active for 100 steps learn to reconstruct what the others leave [3]_, with this
+        weight; 1/32 is usual.
+    sparse_output : bool, default=False
+        Have `transform` return a CSR matrix.
+    %(architecture)s
+    %(training)s
+
+    Attributes
+    ----------
+    mean_activation_ : ndarray of shape (n_components_,)
+        Mean activation of every unit over the training rows.
+    n_dead_units_ : int
+        Units that are active in no training row. Sigmoid units are active above twice `target_activation`, or, if that is
+        less, half-way between it and 1.
+    fraction_alive_ : float
+        Fraction of the units that are active in some training row.
+    mean_active_units_ : float
+        Mean number of active units a row.
+    %(fitted)s
+
+    See Also
+    --------
+    AutoEncoder : A dense code.
+    sklearn.decomposition.MiniBatchDictionaryLearning : Sparse codes by optimisation instead of an encoder.
+
+    Notes
+    -----
+    ``hidden_layer_sizes`` is empty by default: one layer, as dictionaries are learned, read by linear maps.
+
+    `sample` draws patterns of activity that occurred in training. `score_samples` spreads them over all patterns, as if
+    units were active independently of each other ("kl": one Gaussian over the codes), so that new rows have a likelihood.
+
+    References
+    ----------
+    .. [1] Makhzani and Frey, "k-sparse autoencoders", ICLR 2014.
+    .. [2] Bussmann et al., "BatchTopK sparse autoencoders", 2024, arXiv:2412.06410.
+    .. [3] Gao et al., "Scaling and evaluating sparse autoencoders", 2024, arXiv:2406.04093.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skvae import SparseAE
+    >>> X, _ = load_digits(return_X_y=True)
+    >>> sae = SparseAE(100, penalty="top_k", k=5, sparse_output=True, max_epochs=5, random_state=0).fit(X)
+    >>> sae.transform(X).nnz == 5 * len(X)
+    True
+    """
+
+    _module_class = SparseModule
+
+    _parameter_constraints = {
+        **BaseAutoEncoder._parameter_constraints,
+        "penalty": [StrOptions(set(PENALTIES))],
+        "sparsity_weight": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
+        "target_activation": [Interval(Real, 0, 1, closed="neither")],
+        "k": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "k_annealing": [Interval(Real, 0, 1, closed="both")],
+        "alpha": [Interval(Real, 1, None, closed="left")],
+        "revival_weight": [Interval(Real, 0, None, closed="left")],
+        "sparse_output": ["boolean"],
+    }
+
+    def __init__(
+        self,
+        n_components="auto",
+        *,
+        penalty="kl",
+        sparsity_weight="auto",
+        target_activation=0.05,
+        k="auto",
+        k_annealing=0.5,
+        alpha=1.0,
+        revival_weight=0.0,
+        sparse_output=False,
+        hidden_layer_sizes=(),
+        activation="relu",
+        dropout=0.0,
+        normalization=None,
+        encoder=None,
+        decoder=None,
+        image_shape=None,
+        tied_weights=False,
+        likelihood="gaussian",
+        noise="auto",
+        learning_rate="auto",
+        learning_rate_schedule="cosine",
+        optimizer="adam",
+        optimizer_params=None,
+        batch_size=128,
+        max_epochs="auto",
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=20,
+        tol=1e-3,
+        clip_norm=None,
+        clip_value=None,
+        n_score_draws=64,
+        warm_start=False,
+        device="auto",
+        random_state=None,
+        verbose=0,
+        net_params=None,
+    ):
+        self.n_components = n_components
+        self.penalty = penalty
+        self.sparsity_weight = sparsity_weight
+        self.target_activation = target_activation
+        self.k = k
+        self.k_annealing = k_annealing
+        self.alpha = alpha
+        self.revival_weight = revival_weight
+        self.sparse_output = sparse_output
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.dropout = dropout
+        self.normalization = normalization
+        self.encoder = encoder
+        self.decoder = decoder
+        self.image_shape = image_shape
+        self.tied_weights = tied_weights
+        self.likelihood = likelihood
+        self.noise = noise
+        self.learning_rate = learning_rate
+        self.learning_rate_schedule = learning_rate_schedule
+        self.optimizer = optimizer
+        self.optimizer_params = optimizer_params
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.clip_norm = clip_norm
+        self.clip_value = clip_value
+        self.n_score_draws = n_score_draws
+        self.warm_start = warm_start
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+        self.net_params = net_params
+
+    def _auto_components(self, n_features: int) -> int:
+        return min(_MOST_COMPONENTS, 2 * n_features)
+
+    @property
+    def _is_linear(self) -> bool:
+        return False
+
+    @property
+    def _learning_rate(self) -> float:
+        is_shallow = self.encoder is None and self.decoder is None and not self._spec["hidden_layer_sizes"]
+        return LEARNING_RATE_SHALLOW if self.learning_rate == "auto" and is_shallow else super()._learning_rate
+
+    def _module_params(self) -> dict[str, Any]:
+        n_components = self._auto_components(self.n_features_in_) if self.n_components == "auto" else self.n_components
+        k = max(1, n_components // 20) if self.k == "auto" else int(self.k)
+        if round(self.alpha * k) > n_components:
+            factor = f" times alpha={self.alpha:g}" if self.alpha > 1 else ""
+            raise ValueError(f"k={k}{factor} is more than the n_components={n_components} units that there are.")
+        weight = self.sparsity_weight
+        if weight == "auto":
+            weight = 0.3 * self.n_features_in_ if self.penalty == "kl" else 0.5
+        return {
+            "penalty": self.penalty,
+            "sparsity_weight": float(weight),
+            "target_activation": float(self.target_activation),
+            "k": k,
+            "k_annealing": float(self.k_annealing),
+            "alpha": float(self.alpha),
+            "revival_weight": float(self.revival_weight),
+        }
+
+    def _finish(self, X: Any, weight: np.ndarray | None, device: torch.device, rate: float) -> None:
+        """Count what the units do and fit the generative model behind `sample` and `score_samples`."""
+        module, threshold = self.module_, None
+        if self.penalty == "batch_top_k":
+            stride = -(-X.shape[0] * self.n_components_ // _QUANTILE_NUMBERS)
+            responses = inference.preactivate(module, X[::stride], device).ravel()
+            n_kept = min(responses.size - 1, round(module.k_in_use / self.n_components_ * responses.size))
+            level = np.partition(responses, -n_kept - 1)[-n_kept - 1]
+            module.threshold.fill_(float(level) if rate == 1.0 else (1 - rate) * float(module.threshold) + rate * float(level))
+        codes = inference.encode(module, X, device)
+        if self.penalty == "kl":
+            threshold = module.active_above
+            moments = code_moments(codes.astype(np.float64), weight)
+            self._code_moments = moments if rate == 1.0 else blend_moments(self._code_moments, moments, rate)
+            module.set_code_moments(*self._code_moments)
+        if rate == 1.0 or len(codes) >= DENSITY_ROWS:
+            (seed,) = seed_streams(self._seed, self._n_passes, 6, n=1)
+            seen = slice(None, None, -(-codes.size // _DENSITY_NUMBERS))
+            self._activity = activity = ActivityDensity(codes[seen], None if weight is None else weight[seen], threshold, seed)
+            module.set_activity(activity.rate, *activity.on[:2], activity.n_free)
+            active = codes != 0.0 if threshold is None else codes > threshold
+            self.mean_activation_ = np.average(codes, axis=0, weights=weight).astype(np.float64)
+            self.n_dead_units_ = int((~active.any(axis=0)).sum())
+            self.fraction_alive_ = 1.0 - self.n_dead_units_ / self.n_components_
+            self.mean_active_units_ = float(np.average(active.sum(axis=1), weights=weight))
+        inference.fit_noise(module, X, weight, device, max_rows=noise_rows(X.shape[1], self.n_components_))
+
+    def _check_health(self) -> None:
+        if self.fraction_alive_ < _MANY_DEAD and self.penalty != "kl":
+            advice = "Set revival_weight=1/32" if not self.revival_weight else "Raise revival_weight"
+            warn_user(
+                f"{self.n_dead_units_} of {self.n_components_} units of {type(self).__name__} are active in no training row. "
+                f"{advice}, raise k (now {self.module_.k}) or lower n_components or sparsity_weight."
+            )
+
+    def transform(self, X):
+        """Encode rows.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data.
+
+        Returns
+        -------
+        Z : ndarray or CSR matrix of shape (n_samples, n_components_)
+            Their sparse codes; a CSR matrix with `sparse_output`.
+        """
+        codes = super().transform(X)
+        return sparse.csr_matrix(codes) if self.sparse_output else codes
+
+    def _sample_codes(self, n_samples: int, seed: int) -> np.ndarray:
+        return self._activity.sample(n_samples, seed)

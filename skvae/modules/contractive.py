@@ -1,0 +1,158 @@
+"""The contractive autoencoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from skvae import functional as fn
+from skvae.modules.autoencoder import AutoEncoderModule
+from skvae.modules.base import Schedule
+from skvae.modules.batch import Batch
+
+JACOBIANS = ("auto", "analytic", "exact", "hutchinson")
+_MAX_EXACT = 32  # components up to which "auto" pulls every one of them back
+
+# Slopes of what may follow the one layer of an encoder, from its value.
+_SLOPES: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
+    nn.Sigmoid: lambda code: code * (1.0 - code),
+    nn.Tanh: lambda code: 1.0 - code.square(),
+    nn.Identity: torch.ones_like,
+}
+
+
+class ContractiveModule(AutoEncoderModule):
+    r"""Autoencoder whose code is kept from reacting to its input, by the Jacobian :math:`J` of the encoder [1]_ [2]_.
+
+    .. math:: d(x, \hat x) + \lambda\,\|J(x)\|_F^2 + \gamma\,\|J(x) - J(x + \epsilon)\|_F^2,
+        \quad \epsilon \sim \mathcal N(0, \sigma^2 I)
+
+    Parameters
+    ----------
+    n_features, n_components : int
+    contraction : float
+        Weight :math:`\lambda` of the squared norm; at 0 there is no such term.
+    jacobian : {"auto", "analytic", "exact", "hutchinson"}
+        How the norm is found: by a formula for encoders of one layer, by a backward pass per component, or estimated from
+        one per probe. "auto" is the first of them that serves an encoder, and "hutchinson" beyond 32 components.
+    n_probes : int
+        Random vectors per row and step of "hutchinson".
+    hessian : float
+        Weight :math:`\gamma` of the change of the Jacobian; at 0 there is no such term.
+    hessian_noise : float
+        Standard deviation :math:`\sigma`, in standardised units.
+    **autoencoder
+        See `LatentModule`.
+
+    Raises
+    ------
+    ValueError
+        If the encoder normalises rows together, or is no single layer and `jacobian` is "analytic".
+
+    References
+    ----------
+    .. [1] Rifai et al., "Contractive auto-encoders: explicit invariance during feature extraction", ICML 2011.
+    .. [2] Rifai et al., "Higher order contractive auto-encoder", ECML 2011.
+    """
+
+    def __init__(
+        self,
+        n_features: int,
+        n_components: int,
+        *,
+        contraction: float = 0.1,
+        jacobian: str = "auto",
+        n_probes: int = 1,
+        hessian: float = 0.0,
+        hessian_noise: float = 0.1,
+        **autoencoder: Any,
+    ):
+        super().__init__(n_features, n_components, **autoencoder)
+        if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in self.encoder.modules()):
+            raise ValueError(
+                "The encoder has batch normalisation, which makes a row's code depend on the other rows of its batch, so that "
+                "the Jacobian of a row is not defined; use normalization='layer' or None."
+            )
+        self.contraction = contraction
+        self.hessian = hessian
+        self.hessian_noise = hessian_noise
+        self.jacobian = self._resolve(jacobian)
+        if self.jacobian == "hutchinson" and (contraction or hessian):
+            self.noise_shapes["probes"] = (n_probes, n_components)
+        if hessian:
+            self.noise_shapes["perturbation"] = (n_features,)
+
+    def _resolve(self, jacobian: str) -> str:
+        """Check the way to the Jacobian, or choose one."""
+        if jacobian == "auto":
+            if self._single_layer is not None:
+                return "analytic"
+            return "exact" if self.n_components <= _MAX_EXACT else "hutchinson"
+        if jacobian == "analytic" and self._single_layer is None:
+            raise ValueError(
+                "jacobian='analytic' is a formula for encoders of one layer, with hidden_layer_sizes=() and code_activation "
+                "'sigmoid', 'tanh' or 'identity'; use 'auto', 'exact' or 'hutchinson'."
+            )
+        return jacobian
+
+    @property
+    def _single_layer(self) -> tuple[nn.Linear, type[nn.Module]] | None:
+        """The encoder's linear map and the class of the activation behind it, where there is nothing else."""
+        layers = list(self.encoder) if type(self.encoder) is nn.Sequential else [self.encoder]
+        first, after = layers[0], [type(layer) for layer in layers[1:]] or [nn.Identity]
+        if type(first) is not nn.Linear or len(after) > 1 or after[0] not in _SLOPES:
+            return None
+        return first, after[0]
+
+    def loss(self, batch: Batch, schedule: Schedule) -> dict[str, Tensor]:
+        if not (self.contraction or self.hessian):
+            return super().loss(batch, schedule)
+        noise = batch.noise or {}
+        norm, change, code = self._contract(batch.x, noise)
+        terms = {"reconstruction": self.likelihood.distortion(batch.target, self.decode(code))}
+        if self.contraction:
+            terms["contraction"] = self.contraction * norm
+        if change is not None:
+            terms["hessian"] = self.hessian * change
+        return terms
+
+    def _contract(self, x: Tensor, noise: dict[str, Tensor]) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Squared norms of the Jacobian and, where it counts, of its change, each ``(n,)``, and codes of the rows."""
+        if self.hessian:
+            return self._contract_twice(x, self.hessian_noise * noise["perturbation"], noise)
+        if self.jacobian == "analytic":
+            code = self.encode(x)
+            return fn.layer_jacobian_norm(self._slope(code), self._weight), None, code
+        if self.jacobian == "exact":
+            norm, code = fn.jacobian_norm(self.encode, x)
+        else:
+            norm, code = fn.hutchinson_norm(self.encode, x, noise["probes"])
+        return norm, None, code
+
+    def _contract_twice(self, x: Tensor, perturbation: Tensor, noise: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        if self.jacobian == "analytic":
+            code, moved = self.encode(x), self.encode(x + perturbation)
+            return *fn.layer_jacobian_change(self._slope(code), self._slope(moved), self._weight), code
+        if self.jacobian == "exact":
+            return fn.jacobian_change(self.encode, x, perturbation)
+        return fn.hutchinson_change(self.encode, x, perturbation, noise["probes"])
+
+    def _slope(self, code: Tensor) -> Tensor:
+        """Slopes of the one layer's activation, from its values."""
+        assert self._single_layer is not None
+        return _SLOPES[self._single_layer[1]](code)
+
+    @property
+    def _weight(self) -> Tensor:
+        """Weights of the one layer, without those of columns that it never sees."""
+        assert self._single_layer is not None
+        return self.likelihood.network_input(self._single_layer[0].weight)
+
+    def jacobian_norm(self, x: Tensor) -> Tensor:
+        """Norm of the Jacobian of the code at standardised rows ``(n, n_features)``, exactly, ``(n,)``."""
+        if self._single_layer is not None:
+            return fn.layer_jacobian_norm(self._slope(self.encode(x)), self._weight).sqrt()
+        return fn.jacobian_norm(self.encode, x)[0].sqrt()

@@ -1,0 +1,226 @@
+"""The sparse autoencoder."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from skvae import functional as fn
+from skvae.modules.autoencoder import AutoEncoderModule, Free
+from skvae.modules.base import Schedule
+from skvae.modules.batch import Batch
+
+PENALTIES = ("kl", "l1", "top_k", "batch_top_k")
+_MEMORY = 1024  # rows that the running mean of the activations remembers
+_ANNEALED_FROM = 4  # multiples of k
+_DEAD_STEPS = 100  # steps without activity after which a unit counts as dead
+
+
+class SparseModule(AutoEncoderModule):
+    r"""Autoencoder of which few units are active in a row.
+
+    - "kl": units are sigmoid, and their mean activations are held close to a target by
+      :math:`\lambda\sum_j \mathrm{KL}(\rho\,\|\,\hat\rho_j)`;
+    - "l1": units are rectified, and :math:`\lambda\sum_j a_j\|d_j\|` is added, with :math:`d_j` what a unit adds to the
+      decoder's first layer, so that the penalty cannot be had by scaling;
+    - "top_k": of each row's linear units the k largest are kept [1]_;
+    - "batch_top_k": of a batch of n rows the n k largest are kept [2]_, and in use all above a fixed threshold.
+
+    Where units are zero unless they are active, the generative model behind the score is a pattern of activity, units
+    independent, and for every active unit a normal distribution.
+
+    Parameters
+    ----------
+    penalty : str
+        A name in `PENALTIES`.
+    sparsity_weight : float
+        :math:`\lambda`.
+    target_activation : float
+        :math:`\rho`.
+    k : int
+        Units kept in training, at the end of the annealing.
+    k_annealing : float
+        Fraction of the run over which they fall from four times `k` to `k`.
+    alpha : float
+        Units kept in use, in multiples of `k`.
+    revival_weight : float
+        Weight of the error that dead units make in reconstructing what the others leave [3]_.
+    n_features, n_components, **autoencoder
+        See `AutoEncoderModule`.
+
+    References
+    ----------
+    .. [1] Makhzani and Frey, "k-sparse autoencoders", ICLR 2014.
+    .. [2] Bussmann et al., "BatchTopK sparse autoencoders", 2024, arXiv:2412.06410.
+    .. [3] Gao et al., "Scaling and evaluating sparse autoencoders", 2024, arXiv:2406.04093.
+    """
+
+    activity: Tensor
+    idle: Tensor
+    threshold: Tensor
+    on_mean: Tensor
+    on_std: Tensor
+    on_rate: Tensor
+    n_free: Tensor
+
+    def __init__(
+        self,
+        n_features: int,
+        n_components: int,
+        *,
+        penalty: str = "kl",
+        sparsity_weight: float = 1.0,
+        target_activation: float = 0.05,
+        k: int = 1,
+        k_annealing: float = 0.5,
+        alpha: float = 1.0,
+        revival_weight: float = 0.0,
+        **autoencoder: Any,
+    ):
+        super().__init__(n_features, n_components, **autoencoder)
+        self.penalty = penalty
+        self.sparsity_weight = sparsity_weight
+        self.target_activation = target_activation
+        self.k = k
+        self.k_annealing = k_annealing if penalty in ("top_k", "batch_top_k") else 0.0
+        self.k_in_use = min(n_components, round(alpha * k))
+        self.revival_weight = revival_weight
+        # Sigmoid units begin at their target: a bias would take thousands of steps to get there.
+        self.offset = math.log(target_activation / (1.0 - target_activation))
+        self.register_buffer("activity", torch.zeros(n_components))
+        self.register_buffer("idle", torch.zeros(n_components))
+        self.register_buffer("threshold", torch.tensor(-math.inf))
+        self.register_buffer("on_mean", torch.zeros(n_components))
+        self.register_buffer("on_std", torch.ones(n_components))
+        self.register_buffer("on_rate", torch.full((n_components,), 0.5))
+        self.register_buffer("n_free", torch.tensor(n_components))
+
+    @property
+    def has_exact_zeros(self) -> bool:
+        """Whether inactive units are zero."""
+        return self.penalty != "kl"
+
+    @property
+    def active_above(self) -> float:
+        """Activation above which a sigmoid unit counts as active."""
+        return min(2.0 * self.target_activation, 0.5 * (1.0 + self.target_activation))
+
+    # -- the code -----------------------------------------------------------------------------------------------------
+
+    def preactivate(self, x: Tensor) -> Tensor:
+        """Linear responses of the units, before any are chosen, ``(n, n_components)``."""
+        response = super().encode(x)
+        return response + self.offset if self.penalty == "kl" else response
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Sparse code of standardised rows, ``(n, n_features)`` to ``(n, n_components)``."""
+        response = self.preactivate(x)
+        if self.penalty == "batch_top_k":
+            return response * (response > self.threshold)
+        return self._activate(response, self.k_in_use)
+
+    def _activate(self, response: Tensor, k: int) -> Tensor:
+        if self.penalty == "kl":
+            return torch.sigmoid(response)
+        if self.penalty == "l1":
+            return torch.relu(response)
+        return fn.keep_largest(response, k) if self.penalty == "top_k" else fn.keep_largest_of_batch(response, k)
+
+    # -- training -----------------------------------------------------------------------------------------------------
+
+    @property
+    def warmup(self) -> float:
+        return self.k_annealing
+
+    def schedule(self, progress: float) -> Schedule:
+        if progress >= self.k_annealing:
+            return {"k": float(self.k)}
+        start = min(self.n_components, _ANNEALED_FROM * self.k)
+        return {"k": round(start + (self.k - start) * progress / self.k_annealing)}
+
+    def loss(self, batch: Batch, schedule: Schedule) -> dict[str, Tensor]:
+        response = self.preactivate(batch.x)
+        code = self._activate(response, int(schedule["k"]))
+        output = self.decode(code)
+        terms = {"reconstruction": self.likelihood.distortion(batch.target, output)}
+        if self.penalty == "l1":
+            terms["sparsity"] = self.sparsity_weight * (code * self._decoder_norms()).sum(1)
+        elif self.penalty == "kl":
+            terms["sparsity"] = self.sparsity_weight * self._divergence(code, batch.weight)
+        if self.revival_weight > 0.0:
+            terms["revival"] = self.revival_weight * self._revive(response, batch.target, output.detach())
+        is_active = code.detach() > self.active_above if self.penalty == "kl" else code.detach() != 0.0
+        self._active = is_active.any(0)
+        return terms
+
+    def _divergence(self, code: Tensor, weight: Tensor) -> Tensor:
+        """Divergence of the mean activations from the target, by a mean that remembers earlier batches."""
+        mean = (weight @ code) / weight.sum()
+        rate = len(code) / (len(code) + _MEMORY)
+        # A run starts with nothing to remember.
+        started = self.activity.sum() > 0
+        running = torch.where(started, torch.lerp(self.activity, mean.detach(), rate), mean.detach())
+        self._activity = running
+        # The value is the running mean's; the gradient is what the batch's own mean would have there.
+        return fn.bernoulli_kl(self.target_activation, running + mean - mean.detach()).sum()
+
+    def _decoder_norms(self) -> Tensor | float:
+        """Length of what each unit adds to the decoder's first layer, where that is linear."""
+        layer = next(self.decoder.children(), None) if type(self.decoder) is nn.Sequential else None
+        weight = getattr(layer, "weight", None)
+        return 1.0 if weight is None or weight.dim() != 2 else weight.norm(dim=0)
+
+    def _revive(self, response: Tensor, target: Tensor, output: Tensor) -> Tensor:
+        """Squared error of dead units in reconstructing the residual, per row: of the largest, as many as are kept of others."""
+        dead = self.idle >= _DEAD_STEPS
+        reached = torch.sigmoid(response) if self.penalty == "kl" else response
+        chosen = fn.keep_largest(reached.masked_fill(~dead, -math.inf), self.k)
+        code = torch.where(chosen.isfinite(), chosen, torch.zeros_like(chosen))
+        reconstruction = self.decode(code) - self.decode(torch.zeros_like(code[:1]))
+        return fn.squared_error(self.likelihood.residual(target, output), reconstruction) * dead.any()
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Note which units were active."""
+        super().after_step()
+        self.idle.copy_(torch.where(self._active, 0.0, self.idle + 1.0))
+        if self.penalty == "kl":
+            self.activity.copy_(self._activity)
+
+    # -- the generative model behind the score ------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def set_activity(self, rate: NDArray[np.float64], mean: NDArray[np.float64], std: NDArray[np.float64], n_free: int) -> None:
+        """Tell how units behave over the training rows.
+
+        Parameters
+        ----------
+        rate, mean, std : ndarray of shape (n_components,)
+            Fraction of rows in which a unit is active, strictly between 0 and 1, and the moments of its activation there.
+        n_free : int
+            Most units that are active in a row.
+        """
+        for buffer, values in ((self.on_rate, rate), (self.on_mean, mean), (self.on_std, std)):
+            buffer.copy_(torch.from_numpy(values))
+        self.n_free.fill_(n_free)
+        if self.has_exact_zeros:
+            self.secant.copy_(0.1 * self.on_std)
+
+    def _free(self, code: Tensor) -> Free:
+        if not self.has_exact_zeros:
+            return super()._free(code)
+        magnitude, index = code.abs().topk(int(self.n_free), dim=1)
+        return Free(index, magnitude > 0.0, self.on_mean[index], torch.diag_embed(self.on_std[index] ** -2))
+
+    def log_prior(self, z: Tensor) -> Tensor:
+        """Log-density of codes ``(..., n_components)``: of their pattern of activity and of what is active."""
+        if not self.has_exact_zeros:
+            return super().log_prior(z)
+        deviation = (z - self.on_mean) / self.on_std
+        on = self.on_rate.log() - 0.5 * deviation.square() - self.on_std.log() - 0.5 * math.log(2.0 * math.pi)
+        return torch.where(z != 0.0, on, torch.log1p(-self.on_rate)).sum(-1)
