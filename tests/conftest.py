@@ -13,6 +13,11 @@ def estimator_class(request):
     return request.param
 
 
+def refuses_batch_normalization(cls):
+    """Whether a model has a penalty that is not defined where rows are normalised together."""
+    return "contraction" in cls().get_params()
+
+
 @pytest.fixture
 def quick(estimator_class):
     """Make the estimator with parameters that train in milliseconds."""

@@ -15,11 +15,11 @@ import argparse
 import time
 
 import numpy as np
+from mnist import load_mnist
 from scipy import sparse
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 
-from mnist import load_mnist
 from skvae import SparseAE
 
 PENALTIES = (0.01, 0.04, 0.16)

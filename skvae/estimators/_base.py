@@ -23,7 +23,7 @@ from skvae.warnings import warn_user
 
 _AUTO_STEPS, _AUTO_STEPS_LINEAR = 3000, 5000
 _MIN_EPOCHS, _MAX_EPOCHS, _MAX_EPOCHS_LINEAR = 10, 100, 1000
-_LEARNING_RATE, LEARNING_RATE_SHALLOW = 0.002, 0.01
+_LEARNING_RATE, _LEARNING_RATE_SHALLOW = 0.002, 0.01
 _REMEMBERED_ROWS = 4096  # rows of earlier partial_fit calls that weigh against those of the present one
 _MAX_SEED = 2**31 - 1
 
@@ -297,12 +297,17 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
     @property
     def _is_linear(self) -> bool:
-        return self.encoder is None and self.decoder is None and not self._spec["hidden_layer_sizes"]
+        return self._is_shallow
+
+    @property
+    def _is_shallow(self) -> bool:
+        """Whether encoder and decoder are one layer each."""
+        return self.encoder is None and self.decoder is None and not (self._spec["hidden_layer_sizes"] or self.image_shape_)
 
     @property
     def _learning_rate(self) -> float:
         if self.learning_rate == "auto":
-            return LEARNING_RATE_SHALLOW if self._is_linear else _LEARNING_RATE
+            return _LEARNING_RATE_SHALLOW if self._is_shallow else _LEARNING_RATE
         return float(self.learning_rate)
 
     def _divergence(self, X: Any, module: LatentModule) -> str:

@@ -19,8 +19,9 @@ image_shape : tuple of int or None, default=None
     Channels, height and width of the images that the rows of X are: encoder and decoder then begin and end with
     convolutions. Not needed where X has the shape (n_samples, channels, height, width); rows then come back
     in that shape, too.
-tied_weights : bool, default=False
-    Have the decoder use the encoder's weights, transposed, with biases of its own.
+tied_weights : bool
+    Have the decoder use the encoder's weights, transposed, with biases of its own; off by default
+    but for :class:`~skvae.ContractiveAE`.
 likelihood : {"gaussian", "laplace", "bernoulli"}, default="gaussian"
     How entries scatter around the decoder's output. "bernoulli" takes X in [0, 1]; the others standardise
     the columns themselves and undo it in everything they return.
@@ -33,8 +34,8 @@ noise : {"auto", "feature", "shared"} or float, default="auto"
 
 TRAINING = """
 learning_rate : float or "auto", default="auto"
-    Step size of the optimizer at the start; "auto" is 0.002, and 0.01 for linear maps
-    and for sparse codes of one layer.
+    Step size of the optimizer at the start; "auto" is 0.002, and 0.01 for an encoder
+    of one layer.
 learning_rate_schedule : {"cosine", "linear", "exponential", "constant"}, default="cosine"
     How it falls over the run, to one hundredth at the end.
 optimizer : str or type of Optimizer, default="adam"

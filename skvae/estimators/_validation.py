@@ -167,7 +167,8 @@ def check_architecture(estimator: Any) -> None:
             except TypeError as error:
                 raise ValueError(f"activation={value.__name__} cannot be built without arguments: {error}") from error
         if name in ("encoder", "decoder") and isinstance(value, type):
-            raise ValueError(f"{name}={value.__name__} is a class; wrap it and its arguments: Net({value.__name__}, ...).")
+            advice = "pass an instance, Conv(...)" if value is Conv else f"wrap it and its arguments: Net({value.__name__}, ...)"
+            raise ValueError(f"{name}={value.__name__} is a class; {advice}.")
 
 
 def check_hidden_layer_sizes(sizes: Any) -> tuple[int, ...]:

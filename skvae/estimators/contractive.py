@@ -7,7 +7,6 @@ from typing import Any
 
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skvae.estimators._base import LEARNING_RATE_SHALLOW
 from skvae.estimators._docs import document
 from skvae.estimators.autoencoder import AutoEncoder
 from skvae.modules import JACOBIANS, ContractiveModule, Conv, Net
@@ -226,9 +225,3 @@ class ContractiveAE(AutoEncoder):
     @property
     def _is_linear(self) -> bool:
         return super()._is_linear and self.code_activation == "identity"
-
-    @property
-    def _learning_rate(self) -> float:
-        # One layer behind a sigmoid takes the steps of a linear map, and would hardly move with smaller ones.
-        is_shallow = super()._is_linear
-        return LEARNING_RATE_SHALLOW if self.learning_rate == "auto" and is_shallow else super()._learning_rate

@@ -10,7 +10,7 @@ import torch
 from scipy import sparse
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skvae.estimators._base import LEARNING_RATE_SHALLOW, BaseAutoEncoder
+from skvae.estimators._base import BaseAutoEncoder
 from skvae.estimators._density import ActivityDensity, blend_moments, code_moments
 from skvae.estimators._docs import document
 from skvae.estimators.autoencoder import DENSITY_ROWS, noise_rows
@@ -199,11 +199,6 @@ class SparseAE(BaseAutoEncoder):
     @property
     def _is_linear(self) -> bool:
         return False
-
-    @property
-    def _learning_rate(self) -> float:
-        is_shallow = self.encoder is None and self.decoder is None and not self._spec["hidden_layer_sizes"]
-        return LEARNING_RATE_SHALLOW if self.learning_rate == "auto" and is_shallow else super()._learning_rate
 
     def _module_params(self) -> dict[str, Any]:
         n_components = self._auto_components(self.n_features_in_) if self.n_components == "auto" else self.n_components

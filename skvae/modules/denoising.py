@@ -60,7 +60,9 @@ class DenoisingModule(AutoEncoderModule):
         self.draws_in_training = callable(corruption)
         if not callable(corruption):
             self._names = (corruption,) if isinstance(corruption, str) else tuple(corruption)
-            self.noise_shapes = {"entries": (n_features,), "rows": (2,)}
+            self.noise_shapes = {"entries": (n_features,)}
+            if self._names not in (("gaussian",), ("dropout",)):
+                self.noise_shapes["rows"] = (2,)
             if "salt_and_pepper" in self._names:
                 self.noise_shapes["signs"] = (n_features,)
 

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import refuses_batch_normalization
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -315,7 +316,9 @@ def test_weights_matter(quick, X):
     ],
     ids=lambda params: ",".join(f"{k}={v}" for k, v in params.items()),
 )
-def test_every_parameter_changes_the_result(quick, X, params):
+def test_every_parameter_changes_the_result(estimator_class, quick, X, params):
+    if params.get("normalization") == "batch" and refuses_batch_normalization(estimator_class):
+        pytest.skip("refused, which test_contractive checks")
     reference = quick(early_stopping=True) if len(params) == 2 else quick()
     before = reference.fit(X).reconstruct(X)
     assert not np.array_equal(quick(**params).fit(X).reconstruct(X), before)
@@ -338,7 +341,7 @@ def test_a_deep_network_is_one_line(estimator_class):
     model = estimator_class(30, hidden_layer_sizes=(1000, 500, 250), max_epochs=1, random_state=0).fit(X)
     widths = [layer.out_features for layer in model.module_.encoder if isinstance(layer, nn.Linear)]
     assert widths[:3] == [1000, 500, 250]
-    widths = [layer.out_features for layer in model.module_.decoder if isinstance(layer, nn.Linear)]
+    widths = [layer.out_features for layer in model.module_.decoder if hasattr(layer, "out_features")]
     assert widths == [250, 500, 1000, 784]
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import refuses_batch_normalization
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
 from torch import nn
@@ -128,7 +129,9 @@ def test_weights_of_any_size(quick, table, scale):
     ],
     ids=str,
 )
-def test_errors_name_the_parameter(quick, table, params, message):
+def test_errors_name_the_parameter(estimator_class, quick, table, params, message):
+    if params.get("normalization") == "batch" and refuses_batch_normalization(estimator_class):
+        message = "batch normalisation"
     with pytest.raises(ValueError, match=message):
         quick(**params).fit(table)
 
