@@ -32,7 +32,7 @@ def test_error(train, y_train, test, y_test) -> tuple[float, float]:
     train, test = train / scale, test / scale
 
     def fitted(C, rows):
-        return LogisticRegression(C=C, max_iter=300).fit(train[rows], y_train[rows])
+        return LogisticRegression(C=C, max_iter=1000).fit(train[rows], y_train[rows])
 
     head, tail = slice(0, -N_VALIDATION), slice(-N_VALIDATION, None)
     best = max(PENALTIES, key=lambda C: fitted(C, head).score(train[tail], y_train[tail]))

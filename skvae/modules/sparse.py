@@ -106,6 +106,10 @@ class SparseModule(AutoEncoderModule):
         return self.penalty != "kl"
 
     @property
+    def depends_on_threads(self) -> bool:
+        return self.penalty == "kl" or super().depends_on_threads
+
+    @property
     def active_above(self) -> float:
         """Activation above which a sigmoid unit counts as active."""
         return min(2.0 * self.target_activation, 0.5 * (1.0 + self.target_activation))
@@ -170,7 +174,7 @@ class SparseModule(AutoEncoderModule):
         return fn.bernoulli_kl(self.target_activation, running + mean - mean.detach()).sum()
 
     def _decoder_norms(self) -> Tensor | float:
-        """Length of what each unit adds to the decoder's first layer, where that is linear."""
+        """Length of what each unit adds to the decoder's first layer, where that is linear; tied ones cannot be scaled apart."""
         layer = next(self.decoder.children(), None) if type(self.decoder) is nn.Sequential else None
         weight = getattr(layer, "weight", None)
         return 1.0 if weight is None or weight.dim() != 2 else weight.norm(dim=0)

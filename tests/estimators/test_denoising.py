@@ -499,7 +499,7 @@ def test_denoising_beats_doing_nothing_pca_and_the_plain_autoencoder(digits, dam
     def error(X):
         return ((X - test) ** 2).mean()
 
-    # Measured with this seed: 0.29, 0.52 and 0.60 for noise; 0.59, 0.63 and 0.66 for masks.
+    # Measured with this seed: 0.30, 0.54 and 0.61 for noise; 0.62, 0.66 and 0.70 for masks.
     assert error(model.denoise(damaged)) < 0.8 * error(damaged)
     assert error(model.denoise(damaged)) < 0.8 * error(pca.inverse_transform(pca.transform(damaged)))
     assert error(model.denoise(damaged)) < 0.8 * error(plain.reconstruct(damaged))

@@ -26,6 +26,15 @@ HIDDEN = [
 ]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Keep to one thread: the matrices are small, and threads that wait for a busy core take seconds."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     with torch.random.fork_rng():

@@ -21,6 +21,15 @@ def randn(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Keep to one thread: the matrices are small, and threads that wait for a busy core take seconds."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
 @pytest.fixture(params=[{}, IMAGE], ids=["perceptron", "convolution"])
 def make(request):
     """Make a tied module of any kind."""
