@@ -81,6 +81,18 @@ class ActivityDensity:
         kept = np.random.default_rng(seed).choice(len(codes), size=min(len(codes), _MAX_PATTERNS), p=weight / weight.sum())
         self._patterns = np.packbits(active[kept], axis=1)
 
+    def remember(self, old, rate, seed):
+        """Take in what was known before, with the weight ``1 - rate``."""
+        self.on = _blend_where(old.on, (1 - rate) * old.rate, self.on, rate * self.rate)
+        self.off = _blend_where(old.off, (1 - rate) * (1 - old.rate), self.off, rate * (1 - self.rate))
+        self.rate = (1 - rate) * old.rate + rate * self.rate
+        rng, total = np.random.default_rng(seed), min(_MAX_PATTERNS, len(old._patterns) + len(self._patterns))
+        n_new = max(1, round(rate * total))
+        kept = rng.permutation(old._patterns)[: total - n_new]
+        self._patterns = np.concatenate([kept, self._patterns[rng.integers(len(self._patterns), size=n_new)]])
+        n_active = np.unpackbits(self._patterns, axis=1, count=len(self.rate)).sum(axis=1, dtype=int).max()
+        self.n_free = int(np.clip(n_active, self.n_free, _MAX_FREE))
+
     def sample(self, n_samples, seed):
         """Draw codes: a pattern of a training row, and normal activations within the range that occurred."""
         rng = np.random.default_rng(seed)
@@ -94,7 +106,7 @@ class ActivityDensity:
 def _moments_where(codes, chosen, weight):
     """Weighted mean and standard deviation, minimum and maximum of chosen entries, per column.
 
-    Columns with fewer than two of them borrow the moments of all together.
+    Columns without any borrow the moments of all together, those with one the spread.
     """
     n_chosen = chosen.sum(axis=0)
     total = weight @ chosen
@@ -108,7 +120,15 @@ def _moments_where(codes, chosen, weight):
     std = np.maximum(np.where(n_chosen > 1, std, spread), 1e-3 * spread + 1e-6)
     low = np.where(chosen, values, np.inf).min(axis=0)
     high = np.where(chosen, values, -np.inf).max(axis=0)
-    return mean, std, np.where(n_chosen > 0, low, 0.0), np.where(n_chosen > 0, high, 0.0)
+    return mean, std, low, high
+
+
+def _blend_where(old, old_share, new, new_share):
+    """Moments and extremes of two sets of entries together."""
+    share = new_share / (old_share + new_share)
+    mean = old[0] + share * (new[0] - old[0])
+    variance = (1 - share) * (old[1] ** 2 + (old[0] - mean) ** 2) + share * (new[1] ** 2 + (new[0] - mean) ** 2)
+    return mean, np.sqrt(variance), np.minimum(old[2], new[2]), np.maximum(old[3], new[3])
 
 
 def code_moments(codes: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

@@ -29,8 +29,8 @@ DENSITY_ROWS = 200  # rows that partial_fit must bring for a density of the user
 
 def noise_rows(n_features: int, n_components: int) -> int:
     """Rows to fit the noise to: each takes the decoder's slopes, and a linear system of the code's size."""
-    slopes = n_features * n_components
-    return max(1, min(_NOISE_ROWS, _SLOPE_NUMBERS // slopes, _SOLVE_WORK // (n_components * (slopes + n_components**2 // 3))))
+    work = min(n_features, n_components) ** 2 * n_features
+    return max(1, min(_NOISE_ROWS, _SLOPE_NUMBERS // (n_features * n_components), _SOLVE_WORK // work))
 
 
 @document

@@ -13,7 +13,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skvae.estimators._base import BaseAutoEncoder
 from skvae.estimators._density import ActivityDensity, blend_moments, code_moments
 from skvae.estimators._docs import document
-from skvae.estimators.autoencoder import DENSITY_ROWS, noise_rows
+from skvae.estimators.autoencoder import noise_rows
 from skvae.modules import PENALTIES, SparseModule
 from skvae.training import inference, seed_streams
 from skvae.warnings import warn_user
@@ -203,7 +203,7 @@ class SparseAE(BaseAutoEncoder):
     def _module_params(self) -> dict[str, Any]:
         n_components = self._auto_components(self.n_features_in_) if self.n_components == "auto" else self.n_components
         k = max(1, n_components // 20) if self.k == "auto" else int(self.k)
-        if round(self.alpha * k) > n_components:
+        if self.alpha * k >= n_components + 0.5:
             factor = f" times alpha={self.alpha:g}" if self.alpha > 1 else ""
             raise ValueError(f"k={k}{factor} is more than the n_components={n_components} units that there are.")
         weight = self.sparsity_weight
@@ -234,24 +234,33 @@ class SparseAE(BaseAutoEncoder):
             moments = code_moments(codes.astype(np.float64), weight)
             self._code_moments = moments if rate == 1.0 else blend_moments(self._code_moments, moments, rate)
             module.set_code_moments(*self._code_moments)
-        if rate == 1.0 or len(codes) >= DENSITY_ROWS:
-            (seed,) = seed_streams(self._seed, self._n_passes, 6, n=1)
-            seen = slice(None, None, -(-codes.size // _DENSITY_NUMBERS))
-            self._activity = activity = ActivityDensity(codes[seen], None if weight is None else weight[seen], threshold, seed)
-            module.set_activity(activity.rate, *activity.on[:2], activity.n_free)
-            active = codes != 0.0 if threshold is None else codes > threshold
-            self.mean_activation_ = np.average(codes, axis=0, weights=weight).astype(np.float64)
-            self.n_dead_units_ = int((~active.any(axis=0)).sum())
-            self.fraction_alive_ = 1.0 - self.n_dead_units_ / self.n_components_
-            self.mean_active_units_ = float(np.average(active.sum(axis=1), weights=weight))
+        (seed,) = seed_streams(self._seed, self._n_passes, 6, n=1)
+        seen = slice(None, None, -(-codes.size // _DENSITY_NUMBERS))
+        activity = ActivityDensity(codes[seen], None if weight is None else weight[seen], threshold, seed)
+        active = codes != 0.0 if threshold is None else codes > threshold
+        mean = codes.mean(axis=0, dtype=np.float64) if weight is None else np.average(codes, axis=0, weights=weight)
+        statistics = mean, active.mean(axis=0), float(np.average(active.sum(axis=1), weights=weight))
+        if rate < 1.0:
+            activity.remember(self._activity, rate, seed)
+            statistics = tuple((1 - rate) * old + rate * new for old, new in zip(self._statistics, statistics, strict=True))
+        self._activity, self._statistics = activity, statistics
+        module.set_activity(activity.rate, *activity.on[:2], activity.n_free)
+        self.mean_activation_, share, self.mean_active_units_ = statistics
+        # Of the rows that are remembered, less than half a one.
+        self.n_dead_units_ = int((share * X.shape[0] / rate < 0.5).sum())
+        self.fraction_alive_ = 1.0 - self.n_dead_units_ / self.n_components_
         inference.fit_noise(module, X, weight, device, max_rows=noise_rows(X.shape[1], self.n_components_))
 
     def _check_health(self) -> None:
         if self.fraction_alive_ < _MANY_DEAD and self.penalty != "kl":
-            advice = "Set revival_weight=1/32" if not self.revival_weight else "Raise revival_weight"
+            cures = ["raise revival_weight" if self.revival_weight else "set revival_weight=1/32"]
+            if self.penalty == "l1":
+                cures.append(f"lower sparsity_weight (now {self.module_.sparsity_weight:g})")
+            else:
+                cures.append(f"raise k (now {self.module_.k})")
             warn_user(
-                f"{self.n_dead_units_} of {self.n_components_} units of {type(self).__name__} are active in no training row. "
-                f"{advice}, raise k (now {self.module_.k}) or lower n_components or sparsity_weight."
+                f"{self.n_dead_units_} of {self.n_components_} units of {type(self).__name__} are active in no training row: "
+                f"{', '.join(cures)} or lower n_components."
             )
 
     def transform(self, X):

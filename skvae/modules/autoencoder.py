@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,8 @@ from skvae.modules.base import LatentModule, Schedule
 from skvae.modules.batch import Batch
 
 _NOISE_ITERATIONS = 30
-_NOISE_TOLERANCE = 1e-3
+
+Moments = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class Free(NamedTuple):
@@ -152,15 +154,42 @@ class AutoEncoderModule(LatentModule):
         residual, slopes = self.likelihood.residual(x, output), self._slopes(code, free)
         share = weight / weight.sum()
         self.likelihood.set_moment(share @ self.likelihood.energy(x, self.likelihood.locate(output)))
+        is_wide = slopes.shape[1] > slopes.shape[2]
+        moments = (self._wide_moments if is_wide else self._moments)(code, free, slopes, residual)
         for _ in range(_NOISE_ITERATIONS):
-            step, factor = self._laplace(code, free, slopes, residual, self.likelihood.information(output))
-            moved = residual - (step.to(x).unsqueeze(1) @ slopes).squeeze(1)
+            moved, uncertainty = moments(self.likelihood.information(output))
+            self.likelihood.set_moment(share @ self.likelihood.expected_energy(moved.to(x), uncertainty.to(x)))
+
+    def _moments(self, code: Tensor, free: Free, slopes: Tensor, residual: Tensor) -> Moments:
+        """Mean and variance of the residuals under the posteriors, given the information."""
+
+        def moments(information: Tensor) -> tuple[Tensor, Tensor]:
+            step, factor = self._laplace(code, free, slopes, residual, information)
             half = torch.linalg.solve_triangular(factor, slopes.to(factor), upper=False)
-            uncertainty = half.square().sum(1).to(x)
-            before = self.likelihood.moment.clone()
-            self.likelihood.set_moment(share @ self.likelihood.expected_energy(moved, uncertainty))
-            if torch.allclose(self.likelihood.moment, before, rtol=_NOISE_TOLERANCE, atol=0.0):
-                break
+            return residual - (step.to(slopes).unsqueeze(1) @ slopes).squeeze(1), half.square().sum(1)
+
+        return moments
+
+    def _wide_moments(self, code: Tensor, free: Free, slopes: Tensor, residual: Tensor) -> Moments:
+        """Do the same where codes are wider than rows: by Woodbury's identity, in systems of the rows' size.
+
+        With S the variance that the prior gives the output, G the inverse of S + W^-1 and t what the output would change if
+        the code moved to the prior's mean, the residuals have mean W^-1 G (r - t) and covariance W^-1 - W^-1 G W^-1.
+        """
+        exact = _exact(code)
+        slopes = slopes.to(exact)
+        half = torch.linalg.solve_triangular(torch.linalg.cholesky(free.precision.to(exact)), slopes, upper=False)
+        variance = half.mT @ half
+        away = (free.mean - code.gather(1, free.positions)).to(exact)
+        distance = residual.to(exact) - (away.unsqueeze(1) @ slopes).squeeze(1)
+
+        def moments(information: Tensor) -> tuple[Tensor, Tensor]:
+            noise = 1.0 / information.to(exact)
+            inverse = torch.cholesky_inverse(torch.linalg.cholesky(variance + torch.diag_embed(noise)))
+            moved = noise * (inverse @ distance.unsqueeze(-1)).squeeze(-1)
+            return moved, noise - noise.square() * inverse.diagonal(dim1=-2, dim2=-1)
+
+        return moments
 
 
 def _exact(tensor: Tensor) -> torch.dtype:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -105,8 +106,9 @@ class SparseModule(AutoEncoderModule):
         """Whether inactive units are zero."""
         return self.penalty != "kl"
 
-    @property
+    @cached_property
     def depends_on_threads(self) -> bool:
+        """Sigmoids do, see `LatentModule`."""
         return self.penalty == "kl" or super().depends_on_threads
 
     @property

@@ -582,3 +582,23 @@ def test_vae_noise_is_that_of_the_residuals_of_draws(likelihood):
     else:
         expected = np.average(np.abs(residual), axis=0, weights=weight)
     np.testing.assert_allclose(module.likelihood.noise_scale(), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "laplace"])
+def test_wide_codes_solve_the_same_systems(likelihood):
+    """Woodbury's identity: in systems of the rows' size the residuals' moments are those of systems of the code's size."""
+    rng = np.random.default_rng(0)
+    module = AutoEncoderModule(5, 8, hidden_layer_sizes=(7,), activation="tanh", likelihood=likelihood)
+    module.likelihood.fit(rng.normal(size=(100, 5)))
+    module.double().set_code_moments(rng.normal(size=8), np.cov(rng.normal(size=(8, 50))))
+    x = torch.from_numpy(rng.normal(size=(20, 5)))
+    with torch.no_grad():
+        code, free = module._code(x)
+        output = module.decode(code)
+        residual, slopes = module.likelihood.residual(x, output), module._slopes(code, free)
+        for factor in (0.1, 1.0, 30.0):
+            information = factor * module.likelihood.information(output)
+            narrow = module._moments(code, free, slopes, residual)(information)
+            wide = module._wide_moments(code, free, slopes, residual)(information)
+            for ours, theirs in zip(wide, narrow, strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)

@@ -356,7 +356,7 @@ def test_scored_rows_shrink_with_draws(n_features):
     draws = [1, 10, 100, 1000, 10_000, 10**7]
     sizes = [inference.score_rows(module, n) for n in draws]
     assert sizes == sorted(sizes, reverse=True)
-    assert sizes[0] == inference.chunk_rows(module)
+    assert 32 <= sizes[0] <= inference.chunk_rows(module)
     assert sizes[-1] == 1
     for size, n in zip(sizes, draws, strict=True):
         assert size == 1 or size * n * module.widest_layer <= inference._CHUNK_FLOATS
