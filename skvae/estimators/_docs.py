@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from ast import literal_eval
+from inspect import signature
+
 ARCHITECTURE = """
 hidden_layer_sizes : array-like of int, default=(128, 64)
     Widths of the encoder's hidden layers; the decoder mirrors them. Empty for linear maps.
@@ -19,7 +23,7 @@ image_shape : tuple of int or None, default=None
     Channels, height and width of the images that the rows of X are: encoder and decoder then begin and end with
     convolutions. Not needed where X has the shape (n_samples, channels, height, width); rows then come back
     in that shape, too.
-tied_weights : bool
+tied_weights : bool, default=False
     Have the decoder use the encoder's weights, transposed, with biases of its own; off by default
     but for :class:`~skvae.ContractiveAE`.
 likelihood : {"gaussian", "laplace", "bernoulli"}, default="gaussian"
@@ -99,9 +103,14 @@ feature_names_in_ : ndarray of shape (n_features_in_,)
 
 
 def document(cls: type) -> type:
-    """Class decorator that fills in the shared parts of a docstring."""
+    """Class decorator that fills in the shared parts of a docstring, with the class's own defaults."""
     for name, text in (("architecture", ARCHITECTURE), ("training", TRAINING), ("fitted", FITTED)):
         cls.__doc__ = cls.__doc__.replace(f"    %({name})s\n", _indent(text))
+    for name, parameter in signature(cls).parameters.items():
+        written = re.search(rf"^    (?:\w+, )*{name}(?:, \w+)* : .*, default=(.*)$", cls.__doc__, re.M)
+        if written and literal_eval(written[1]) != parameter.default:
+            default = repr(parameter.default).replace("'", '"')
+            cls.__doc__ = cls.__doc__[: written.start(1)] + default + cls.__doc__[written.end(1) :]
     return cls
 
 

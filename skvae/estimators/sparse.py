@@ -84,6 +84,8 @@ class SparseAE(BaseAutoEncoder):
     `sample` draws patterns of activity that occurred in training. `score_samples` spreads them over all patterns, as if
     units were active independently of each other ("kl": one Gaussian over the codes), so that new rows have a likelihood.
 
+    After `partial_fit`, what is measured over the training rows tells of the last few thousand.
+
     References
     ----------
     .. [1] Makhzani and Frey, "k-sparse autoencoders", ICLR 2014.

@@ -1,0 +1,457 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+from skvae import functional as fn
+from skvae.modules import LIKELIHOODS, PENALTIES, AutoEncoderModule, Batch, Conv, Net, SparseModule
+
+N_ROWS, N_FEATURES, N_COMPONENTS = 12, 5, 8
+DEAD = 100  # steps without activity
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Keep to one thread: the matrices are small, and threads that wait for a busy core take seconds."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
+def build(penalty, n_features=N_FEATURES, n_components=N_COMPONENTS, cls=SparseModule, **params):
+    params = {"hidden_layer_sizes": (), **params}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return cls(n_features, n_components, **({"penalty": penalty} if penalty else {}), **params).double()
+
+
+def randn(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def batch_of(x, weight=None):
+    return Batch(x, x, torch.ones(len(x), dtype=x.dtype) if weight is None else weight)
+
+
+def total(terms):
+    return sum(term.mean() for term in terms.values())
+
+
+# -- the code ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("fraction", "n_components"), [(0.5, 40), (1.0, 40), (0.25, 10)])
+@pytest.mark.parametrize("penalty", ["top_k", "batch_top_k"])
+def test_k_falls_from_four_times_its_end(penalty, fraction, n_components):
+    module = build(penalty, n_components=n_components, k=5, k_annealing=fraction)
+    start = min(n_components, 20)
+    assert module.warmup == fraction
+    assert module.schedule(0.0)["k"] == start
+    assert module.schedule(0.5 * fraction)["k"] == pytest.approx(0.5 * (start + 5), abs=0.5)
+    values = [module.schedule(progress)["k"] for progress in np.linspace(0.0, 1.0, 101)]
+    assert values == sorted(values, reverse=True)
+    assert all(value == round(value) for value in values)
+    assert all(module.schedule(progress)["k"] == 5 for progress in (fraction, 1.0))
+
+
+def test_k_stays_without_annealing():
+    assert build("top_k", k=2, k_annealing=0.0).schedule(0.0) == {"k": 2}
+    assert build("top_k", k=2, k_annealing=0.0).warmup == 0.0
+    # Nothing falls where no units are selected: early stopping has nothing to wait for.
+    assert build("kl").warmup == build("l1").warmup == 0.0
+
+
+@pytest.mark.parametrize(("alpha", "expected"), [(1.0, 2), (1.5, 3), (2.6, 5), (100.0, N_COMPONENTS)])
+def test_top_k_code_has_k_units_in_use(alpha, expected):
+    module = build("top_k", k=2, alpha=alpha)
+    assert module.k_in_use == expected
+    assert ((module.encode(randn(50, N_FEATURES)) != 0.0).sum(1) == expected).all()
+
+
+@pytest.mark.parametrize(("penalty", "k"), [("top_k", 1), ("top_k", 3), ("batch_top_k", 1), ("batch_top_k", 3)])
+def test_training_keeps_as_many_as_the_schedule_says(penalty, k):
+    module = build(penalty, k=1, alpha=4.0)
+    x = randn(50, N_FEATURES)
+    selected = (fn.keep_largest if penalty == "top_k" else fn.keep_largest_of_batch)(module.preactivate(x), k)
+    terms = module.loss(batch_of(x), {"k": k})
+    assert list(terms) == ["reconstruction"]
+    torch.testing.assert_close(terms["reconstruction"], module.likelihood.distortion(x, module.decode(selected)))
+
+
+def test_batch_top_k_in_use_does_not_see_the_neighbours():
+    module = build("batch_top_k", k=2)
+    module.threshold.fill_(0.4)
+    x = randn(50, N_FEATURES)
+    code, response = module.encode(x), module.preactivate(x)
+    torch.testing.assert_close(code, torch.where(response > 0.4, response, 0.0))
+    torch.testing.assert_close(module.encode(x[7:9]), code[7:9])
+    assert (code != 0.0).sum(1).unique().numel() > 2
+
+
+def test_sigmoid_units_begin_at_the_target():
+    for target in (0.01, 0.05, 0.3):
+        module = build("kl", target_activation=target, n_components=200)
+        code = module.encode(randn(200, N_FEATURES))
+        assert ((code > 0.0) & (code < 1.0)).all()
+        assert code.mean().item() == pytest.approx(target, rel=0.3)
+
+
+@pytest.mark.parametrize(("target", "expected"), [(0.05, 0.1), (0.2, 0.4), (0.5, 0.75), (0.9, 0.95)])
+def test_level_above_which_a_sigmoid_unit_is_active(target, expected):
+    assert build("kl", target_activation=target).active_above == pytest.approx(expected)
+
+
+# -- penalties --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_terms(penalty, likelihood):
+    x = randn(N_ROWS, N_FEATURES)
+    x = x if likelihood != "bernoulli" else torch.sigmoid(x)
+    for weight in (0.0, 0.1):
+        module = build(penalty, k=2, likelihood=likelihood, sparsity_weight=0.7, revival_weight=weight)
+        terms = module.loss(batch_of(x), module.schedule(1.0))
+        expected = ["reconstruction"] + ["sparsity"] * (penalty in ("kl", "l1")) + ["revival"] * (weight > 0.0)
+        assert list(terms) == expected
+        half = build(penalty, k=2, likelihood=likelihood, sparsity_weight=0.35).loss(batch_of(x), module.schedule(1.0))
+        if "sparsity" in terms:
+            torch.testing.assert_close(terms["sparsity"], 2.0 * half["sparsity"])
+        torch.testing.assert_close(terms["reconstruction"], half["reconstruction"])
+
+
+def test_kl_of_the_first_batch_is_that_of_its_mean():
+    module = build("kl", sparsity_weight=2.0)
+    x, weight = randn(N_ROWS, N_FEATURES), torch.linspace(0.5, 1.5, N_ROWS, dtype=torch.float64)
+    mean = (weight @ module.encode(x)) / weight.sum()
+    value = module.loss(batch_of(x, weight), {"k": 1.0})["sparsity"]
+    torch.testing.assert_close(value, 2.0 * fn.bernoulli_kl(0.05, mean).sum())
+
+
+@pytest.mark.parametrize("size", [1, 4, 64])
+def test_the_running_mean_tracks_all_rows(size):
+    module = build("kl", target_activation=0.3)
+    x = 2.0 * randn(4096, N_FEATURES)
+    mean = module.encode(x).mean(0)
+    apart = []
+    for part in x.split(size):
+        module.loss(batch_of(part), {"k": 1.0})
+        module.after_step()
+        apart.append((module.encode(part).mean(0) - mean).abs().mean())
+    error = (module.activity - mean).abs().max().item()
+    assert error < 0.03
+    assert size == 64 or error < 0.3 * torch.stack(apart).mean()
+
+
+def test_kl_has_the_value_of_the_running_mean_and_its_gradient():
+    module = build("kl", sparsity_weight=1.5)
+    for seed in range(3):
+        module.loss(batch_of(randn(N_ROWS, N_FEATURES, seed=seed)), {"k": 1.0})
+        module.after_step()
+    before, x = module.activity.clone(), 3.0 * randn(N_ROWS, N_FEATURES, seed=7)
+    code = module.encode(x)
+    mean = code.mean(0)
+    rate = N_ROWS / (N_ROWS + 1024)
+    running = (before + rate * (mean - before)).detach().requires_grad_()
+    at_running = 1.5 * fn.bernoulli_kl(0.05, running).sum()
+    term = module.loss(batch_of(x), {"k": 1.0})["sparsity"]
+    torch.testing.assert_close(term, at_running)
+    assert torch.equal(module.activity, before)  # until the step is taken
+    (slope,) = torch.autograd.grad(at_running, running)
+    (expected,) = torch.autograd.grad(mean, module.encoder[0].weight, slope)
+    (gradient,) = torch.autograd.grad(term, module.encoder[0].weight)
+    torch.testing.assert_close(gradient, expected)
+    assert gradient.abs().max() > 0.0
+    module.after_step()
+    torch.testing.assert_close(module.activity, running.detach())
+
+
+@pytest.mark.parametrize("hidden", [(), (6,)])
+def test_l1_cannot_be_had_by_scaling(hidden):
+    module = build("l1", sparsity_weight=0.7, hidden_layer_sizes=hidden, activation="tanh")
+    x = randn(N_ROWS, N_FEATURES)
+    before = module.loss(batch_of(x), {"k": 1.0})
+    factor = torch.linspace(0.1, 7.0, N_COMPONENTS, dtype=torch.float64)
+    with torch.no_grad():
+        module.encoder[-1].weight.mul_(factor[:, None])
+        module.encoder[-1].bias.mul_(factor)
+        module.decoder[0].weight.div_(factor)
+    after = module.loss(batch_of(x), {"k": 1.0})
+    for name in ("reconstruction", "sparsity"):
+        torch.testing.assert_close(after[name], before[name])
+    assert before["sparsity"].shape == (N_ROWS,)
+    norms = module.decoder[0].weight.norm(dim=0)
+    torch.testing.assert_close(after["sparsity"], 0.7 * torch.relu(module.preactivate(x)) @ norms)
+
+
+class Decoder(nn.Module):
+    def __init__(self, n_inputs, n_outputs):
+        super().__init__()
+        self.layer = nn.Linear(n_inputs, n_outputs)
+
+    def forward(self, z):
+        return self.layer(z)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"tied_weights": True},
+        {"decoder": Net(Decoder)},
+        {"image_shape": (1, 4, 4), "encoder": Conv((3,))},
+        {"image_shape": (1, 4, 4), "encoder": Conv((3,)), "hidden_layer_sizes": (6,)},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_other_networks(penalty, params):
+    module = build(penalty, n_features=16, k=2, revival_weight=0.1, **params)
+    module.idle.fill_(DEAD)
+    terms = module.loss(batch_of(randn(N_ROWS, 16)), module.schedule(1.0))
+    total(terms).backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in module.parameters())
+    assert terms.get("sparsity", torch.ones(1)).min() >= 0.0
+
+
+# -- revival ----------------------------------------------------------------------------------------------------------
+
+
+def silence(module, units):
+    """Have units never chosen."""
+    with torch.no_grad():
+        module.encoder[-1].bias[units] -= 30.0
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_nothing_is_revived_while_nothing_is_dead(penalty):
+    module = build(penalty, k=2, revival_weight=0.5)
+    silence(module, [0, 3])
+    x = randn(N_ROWS, N_FEATURES)
+    module.idle.fill_(DEAD - 1)
+    terms = module.loss(batch_of(x), module.schedule(1.0))
+    assert (terms["revival"] == 0.0).all()
+    terms["revival"].sum().backward()
+    assert all(parameter.grad is None or not parameter.grad.any() for parameter in module.parameters())
+    torch.testing.assert_close(terms["reconstruction"], build_silent(penalty).loss(batch_of(x), {"k": 2})["reconstruction"])
+
+
+def build_silent(penalty):
+    module = build(penalty, k=2)
+    silence(module, [0, 3])
+    return module
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_dead_units_alone_are_revived(penalty, k):
+    module = build(penalty, k=k, revival_weight=0.5)
+    dead = [0, 3]
+    silence(module, dead)
+    module.idle[dead] = DEAD
+    x = randn(N_ROWS, N_FEATURES)
+    terms = module.loss(batch_of(x), module.schedule(1.0))
+    assert terms["revival"].shape == (N_ROWS,)
+    assert (terms["revival"] > 0.0).all()
+    terms["revival"].sum().backward()
+    rows, columns = module.encoder[0].weight.grad.abs().sum(1), module.decoder[0].weight.grad.abs().sum(0)
+    for gradient in (rows, columns):
+        assert set(gradient.nonzero().flatten().tolist()) <= set(dead)
+        assert k == 1 or (penalty == "kl") or (gradient[dead] > 0.0).all()
+        assert gradient[dead].max() > 0.0
+    assert not module.decoder[0].bias.grad.any()
+
+
+def test_revival_is_the_error_in_what_the_others_leave():
+    module = build("top_k", k=1, revival_weight=0.5)
+    module.idle[[2, 5]] = DEAD
+    x = randn(N_ROWS, N_FEATURES)
+    response = module.preactivate(x)
+    left = x - module.decode(fn.keep_largest(response, 1))
+    alone = response.clone()
+    alone[:, [i for i in range(N_COMPONENTS) if i not in (2, 5)]] = -torch.inf
+    unit = alone.argmax(1)
+    guess = response.gather(1, unit[:, None]) * module.decoder[0].weight.T[unit]
+    terms = module.loss(batch_of(x), {"k": 1})
+    torch.testing.assert_close(terms["revival"], 0.5 * fn.squared_error(left, guess))
+
+
+@pytest.mark.parametrize("penalty", ["top_k", "batch_top_k", "l1", "kl"])
+def test_idle_steps_are_counted(penalty):
+    module = build(penalty, k=3)
+    silence(module, [1, 6])
+    with torch.no_grad():
+        module.encoder[-1].bias[2] += 30.0
+    for step in range(1, 4):
+        module.loss(batch_of(randn(N_ROWS, N_FEATURES, seed=step)), {"k": 3})
+        assert module.idle[1].item() == step - 1  # until the step is taken
+        module.after_step()
+        assert module.idle[[1, 6, 2]].tolist() == [step, step, 0]
+    with torch.no_grad():
+        module.encoder[-1].bias[1] += 60.0
+    module.loss(batch_of(randn(N_ROWS, N_FEATURES)), {"k": 3})
+    module.after_step()
+    assert module.idle[[1, 6, 2]].tolist() == [0, 4, 0]
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_what_is_remembered_is_saved(penalty):
+    module = build(penalty, k=2, revival_weight=0.1)
+    for seed in range(2):
+        module.loss(batch_of(randn(N_ROWS, N_FEATURES, seed=seed)), {"k": 2})
+        module.after_step()
+    module.threshold.fill_(0.3)
+    other = build(penalty, k=2, revival_weight=0.1)
+    other.load_state_dict(module.state_dict())
+    x = randn(N_ROWS, N_FEATURES, seed=9)
+    torch.testing.assert_close(other.encode(x), module.encode(x))
+    torch.testing.assert_close(other.loss(batch_of(x), {"k": 2}), module.loss(batch_of(x), {"k": 2}))
+    assert torch.equal(other.idle, module.idle)
+
+
+# -- the generative model behind the score ----------------------------------------------------------------------------
+
+RATE, MEAN, STD = np.array([0.3, 0.6, 0.8]), np.array([1.0, -0.5, 2.0]), np.array([0.5, 1.2, 0.2])
+
+
+def patterns(n):
+    return [np.array(pattern, dtype=bool) for pattern in itertools.product([False, True], repeat=n)]
+
+
+@pytest.mark.parametrize("penalty", ["top_k", "l1", "batch_top_k"])
+def test_the_prior_integrates_to_one(penalty):
+    module = build(penalty, n_components=2)
+    module.set_activity(RATE[:2], MEAN[:2], STD[:2], 2)
+    grid = torch.linspace(-8.0, 8.0, 801, dtype=torch.float64) + 1e-4  # never zero
+    step = (grid[1] - grid[0]).item()
+    mass = []
+    for active in patterns(2):
+        axes = [grid if on else torch.zeros(1, dtype=torch.float64) for on in active]
+        z = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+        mass.append(module.log_prior(z).exp().sum().item() * step ** active.sum())
+    expected = [np.prod(np.where(active, RATE[:2], 1.0 - RATE[:2])) for active in patterns(2)]
+    np.testing.assert_allclose(mass, expected, rtol=1e-5)
+    assert sum(mass) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_sigmoid_units_keep_one_gaussian():
+    module, plain = build("kl", n_components=3), build(None, n_components=3, cls=AutoEncoderModule)
+    root = np.random.default_rng(0).normal(size=(3, 3))
+    for model in (module, plain):
+        model.set_code_moments(MEAN, root @ root.T + 0.1 * np.eye(3))
+    module.set_activity(RATE, MEAN, STD, 2)
+    z = randn(4, 6, 3)
+    torch.testing.assert_close(module.log_prior(z), plain.log_prior(z))
+    torch.testing.assert_close(module.secant, plain.secant)
+
+
+def linear_model(penalty, n_units, noise, n_free=None, k=2):
+    """Return a module with a linear decoder and Gaussian noise, rows drawn from it and their exact joint densities.
+
+    The densities are of a row together with each pattern of activity.
+    """
+    module = build(penalty, n_features=6, n_components=n_units, k=k)
+    rng = np.random.default_rng(1)
+    loadings, bias = rng.normal(size=(6, n_units)), rng.normal(size=6)
+    variance = noise**2 * np.linspace(0.5, 1.5, 6)
+    rate, mean, std = RATE[:n_units], np.abs(MEAN[:n_units]) + 1.0, STD[:n_units]
+    with torch.no_grad():
+        module.decoder[0].weight.copy_(torch.from_numpy(loadings))
+        module.decoder[0].bias.copy_(torch.from_numpy(bias))
+        # Least squares finds the code again, but for the noise, which must not pass for activity.
+        inverse = np.linalg.pinv(loadings)
+        module.encoder[0].weight.copy_(torch.from_numpy(inverse))
+        module.encoder[0].bias.copy_(torch.from_numpy(-inverse @ bias - (0.3 if penalty == "l1" else 0.0)))
+    module.likelihood.set_moment(torch.from_numpy(variance))
+    module.set_activity(rate, mean, std, n_units if n_free is None else n_free)
+    module.threshold.fill_(0.3)
+    active = rng.random((40, n_units)) < rate
+    codes = np.where(active, mean + std * rng.normal(size=active.shape), 0.0)
+    X = codes @ loadings.T + bias + np.sqrt(variance) * rng.normal(size=(40, 6))
+
+    def log_joint(pattern):
+        share = np.log(np.where(pattern, rate, 1.0 - rate)).sum()
+        spread = (loadings * np.where(pattern, std, 0.0) ** 2) @ loadings.T + np.diag(variance)
+        return share + stats.multivariate_normal(bias + loadings @ np.where(pattern, mean, 0.0), spread).logpdf(X)
+
+    joint = {tuple(pattern): log_joint(pattern) for pattern in patterns(n_units)}
+    return module, torch.from_numpy(X), joint
+
+
+def score(module, x, n_draws=20):
+    noise = randn(len(x), n_draws, module.n_components, seed=5)
+    with torch.no_grad():
+        return module.log_weights(Batch(x, x, torch.ones(len(x), dtype=x.dtype), noise={"posterior": noise}))
+
+
+@pytest.mark.parametrize("penalty", ["top_k", "l1", "batch_top_k"])
+@pytest.mark.parametrize("n_units", [2, 3])
+@pytest.mark.parametrize("noise", [0.05, 0.5])
+def test_score_is_a_lower_bound_of_the_exact_likelihood(penalty, n_units, noise):
+    module, x, joint = linear_model(penalty, n_units, noise)
+    weights = score(module, x)
+    with torch.no_grad():
+        pattern = (module.encode(x) != 0.0).numpy()
+    # Given the encoder's pattern the proposal is the posterior: no draw differs in weight.
+    expected = np.array([joint[tuple(row)][i] for i, row in enumerate(pattern)])
+    np.testing.assert_allclose(weights.numpy(), np.tile(expected[:, None], weights.shape[1]), rtol=1e-4, atol=1e-2)
+    exact = np.logaddexp.reduce(list(joint.values()))
+    estimate = (weights.logsumexp(1) - math.log(weights.shape[1])).numpy()
+    assert (estimate < exact + 1e-2).all()
+    if penalty != "top_k" and noise == 0.05:  # the encoder finds the patterns
+        assert len(np.unique(pattern, axis=0)) > 2
+        assert np.mean(exact - estimate < 0.05) > 0.7
+
+
+def test_score_with_fewer_free_entries_is_lower_still():
+    module, x, joint = linear_model("l1", 3, 0.3)
+    full = score(module, x, 4).logsumexp(1)
+    module.n_free.fill_(1)
+    less = score(module, x, 4).logsumexp(1)
+    exact = torch.from_numpy(np.logaddexp.reduce(list(joint.values()))) + math.log(4)
+    assert (less < exact + 1e-2).all()
+    assert less.mean() < full.mean()
+    alone = (module.encode(x) != 0.0).sum(1) <= 1
+    torch.testing.assert_close(less[alone], full[alone], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("penalty", ["top_k", "l1", "batch_top_k"])
+def test_proposals_keep_the_pattern(penalty):
+    module, x, _ = linear_model(penalty, 3, 0.3)
+    with torch.no_grad():
+        code = module.encode(x)
+        z, log_q = module.propose(x, randn(len(x), 7, 3))
+    assert torch.equal(z != 0.0, (code != 0.0).unsqueeze(1).expand(z.shape))
+    nothing = (code == 0.0).all(1)
+    assert (log_q[nothing] == 0.0).all()
+    assert torch.isfinite(log_q).all()
+
+
+@pytest.mark.parametrize("penalty", ["top_k", "l1", "batch_top_k"])
+@pytest.mark.parametrize("n_features", [6, 2])
+def test_noise_is_recovered(penalty, n_features):
+    # Rows of the model; also fewer columns than units.
+    module = build(penalty, n_features=n_features, n_components=3, k=2, hidden_layer_sizes=())
+    rng = np.random.default_rng(0)
+    loadings = rng.normal(size=(n_features, 3)) if n_features > 2 else np.array([[1.0, -1.0, 0.5], [1.0, 1.0, 0.0]])
+    sizes = np.linspace(0.1, 0.3, n_features)
+    active = np.argsort(rng.random((4000, 3)), axis=1) < 2
+    codes = np.where(active, 3.0 + 0.5 * rng.normal(size=active.shape), 0.0)
+    X = codes @ loadings.T + sizes * rng.normal(size=(4000, n_features))
+    module.set_activity(np.full(3, 2 / 3), np.full(3, 3.0), np.full(3, 0.5), 2)
+    with torch.no_grad():
+        module.decoder[0].weight.copy_(torch.from_numpy(loadings))
+        module.decoder[0].bias.zero_()
+    module.encode = lambda x: torch.from_numpy(codes)  # an encoder that knows
+    module.fit_noise(torch.from_numpy(X), torch.ones(4000, dtype=torch.float64), torch.zeros(4000, 3, dtype=torch.float64))
+    np.testing.assert_allclose(module.likelihood.noise_scale(), sizes, rtol=0.1)
+
+
+def test_results_of_sigmoids_depend_on_threads():
+    assert build("kl").depends_on_threads
+    assert not build("l1").depends_on_threads
+    assert build("l1", hidden_layer_sizes=(4,), activation="gelu").depends_on_threads
