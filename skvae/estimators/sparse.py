@@ -55,7 +55,7 @@ class SparseAE(BaseAutoEncoder):
         Above 0, units that have not been active for 100 steps learn to reconstruct what the others leave [3]_, with this
         weight; 1/32 is usual.
     sparse_output : bool, default=False
-        Have `transform` return a CSR matrix.
+        Have `transform` return a CSR matrix; there is little to gain with "kl", whose units are never quite zero.
     %(architecture)s
     %(training)s
 
@@ -205,7 +205,7 @@ class SparseAE(BaseAutoEncoder):
     def _module_params(self) -> dict[str, Any]:
         n_components = self._auto_components(self.n_features_in_) if self.n_components == "auto" else self.n_components
         k = max(1, n_components // 20) if self.k == "auto" else int(self.k)
-        if self.alpha * k >= n_components + 0.5:
+        if round(self.alpha * k) > n_components:
             factor = f" times alpha={self.alpha:g}" if self.alpha > 1 else ""
             raise ValueError(f"k={k}{factor} is more than the n_components={n_components} units that there are.")
         weight = self.sparsity_weight

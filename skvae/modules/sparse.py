@@ -19,6 +19,7 @@ from skvae.modules.batch import Batch
 PENALTIES = ("kl", "l1", "top_k", "batch_top_k")
 _MEMORY = 1024  # rows that the running mean of the activations remembers
 _ANNEALED_FROM = 4  # multiples of k
+_REVIVED = 4  # dead units that a row teaches, in multiples of k
 _DEAD_STEPS = 100  # steps without activity after which a unit counts as dead
 
 
@@ -159,7 +160,7 @@ class SparseModule(AutoEncoderModule):
         elif self.penalty == "kl":
             terms["sparsity"] = self.sparsity_weight * self._divergence(code, batch.weight)
         if self.revival_weight > 0.0:
-            terms["revival"] = self.revival_weight * self._revive(response, batch.target, output.detach())
+            terms["revival"] = self.revival_weight * self._revive(response, code.detach(), batch.target, output.detach())
         is_active = code.detach() > self.active_above if self.penalty == "kl" else code.detach() != 0.0
         self._active = is_active.any(0)
         return terms
@@ -181,13 +182,15 @@ class SparseModule(AutoEncoderModule):
         weight = getattr(layer, "weight", None)
         return 1.0 if weight is None or weight.dim() != 2 else weight.norm(dim=0)
 
-    def _revive(self, response: Tensor, target: Tensor, output: Tensor) -> Tensor:
-        """Squared error of dead units in reconstructing the residual, per row: of the largest, as many as are kept of others."""
+    def _revive(self, response: Tensor, code: Tensor, target: Tensor, output: Tensor) -> Tensor:
+        """Squared error of the largest dead units in reconstructing the residual, per row."""
         dead = self.idle >= _DEAD_STEPS
         reached = torch.sigmoid(response) if self.penalty == "kl" else response
-        chosen = fn.keep_largest(reached.masked_fill(~dead, -math.inf), self.k)
-        code = torch.where(chosen.isfinite(), chosen, torch.zeros_like(chosen))
-        reconstruction = self.decode(code) - self.decode(torch.zeros_like(code[:1]))
+        chosen = fn.keep_largest(reached.masked_fill(~dead, -math.inf), min(self.n_components, _REVIVED * self.k))
+        chosen = torch.where(chosen.isfinite(), chosen, torch.zeros_like(chosen))
+        # What they add to the others: normalisation over a batch of dead units alone would be another.
+        others = code.masked_fill(dead, 0.0)
+        reconstruction = self.decode(others + chosen) - self.decode(others)
         return fn.squared_error(self.likelihood.residual(target, output), reconstruction) * dead.any()
 
     @torch.no_grad()
