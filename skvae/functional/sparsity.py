@@ -21,7 +21,8 @@ def bernoulli_kl(target: float, mean: Tensor) -> Tensor:
     Tensor of shape (n_components,)
         Nats; zero where the mean is the target.
     """
-    mean = 1e-6 + (1.0 - 2e-6) * mean  # keeps the gradient of units that are silent
+    # The gradient goes past the clamp, so that silent units are pulled back.
+    mean = mean + (mean.clamp(1e-6, 1.0 - 1e-6) - mean).detach()
     rho = torch.full_like(mean, target)
     return torch.xlogy(rho, rho / mean) + torch.xlogy(1.0 - rho, (1.0 - rho) / (1.0 - mean))
 

@@ -267,15 +267,19 @@ def test_dead_units_alone_are_revived(penalty, k):
 
 
 def test_revival_is_the_error_in_what_the_others_leave():
+    """Each row teaches its four largest dead units for every one that is kept."""
     module = build("top_k", k=1, revival_weight=0.5)
-    module.idle[[2, 5]] = DEAD
+    dead = [0, 1, 2, 4, 5, 6]
+    module.idle[dead] = DEAD
     x = randn(N_ROWS, N_FEATURES)
     response = module.preactivate(x)
     left = x - module.decode(fn.keep_largest(response, 1))
-    alone = response.clone()
-    alone[:, [i for i in range(N_COMPONENTS) if i not in (2, 5)]] = -torch.inf
-    unit = alone.argmax(1)
-    guess = response.gather(1, unit[:, None]) * module.decoder[0].weight.T[unit]
+    reached = torch.full_like(response, -torch.inf)
+    reached[:, dead] = response[:, dead]
+    guess = torch.zeros_like(x)
+    for rank in range(4):
+        unit = reached.argsort(dim=1, descending=True)[:, rank]
+        guess = guess + response.gather(1, unit[:, None]) * module.decoder[0].weight.T[unit]
     terms = module.loss(batch_of(x), {"k": 1})
     torch.testing.assert_close(terms["revival"], 0.5 * fn.squared_error(left, guess))
 
