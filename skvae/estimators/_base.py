@@ -139,7 +139,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             goes_on = once and resume
             if resume:
                 self._check_unchanged()
-            X = check.check_rows(self, X, reset=not resume, min_rows=1 if goes_on else 2)
+            X = check.check_rows(self, X, reset=not resume, min_rows=1 if goes_on else 2, sets_form=not goes_on)
             X, weight = check.check_weights(sample_weight, X, min_rows=1 if goes_on else 2)
             self._check_fit(weight)
             if not goes_on:
@@ -155,13 +155,15 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             module.to(device)
             with PrivateRandomness(self._seed):
                 check.check_network(module, self.encoder, self.decoder, self.activation)
+                if not resume:
+                    self._probe(X)
             noise_before = module.likelihood.moment.clone()
             rows = Rows(X, module.likelihood, device, weight=weight, index=train_index)
             valid = None if valid_index is None else Rows(X, module.likelihood, device, weight=weight, index=valid_index)
             plan = self._plan(len(rows), once=once, callbacks=callbacks)
-            if not resume:
-                self._pretrain(module, rows, plan)
             try:
+                if not resume:
+                    self._pretrain(module, rows, plan)
                 outcome = train(module, rows, valid, plan, self._optimizer_state)
             except DivergedError:
                 raise ValueError(self._divergence(X, module)) from None
@@ -321,6 +323,9 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
     def _check_fit(self, weight: np.ndarray | None) -> None:
         """Raise what can be known before training."""
+
+    def _probe(self, X: Any) -> None:
+        """Try the user's own functions on some rows and raise what would go wrong in training."""
 
     def _pretrain(self, module: LatentModule, rows: Rows, plan: Plan) -> None:
         """Prepare a new module before it is trained."""

@@ -13,7 +13,6 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import has_fit_parameter
 
 _MAX_PATTERNS = 4096  # rows whose patterns of activity are kept
-_MAX_FREE = 256  # active units of a row that a score looks at
 
 
 class GaussianDensity(DensityMixin, BaseEstimator):
@@ -76,7 +75,7 @@ class ActivityDensity:
         active = codes != 0.0 if threshold is None else codes > threshold
         weight = np.ones(len(codes)) if weight is None else weight
         self.rate = (weight @ active + 0.5 * weight.mean()) / (weight.sum() + weight.mean())
-        self.n_free = int(np.clip(active.sum(axis=1).max(), 1, _MAX_FREE))
+        self.n_free = max(1, int(active.sum(axis=1).max()))
         self.on, self.off = _moments_where(codes, active, weight), _moments_where(codes, ~active, weight)
         kept = np.random.default_rng(seed).choice(len(codes), size=min(len(codes), _MAX_PATTERNS), p=weight / weight.sum())
         self._patterns = np.packbits(active[kept], axis=1)
@@ -91,7 +90,7 @@ class ActivityDensity:
         kept = rng.permutation(old._patterns)[: total - n_new]
         self._patterns = np.concatenate([kept, self._patterns[rng.integers(len(self._patterns), size=n_new)]])
         n_active = np.unpackbits(self._patterns, axis=1, count=len(self.rate)).sum(axis=1, dtype=int).max()
-        self.n_free = int(np.clip(n_active, self.n_free, _MAX_FREE))
+        self.n_free = max(self.n_free, int(n_active))
 
     def sample(self, n_samples, seed):
         """Draw codes: a pattern of a training row, and normal activations within the range that occurred."""

@@ -30,9 +30,12 @@ _OWNED = {
 }
 
 
-def check_rows(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> Any:
-    """Rows as a float32 or float64 array or CSR matrix, with feature names and number checked; images are flattened."""
-    X = _flatten_images(estimator, X, reset=reset)
+def check_rows(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1, sets_form: bool = False) -> Any:
+    """Rows as a float32 or float64 array or CSR matrix, with feature names and number checked; images are flattened.
+
+    With `sets_form`, results come in the form of `X`, rows or images, from now on.
+    """
+    X = _flatten_images(estimator, X, reset=reset, sets_form=sets_form)
     _refuse_text(X)
     X = validate_data(
         estimator,
@@ -49,24 +52,48 @@ def check_rows(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> Any
     return X
 
 
-def _flatten_images(estimator: Any, X: Any, *, reset: bool) -> Any:
+def _flatten_images(estimator: Any, X: Any, *, reset: bool, sets_form: bool) -> Any:
     """Images of shape (n_samples, channels, height, width) as rows; notes their shape where `reset`."""
+    if _depth(X) in (3, 4):
+        try:
+            X = np.asarray(X)
+        except ValueError as error:
+            raise ValueError(f"X is a list of images that are not all of one shape: {error}") from error
     shape = tuple(X.shape[1:]) if getattr(X, "ndim", None) == 4 else None
     if reset:
         given = check_image_shape(estimator.image_shape)
         if shape is not None and given is not None and shape != given:
             raise ValueError(f"X has images of shape {shape}, but image_shape={given}.")
+        if shape is not None and given is None and shape[2] in (1, 3, 4) and shape[0] > 4:
+            raise ValueError(
+                f"X has images of shape {shape}, which looks like (height, width, channels); images are (n_samples, channels, "
+                f"height, width): X.transpose(0, 3, 1, 2). If the shape is right, set image_shape={shape}."
+            )
+        if getattr(X, "ndim", None) == 3 and given is None:
+            raise ValueError(
+                f"X has 3 dimensions, {tuple(X.shape)}; rows are (n_samples, n_features), and images are (n_samples, channels, "
+                "height, width): X[:, None] for images of one channel."
+            )
         estimator.image_shape_ = given if shape is None else shape
-        estimator._gives_images = shape is not None
     elif shape is not None and shape != estimator.image_shape_:
         fitted = f"images of shape {estimator.image_shape_}" if estimator.image_shape_ else "rows of features"
         raise ValueError(f"X has images of shape {shape}, but {type(estimator).__name__} was fitted on {fitted}.")
+    if reset or sets_form:
+        estimator._gives_images = shape is not None
     if getattr(X, "ndim", None) == 3 and estimator.image_shape_ is not None:
         raise ValueError(
             f"X has 3 dimensions, {tuple(X.shape)}; images are (n_samples, channels, height, width), here "
             f"(n_samples, {', '.join(map(str, estimator.image_shape_))})."
         )
     return X if shape is None else np.asarray(X).reshape(len(X), prod(shape))
+
+
+def _depth(X: Any) -> int:
+    """Dimensions of nested sequences, as their first entries tell; 0 for all else."""
+    depth = 0
+    while isinstance(X, (list, tuple)) and X:
+        X, depth = X[0], depth + 1
+    return depth + np.ndim(X) if depth and hasattr(X, "ndim") else depth
 
 
 def check_image_shape(image_shape: Any) -> tuple[int, int, int] | None:
@@ -157,7 +184,11 @@ def check_architecture(estimator: Any) -> None:
     for name, value in estimator.get_params(deep=False).items():
         if isinstance(value, nn.Module):
             cls = type(value).__name__
-            advice = f"pass Net({cls}, ...)" if name in ("encoder", "decoder") else f"pass the class {cls} or a name"
+            advice = {
+                "encoder": f"pass Net({cls}, ...)",
+                "decoder": f"pass Net({cls}, ...)",
+                "corruption": "pass a function of a batch, or one of the names",
+            }.get(name, f"pass the class {cls} or a name")
             raise ValueError(f"{name}={cls}(...) is a module instance, which would keep its weights between fits; {advice}.")
         if name == "activation" and isinstance(value, type) and not issubclass(value, nn.Module):
             raise ValueError(f"activation={value.__name__} is not a subclass of torch.nn.Module.")
@@ -229,11 +260,15 @@ def check_network(module: nn.Module, encoder: Net | Conv | None, decoder: Net | 
             module.eval()
             try:
                 output = network(torch.zeros(2, n_inputs, device=device))
-            except (RuntimeError, TypeError, ValueError) as error:
-                raise ValueError(f"The {name} {spec} fails on rows of {n_inputs} features: {error}") from error
-        shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+            except Exception as error:
+                what = f"{type(error).__name__}: {error}"
+                raise ValueError(f"The {name} {spec} fails on rows of {n_inputs} features: {what}") from error
+        if not isinstance(output, torch.Tensor):
+            article = "an" if type(output).__name__[0] in "aeiouAEIOU" else "a"
+            raise ValueError(f"The {name} {spec} returns {article} {type(output).__name__}; it must return one tensor.")
+        shape = tuple(output.shape)
         if shape != (2, n_outputs):
-            got = f"{shape[1]} features" if isinstance(shape, tuple) and len(shape) == 2 else f"an output of shape {shape}"
+            got = f"{shape[1]} features" if len(shape) == 2 else f"an output of shape {shape}"
             meaning = "X has" if name == "decoder" else f"n_components={module.n_components} asks for"
             raise ValueError(f"The {name} {spec} returns {got}, {meaning} {n_outputs}.")
 

@@ -21,16 +21,8 @@ from skvae.estimators._docs import document
 from skvae.modules import AutoEncoderModule
 from skvae.training import inference, seed_streams
 
-_NOISE_ROWS = 512  # rows that the generative model's noise is fitted to
-_SLOPE_NUMBERS = 2**24
-_SOLVE_WORK = 2**28
+NOISE_ROWS = 512  # rows that the generative model's noise is fitted to
 DENSITY_ROWS = 200  # rows that partial_fit must bring for a density of the user's own to be fitted again
-
-
-def noise_rows(n_features: int, n_components: int) -> int:
-    """Rows to fit the noise to: each takes the decoder's slopes, and a linear system of the code's size."""
-    work = min(n_features, n_components) ** 2 * n_features
-    return max(1, min(_NOISE_ROWS, _SLOPE_NUMBERS // (n_features * n_components), _SOLVE_WORK // work))
 
 
 @document
@@ -166,7 +158,7 @@ class AutoEncoder(BaseAutoEncoder):
         elif rate == 1.0 or len(codes) >= DENSITY_ROWS:
             self.density_ = fit_density(self.density, codes, weight, seed)
         self.module_.set_code_moments(*moments)
-        inference.fit_noise(self.module_, X, weight, device, max_rows=noise_rows(X.shape[1], self.n_components_))
+        inference.fit_noise(self.module_, X, weight, device, max_rows=NOISE_ROWS)
 
     def _check_fit(self, weight: np.ndarray | None) -> None:
         check_density(self.density, weight)

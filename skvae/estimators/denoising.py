@@ -6,8 +6,11 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+import torch
+from scipy import sparse
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from skvae.estimators import _validation as check
 from skvae.estimators._docs import document
 from skvae.estimators.autoencoder import AutoEncoder
 from skvae.modules import CORRUPTIONS, DenoisingModule, LatentModule
@@ -36,16 +39,17 @@ class DenoisingAE(AutoEncoder):
           for images, and returns its corrupted version. Random numbers that it draws from torch come from the
           estimator's own generator.
     corruption_rate : float, default=0.3
-        Fraction of entries to corrupt, between 0 and 1.
+        Fraction of entries to corrupt, between 0 and 1; read by "masking", "salt_and_pepper" and "dropout".
     noise_scale : float, default=0.3
-        Standard deviation of the normal noise.
+        Standard deviation of the normal noise; read by "gaussian" alone.
     noise_unit : {"std", "data"}, default="std"
-        Whether `noise_scale` is in standard deviations of each column or in the units of X.
+        Whether `noise_scale` is in standard deviations of each column or in the units of X; read by "gaussian" alone.
     mask_value : float or None, default=None
-        What masked entries become; None is the mean of the column, or 0 with ``likelihood="bernoulli"``.
+        What masked entries become; None is the mean of the column, or 0 with ``likelihood="bernoulli"``. Read by "masking"
+        alone.
     pretraining_epochs : int, default=0
         Passes over the data for each layer, from the outermost inward, before all are trained together [1]_: each learns to
-        denoise the codes of the one before. Perceptrons only.
+        denoise the codes of the one before. Perceptrons only. The first `partial_fit` runs them, too.
     %(architecture)s
     density : density estimator or None, default=None
         Density of the codes, as in :class:`~skvae.AutoEncoder`.
@@ -186,6 +190,11 @@ class DenoisingAE(AutoEncoder):
             if unknown or not self.corruption:
                 known = ", ".join(map(repr, CORRUPTIONS))
                 raise ValueError(f"corruption={self.corruption!r} must be a list of at least one of {known}.")
+        if isinstance(self.corruption, type):
+            raise ValueError(
+                f"corruption={self.corruption.__name__} is a class; pass a function of a batch, or one of the names "
+                f"{', '.join(map(repr, CORRUPTIONS))}."
+            )
         names = [self.corruption] if isinstance(self.corruption, str) else self.corruption
         if not callable(names) and "dropout" in names and self.corruption_rate >= 1.0:
             raise ValueError("corruption='dropout' with corruption_rate=1 leaves nothing of a row; it must be below 1.")
@@ -198,6 +207,35 @@ class DenoisingAE(AutoEncoder):
             raise ValueError(
                 f"pretraining_epochs={self.pretraining_epochs} corrupts the codes of every layer; corruption={self.corruption!r} "
                 "is made for rows of X. Name a corruption instead."
+            )
+
+    def _probe(self, X: Any) -> None:
+        if not callable(self.corruption):
+            return
+        # As many rows as in a step, of all parts of X: functions may rely on what columns are like within a batch.
+        some = X[:: -(-X.shape[0] // self.batch_size)]
+        rows = torch.as_tensor(some.toarray() if sparse.issparse(some) else some.copy()).float()
+        rows = rows.to(check.resolve_device(self.device))
+        rows = rows if self.image_shape_ is None else rows.unflatten(1, self.image_shape_)
+        asked = f"corruption={self.corruption!r}"
+        try:
+            with torch.enable_grad():
+                corrupted = self.corruption(rows.clone())
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}"
+            raise ValueError(f"{asked} fails on a batch of shape {tuple(rows.shape)}: {what}") from error
+        if not isinstance(corrupted, torch.Tensor) or corrupted.shape != rows.shape:
+            is_tensor = isinstance(corrupted, torch.Tensor)
+            got = f"shape {tuple(corrupted.shape)}" if is_tensor else f"a {type(corrupted).__name__}"
+            raise ValueError(
+                f"{asked} returns {got} for a batch of shape {tuple(rows.shape)}; it must return a tensor of the shape that it "
+                "is given."
+            )
+        if rows.isfinite().all() and not corrupted.isfinite().all():
+            n_bad = int((~corrupted.isfinite()).sum())
+            raise ValueError(
+                f"{asked} returns NaN or infinite numbers, {n_bad} of {rows.numel()}, for a batch of shape {tuple(rows.shape)}; "
+                "all must be finite."
             )
 
     def _pretrain(self, module: LatentModule, rows: Rows, plan: Plan) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import floor
 from numbers import Integral, Real
 from typing import Any
 
@@ -13,8 +14,9 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skvae.estimators._base import BaseAutoEncoder
 from skvae.estimators._density import ActivityDensity, blend_moments, code_moments
 from skvae.estimators._docs import document
-from skvae.estimators.autoencoder import noise_rows
+from skvae.estimators.autoencoder import NOISE_ROWS
 from skvae.modules import PENALTIES, SparseModule
+from skvae.modules.columns import row_blocks
 from skvae.training import inference, seed_streams
 from skvae.warnings import warn_user
 
@@ -41,21 +43,23 @@ class SparseAE(BaseAutoEncoder):
         - "batch_top_k": linear units, of which the largest of a batch are kept, `k` a row on average [2]_; in use, those
           above a threshold, so that a row's code does not depend on its neighbours.
     sparsity_weight : float or "auto", default="auto"
-        Weight of the penalty of "kl" and "l1", in nats of reconstruction error per row; "auto" is 0.3 times the number of
-        columns for "kl", and one half for "l1".
+        Weight of the penalty, in nats of reconstruction error per row; "auto" is 0.3 times the number of columns for "kl", and
+        one half for "l1". Counts with "kl" and "l1".
     target_activation : float, default=0.05
-        Mean activation of "kl" units, between 0 and 1.
+        Mean activation of units, between 0 and 1. Counts with "kl".
     k : int or "auto", default="auto"
-        Units kept by "top_k" and "batch_top_k"; "auto" is a twentieth of them.
+        Units kept per row; "auto" is a twentieth of them. Counts with "top_k" and "batch_top_k"; with any penalty, revival
+        draws on four times `k` dead units per row.
     k_annealing : float, default=0.5
-        Fraction of the run over which their number falls from four times `k` to `k`.
+        Fraction of the run over which their number falls from four times `k` to `k`. Counts with "top_k" and "batch_top_k".
     alpha : float, default=1.0
-        Units kept once training is over, in multiples of `k`.
+        Units kept once training is over, in multiples of `k`. Counts with "top_k" and "batch_top_k".
     revival_weight : float, default=0.0
         Above 0, units that have not been active for 100 steps learn to reconstruct what the others leave [3]_, with this
-        weight; 1/32 is usual.
+        weight; 1/32 is usual. Counts with every penalty.
     sparse_output : bool, default=False
-        Have `transform` return a CSR matrix; there is little to gain with "kl", whose units are never quite zero.
+        Have `transform` return a CSR matrix. Counts with every penalty, but there is little to gain with "kl", whose units are
+        never quite zero.
     %(architecture)s
     %(training)s
 
@@ -82,7 +86,9 @@ class SparseAE(BaseAutoEncoder):
     ``hidden_layer_sizes`` is empty by default: one layer, as dictionaries are learned, read by linear maps.
 
     `sample` draws patterns of activity that occurred in training. `score_samples` spreads them over all patterns, as if
-    units were active independently of each other ("kl": one Gaussian over the codes), so that new rows have a likelihood.
+    units were active independently of each other ("kl": one Gaussian over the codes), so that new rows have a likelihood. But for
+    "kl" it is the likelihood of a row together with the pattern that the encoder finds in it: a lower bound that more draws do
+    not close, and the looser the more patterns would do.
 
     After `partial_fit`, what is measured over the training rows tells of the last few thousand.
 
@@ -205,7 +211,9 @@ class SparseAE(BaseAutoEncoder):
     def _module_params(self) -> dict[str, Any]:
         n_components = self._auto_components(self.n_features_in_) if self.n_components == "auto" else self.n_components
         k = max(1, n_components // 20) if self.k == "auto" else int(self.k)
-        if round(self.alpha * k) > n_components:
+        if self.penalty in ("kl", "l1"):
+            k = min(k, n_components)
+        elif floor(self.alpha * k + 0.5) > n_components:
             factor = f" times alpha={self.alpha:g}" if self.alpha > 1 else ""
             raise ValueError(f"k={k}{factor} is more than the n_components={n_components} units that there are.")
         weight = self.sparsity_weight
@@ -220,6 +228,13 @@ class SparseAE(BaseAutoEncoder):
             "alpha": float(self.alpha),
             "revival_weight": float(self.revival_weight),
         }
+
+    def _check_fit(self, weight: np.ndarray | None) -> None:
+        if self.penalty == "l1" and self.normalization is not None:
+            raise ValueError(
+                f"penalty='l1' can be had by scaling where normalization={self.normalization!r} undoes it; use "
+                "normalization=None, or another penalty."
+            )
 
     def _finish(self, X: Any, weight: np.ndarray | None, device: torch.device, rate: float) -> None:
         """Count what the units do and fit the generative model behind `sample` and `score_samples`."""
@@ -251,7 +266,7 @@ class SparseAE(BaseAutoEncoder):
         # Of the rows that are remembered, less than half a one.
         self.n_dead_units_ = int((share * X.shape[0] / rate < 0.5).sum())
         self.fraction_alive_ = 1.0 - self.n_dead_units_ / self.n_components_
-        inference.fit_noise(module, X, weight, device, max_rows=noise_rows(X.shape[1], self.n_components_))
+        inference.fit_noise(module, X, weight, device, max_rows=NOISE_ROWS)
 
     def _check_health(self) -> None:
         if self.fraction_alive_ < _MANY_DEAD and self.penalty != "kl":
@@ -278,8 +293,12 @@ class SparseAE(BaseAutoEncoder):
         Z : ndarray or CSR matrix of shape (n_samples, n_components_)
             Their sparse codes; a CSR matrix with `sparse_output`.
         """
-        codes = super().transform(X)
-        return sparse.csr_matrix(codes) if self.sparse_output else codes
+        if not self.sparse_output:
+            return super().transform(X)
+        X, device = self._ready(X)
+        blocks = (X[rows] for rows in row_blocks(X.shape[0], self.n_components_))
+        codes = [sparse.csr_matrix(inference.encode(self.module_, block, device).astype(X.dtype, copy=False)) for block in blocks]
+        return sparse.vstack(codes, format="csr")
 
     def _sample_codes(self, n_samples: int, seed: int) -> np.ndarray:
         return self._activity.sample(n_samples, seed)

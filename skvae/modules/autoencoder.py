@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from skvae.modules.base import LatentModule, Schedule
 from skvae.modules.batch import Batch
+from skvae.modules.layers import TiedLinear
 
 _NOISE_ITERATIONS = 30
+_FEWEST_ROWS = 64  # from which each column's noise can be told
+_SLOPE_NUMBERS = 2**25
+_SOLVE_WORK = 2**27
 
 Moments = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -91,8 +96,26 @@ class AutoEncoderModule(LatentModule):
         index = torch.arange(self.n_components, device=code.device).expand(code.shape)
         return Free(index, torch.ones_like(code, dtype=torch.bool), self.code_mean, whitening.mT @ whitening)
 
+    @cached_property
+    def _linear_map(self) -> Any:
+        """The decoder's one layer, if it has no other."""
+        layers = list(self.decoder) if type(self.decoder) is nn.Sequential else []
+        return layers[0] if len(layers) == 1 and isinstance(layers[0], (nn.Linear, TiedLinear)) else None
+
+    @property
+    def slope_decodes(self) -> int:
+        return 0 if self._linear_map is not None else 2 * self.n_components
+
     def _slopes(self, code: Tensor, free: Free) -> Tensor:
-        """Secant slopes of the decoder along the free entries of codes, as ``(n, n_free, n_features)``."""
+        """Slopes of the decoder along the free entries of codes, as ``(n, n_free, n_features)``, or once for all rows.
+
+        They are secants, but where the decoder is a linear map.
+        """
+        if self._linear_map is not None:
+            slopes = self.likelihood.locate(self._linear_map.weight.mT)
+            if free.positions.stride(0) == 0:
+                return slopes[free.positions[:1]]
+            return slopes[free.positions] * free.active.unsqueeze(-1)
         width = self.secant[free.positions]
         steps = torch.zeros(*free.positions.shape, self.n_components, dtype=code.dtype, device=code.device)
         steps.scatter_(2, free.positions.unsqueeze(2), width.to(code).unsqueeze(2))
@@ -110,15 +133,13 @@ class AutoEncoderModule(LatentModule):
         jitter = 1e-6 * precision.diagonal(dim1=-2, dim2=-1).mean(-1)
         precision = precision + jitter[..., None, None] * torch.eye(slopes.shape[1], dtype=exact, device=code.device)
         away = (free.mean - code.gather(1, free.positions)).to(exact) * free.active
-        gradient = self._pull(slopes, residual, information) + (away.unsqueeze(1) @ free.precision.to(exact)).squeeze(1)
-        factor = torch.linalg.cholesky(precision)
-        return torch.cholesky_solve(gradient.unsqueeze(-1), factor).squeeze(-1), factor
-
-    def _pull(self, slopes: Tensor, residual: Tensor, information: Tensor) -> Tensor:
-        """Gradient of the log-likelihood in the code."""
         # The Bernoulli residual is already the gradient in the logits.
         force = residual if not self.likelihood.has_noise else residual * information
-        return (slopes @ force.unsqueeze(-1)).squeeze(-1)
+        gradient = _times(force, slopes.mT) + _times(away, free.precision.to(exact))
+        factor = torch.linalg.cholesky(precision)
+        if len(factor) == 1:
+            return torch.cholesky_solve(gradient.mT, factor[0]).mT, factor
+        return torch.cholesky_solve(gradient.unsqueeze(-1), factor).squeeze(-1), factor
 
     def propose(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         code, free = self._code(x)
@@ -126,14 +147,10 @@ class AutoEncoderModule(LatentModule):
         residual, information = self.likelihood.residual(x, output), self.likelihood.information(output)
         step, factor = self._laplace(code, free, self._slopes(code, free), residual, information)
         noise = noise[..., : free.positions.shape[1]].to(factor)
-        spread = torch.linalg.solve_triangular(factor.mT, noise.mT, upper=True).mT
         active = free.active.unsqueeze(1)
-        values = ((code.gather(1, free.positions).to(factor) + step).unsqueeze(1) + spread) * active
-        z = (
-            code.unsqueeze(1)
-            .expand(-1, noise.shape[1], -1)
-            .scatter(2, free.positions.unsqueeze(1).expand(values.shape), values.to(x))
-        )
+        values = ((code.gather(1, free.positions).to(factor) + step).unsqueeze(1) + _colored(noise, factor)) * active
+        drawn = code.unsqueeze(1).expand(-1, noise.shape[1], -1)
+        z = drawn.scatter(2, free.positions.unsqueeze(1).expand(values.shape), values.to(x))
         log_det = factor.diagonal(dim1=-2, dim2=-1).log().unsqueeze(1)
         log_q = ((log_det - 0.5 * noise.square() - 0.5 * math.log(2.0 * math.pi)) * active).sum(-1)
         return z, log_q.to(x)
@@ -144,21 +161,52 @@ class AutoEncoderModule(LatentModule):
         free = self._free(code)
         return torch.zeros_like(code).scatter(1, free.positions, code.gather(1, free.positions)), free
 
+    # -- the noise ----------------------------------------------------------------------------------------------------
+
     @torch.no_grad()
     def fit_noise(self, x: Tensor, weight: Tensor, noise: Tensor) -> None:
-        """Fit the likelihood's noise by expectation-maximisation over the Laplace approximations of the posteriors."""
+        """Fit the likelihood's noise by expectation-maximisation over the Laplace approximations of the posteriors.
+
+        Where systems are too large to be solved for many rows, these few decide on the level of the noise alone, and the
+        residuals of all on how it is divided among the columns.
+        """
         if not self.likelihood.learns_noise:
             return
-        code, free = self._code(x)
+        energy = self._residual_energy(x, weight)
+        part = self._affordable(x)
+        code, free = self._code(x[part])
         output = self.decode(code)
-        residual, slopes = self.likelihood.residual(x, output), self._slopes(code, free)
-        share = weight / weight.sum()
-        self.likelihood.set_moment(share @ self.likelihood.energy(x, self.likelihood.locate(output)))
+        residual, slopes = self.likelihood.residual(x[part], output), self._slopes(code, free)
+        share = weight[part] / weight[part].sum()
+        each_column = len(code) >= min(len(x), _FEWEST_ROWS)
+        start = self._residual_energy(x[part], weight[part])
+        self.likelihood.set_moment(start if each_column else energy)
         is_wide = slopes.shape[1] > slopes.shape[2]
         moments = (self._wide_moments if is_wide else self._moments)(code, free, slopes, residual)
         for _ in range(_NOISE_ITERATIONS):
             moved, uncertainty = moments(self.likelihood.information(output))
-            self.likelihood.set_moment(share @ self.likelihood.expected_energy(moved.to(x), uncertainty.to(x)))
+            expected = share @ self.likelihood.expected_energy(moved.to(x), uncertainty.to(x))
+            self.likelihood.set_moment(expected if each_column else energy * (expected.sum() / start.sum().clamp(min=1e-30)))
+
+    def _residual_energy(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Mean energy of what codes leave of rows, per column."""
+        code, _ = self._code(x)
+        return (weight / weight.sum()) @ self.likelihood.energy(x, self.likelihood.locate(self.decode(code)))
+
+    def _affordable(self, x: Tensor) -> slice:
+        """Evenly spaced rows whose slopes fit into memory and whose systems are solved in a moment."""
+        code, free = self._code(x[:1])
+        if (
+            self._linear_map is not None
+            and free.positions.stride(0) == 0
+            and self.likelihood.information(self.decode(code)).dim() == 1
+        ):
+            return slice(None)  # one system for all
+        n_free = free.positions.shape[1]
+        numbers = 2 * n_free * max(self.n_features, self.n_components)
+        work = min(n_free, self.n_features) ** 2 * max(n_free, self.n_features)
+        n_rows = max(1, min(_SLOPE_NUMBERS // numbers, _SOLVE_WORK // work))
+        return slice(None, None, -(-len(x) // n_rows))
 
     def _moments(self, code: Tensor, free: Free, slopes: Tensor, residual: Tensor) -> Moments:
         """Mean and variance of the residuals under the posteriors, given the information."""
@@ -166,7 +214,7 @@ class AutoEncoderModule(LatentModule):
         def moments(information: Tensor) -> tuple[Tensor, Tensor]:
             step, factor = self._laplace(code, free, slopes, residual, information)
             half = torch.linalg.solve_triangular(factor, slopes.to(factor), upper=False)
-            return residual - (step.to(slopes).unsqueeze(1) @ slopes).squeeze(1), half.square().sum(1)
+            return residual - _times(step.to(slopes), slopes), half.square().sum(1)
 
         return moments
 
@@ -181,15 +229,30 @@ class AutoEncoderModule(LatentModule):
         half = torch.linalg.solve_triangular(torch.linalg.cholesky(free.precision.to(exact)), slopes, upper=False)
         variance = half.mT @ half
         away = (free.mean - code.gather(1, free.positions)).to(exact)
-        distance = residual.to(exact) - (away.unsqueeze(1) @ slopes).squeeze(1)
+        distance = residual.to(exact) - _times(away, slopes)
 
         def moments(information: Tensor) -> tuple[Tensor, Tensor]:
             noise = 1.0 / information.to(exact)
             inverse = torch.cholesky_inverse(torch.linalg.cholesky(variance + torch.diag_embed(noise)))
-            moved = noise * (inverse @ distance.unsqueeze(-1)).squeeze(-1)
-            return moved, noise - noise.square() * inverse.diagonal(dim1=-2, dim2=-1)
+            return noise * _times(distance, inverse), noise - noise.square() * inverse.diagonal(dim1=-2, dim2=-1)
 
         return moments
+
+
+def _times(rows: Tensor, matrices: Tensor) -> Tensor:
+    """Multiply every row ``(n, a)`` by its matrix ``(n, a, b)``, or by one ``(1, a, b)`` or ``(a, b)`` for all."""
+    if matrices.dim() == 2 or len(matrices) == 1:
+        return rows @ (matrices if matrices.dim() == 2 else matrices[0])
+    return (rows.unsqueeze(1) @ matrices).squeeze(1)
+
+
+def _colored(noise: Tensor, factor: Tensor) -> Tensor:
+    """Give standard normal draws ``(n, n_draws, m)`` the precision whose Cholesky factor, of each row or of all, is `factor`."""
+    if len(factor) == 1:
+        flat: Tensor = torch.linalg.solve_triangular(factor[0].mT, noise.flatten(0, 1).mT, upper=True).mT
+        return torch.unflatten(flat, 0, noise.shape[:2])
+    colored: Tensor = torch.linalg.solve_triangular(factor.mT, noise.mT, upper=True).mT
+    return colored
 
 
 def _exact(tensor: Tensor) -> torch.dtype:

@@ -85,6 +85,11 @@ class LatentModule(nn.Module):
         """Whether results differ in the last bit where threads divide the entries of a layer between them."""
         return isinstance(self.likelihood, Bernoulli) or any(type(layer) in _APPROXIMATED for layer in self.modules())
 
+    @property
+    def slope_decodes(self) -> int:
+        """How many decoded rows' worth of memory scoring takes for the slopes of the decoder."""
+        return 0
+
     # -- training -----------------------------------------------------------------------------------------------------
 
     def schedule(self, progress: float) -> Schedule:

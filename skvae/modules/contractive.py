@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from skvae.modules.base import Schedule
 from skvae.modules.batch import Batch
 
 JACOBIANS = ("auto", "analytic", "exact", "hutchinson")
+_MAPPING_FAILED = re.compile("batching|vmap", re.IGNORECASE)
 _MAX_EXACT = 32  # components up to which "auto" pulls every one of them back
 
 # Slopes of what may follow the one layer of an encoder, from its value.
@@ -122,7 +124,15 @@ class ContractiveModule(AutoEncoderModule):
     def _contract(self, x: Tensor, noise: dict[str, Tensor]) -> tuple[Tensor, Tensor | None, Tensor]:
         """Squared norms of the Jacobian and, where it counts, of its change, each ``(n,)``, and codes of the rows."""
         if self.hessian:
-            return self._contract_twice(x, self.hessian_noise * noise["perturbation"], noise)
+            try:
+                return self._contract_twice(x, self.hessian_noise * noise["perturbation"], noise)
+            except RuntimeError as error:
+                if not _MAPPING_FAILED.search(str(error)):
+                    raise
+                raise ValueError(
+                    f"hessian={self.hessian:g} needs an encoder that torch.func.vmap can map, which this one is not; set "
+                    f"hessian=0. torch says: {error}"
+                ) from error
         if self.jacobian == "analytic":
             code = self.encode(x)
             return fn.layer_jacobian_norm(self._slope(code), self._weight), None, code

@@ -138,7 +138,7 @@ def conv_encoder(
     """
     layers: list[nn.Module] = [nn.Unflatten(1, image_shape)]
     width, sides = image_shape[0], image_shape[1:]
-    for step, size in zip(_halvings(image_shape, spec.channels), spec.channels, strict=True):
+    for step, size in zip(_halvings(image_shape, spec.channels), map(int, spec.channels), strict=True):
         layers += [step.down(width, size), *after(size, images=True, **hidden)]
         layers += [ResidualBlock(size, step.half, **hidden) for _ in range(spec.residual_blocks)]
         width, sides = size, step.half
@@ -176,7 +176,7 @@ def conv_decoder(
     """
     steps = _halvings(image_shape, spec.channels)
     sides = steps[-1].half if steps else image_shape[1:]
-    widths = [image_shape[0], *spec.channels]
+    widths = [image_shape[0], *map(int, spec.channels)]
     width = widths[-1]
     if tied_to is None:
         layers = [*mlp(n_inputs, hidden_layer_sizes[::-1], width * prod(sides), **hidden)]

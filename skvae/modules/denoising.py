@@ -98,7 +98,7 @@ class DenoisingModule(AutoEncoderModule):
 
     def _mask_value(self) -> Tensor | float:
         if self.mask_value is not None:
-            return self.likelihood.from_data(torch.full_like(self.likelihood.column("mean"), self.mask_value))
+            return self.likelihood.standardized_value(self.mask_value)
         return self.likelihood.column("mean") if self.likelihood.has_noise else 0.0
 
     def _corrupt_by_function(self, corruption: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -112,7 +112,8 @@ class DenoisingModule(AutoEncoderModule):
                 f"corruption={corruption!r} returns {got} for a batch of shape {tuple(given.shape)}; it must return a tensor of "
                 "the shape that it is given."
             )
-        return self.likelihood.from_data(corrupted.to(rows).reshape(rows.shape))
+        # What the function leaves alone stays as it is: far from zero, single precision is too coarse for the way back.
+        return x + (corrupted.to(rows).reshape(rows.shape) - rows) * self.likelihood.column("unit")
 
     # -- greedy pretraining -------------------------------------------------------------------------------------------
 

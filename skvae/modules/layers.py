@@ -111,7 +111,12 @@ class TiedLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(source.in_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self._source[0].weight[: self.in_features].mT, self.bias)
+        return F.linear(x, self.weight, self.bias)
+
+    @property
+    def weight(self) -> Tensor:
+        """The weights, ``(out_features, in_features)``."""
+        return self._source[0].weight[: self.in_features].mT
 
     @property
     def row_work(self) -> int:

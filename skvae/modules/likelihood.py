@@ -226,9 +226,13 @@ class Likelihood(nn.Module):
         """Standardised rows in the units of the data, in single precision."""
         return x / self.column("unit") + self._centre.to(x)
 
-    def from_data(self, x: Tensor) -> Tensor:
-        """Rows in the units of the data, standardised in single precision; see `standardize` for the exact way."""
-        return (x - self._centre.to(x)) * self.column("unit")
+    def standardized_value(self, value: float) -> Tensor:
+        """Return a value of all columns, in the units of the data, in those of the network, ``(n_features,)``."""
+        key = (str(value), self.weight.device)
+        if key not in self._columns:
+            values = (value - self._centre.numpy()) / self.scale
+            self._columns[key] = torch.from_numpy(values.astype(np.float32)).to(self.weight.device)
+        return self._columns[key]
 
     def mean(self, output: Tensor) -> NDArray[np.float64]:
         """Mean of the likelihood in the units of the data, from a decoder's output of shape (n, n_features)."""

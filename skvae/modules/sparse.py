@@ -90,7 +90,7 @@ class SparseModule(AutoEncoderModule):
         self.target_activation = target_activation
         self.k = k
         self.k_annealing = k_annealing if penalty in ("top_k", "batch_top_k") else 0.0
-        self.k_in_use = min(n_components, round(alpha * k))
+        self.k_in_use = min(n_components, math.floor(alpha * k + 0.5))
         self.revival_weight = revival_weight
         # Sigmoid units begin at their target: a bias would take thousands of steps to get there.
         self.offset = math.log(target_activation / (1.0 - target_activation))
@@ -177,7 +177,7 @@ class SparseModule(AutoEncoderModule):
         return fn.bernoulli_kl(self.target_activation, running + mean - mean.detach()).sum()
 
     def _decoder_norms(self) -> Tensor | float:
-        """Length of what each unit adds to the decoder's first layer, where that is linear; tied ones cannot be scaled apart."""
+        """Length of what each unit adds to the decoder's first layer, where that is linear."""
         layer = next(self.decoder.children(), None) if type(self.decoder) is nn.Sequential else None
         weight = getattr(layer, "weight", None)
         return 1.0 if weight is None or weight.dim() != 2 else weight.norm(dim=0)
@@ -219,6 +219,12 @@ class SparseModule(AutoEncoderModule):
         self.n_free.fill_(n_free)
         if self.has_exact_zeros:
             self.secant.copy_(0.1 * self.on_std)
+
+    @property
+    def slope_decodes(self) -> int:
+        if not self.has_exact_zeros:
+            return super().slope_decodes
+        return int(self.n_free) * (1 if self._linear_map is not None else 2)
 
     def _free(self, code: Tensor) -> Free:
         if not self.has_exact_zeros:

@@ -7,6 +7,7 @@ from numbers import Integral
 from typing import Any
 
 import joblib
+import numpy as np
 from torch import Tensor, nn
 
 UPSAMPLINGS = ("transposed", "nearest")
@@ -24,10 +25,36 @@ class Spec:
         raise NotImplementedError
 
     def __eq__(self, other: object) -> bool:
-        # A hash, since arguments may be arrays, which do not compare to one truth value.
-        return type(other) is type(self) and joblib.hash(self.get_params()) == joblib.hash(other.get_params())  # type: ignore[attr-defined]
+        if type(other) is not type(self):
+            return False
+        mine, others = self._compared(), other._compared()  # type: ignore[attr-defined]
+        return mine.keys() == others.keys() and all(_is_same(value, others[name]) for name, value in mine.items())
+
+    def _compared(self) -> dict[str, Any]:
+        """Arguments in the form in which they are compared."""
+        return self.get_params()
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two arguments are the same, be they arrays, or of a class without a comparison of its own."""
+    if one is other:
+        return True
+    try:
+        if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
+            equal = np.array_equal(one, other)
+        else:
+            equal = one == other
+            equal = equal if isinstance(equal, (bool, np.bool_)) else np.array_equal(one, other)
+    except Exception:
+        equal = False
+    if equal:
+        return True
+    try:  # copies of containers of arrays, of NaN, and of instances
+        return bool(joblib.hash(one) == joblib.hash(other))
+    except Exception:  # what cannot be pickled
+        return False
 
 
 class Net(Spec):
@@ -84,8 +111,9 @@ class Net(Spec):
         """Build the network."""
         try:
             return self.module_class(n_inputs, n_outputs, **self.params)
-        except TypeError as error:
-            raise ValueError(f"{self!r} cannot be built with n_inputs={n_inputs} and n_outputs={n_outputs}: {error}") from error
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}"
+            raise ValueError(f"{self!r} cannot be built with n_inputs={n_inputs} and n_outputs={n_outputs}: {what}") from error
 
     def __repr__(self) -> str:
         arguments = "".join(f", {name}={value!r}" for name, value in self.params.items())
@@ -132,9 +160,14 @@ class Conv(Spec):
             setattr(self, name, value)
         return self
 
+    def _compared(self) -> dict[str, Any]:
+        listed = isinstance(self.channels, (list, tuple, np.ndarray))
+        return {**self.get_params(), "channels": np.asarray(self.channels).tolist() if listed else self.channels}
+
     def check(self) -> None:
         """Raise a ValueError about an argument that is out of range."""
-        channels = tuple(self.channels) if isinstance(self.channels, (list, tuple)) else None
+        listed = isinstance(self.channels, (list, tuple)) or (isinstance(self.channels, np.ndarray) and self.channels.ndim == 1)
+        channels = tuple(self.channels) if listed else None
         if channels is None or not all(isinstance(c, Integral) and int(c) >= 1 for c in channels):
             raise ValueError(f"{self!r}: channels={self.channels!r} must be a sequence of integers of at least 1.")
         if not isinstance(self.residual_blocks, Integral) or int(self.residual_blocks) < 0:

@@ -43,7 +43,7 @@ def score_rows(module: nn.Module, n_draws: int) -> int:
 
     They are enough for all entries of a layer to be computed many at once, with none left over for the last rows, or one.
     """
-    n_draws = max(n_draws, 2 * module.n_components)
+    n_draws = max(n_draws, module.slope_decodes)
     rows = min(_CHUNK_FLOATS // (module.widest_layer * n_draws), max(_MIN_SCORE_ROWS, _CHUNK_WORK // (module.row_work * n_draws)))
     return min(chunk_rows(module), 1 << (rows.bit_length() - 1)) if rows >= _MIN_SCORE_ROWS else 1
 

@@ -9,7 +9,7 @@ import numpy as np
 from skvae.modules import DenoisingModule
 from skvae.training import inference
 from skvae.training.loader import Rows
-from skvae.training.net import Plan, train
+from skvae.training.net import DivergedError, Plan, train
 from skvae.training.randomness import PrivateRandomness, seed_streams
 
 
@@ -29,6 +29,11 @@ def pretrain(module: DenoisingModule, rows: Rows, plan: Plan, n_epochs: int) -> 
     -------
     list of ndarray of shape (n_epochs,)
         Loss per epoch of every layer.
+
+    Raises
+    ------
+    DivergedError
+        If the loss of a layer stopped being finite.
     """
     losses = []
     with PrivateRandomness(plan.seed):  # a stage draws initial weights, which it then replaces by the module's
@@ -39,6 +44,8 @@ def pretrain(module: DenoisingModule, rows: Rows, plan: Plan, n_epochs: int) -> 
     for seed, stage in zip(seed_streams(plan.seed, 7, n=len(stages)), stages, strict=True):
         stage.to(rows.device)
         outcome = train(stage, rows, None, replace(alone, seed=seed))
+        if outcome.diverged:
+            raise DivergedError
         losses.append(outcome.history["loss"])
         if stage is not stages[-1]:
             codes, inner = inference.encode_training_rows(stage, rows), stages[len(losses)]

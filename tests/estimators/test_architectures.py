@@ -212,6 +212,18 @@ def test_parameters_of_convolutions():
     assert pickle.loads(pickle.dumps(spec)) == spec
 
 
+@pytest.mark.parametrize("channels", [[3, 4], np.array([3, 4]), (np.int64(3), 4)], ids=["list", "array", "tuple"])
+def test_channels_in_any_container(quick, images, channels):
+    spec = Conv(channels=channels, residual_blocks=1)
+    assert spec == Conv(channels=(3, 4), residual_blocks=1)
+    assert spec != Conv(channels=(3, 5), residual_blocks=1)
+    assert spec.channels is channels
+    model = clone(quick(encoder=spec, normalization="layer", max_epochs=1)).fit(images)
+    expected = quick(encoder=Conv(channels=(3, 4), residual_blocks=1), normalization="layer", max_epochs=1).fit(images)
+    assert signature(model, images) == signature(expected, images)
+    assert model.set_params(encoder=Conv((3, 4), residual_blocks=1)).partial_fit(images).n_components_ == 2
+
+
 def test_convolutions_are_reached_through_the_estimator(quick, X):
     model = quick(image_shape=SHAPE, encoder=Conv(channels=(3,)), decoder=Conv(channels=(4,)))
     assert model.get_params()["encoder__channels"] == (3,)
@@ -301,7 +313,11 @@ def test_shapes_that_are_no_sequence(quick, X, image_shape):
         quick(image_shape=image_shape).fit(X)
 
 
-@pytest.mark.parametrize("values", [{"channels": (4, 0)}, {"channels": 4}, {"channels": (2.5,)}, {"channels": "ab"}], ids=ids)
+@pytest.mark.parametrize(
+    "values",
+    [{"channels": (4, 0)}, {"channels": 4}, {"channels": (2.5,)}, {"channels": "ab"}, {"channels": np.ones((2, 2), int)}],
+    ids=ids,
+)
 def test_channels_that_are_none(quick, images, values):
     with pytest.raises(ValueError, match=r"channels=.* must be a sequence of integers of at least 1"):
         quick(encoder=Conv(**values)).fit(images)
@@ -341,8 +357,39 @@ def test_images_of_another_shape_after_fit(quick, X, images):
 def test_images_without_a_channel(quick, images):
     with pytest.raises(ValueError, match=r"X has 3 dimensions, \(70, 5, 4\); images are .* here \(n_samples, 1, 5, 4\)"):
         quick(image_shape=SHAPE).fit(images[:, 0])
-    with pytest.raises(ValueError, match="dim 3"):
-        quick().fit(images[:, 0])
+    message = r"X has 3 dimensions, \(70, 5, 4\).*\(n_samples, channels, height, width\): X\[:, None\]"
+    for lacking in (images[:, 0], images[:, 0].tolist()):
+        with pytest.raises(ValueError, match=message):
+            quick().fit(lacking)
+
+
+def test_images_with_channels_last(quick):
+    images = np.random.default_rng(0).random((30, 6, 5, 3))
+    message = r"X has images of shape \(6, 5, 3\), which looks like \(height, width, channels\); .*X.transpose\(0, 3, 1, 2\)"
+    with pytest.raises(ValueError, match=message):
+        quick().fit(images)
+    assert quick(image_shape=(6, 5, 3)).fit(images).image_shape_ == (6, 5, 3)
+    assert quick().fit(images.transpose(0, 3, 1, 2)).image_shape_ == (3, 6, 5)
+
+
+def test_images_in_lists(quick, images):
+    expected = quick().fit(images).transform(images)
+    for nested in (images.tolist(), list(images), [list(image) for image in images]):
+        np.testing.assert_array_equal(quick().fit(nested).transform(nested), expected)
+    with pytest.raises(ValueError, match="X is a list of images that are not all of one shape"):
+        quick().fit([images[0], images[1, :, :3]])
+
+
+def test_results_take_the_form_of_the_last_fit(quick, X, images):
+    model = quick(warm_start=True).fit(images)
+    assert model.partial_fit(X).reconstruct(X).shape == images.shape
+    assert model.fit(X).reconstruct(X).shape == X.shape
+    assert model.image_shape_ == SHAPE
+    assert model.partial_fit(images).sample(3).shape == (3, 20)
+    with pytest.raises(ValueError, match="NaN"):
+        model.fit(np.full_like(images, np.nan))
+    assert model.sample(3).shape == (3, 20)
+    assert model.fit(images).sample(3).shape == (3, *SHAPE)
 
 
 def test_no_images(quick, images):

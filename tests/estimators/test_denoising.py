@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from scipy import sparse
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
@@ -147,7 +148,7 @@ def test_without_damage_it_is_an_autoencoder(X):
 def test_a_function_sees_the_units_of_the_data(X):
     recorder = Recorder()
     make(corruption=recorder, batch_size=80).fit(X)
-    assert len(recorder.seen) == 3
+    assert len(recorder.seen) == 1 + 3  # a trial, and three steps
     for x in recorder.seen:
         assert x.shape == X.shape
         assert x.dtype == torch.float32
@@ -190,6 +191,34 @@ def test_pickles_refer_to_a_function(X):
     np.testing.assert_array_equal(loaded.score_samples(X), model.score_samples(X))
     np.testing.assert_array_equal(loaded.partial_fit(X).transform(X), model.partial_fit(X).transform(X))
     assert clone(model).corruption is halve
+
+
+def test_trying_a_function_changes_no_result(X, monkeypatch):
+    tried = make(corruption=jitter).fit(X).transform(X)
+    monkeypatch.setattr(DenoisingAE, "_probe", lambda self, X: None)
+    np.testing.assert_array_equal(make(corruption=jitter).fit(X).transform(X), tried)
+
+
+def test_a_function_is_tried_once(X):
+    recorder = Recorder()
+    model = make(corruption=recorder, batch_size=20).fit(X)
+    np.testing.assert_array_equal(recorder.seen[0].numpy(), X[::4].astype(np.float32))
+    recorder.seen.clear()
+    model.partial_fit(X)
+    assert len(recorder.seen) == 4
+    recorder.seen.clear()
+    make(corruption=recorder, image_shape=(1, 5, 1)).fit(sparse.csr_matrix(X))
+    assert {tuple(x.shape) for x in recorder.seen} == {(80, 1, 5, 1)}
+
+
+def test_a_function_may_differentiate(X):
+    def push(x):
+        x.requires_grad_()
+        (x**2).sum().backward()
+        return (x + 0.1 * x.grad).detach()
+
+    with torch.no_grad():
+        assert np.isfinite(make(corruption=push).fit(X).score(X))
 
 
 # -- what the loss compares -------------------------------------------------------------------------------------------
@@ -308,7 +337,7 @@ def test_every_row_of_a_mixture_draws_one(X):
     many = np.tile(X, (50, 1))
     corruption = ["gaussian", "masking", "dropout"]
     model = make(corruption=corruption, corruption_rate=0.6, mask_value=500.0, noise="feature").fit(X)
-    batch, mask = batch_of(model, many), model.module_.likelihood.from_data(torch.full((5,), 500.0))
+    batch, mask = batch_of(model, many), model.module_.likelihood.standardized_value(500.0)
     x = model.module_.corrupt(batch)
     is_masked = ((x == batch.x) | (x == mask)).all(1)
     is_dropped = (torch.isclose(x, batch.x / 0.4) | (x == 0.0)).all(1)
@@ -403,6 +432,14 @@ def test_pretraining_respects_weights_and_held_out_rows(X, recorded):
     assert {len(batch.x) for batch, _ in recorded[:4]} == {60}
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 5])
+def test_pretraining_that_diverges_says_so(X, epochs):
+    model = make(pretraining_epochs=epochs, learning_rate=1e20)
+    with pytest.raises(ValueError, match=r"loss of DenoisingAE stopped being finite. learning_rate=1e\+20 may be too large"):
+        model.fit(X)
+    assert not hasattr(model, "pretraining_loss_")
+
+
 class Encoder(nn.Linear):
     pass
 
@@ -449,6 +486,10 @@ def test_pretraining_refuses_images(X):
         ({"corruption": lambda x: x.sum()}, ["corruption=<function", "shape ()", "(80, 5)", "must return a tensor"]),
         ({"corruption": lambda x: x.numpy()}, ["corruption=<function", "ndarray", "(80, 5)", "must return a tensor"]),
         ({"corruption": lambda x: None}, ["corruption=<function", "NoneType", "(80, 5)", "must return a tensor"]),
+        ({"corruption": lambda x: x / 0}, ["corruption=<function", "NaN or infinite", "400 of 400", "(80, 5)", "finite"]),
+        ({"corruption": lambda x: x.foo}, ["corruption=<function", "fails", "(80, 5)", "AttributeError", "'foo'"]),
+        ({"corruption": nn.Dropout}, ["corruption=Dropout is a class", "function of a batch", *map(repr, CORRUPTIONS)]),
+        ({"corruption": nn.Dropout(0.3)}, ["corruption=Dropout(...)", "function of a batch", "one of the names"]),
         ({"noise_scale": -1.0}, ["noise_scale", "-1.0", "[0.0, inf)"]),
         ({"noise_unit": "pixels"}, ["noise_unit", "'pixels'", "'std'", "'data'"]),
         ({"mask_value": "mean"}, ["mask_value", "'mean'", "float", "None"]),
@@ -503,3 +544,17 @@ def test_denoising_beats_doing_nothing_pca_and_the_plain_autoencoder(digits, dam
     assert error(model.denoise(damaged)) < 0.8 * error(damaged)
     assert error(model.denoise(damaged)) < 0.8 * error(pca.inverse_transform(pca.transform(damaged)))
     assert error(model.denoise(damaged)) < 0.8 * error(plain.reconstruct(damaged))
+
+
+def test_a_function_leaves_columns_far_from_zero_alone():
+    """Single precision is too coarse for the units of the data there; what is not touched must come back exactly."""
+    rng = np.random.default_rng(0)
+    Y = rng.normal(size=(300, 2)) @ rng.normal(size=(2, 6)) + 0.1 * rng.normal(size=(300, 6))
+    params = {"max_epochs": 30, "random_state": 0}
+    far = DenoisingAE(2, corruption=untouched, **params).fit(1.6e9 + 10 * Y).reconstruct(1.6e9 + 10 * Y)
+    near = DenoisingAE(2, corruption=untouched, **params).fit(Y).reconstruct(Y)
+    np.testing.assert_allclose((far - 1.6e9) / 10, near, atol=1e-3)
+
+
+def untouched(batch):
+    return batch

@@ -1,5 +1,7 @@
 """Bad input and odd situations that were once answered badly."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
 from torch import nn
 
-from skvae import AutoEncoder, Net, VAETransformer
+from skvae import AutoEncoder, ContractiveAE, Net, VAETransformer
 
 
 @pytest.fixture
@@ -101,6 +103,111 @@ def test_specifications_hold_no_weights():
         Net(Lazy).set_params(inner=torch.zeros(2))
     assert Net(Lazy, mask=np.ones(3)) == Net(Lazy, mask=np.ones(3))
     assert Net(Lazy, mask=np.ones(3)) != Net(Lazy, mask=np.zeros(3))
+
+
+class Settings:
+    def __init__(self, width):
+        self.width = width
+
+
+def test_specifications_compare_whatever_they_hold():
+    class Local(Lazy):
+        pass
+
+    class Odd:
+        def __eq__(self, other):
+            raise TypeError
+
+        __hash__ = None
+
+    def function(x):
+        return x
+
+    odd = Odd()
+    for value in (
+        Local,
+        function,
+        odd,
+        np.ones(3),
+        [np.ones(3)],
+        {"a": np.ones(2)},
+        np.array([np.nan]),
+        float("nan"),
+        Settings(3),
+    ):
+        assert Net(Local, value=value) == Net(Local, value=value)
+        assert copy.deepcopy(Net(Local, value=value)) == Net(Local, value=value) or value is odd
+        for other in (None, 7, "a", np.zeros(3), np.ones(4), [np.zeros(3)], {"a": np.ones(1)}, Settings(4), lambda x: x, Odd()):
+            assert Net(Local, value=value) != Net(Local, value=other)
+    assert Net(Local) != Net(Lazy)
+    assert Net(Local, a=1) != Net(Local, b=1)
+    assert Net(Local) != "Net(Local)"
+
+
+def test_networks_defined_in_a_function_go_on(quick, table):
+    class Local(nn.Module):
+        def __init__(self, n_inputs, n_outputs, function=None):
+            super().__init__()
+            self.layer, self.function = nn.Linear(n_inputs, n_outputs), function
+
+        def forward(self, x):
+            return self.function(self.layer(x))
+
+    model = quick(encoder=Net(Local, function=lambda x: 2 * x)).fit(table)
+    assert model.partial_fit(table).n_iter_ == 4
+    with pytest.raises(ValueError, match="encoder changed"):
+        model.set_params(encoder__function=lambda x: 3 * x).partial_fit(table)
+
+
+class Odd(nn.Module):
+    """A network that goes wrong in the way that it is told."""
+
+    def __init__(self, n_inputs, n_outputs, fault):
+        super().__init__()
+        self.layer, self.fault = nn.Linear(n_inputs, n_outputs), fault
+        if fault == "build":
+            raise KeyError("width")
+
+    def forward(self, x):
+        if self.fault == "forward":
+            return self.missing
+        if self.fault == "index":
+            raise IndexError("out of bounds")
+        return (self.layer(x), None) if self.fault == "tuple" else None
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("build", r"Net\(Odd, fault='build'\) cannot be built with n_inputs=.*KeyError: 'width'"),
+        ("forward", r"Net\(Odd, fault='forward'\) fails on rows of .* features: AttributeError: .*missing"),
+        ("index", r"Net\(Odd, fault='index'\) fails on rows of .* features: IndexError: out of bounds"),
+        ("tuple", r"Net\(Odd, fault='tuple'\) returns a tuple; it must return one tensor"),
+        ("none", r"Net\(Odd, fault='none'\) returns a NoneType; it must return one tensor"),
+    ],
+)
+@pytest.mark.parametrize("name", ["encoder", "decoder"])
+def test_faults_of_networks_name_them(quick, table, name, fault, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        quick(**{name: Net(Odd, fault=fault)}, tied_weights=False).fit(table)
+    assert (caught.value.__cause__ is None) == (fault in ("tuple", "none"))
+
+
+class Recurrent(nn.Module):
+    def __init__(self, n_inputs, n_outputs):
+        super().__init__()
+        self.first, self.last = nn.GRU(n_inputs, 8, batch_first=True), nn.Linear(8, n_outputs)
+
+    def forward(self, x):
+        return self.last(self.first(x[:, None])[0][:, 0])
+
+
+@pytest.mark.parametrize("jacobian", ["exact", "hutchinson"])
+def test_hessians_ask_for_encoders_that_can_be_mapped(table, jacobian):
+    params = {"encoder": Net(Recurrent), "jacobian": jacobian, "max_epochs": 2, "device": "cpu"}
+    with pytest.raises(ValueError, match=r"hessian=0.1 needs an encoder that torch.func.vmap can map.*set hessian=0"):
+        ContractiveAE(2, hessian=0.1, **params).fit(table)
+    assert np.isfinite(ContractiveAE(2, hessian=0.0, **params).fit(table).score(table))
 
 
 @pytest.mark.parametrize("device", ["cpu:0", "cpu"])

@@ -369,6 +369,8 @@ def test_search_over_k():
 )
 def test_fits_with(penalty, params):
     X = rows()
+    if penalty == "l1":
+        params = {name: value for name, value in params.items() if name != "normalization"}  # which it refuses
     model = quick(penalty, **{"revival_weight": 0.1, "n_score_draws": 4, **params})
     generator = torch.random.get_rng_state()
     with warnings.catch_warnings():
@@ -481,7 +483,7 @@ def test_partial_fit_refuses_another_model(params):
         ({"k": 0}, r"'k' parameter.*range \[1, inf\).*Got 0 "),
         ({"k": 2.5}, r"'k' parameter.*Got 2\.5 "),
         ({"k": 30}, "k=30 is more than the n_components=20 units"),
-        ({"k": 30, "penalty": "kl"}, "k=30 is more than the n_components=20 units"),
+        ({"penalty": "l1", "normalization": "layer"}, "penalty='l1' can be had by scaling where normalization='layer'"),
         ({"k": 15, "alpha": 1.5}, "k=15 times alpha=1.5 is more than the n_components=20 units"),
         ({"alpha": 0.5}, r"'alpha' parameter.*range \[1\.0, inf.*Got 0\.5 "),
         ({"penalty": "l2"}, "'penalty' parameter.*'batch_top_k'.*Got 'l2' "),
@@ -515,3 +517,42 @@ def test_auto():
     assert SparseAE(penalty="l1", max_epochs=1).fit(X).module_.sparsity_weight == 0.5
     assert SparseAE(100, max_epochs=1).fit(X).module_.k == 5
     assert SparseAE(max_epochs=1).fit(np.ones((10, 600)) * rows(10, 1)).n_components_ == 1024
+
+
+# -- wide codes -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("params", [{"penalty": "top_k", "k": 10}, {"penalty": "kl"}, {"hidden_layer_sizes": (64,)}], ids=str)
+def test_the_noise_of_wide_codes_is_that_of_the_residuals(params):
+    """However few rows' systems can be solved, the noise is that of all columns and rows."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(900, 10)) @ rng.normal(size=(10, 400)) + rng.normal(size=(900, 400))
+    model = SparseAE(800, max_epochs=8, n_score_draws=4, random_state=0, **params).fit(X[:600])
+    residual = np.sqrt(((model.reconstruct(X[600:]) - X[600:]) ** 2).mean(axis=0))
+    ratio = model.noise_scale_ / residual
+    assert 0.45 < np.median(ratio) < 1.2
+    assert ratio.min() > 0.3
+    assert 0.8 < 2 * model.score_anomaly(X[600:]).mean() / 400 < 4.0
+    assert np.isfinite(model.score_samples(X[600:610])).all()
+
+
+def test_one_system_for_all_rows_does_not_depend_on_neighbours():
+    X = load_digits().data[:100]
+    model = SparseAE(100, max_epochs=2, n_score_draws=3, random_state=0).fit(X)
+    scores, order = model.score_samples(X), np.random.default_rng(0).permutation(100)
+    np.testing.assert_array_equal(model.score_samples(X[order]), scores[order])
+    np.testing.assert_array_equal(model.score_samples(X[7:8]), scores[7:8])
+
+
+def test_many_active_units_all_count():
+    X = load_digits().data[:300]
+    model = SparseAE(400, penalty="top_k", k=300, max_epochs=2, n_score_draws=2, random_state=0).fit(X)
+    assert int(model.module_.n_free) == 300
+
+
+def test_sparse_codes_are_built_block_by_block(monkeypatch):
+    X = load_digits().data[:300]
+    model = SparseAE(50, penalty="top_k", k=2, sparse_output=True, max_epochs=1, random_state=0).fit(X)
+    whole = model.transform(X).toarray()
+    monkeypatch.setattr("skvae.modules.columns.BLOCK_BYTES", 8 * 50 * 7)
+    np.testing.assert_array_equal(model.transform(X).toarray(), whole)

@@ -377,7 +377,7 @@ def test_scores_in_small_chunks_do_not_depend_on_neighbours(n_rows, monkeypatch)
 
 def test_slopes_count_as_draws():
     """The proposal of an autoencoder decodes twice per component, however few draws there are."""
-    module = AutoEncoderModule(1000, 100, hidden_layer_sizes=())
+    module = AutoEncoderModule(1000, 100, hidden_layer_sizes=(50,))
     assert inference.score_rows(module, 1) * 2 * 100 * module.widest_layer <= inference._CHUNK_FLOATS
 
 
