@@ -319,7 +319,7 @@ def test_shapes_that_are_no_sequence(quick, X, image_shape):
     ids=ids,
 )
 def test_channels_that_are_none(quick, images, values):
-    with pytest.raises(ValueError, match=r"channels=.* must be a sequence of integers of at least 1"):
+    with pytest.raises(ValueError, match=r"(?s)channels=.* must be a sequence of integers of at least 1"):
         quick(encoder=Conv(**values)).fit(images)
 
 

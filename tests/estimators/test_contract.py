@@ -414,7 +414,7 @@ def test_wrong_parameters(quick, X, params, message):
         (lambda X: X[:1], "minimum of 2"),
         (lambda X: X[:, :0], "0 feature"),
         (lambda X: X[0], "1D array"),
-        (lambda X: X[np.newaxis], "dim 3"),
+        (lambda X: X[np.newaxis], "X has 3 dimensions"),
         (lambda X: X.astype(complex), "[Cc]omplex"),
         (lambda X: X * 1e300, "too large to be computed"),
         (lambda X: pd.DataFrame(X).assign(city="Rome", n="1"), r"Column\(s\) 'city' \(e.g. 'Rome'\)"),
