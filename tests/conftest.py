@@ -3,6 +3,7 @@ import pytest
 
 import skvae
 from skvae.estimators._base import BaseAutoEncoder
+from skvae.training.threads import one_thread
 
 ESTIMATORS = [value for value in vars(skvae).values() if isinstance(value, type) and issubclass(value, BaseAutoEncoder)]
 
@@ -33,3 +34,13 @@ def X():
     """Rows of rank two with some noise, in different units."""
     rng = np.random.default_rng(0)
     return (rng.normal(size=(80, 2)) @ rng.normal(size=(2, 5)) + 0.3 * rng.normal(size=(80, 5))) * [1, 10, 0.1, 5, 1] + 3
+
+
+@pytest.fixture(scope="module")
+def one_core():
+    """Keep to one thread where matrices are small: threads that wait for a busy core take seconds.
+
+    torch.set_num_threads would leave the linear algebra with an explicit number for the rest of the session.
+    """
+    with one_thread():
+        yield

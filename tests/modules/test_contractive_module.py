@@ -8,13 +8,7 @@ from skvae.modules import LIKELIHOODS, AutoEncoderModule, Batch, ContractiveModu
 N_ROWS, N_FEATURES, N_COMPONENTS = 12, 5, 2
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Keep to one thread: the matrices are small, and threads that wait for a busy core take seconds."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
+pytestmark = pytest.mark.usefixtures("one_core")
 
 
 def build(cls=ContractiveModule, n_features=N_FEATURES, n_components=N_COMPONENTS, **params):

@@ -22,13 +22,7 @@ def case_id(case):
     return f"{case[0].__name__}-" + "-".join(f"{name}={value}" for name, value in case[1].items())
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Keep to one thread: the matrices are small, and threads that wait for a busy core take seconds."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
+pytestmark = pytest.mark.usefixtures("one_core")
 
 
 @pytest.fixture(params=CASES, ids=case_id)

@@ -21,13 +21,7 @@ def randn(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Keep to one thread: the matrices are small, and threads that wait for a busy core take seconds."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
+pytestmark = pytest.mark.usefixtures("one_core")
 
 
 @pytest.fixture(params=[{}, IMAGE], ids=["perceptron", "convolution"])
