@@ -156,7 +156,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             with PrivateRandomness(self._seed):
                 check.check_network(module, self.encoder, self.decoder, self.activation)
                 if not resume:
-                    self._probe(X)
+                    self._probe(module, X)
             noise_before = module.likelihood.moment.clone()
             rows = Rows(X, module.likelihood, device, weight=weight, index=train_index)
             valid = None if valid_index is None else Rows(X, module.likelihood, device, weight=weight, index=valid_index)
@@ -324,7 +324,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     def _check_fit(self, weight: np.ndarray | None) -> None:
         """Raise what can be known before training."""
 
-    def _probe(self, X: Any) -> None:
+    def _probe(self, module: LatentModule, X: Any) -> None:
         """Try the user's own functions on some rows and raise what would go wrong in training."""
 
     def _pretrain(self, module: LatentModule, rows: Rows, plan: Plan) -> None:

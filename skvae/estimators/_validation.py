@@ -14,6 +14,7 @@ from sklearn.utils.validation import _check_sample_weight, check_array, validate
 from torch import nn
 
 from skvae.modules import Conv, Net
+from skvae.modules.columns import dense_rows
 
 # What `net_params` may hold: the rest of skorch's arguments are the estimators' own parameters or would be ignored.
 _OWNED = {
@@ -271,6 +272,29 @@ def check_network(module: nn.Module, encoder: Net | Conv | None, decoder: Net | 
             got = f"{shape[1]} features" if len(shape) == 2 else f"an output of shape {shape}"
             meaning = "X has" if name == "decoder" else f"n_components={module.n_components} asks for"
             raise ValueError(f"The {name} {spec} returns {got}, {meaning} {n_outputs}.")
+
+
+def check_corruption(module: nn.Module, X: Any, batch_size: int) -> None:
+    """Call a corruption of the user's own once, as training will, and report what is wrong with it in words."""
+    # As many rows as in a step, of all parts of X: functions may rely on what columns are like within a batch.
+    some = dense_rows(X, slice(None, None, -(-X.shape[0] // batch_size))).astype(np.float32)
+    given = module.as_given(torch.from_numpy(some).to(next(module.parameters()).device))
+    asked, shape = f"corruption={module.corruption!r}", tuple(given.shape)
+    try:
+        with torch.enable_grad():
+            corrupted = module.corruption(given.clone())
+    except Exception as error:
+        raise ValueError(f"{asked} fails on a batch of shape {shape}: {type(error).__name__}: {error}") from error
+    if not isinstance(corrupted, torch.Tensor) or corrupted.shape != given.shape:
+        is_tensor = isinstance(corrupted, torch.Tensor)
+        got = f"shape {tuple(corrupted.shape)}" if is_tensor else f"a {type(corrupted).__name__}"
+        raise ValueError(
+            f"{asked} returns {got} for a batch of shape {shape}; it must return a tensor of the shape that it is given."
+        )
+    if not corrupted.isfinite().all():
+        n_bad = int((~corrupted.isfinite()).sum())
+        bad = f"NaN or infinite numbers, {n_bad} of {given.numel()}"
+        raise ValueError(f"{asked} returns {bad}, for a batch of shape {shape}; all must be finite.")
 
 
 @contextmanager

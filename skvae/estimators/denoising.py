@@ -6,8 +6,6 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-import torch
-from scipy import sparse
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skvae.estimators import _validation as check
@@ -209,34 +207,9 @@ class DenoisingAE(AutoEncoder):
                 "is made for rows of X. Name a corruption instead."
             )
 
-    def _probe(self, X: Any) -> None:
-        if not callable(self.corruption):
-            return
-        # As many rows as in a step, of all parts of X: functions may rely on what columns are like within a batch.
-        some = X[:: -(-X.shape[0] // self.batch_size)]
-        rows = torch.as_tensor(some.toarray() if sparse.issparse(some) else some.copy()).float()
-        rows = rows.to(check.resolve_device(self.device))
-        rows = rows if self.image_shape_ is None else rows.unflatten(1, self.image_shape_)
-        asked = f"corruption={self.corruption!r}"
-        try:
-            with torch.enable_grad():
-                corrupted = self.corruption(rows.clone())
-        except Exception as error:
-            what = f"{type(error).__name__}: {error}"
-            raise ValueError(f"{asked} fails on a batch of shape {tuple(rows.shape)}: {what}") from error
-        if not isinstance(corrupted, torch.Tensor) or corrupted.shape != rows.shape:
-            is_tensor = isinstance(corrupted, torch.Tensor)
-            got = f"shape {tuple(corrupted.shape)}" if is_tensor else f"a {type(corrupted).__name__}"
-            raise ValueError(
-                f"{asked} returns {got} for a batch of shape {tuple(rows.shape)}; it must return a tensor of the shape that it "
-                "is given."
-            )
-        if rows.isfinite().all() and not corrupted.isfinite().all():
-            n_bad = int((~corrupted.isfinite()).sum())
-            raise ValueError(
-                f"{asked} returns NaN or infinite numbers, {n_bad} of {rows.numel()}, for a batch of shape {tuple(rows.shape)}; "
-                "all must be finite."
-            )
+    def _probe(self, module: LatentModule, X: Any) -> None:
+        if callable(self.corruption):
+            check.check_corruption(module, X, self.batch_size)
 
     def _pretrain(self, module: LatentModule, rows: Rows, plan: Plan) -> None:
         self.pretraining_loss_ = pretrain(module, rows, plan, self.pretraining_epochs) if self.pretraining_epochs else []

@@ -179,9 +179,13 @@ def _pull_back(encode: Encode, points: Tensor, probes: Tensor | None) -> tuple[T
     code : Tensor of shape (n, n_components)
         At the first point.
     """
-    several: Encode = torch.func.vmap(encode, randomness="same")
-    if len(points) == 1:  # no need to ask of a network that it can be mapped
-        several = lambda x: encode(x[0]).unsqueeze(0)  # noqa: E731
+
+    def several(x: Tensor) -> Tensor:
+        if len(x) == 1:  # no need to ask of a network that it can be mapped
+            return encode(x[0]).unsqueeze(0)
+        codes: Tensor = torch.func.vmap(encode, randomness="same")(x)
+        return codes
+
     code, pull, *_ = torch.func.vjp(several, points)
     if probes is None:
         units = torch.eye(code.shape[-1], dtype=code.dtype, device=code.device)

@@ -172,26 +172,23 @@ class AutoEncoderModule(LatentModule):
         """
         if not self.likelihood.learns_noise:
             return
-        energy = self._residual_energy(x, weight)
         part = self._affordable(x)
         code, free = self._code(x[part])
         output = self.decode(code)
         residual, slopes = self.likelihood.residual(x[part], output), self._slopes(code, free)
         share = weight[part] / weight[part].sum()
+        energy = start = share @ self.likelihood.energy(x[part], self.likelihood.locate(output))
         each_column = len(code) >= min(len(x), _FEWEST_ROWS)
-        start = self._residual_energy(x[part], weight[part])
-        self.likelihood.set_moment(start if each_column else energy)
+        if not each_column:
+            everything = self.likelihood.locate(self.decode(self._code(x)[0]))
+            energy = (weight / weight.sum()) @ self.likelihood.energy(x, everything)
+        self.likelihood.set_moment(energy)
         is_wide = slopes.shape[1] > slopes.shape[2]
         moments = (self._wide_moments if is_wide else self._moments)(code, free, slopes, residual)
         for _ in range(_NOISE_ITERATIONS):
             moved, uncertainty = moments(self.likelihood.information(output))
             expected = share @ self.likelihood.expected_energy(moved.to(x), uncertainty.to(x))
             self.likelihood.set_moment(expected if each_column else energy * (expected.sum() / start.sum().clamp(min=1e-30)))
-
-    def _residual_energy(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Mean energy of what codes leave of rows, per column."""
-        code, _ = self._code(x)
-        return (weight / weight.sum()) @ self.likelihood.energy(x, self.likelihood.locate(self.decode(code)))
 
     def _affordable(self, x: Tensor) -> slice:
         """Evenly spaced rows whose slopes fit into memory and whose systems are solved in a moment."""

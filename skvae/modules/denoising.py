@@ -101,19 +101,15 @@ class DenoisingModule(AutoEncoderModule):
             return self.likelihood.standardized_value(self.mask_value)
         return self.likelihood.column("mean") if self.likelihood.has_noise else 0.0
 
+    def as_given(self, rows: Tensor) -> Tensor:
+        """Rows in the shape in which a function of the user's sees them: as images, if they are."""
+        return rows if self.image_shape is None else torch.unflatten(rows, 1, self.image_shape)
+
     def _corrupt_by_function(self, corruption: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """Corrupt rows by a function that sees them as the user does: in the units of the data and as images."""
-        rows = self.likelihood.to_data(x)
-        given = rows if self.image_shape is None else torch.unflatten(rows, 1, self.image_shape)
-        corrupted = corruption(given.clone())
-        if not isinstance(corrupted, Tensor) or corrupted.shape != given.shape:
-            got = f"shape {tuple(corrupted.shape)}" if isinstance(corrupted, Tensor) else f"a {type(corrupted).__name__}"
-            raise ValueError(
-                f"corruption={corruption!r} returns {got} for a batch of shape {tuple(given.shape)}; it must return a tensor of "
-                "the shape that it is given."
-            )
+        given = self.as_given(self.likelihood.to_data(x))
+        corrupted = corruption(given.clone()).to(given)
         # What the function leaves alone stays as it is: far from zero, single precision is too coarse for the way back.
-        return x + (corrupted.to(rows).reshape(rows.shape) - rows) * self.likelihood.column("unit")
+        return x + (corrupted - given).reshape(x.shape) * self.likelihood.column("unit")
 
     # -- greedy pretraining -------------------------------------------------------------------------------------------
 
@@ -123,6 +119,8 @@ class DenoisingModule(AutoEncoderModule):
         The first reads rows of the data and shares the likelihood; each of the others reads the codes of the one before.
         """
         encoder, decoder = _blocks(self.encoder), _blocks(self.decoder)[::-1]
+        # Codes have no unit of their own: noise in the units of the data becomes noise in standard deviations.
+        unit = self._noise_unit().square().mean() / self.likelihood.column("spread").square().mean().clamp(min=1e-30)
         for i, (down, up) in enumerate(zip(encoder, decoder, strict=True)):
             stage = DenoisingModule(
                 down[0].in_features,
@@ -130,12 +128,12 @@ class DenoisingModule(AutoEncoderModule):
                 hidden_layer_sizes=(),
                 corruption=self.corruption,
                 corruption_rate=self.corruption_rate,
-                noise_scale=self.noise_scale,
+                noise_scale=self.noise_scale * float(unit.sqrt()),
             )
             stage.encoder, stage.decoder = nn.Sequential(*down), nn.Sequential(*up)
             if i == 0:
                 stage.likelihood = self.likelihood
-                stage.noise_unit, stage.mask_value = self.noise_unit, self.mask_value
+                stage.noise_scale, stage.noise_unit, stage.mask_value = self.noise_scale, self.noise_unit, self.mask_value
             yield stage
 
 

@@ -11,7 +11,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 from torch import nn
 
-from skvae import Net, SparseAE
+from skvae import AutoEncoder, ContractiveAE, Conv, DenoisingAE, Net, SparseAE
 
 
 class Encoder(nn.Sequential):
@@ -488,3 +488,51 @@ def test_a_refit_that_fails_leaves_the_fitted_estimator(quick, X):
         model.fit(X[:, :3])
     assert model.n_features_in_ == 5
     np.testing.assert_array_equal(model.transform(X), codes)
+
+
+# Parameters of one estimator alone: what the reference has beside them, and a value that must show.
+OWN = [
+    (DenoisingAE, {}, {"corruption": "masking"}),
+    (DenoisingAE, {}, {"corruption": ["masking", "gaussian"]}),
+    (DenoisingAE, {"corruption": "masking"}, {"corruption_rate": 0.8}),
+    (DenoisingAE, {"corruption": "masking"}, {"mask_value": 9.0}),
+    (DenoisingAE, {}, {"noise_scale": 2.0}),
+    (DenoisingAE, {}, {"noise_unit": "data"}),
+    (DenoisingAE, {}, {"pretraining_epochs": 1}),
+    (SparseAE, {}, {"penalty": "l1"}),
+    (SparseAE, {}, {"sparsity_weight": 50.0}),
+    (SparseAE, {"penalty": "l1"}, {"sparsity_weight": 5.0}),
+    (SparseAE, {}, {"target_activation": 0.3}),
+    (SparseAE, {"penalty": "top_k", "k": 1}, {"k": 3}),
+    (SparseAE, {"penalty": "batch_top_k", "k": 1}, {"k": 3}),
+    (SparseAE, {"penalty": "top_k", "k": 1}, {"k_annealing": 1.0}),
+    (SparseAE, {"penalty": "top_k", "k": 1}, {"alpha": 2.0}),
+    (SparseAE, {"penalty": "top_k", "k": 1, "n_components": 300, "max_epochs": 60}, {"revival_weight": 1.0}),
+    (ContractiveAE, {}, {"contraction": 3.0}),
+    (ContractiveAE, {}, {"jacobian": "hutchinson"}),
+    (ContractiveAE, {"jacobian": "hutchinson"}, {"n_probes": 4}),
+    (ContractiveAE, {}, {"hessian": 5.0}),
+    (ContractiveAE, {"hessian": 5.0}, {"hessian_noise": 1.0}),
+    (ContractiveAE, {}, {"code_activation": "tanh"}),
+    (AutoEncoder, {}, {"tied_weights": True}),
+    (AutoEncoder, {}, {"image_shape": (1, 2, 3)}),
+    (AutoEncoder, {"image_shape": (1, 2, 3)}, {"encoder": Conv(channels=(4,))}),
+    (AutoEncoder, {"image_shape": (1, 2, 3)}, {"encoder": Conv(residual_blocks=1)}),
+    (AutoEncoder, {"image_shape": (1, 2, 3)}, {"decoder": Conv(upsampling="nearest")}),
+]
+
+
+@pytest.mark.parametrize(("cls", "base", "changed"), OWN, ids=lambda value: getattr(value, "__name__", str(value)))
+def test_every_own_parameter_changes_the_result(cls, base, changed):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 3)) @ rng.normal(size=(3, 6)) * [1, 10, 0.1, 5, 1, 2] + rng.normal(size=(300, 6))
+    base = {"n_components": 4, "hidden_layer_sizes": (8,), "max_epochs": 6, "batch_size": 30, "random_state": 0, **base}
+    before = cls(**base).fit(X).reconstruct(X)
+    assert not np.array_equal(cls(**base | changed).fit(X).reconstruct(X), before)
+
+
+def test_every_own_parameter_is_tried():
+    shared = set(AutoEncoder().get_params())
+    for cls in (DenoisingAE, SparseAE, ContractiveAE):
+        tried = {name for other, _, changed in OWN if other is cls for name in changed}
+        assert set(cls().get_params()) - shared - tried <= {"sparse_output"}  # which changes the container, see test_sparse

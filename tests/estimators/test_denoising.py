@@ -195,7 +195,7 @@ def test_pickles_refer_to_a_function(X):
 
 def test_trying_a_function_changes_no_result(X, monkeypatch):
     tried = make(corruption=jitter).fit(X).transform(X)
-    monkeypatch.setattr(DenoisingAE, "_probe", lambda self, X: None)
+    monkeypatch.setattr(DenoisingAE, "_probe", lambda self, module, X: None)
     np.testing.assert_array_equal(make(corruption=jitter).fit(X).transform(X), tried)
 
 
