@@ -1,7 +1,7 @@
 """torch modules: layers, likelihoods and one module per model, which owns its objective."""
 
 from skvae.modules.autoencoder import AutoEncoderModule
-from skvae.modules.base import LatentModule
+from skvae.modules.base import LatentModule, TrainableModule
 from skvae.modules.batch import Batch
 from skvae.modules.contractive import JACOBIANS, ContractiveModule
 from skvae.modules.convolution import conv_decoder, conv_encoder
@@ -33,6 +33,7 @@ __all__ = [
     "Likelihood",
     "Net",
     "SparseModule",
+    "TrainableModule",
     "VAEModule",
     "build_networks",
     "conv_decoder",

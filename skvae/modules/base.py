@@ -1,4 +1,4 @@
-"""What every module shares: encoder, decoder, likelihood and the importance-weighted score."""
+"""What every module shares: what the training loop asks for; encoder, decoder, likelihood and the importance-weighted score."""
 
 from __future__ import annotations
 
@@ -22,11 +22,59 @@ _NOISE_RATE = 0.05
 _APPROXIMATED = (nn.GELU, nn.SiLU, nn.ELU, nn.SELU, nn.Sigmoid)
 
 
-class LatentModule(nn.Module):
-    """Encoder, decoder and likelihood; a model adds its objective and its proposal.
+class TrainableModule(nn.Module):
+    """What the training loop asks of a module.
 
     A module's arithmetic is pure: given a batch, its noise and the schedule's values, `loss` reads nothing else but
     parameters and buffers and changes none of them; `after_step` does.
+    """
+
+    noise_shapes: dict[str, tuple[int, ...]]
+    solves_per_row = False  # whether scoring solves a linear system per row
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noise_shapes = {}
+
+    @cached_property
+    def row_work(self) -> int:
+        """Multiply-adds that a row takes through the networks; its number of weights where a layer does not tell."""
+        work = 0
+        for layer in self.modules():
+            noted = _note(layer, "row_work")
+            work += sum(weight.numel() for weight in layer.parameters(recurse=False)) if noted is None else noted
+        return work
+
+    @cached_property
+    def depends_on_threads(self) -> bool:
+        """Whether results differ in the last bit where threads divide the entries of a layer between them."""
+        return any(type(layer) in _APPROXIMATED for layer in self.modules())
+
+    def schedule(self, progress: float) -> Schedule:
+        """Values of what changes over the run, at `progress` in [0, 1]."""
+        return {}
+
+    @property
+    def warmup(self) -> float:
+        """Fraction of the run over which the schedule still moves."""
+        return 0.0
+
+    def loss(self, batch: Batch, schedule: Schedule) -> dict[str, Tensor]:
+        """Named terms of the objective, per row ``(n,)`` or, where they couple the batch, ``()``; their sum is minimised."""
+        raise NotImplementedError
+
+    def before_training(self) -> None:
+        """Prepare what is learned without an optimizer."""
+
+    def after_step(self) -> None:
+        """Update what is learned without an optimizer, from what the last `loss` and its gradient left."""
+
+    def after_training(self) -> None:
+        """Put away what only training needs."""
+
+
+class LatentModule(TrainableModule):
+    """Encoder, decoder and likelihood; a model adds its objective and its proposal.
 
     Parameters
     ----------
@@ -43,9 +91,7 @@ class LatentModule(nn.Module):
     """
 
     encoder_outputs_per_component = 1
-    noise_shapes: dict[str, tuple[int, ...]]
     learns_noise = False  # whether the loss has the likelihood's noise in it
-    solves_per_row = False  # whether scoring solves a linear system per row
 
     def __init__(
         self,
@@ -60,19 +106,12 @@ class LatentModule(nn.Module):
         self.n_features = n_features
         self.n_components = n_components
         self.image_shape = networks.get("image_shape")
-        self.noise_shapes = {}
-        n_codes = n_components * self.encoder_outputs_per_component
-        self.encoder, self.decoder = build_networks(n_features, n_components, n_codes, **networks)
+        self.encoder, self.decoder = self._build_networks(**networks)
         self.likelihood = LIKELIHOODS[likelihood](n_features, noise)
 
-    @cached_property
-    def row_work(self) -> int:
-        """Multiply-adds that a row takes through encoder and decoder; its number of weights where a layer does not tell."""
-        work = 0
-        for layer in self.modules():
-            noted = _note(layer, "row_work")
-            work += sum(weight.numel() for weight in layer.parameters(recurse=False)) if noted is None else noted
-        return work
+    def _build_networks(self, **networks: Any) -> tuple[nn.Module, nn.Module]:
+        n_codes = self.n_components * self.encoder_outputs_per_component
+        return build_networks(self.n_features, self.n_components, n_codes, **networks)
 
     @cached_property
     def widest_layer(self) -> int:
@@ -83,7 +122,7 @@ class LatentModule(nn.Module):
     @cached_property
     def depends_on_threads(self) -> bool:
         """Whether results differ in the last bit where threads divide the entries of a layer between them."""
-        return isinstance(self.likelihood, Bernoulli) or any(type(layer) in _APPROXIMATED for layer in self.modules())
+        return isinstance(self.likelihood, Bernoulli) or super().depends_on_threads
 
     @property
     def slope_decodes(self) -> int:
@@ -92,23 +131,20 @@ class LatentModule(nn.Module):
 
     # -- training -----------------------------------------------------------------------------------------------------
 
-    def schedule(self, progress: float) -> Schedule:
-        """Values of what changes over the run, at `progress` in [0, 1]."""
-        return {}
-
-    @property
-    def warmup(self) -> float:
-        """Fraction of the run over which the schedule still moves."""
-        return 0.0
-
-    def loss(self, batch: Batch, schedule: Schedule) -> dict[str, Tensor]:
-        """Named terms of the objective, per row ``(n,)`` or, where they couple the batch, ``()``; their sum is minimised."""
-        raise NotImplementedError
+    def before_training(self) -> None:
+        """Let the loss have a gradient in the noise, which is what it is learned from."""
+        self.likelihood.start_training()
+        self.likelihood.weight.requires_grad_(self.learns_noise and self.likelihood.learns_noise)
 
     def after_step(self) -> None:
-        """Update what is learned without an optimizer, from what the last `loss` and its gradient left."""
+        """Move the noise."""
         if self.learns_noise:
             self.likelihood.update_noise(_NOISE_RATE)
+
+    def after_training(self) -> None:
+        """Have the noise for a constant again."""
+        self.likelihood.weight.requires_grad_(False)
+        self.likelihood.weight.grad = None
 
     # -- the code -----------------------------------------------------------------------------------------------------
 
@@ -186,5 +222,5 @@ class LatentModule(nn.Module):
 
 def _note(layer: nn.Module, name: str) -> int | None:
     """Return what a layer has noted about its own cost, which its weights do not tell."""
-    noted = None if isinstance(layer, LatentModule) else getattr(layer, name, None)
+    noted = None if isinstance(layer, TrainableModule) else getattr(layer, name, None)
     return noted if isinstance(noted, int) else None

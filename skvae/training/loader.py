@@ -10,7 +10,7 @@ import torch
 from scipy import sparse
 
 from skvae.modules import Batch, Likelihood
-from skvae.modules.columns import BLOCK_BYTES, row_blocks
+from skvae.modules.columns import BLOCK_BYTES, dense_rows, row_blocks
 
 RESIDENT_BYTES = 2**31  # rows that take more, in float32, are standardised block by block in every epoch
 _BLOCK_BATCHES = 64
@@ -31,10 +31,13 @@ class Rows:
     ----------
     X : ndarray or CSR matrix of shape (n_samples, n_features)
         A dense array is standardised once and kept on the device if it fits; a sparse one is densified block by block.
-    likelihood : Likelihood
+    likelihood : Likelihood or None
+        Standardises the rows; None hands them out as they are.
     device : torch.device
     weight : ndarray of shape (n_samples,), optional
         Weights of the rows.
+    condition : ndarray of shape (n_samples, n_conditions), optional
+        What a conditional model is told about the rows.
     index : ndarray of int, optional
         Which rows of `X` to hand out; all by default.
     """
@@ -42,10 +45,11 @@ class Rows:
     def __init__(
         self,
         X: Any,
-        likelihood: Likelihood,
+        likelihood: Likelihood | None,
         device: torch.device,
         *,
         weight: np.ndarray | None = None,
+        condition: np.ndarray | None = None,
         index: np.ndarray | None = None,
     ):
         self.X, self.likelihood, self.device, self.index = X, likelihood, device, index
@@ -58,6 +62,10 @@ class Rows:
             self.weight = torch.from_numpy((chosen / chosen.mean()).astype(np.float32)).to(device)
         else:
             self.weight = torch.ones(n_rows, device=device, dtype=torch.float32)
+        self.condition: torch.Tensor | None = None
+        if condition is not None:
+            chosen = condition if index is None else condition[index]
+            self.condition = torch.from_numpy(chosen.astype(np.float32)).to(device)
         if not sparse.issparse(X) and fits_on(device, 4 * n_rows * self.n_features):
             resident = torch.empty(n_rows, self.n_features, dtype=torch.float32)
             for block in row_blocks(n_rows, self.n_features):
@@ -68,7 +76,11 @@ class Rows:
         return len(self.weight)
 
     def _standardize(self, rows: slice | np.ndarray, out: torch.Tensor | None = None) -> torch.Tensor:
-        return self.likelihood.standardize(self.X, rows if self.index is None else self.index[rows], out=out)
+        rows = rows if self.index is None else self.index[rows]
+        if self.likelihood is None:
+            given = torch.from_numpy(dense_rows(self.X, rows).astype(np.float32))
+            return given if out is None else out.copy_(given)
+        return self.likelihood.standardize(self.X, rows, out=out)
 
     @property
     def is_resident(self) -> bool:
@@ -142,8 +154,10 @@ class BatchLoader:
                 sizes
             )
             noise = {name: self._draw((n_rows, *shape)).split(sizes) for name, shape in self.noise_shapes.items()}
+            condition = None if self.rows.condition is None else self.rows.condition.index_select(0, index).split(sizes)
             for i, x in enumerate(self._gather(index, sizes)):
-                yield Batch(x, x, weight[i], noise={name: draws[i] for name, draws in noise.items()})
+                told = None if condition is None else condition[i]
+                yield Batch(x, x, weight[i], told, noise={name: draws[i] for name, draws in noise.items()})
 
     def _gather(self, index: torch.Tensor, sizes: list[int]) -> Iterator[torch.Tensor]:
         """Rows of one batch after the other, gathered for as many at once as memory allows."""

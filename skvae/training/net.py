@@ -80,7 +80,7 @@ class AutoEncoderNet(NeuralNet):
 
     Parameters
     ----------
-    module : LatentModule
+    module : TrainableModule
     plan : Plan
     """
 
@@ -293,7 +293,7 @@ def train(
 
     Parameters
     ----------
-    module : LatentModule
+    module : TrainableModule
         Moved to the rows' device.
     rows, valid_rows : Rows
         What to train on and, for early stopping, to validate on.
@@ -319,21 +319,17 @@ def train(
     if plan.verbose:
         own = [("epoch_timer", EpochTimer()), *own, ("print_log", PrintLog())]
     net = AutoEncoderNet(module, plan, callbacks=own, verbose=plan.verbose, device=str(rows.device), **callbacks)
-    likelihood = module.likelihood
-    learns = module.learns_noise and likelihood.learns_noise
     (stream,) = seed_streams(plan.seed, plan.pass_index, 2, n=1)
     module.train()
     with threads_for(module, plan.batch_size), private_randomness(module, stream), torch.enable_grad():
-        likelihood.start_training()
-        likelihood.weight.requires_grad_(learns)
+        module.before_training()
         try:
             net.initialize()
             if optimizer_state is not None:
                 load_optimizer_state(net.optimizer_, optimizer_state)
             finite = net.run(rows, valid_rows)
         finally:
-            likelihood.weight.requires_grad_(False)
-            likelihood.weight.grad = None
+            module.after_training()
             for param in module.parameters():
                 param.grad = None
     module.eval()

@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 from threadpoolctl import ThreadpoolController
 
-from skvae.modules import LatentModule
+from skvae.modules import TrainableModule
 
 # Below this many multiply-adds, handing work to a second thread costs more than it saves, and matrix products of such
 # sizes come out differently in the last bit for different thread counts.
@@ -27,12 +27,12 @@ def one_thread() -> AbstractContextManager:
     return _controller().limit(limits=1, user_api="openmp")
 
 
-def threads_for(module: LatentModule, n_rows: int, *, solves: bool = False) -> AbstractContextManager:
+def threads_for(module: TrainableModule, n_rows: int, *, solves: bool = False) -> AbstractContextManager:
     """Return a context for one pass of `n_rows` rows through `module`.
 
     Parameters
     ----------
-    module : LatentModule
+    module : TrainableModule
     n_rows : int
     solves : bool, default=False
         The pass scores rows, for which some modules solve a small system per row: threads then meet at every one of them,
