@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skvae.estimators import _validation as check
 from skvae.modules import ACTIVATIONS, LIKELIHOODS, NOISE_MODES, NORMALIZATIONS, Conv, LatentModule, Net
-from skvae.training import OPTIMIZER_NAMES, SCHEDULES, DivergedError, Plan, Rows, inference, seed_streams, train
+from skvae.training import OPTIMIZER_NAMES, SCHEDULES, DivergedError, Plan, Rows, Table, inference, seed_streams, train
 from skvae.training.randomness import PrivateRandomness
 from skvae.training.state import load_module_state, to_plain
 from skvae.warnings import warn_user
@@ -31,14 +31,13 @@ _MAX_SEED = 2**31 - 1
 class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Everything that fits, transforms, samples and scores; children name a module and its parameters.
 
-    A child defines `_module_class`, `_module_params` for parameters of its own, and, where its model needs them, `_finish`
-    (what is measured once training is over), `_sample_codes` and `_log_density`.
+    A child defines `_module_class`, `_code_params` and `_module_params` for parameters of its own, `_sample_codes` and
+    `score_samples`, and, where its model needs it, `_finish` (what is measured once training is over).
     """
 
     _module_class: ClassVar[type[LatentModule]]
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "n_components": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions(set(ACTIVATIONS)), type],
         "dropout": [Interval(Real, 0, 1, closed="left")],
@@ -46,7 +45,6 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         "encoder": [Net, Conv, None],
         "decoder": [Net, Conv, None],
         "image_shape": ["array-like", None],
-        "tied_weights": ["boolean"],
         "likelihood": [StrOptions(set(LIKELIHOODS))],
         "noise": [StrOptions(set(NOISE_MODES)), Interval(Real, 0, None, closed="neither")],
         "learning_rate": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
@@ -61,7 +59,6 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         "tol": [Interval(Real, 0, None, closed="left")],
         "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
         "clip_value": [Interval(Real, 0, None, closed="neither"), None],
-        "n_score_draws": [Interval(Integral, 1, None, closed="left")],
         "warm_start": ["boolean"],
         "device": [str],
         "random_state": ["random_state"],
@@ -100,7 +97,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         ValueError
             If a parameter or X is not as it should be, or the loss stops being finite in the first epoch.
         """
-        return self._fit(X, sample_weight, resume=self.warm_start and hasattr(self, "module_"), once=False)
+        return self._fit(X, None, sample_weight, once=False)
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None, *, sample_weight=None):
@@ -123,16 +120,20 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         self : object
             The fitted estimator.
         """
-        if self.early_stopping:
-            raise ValueError("partial_fit does not support early_stopping=True: one pass has nothing to stop.")
-        return self._fit(X, sample_weight, resume=hasattr(self, "module_"), once=True)
+        return self._fit(X, None, sample_weight, once=True)
 
     def _validate_params(self) -> None:
         check.check_architecture(self)
         super()._validate_params()
 
-    def _fit(self, X: Any, sample_weight: Any, *, resume: bool, once: bool) -> BaseAutoEncoder:
-        """Fit anew, or from the state there is; for one pass, or for a run. State changes only if all goes well."""
+    def _fit(self, X: Any, told: Any, sample_weight: Any, *, once: bool) -> BaseAutoEncoder:
+        """Fit anew, or from the state there is; for one pass, or for a run. State changes only if all goes well.
+
+        `told` is what a conditional model is told about the rows, in the form that `_condition` takes.
+        """
+        if once and self.early_stopping:
+            raise ValueError("partial_fit does not support early_stopping=True: one pass has nothing to stop.")
+        resume = hasattr(self, "module_") and (once or self.warm_start)
         with check.unchanged_on_failure(self):
             callbacks = check.check_net_params(self.net_params)
             device = check.resolve_device(self.device)
@@ -140,35 +141,38 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             if resume:
                 self._check_unchanged()
             X = check.check_rows(self, X, reset=not resume, min_rows=1 if goes_on else 2, sets_form=not goes_on)
-            X, weight = check.check_weights(sample_weight, X, min_rows=1 if goes_on else 2)
+            kept, weight = check.check_weights(sample_weight, X, min_rows=1 if goes_on else 2)
+            data = self._condition(X, told, kept, weight, reset=not resume)
             self._check_fit(weight)
             if not goes_on:
                 self._seed = int(check_random_state(self.random_state).randint(_MAX_SEED))
                 self._n_steps = self._n_passes = self._n_seen = 0
                 self._optimizer_state = None
-            train_index, valid_index = self._split(X.shape[0])
+            train_index, valid_index = self._split(data.n_rows)
             if resume:
                 module = copy.deepcopy(self.module_)
-                module.likelihood.check(X)
+                module.likelihood.check(data.X)
             else:
-                module = self._build(X, weight, train_index)
+                module = self._build(data, train_index)
             module.to(device)
             with PrivateRandomness(self._seed):
                 check.check_network(module, self.encoder, self.decoder, self.activation)
                 if not resume:
-                    self._probe(module, X)
+                    self._probe(module, data.X)
             noise_before = module.likelihood.moment.clone()
-            rows = Rows(X, module.likelihood, device, weight=weight, index=train_index)
-            valid = None if valid_index is None else Rows(X, module.likelihood, device, weight=weight, index=valid_index)
+            rows = Rows(data.X, module.likelihood, device, weight=weight, condition=data.condition, index=train_index)
+            valid = None
+            if valid_index is not None:
+                valid = Rows(data.X, module.likelihood, device, weight=weight, condition=data.condition, index=valid_index)
             plan = self._plan(len(rows), once=once, callbacks=callbacks)
             try:
                 if not resume:
                     self._pretrain(module, rows, plan)
                 outcome = train(module, rows, valid, plan, self._optimizer_state)
             except DivergedError:
-                raise ValueError(self._divergence(X, module)) from None
+                raise ValueError(self._divergence(data.X, module)) from None
             if outcome.diverged:
-                warn_user(self._divergence(X, module), ConvergenceWarning)
+                warn_user(self._divergence(data.X, module), ConvergenceWarning)
             self.module_ = module
             self.n_components_ = module.n_components
             self._optimizer_state = outcome.optimizer_state
@@ -183,13 +187,17 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             self.history_ = outcome.history
             self.n_iter_ = len(self.history_["loss"])
             # A stream's last few rows must not replace what many rows before them have settled.
-            rate = X.shape[0] / (X.shape[0] + min(self._n_seen, _REMEMBERED_ROWS)) if goes_on else 1.0
-            self._finish(X, weight, device, rate)
+            rate = data.n_rows / (data.n_rows + min(self._n_seen, _REMEMBERED_ROWS)) if goes_on else 1.0
+            self._finish(data, device, rate)
             module.likelihood.blend_moment(noise_before, rate)
-            self._n_seen += X.shape[0]
+            self._n_seen += data.n_rows
             if not once and not outcome.diverged:
                 self._check_health()
         return self
+
+    def _condition(self, X: Any, told: Any, kept: Any, weight: np.ndarray | None, *, reset: bool) -> Table:
+        """Rows that are `kept`, with what the model is told about each; models that are told nothing look at rows alone."""
+        return Table(X[kept] if isinstance(kept, np.ndarray) else X, weight)
 
     def _split(self, n_rows: int) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Draw the rows to train on and, with early stopping, those to hold out."""
@@ -205,30 +213,30 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         order = np.random.default_rng(seed).permutation(n_rows)
         return np.sort(order[n_valid:]), np.sort(order[:n_valid])
 
-    def _build(self, X: Any, weight: np.ndarray | None, train_index: np.ndarray | None) -> LatentModule:
+    def _build(self, data: Table, train_index: np.ndarray | None) -> LatentModule:
         """Build the module with private random weights and let its likelihood measure the columns."""
-        n_features = X.shape[1]
-        n_components = self._auto_components(n_features) if self.n_components == "auto" else self.n_components
         if self.likelihood == "bernoulli" and self.noise != "auto":
             raise ValueError(f"noise={self.noise!r} has no effect with likelihood='bernoulli', which has none; leave it 'auto'.")
-        self._spec = {
-            "n_features": n_features,
-            "n_components": int(n_components),
+        self._spec = {"n_features": data.X.shape[1], **self._architecture(data.X.shape[1])}
+        module = self._new_module()
+        module.likelihood.check(data.X)
+        data = data if train_index is None else data.take(train_index)
+        module.likelihood.fit(data.X, data.weight, shared=None if self.image_shape_ is None else True)
+        return module
+
+    def _architecture(self, n_features: int) -> dict[str, Any]:
+        """Arguments of the module."""
+        return {
+            **self._code_params(n_features),
             **copy.deepcopy(self._network_params()),
             "likelihood": self.likelihood,
             "noise": self.noise if isinstance(self.noise, str) else float(self.noise),
             **self._module_params(),
         }
-        module = self._new_module()
-        module.likelihood.check(X)
-        if train_index is not None:
-            X, weight = X[train_index], None if weight is None else weight[train_index]
-        module.likelihood.fit(X, weight, shared=None if self.image_shape_ is None else True)
-        return module
 
-    def _auto_components(self, n_features: int) -> int:
-        """Size of the code for ``n_components="auto"``."""
-        return max(min(2, n_features), round(np.sqrt(n_features)))
+    def _code_params(self, n_features: int) -> dict[str, Any]:
+        """Parameters that decide on the size of the code."""
+        return {}
 
     def _new_module(self) -> LatentModule:
         (seed,) = seed_streams(self._seed, 4, n=1)
@@ -245,7 +253,6 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             "encoder": self.encoder,
             "decoder": self.decoder,
             "image_shape": self.image_shape_,
-            "tied_weights": bool(self.tied_weights),
         }
 
     def _module_params(self) -> dict[str, Any]:
@@ -254,11 +261,9 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
     def _check_unchanged(self) -> None:
         """Raise if parameters that shape the module changed since it was built."""
-        now = {**self._network_params(), "likelihood": self.likelihood, "noise": self.noise, **self._module_params()}
+        now = self._architecture(self._spec["n_features"])
         if self.image_shape is not None:
             now["image_shape"] = check.check_image_shape(self.image_shape)
-        if self.n_components != "auto":
-            now["n_components"] = self.n_components
         changed = [name for name, value in now.items() if self._spec[name] != value]
         if changed:
             raise ValueError(
@@ -330,7 +335,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     def _pretrain(self, module: LatentModule, rows: Rows, plan: Plan) -> None:
         """Prepare a new module before it is trained."""
 
-    def _finish(self, X: Any, weight: np.ndarray | None, device: torch.device, rate: float) -> None:
+    def _finish(self, data: Table, device: torch.device, rate: float) -> None:
         """Measure what the model needs once training is over; `rate` is the say that these rows have in it."""
 
     def _check_health(self) -> None:
@@ -430,50 +435,10 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         return self._as_images(inference.draw(self.module_, codes, device, noise_seed))
 
     def _sample_codes(self, n_samples: int, seed: int) -> np.ndarray:
-        """Draw codes from the model's prior."""
-        return np.random.default_rng(seed).standard_normal((n_samples, self.n_components_))
+        """Draw what the decoder takes from the model's prior."""
+        raise NotImplementedError
 
     # -- scores -------------------------------------------------------------------------------------------------------
-
-    def _log_density(self):
-        """Log-density of codes under a prior that the module does not own, or None."""
-        return None
-
-    def score_samples(self, X):
-        """Estimate the log-likelihood of rows by importance sampling.
-
-        The estimate is a lower bound on average, and grows with `n_score_draws` towards the log-likelihood.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Rows in the units of the training data.
-
-        Returns
-        -------
-        log_likelihood : ndarray of shape (n_samples,)
-            Nats per row, of the density in the units of X; higher is more normal.
-        """
-        X, device = self._ready(X, scored=True)
-        return inference.log_weights(self.module_, X, device, self.n_score_draws, self._log_density(), inference.log_mean_exp)
-
-    def effective_sample_size(self, X):
-        """How many of the importance draws behind `score_samples` count.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Rows in the units of the training data.
-
-        Returns
-        -------
-        ess : ndarray of shape (n_samples,)
-            Between 1 and `n_score_draws`; where it is close to 1, the score is an underestimate.
-        """
-        X, device = self._ready(X, scored=True)
-        return inference.log_weights(
-            self.module_, X, device, self.n_score_draws, self._log_density(), inference.effective_sample_size
-        )
 
     def score(self, X, y=None, sample_weight=None):
         """Mean log-likelihood of rows.

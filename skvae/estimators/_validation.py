@@ -156,18 +156,17 @@ def check_codes(estimator: Any, Z: Any) -> np.ndarray:
     return Z
 
 
-def check_weights(sample_weight: Any, X: Any, *, min_rows: int) -> tuple[Any, np.ndarray | None]:
-    """Rows with a positive weight and those weights, one on average; None if there are none or all are equal."""
+def check_weights(sample_weight: Any, X: Any, *, min_rows: int) -> tuple[np.ndarray | slice, np.ndarray | None]:
+    """Which rows have a positive weight, and those weights, one on average; None if there are none or all are equal."""
     if sample_weight is None:
-        return X, None
+        return slice(None), None
     weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
     kept = weight > 0
     if kept.sum() < min_rows:
         raise ValueError(f"sample_weight leaves {int(kept.sum())} row(s) with a positive weight; at least {min_rows} are needed.")
-    if not kept.all():
-        X, weight = X[kept], weight[kept]
-    weight = weight / weight.max()
-    return X, None if np.all(weight == weight[0]) else weight / weight.mean()
+    weight = weight[kept] / weight.max()
+    weight = None if np.all(weight == weight[0]) else weight / weight.mean()
+    return slice(None) if kept.all() else kept, weight
 
 
 def check_score_weights(sample_weight: Any, scores: np.ndarray) -> np.ndarray | None:

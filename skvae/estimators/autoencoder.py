@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from sklearn.utils._param_validation import HasMethods
 
-from skvae.estimators._base import BaseAutoEncoder
+from skvae.estimators._continuous import ContinuousAutoEncoder
 from skvae.estimators._density import (
     GaussianDensity,
     blend_moments,
@@ -19,14 +17,14 @@ from skvae.estimators._density import (
 )
 from skvae.estimators._docs import document
 from skvae.modules import AutoEncoderModule
-from skvae.training import inference, seed_streams
+from skvae.training import Table, inference, seed_streams
 
 NOISE_ROWS = 512  # rows that the generative model's noise is fitted to
 DENSITY_ROWS = 200  # rows that partial_fit must bring for a density of the user's own to be fitted again
 
 
 @document
-class AutoEncoder(BaseAutoEncoder):
+class AutoEncoder(ContinuousAutoEncoder):
     r"""Autoencoder: a deterministic code from which rows are reconstructed.
 
     Encoder and decoder are trained to reconstruct standardised rows. The code has no prior: after training a density is
@@ -76,7 +74,7 @@ class AutoEncoder(BaseAutoEncoder):
     _module_class = AutoEncoderModule
 
     _parameter_constraints = {
-        **BaseAutoEncoder._parameter_constraints,
+        **ContinuousAutoEncoder._parameter_constraints,
         "density": [HasMethods(["fit", "score_samples", "sample"]), None],
     }
 
@@ -145,10 +143,10 @@ class AutoEncoder(BaseAutoEncoder):
         self.verbose = verbose
         self.net_params = net_params
 
-    def _finish(self, X: Any, weight: np.ndarray | None, device: torch.device, rate: float) -> None:
+    def _finish(self, data: Table, device: torch.device, rate: float) -> None:
         """Fit the generative model behind `sample` and `score_samples`."""
-        codes = inference.encode(self.module_, X, device).astype(np.float64)
-        moments = code_moments(codes, weight)
+        codes = inference.encode(self.module_, data.X, device).astype(np.float64)
+        moments = code_moments(codes, data.weight)
         if rate < 1.0:
             moments = blend_moments(self._code_moments, moments, rate)
         self._code_moments = moments
@@ -156,9 +154,9 @@ class AutoEncoder(BaseAutoEncoder):
         if self.density is None:
             self.density_ = GaussianDensity.of(*moments)
         elif rate == 1.0 or len(codes) >= DENSITY_ROWS:
-            self.density_ = fit_density(self.density, codes, weight, seed)
+            self.density_ = fit_density(self.density, codes, data.weight, seed)
         self.module_.set_code_moments(*moments)
-        inference.fit_noise(self.module_, X, weight, device, max_rows=NOISE_ROWS)
+        inference.fit_noise(self.module_, data, device, max_rows=NOISE_ROWS)
 
     def _check_fit(self, weight: np.ndarray | None) -> None:
         check_density(self.density, weight)

@@ -11,13 +11,13 @@ import torch
 from scipy import sparse
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skvae.estimators._base import BaseAutoEncoder
+from skvae.estimators._continuous import ContinuousAutoEncoder
 from skvae.estimators._density import ActivityDensity, blend_moments, code_moments
 from skvae.estimators._docs import document
 from skvae.estimators.autoencoder import NOISE_ROWS
 from skvae.modules import PENALTIES, SparseModule
 from skvae.modules.columns import row_blocks
-from skvae.training import inference, seed_streams
+from skvae.training import Table, inference, seed_streams
 from skvae.warnings import warn_user
 
 _MOST_COMPONENTS = 1024  # of the automatic size of the code
@@ -27,7 +27,7 @@ _MANY_DEAD = 0.5
 
 
 @document
-class SparseAE(BaseAutoEncoder):
+class SparseAE(ContinuousAutoEncoder):
     r"""Sparse autoencoder: a wide code of which few units are active in a row.
 
     Parameters
@@ -111,7 +111,7 @@ class SparseAE(BaseAutoEncoder):
     _module_class = SparseModule
 
     _parameter_constraints = {
-        **BaseAutoEncoder._parameter_constraints,
+        **ContinuousAutoEncoder._parameter_constraints,
         "penalty": [StrOptions(set(PENALTIES))],
         "sparsity_weight": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "target_activation": [Interval(Real, 0, 1, closed="neither")],
@@ -236,9 +236,10 @@ class SparseAE(BaseAutoEncoder):
                 "normalization=None, or another penalty."
             )
 
-    def _finish(self, X: Any, weight: np.ndarray | None, device: torch.device, rate: float) -> None:
+    def _finish(self, data: Table, device: torch.device, rate: float) -> None:
         """Count what the units do and fit the generative model behind `sample` and `score_samples`."""
         module, threshold = self.module_, None
+        X, weight, _ = data
         if self.penalty == "batch_top_k":
             stride = -(-X.shape[0] * self.n_components_ // _QUANTILE_NUMBERS)
             responses = inference.preactivate(module, X[::stride], device).ravel()
@@ -266,7 +267,7 @@ class SparseAE(BaseAutoEncoder):
         # Of the rows that are remembered, less than half a one.
         self.n_dead_units_ = int((share * X.shape[0] / rate < 0.5).sum())
         self.fraction_alive_ = 1.0 - self.n_dead_units_ / self.n_components_
-        inference.fit_noise(module, X, weight, device, max_rows=NOISE_ROWS)
+        inference.fit_noise(module, data, device, max_rows=NOISE_ROWS)
 
     def _check_health(self) -> None:
         if self.fraction_alive_ < _MANY_DEAD and self.penalty != "kl":

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval
 
-from skvae.estimators._base import BaseAutoEncoder
+from skvae.estimators._continuous import ContinuousAutoEncoder
 from skvae.estimators._docs import document
 from skvae.estimators._latent import LatentWalksMixin
 from skvae.modules import VAEModule
-from skvae.training import inference
+from skvae.training import Table, inference
 from skvae.warnings import warn_user
 
 _NOISE_ROWS = 4096
@@ -22,7 +22,7 @@ _ACTIVE_VARIANCE = 0.01
 
 
 @document
-class VAETransformer(LatentWalksMixin, BaseAutoEncoder):
+class VAETransformer(LatentWalksMixin, ContinuousAutoEncoder):
     r"""Variational autoencoder: a Gaussian code with a standard normal prior [1]_.
 
     Encoder and decoder maximise the evidence lower bound. The scale of the likelihood's noise is estimated along with
@@ -81,7 +81,7 @@ class VAETransformer(LatentWalksMixin, BaseAutoEncoder):
     _module_class = VAEModule
 
     _parameter_constraints = {
-        **BaseAutoEncoder._parameter_constraints,
+        **ContinuousAutoEncoder._parameter_constraints,
         "beta": [Interval(Real, 0, None, closed="left")],
         "kl_warmup": [Interval(Real, 0, 1, closed="both")],
         "capacity": [Interval(Real, 0, None, closed="left"), None],
@@ -171,10 +171,10 @@ class VAETransformer(LatentWalksMixin, BaseAutoEncoder):
             "n_draws": int(self.n_draws),
         }
 
-    def _finish(self, X: Any, weight: np.ndarray | None, device: torch.device, rate: float) -> None:
+    def _finish(self, data: Table, device: torch.device, rate: float) -> None:
         """Settle the noise and count what the components carry."""
-        inference.fit_noise(self.module_, X, weight, device, max_rows=_NOISE_ROWS)
-        usage = inference.latent_usage(self.module_, X, device, max_rows=_USAGE_ROWS)
+        inference.fit_noise(self.module_, data, device, max_rows=_NOISE_ROWS)
+        usage = inference.latent_usage(self.module_, data, device, max_rows=_USAGE_ROWS)
         self.kl_per_component_, variance, self._columns_are_correlated = usage
         self.n_active_units_ = int((variance > _ACTIVE_VARIANCE).sum())
 

@@ -1,6 +1,6 @@
 """Training and running modules; the only part of the package that knows skorch."""
 
-from skvae.training.loader import BatchLoader, Rows
+from skvae.training.loader import BatchLoader, Rows, Table
 from skvae.training.net import DivergedError, Outcome, Plan, train
 from skvae.training.optimizers import OPTIMIZER_NAMES
 from skvae.training.pretraining import pretrain
@@ -16,6 +16,7 @@ __all__ = [
     "Plan",
     "PrivateRandomness",
     "Rows",
+    "Table",
     "pretrain",
     "seed_streams",
     "train",

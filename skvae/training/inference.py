@@ -20,7 +20,7 @@ from skvae.functional import gaussian_kl
 from skvae.modules import Batch
 from skvae.modules.columns import columns_are_correlated
 from skvae.training.alignment import aligned_rows, aligned_zeros
-from skvae.training.loader import Rows
+from skvae.training.loader import Rows, Table
 from skvae.training.randomness import make_generator, private_randomness
 from skvae.training.threads import one_thread, threads_for
 
@@ -79,9 +79,9 @@ def _run(
         return [step(rows) for rows in _chunks(n_rows, size)]
 
 
-def encode(module: nn.Module, X: Any, device: torch.device) -> np.ndarray:
+def encode(module: nn.Module, X: Any, device: torch.device, condition: np.ndarray | None = None) -> np.ndarray:
     """Deterministic codes ``(n_samples, n_components)`` of rows in the units of the data."""
-    return _per_row(module, X, device, lambda x: (module.encode(x),))[0]
+    return _per_row(module, X, device, lambda *x: (module.encode(*x),), condition)[0]
 
 
 def preactivate(module: nn.Module, X: Any, device: torch.device) -> np.ndarray:
@@ -100,9 +100,11 @@ def encode_training_rows(module: nn.Module, rows: Rows) -> np.ndarray:
     return np.concatenate(codes)
 
 
-def posterior(module: nn.Module, X: Any, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+def posterior(
+    module: nn.Module, X: Any, device: torch.device, condition: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Means and log-variances of q(z|x), each ``(n_samples, n_components)``."""
-    mean, log_var = _per_row(module, X, device, module.posterior)
+    mean, log_var = _per_row(module, X, device, module.posterior, condition)
     return mean, log_var
 
 
@@ -123,14 +125,15 @@ def jacobian_norm(module: nn.Module, X: Any, device: torch.device) -> np.ndarray
     return _per_row(wide, X, device, function)[0][:, 0].astype(np.float64)
 
 
-def _per_row(module, X, device, function) -> list[np.ndarray]:
+def _per_row(module, X, device, function, condition=None) -> list[np.ndarray]:
+    """Call a function of standardised rows, and of their conditions where there are any, chunk by chunk."""
     size, n_rows = chunk_rows(module), X.shape[0]
     results: list[np.ndarray] = []
     buffer = aligned_zeros(size, module.n_features)
 
     def step(rows):
-        x = _standardized(module, X, rows, buffer).to(device)
-        parts = function(x)
+        told = () if condition is None else (_padded(condition[rows], size).to(device),)
+        parts = function(_standardized(module, X, rows, buffer).to(device), *told)
         if not results:
             results.extend(np.empty((n_rows, part.shape[1]), dtype=np.float32) for part in parts)
         for result, part in zip(results, parts, strict=True):
@@ -140,8 +143,15 @@ def _per_row(module, X, device, function) -> list[np.ndarray]:
     return results
 
 
+def _padded(values: np.ndarray, size: int) -> torch.Tensor:
+    """Values in rows that begin cache lines, with zeros behind them up to a chunk's size."""
+    buffer = aligned_zeros(size, values.shape[1])
+    buffer[: len(values)] = torch.from_numpy(values.astype(np.float32))
+    return buffer
+
+
 def decode(module: nn.Module, Z: np.ndarray, device: torch.device) -> np.ndarray:
-    """Means of the likelihood, in the units of the data, for codes."""
+    """Means of the likelihood, in the units of the data, for codes, with their conditions beside them if there are any."""
     return _per_code(module, Z, device, lambda output, rows: module.likelihood.mean(output)[: rows.stop - rows.start])
 
 
@@ -165,13 +175,9 @@ def deviance(module: nn.Module, X: Any, Z: np.ndarray, device: torch.device) -> 
 
 def _per_code(module, Z, device, function) -> np.ndarray:
     size = chunk_rows(module)
-    buffer = aligned_zeros(size, module.n_components)
 
     def step(rows):
-        n_rows = rows.stop - rows.start
-        buffer[:n_rows] = torch.from_numpy(Z[rows].astype(np.float32))
-        buffer[n_rows:] = 0.0
-        return function(module.decode(buffer.to(device)), rows)
+        return function(module.decode(_padded(Z[rows], size).to(device)), rows)
 
     return np.concatenate(_run(module, len(Z), size, device, step))
 
@@ -209,6 +215,7 @@ def log_weights(
     n_draws: int,
     log_density: Callable[[np.ndarray], np.ndarray] | None,
     reduce: Callable[[np.ndarray], np.ndarray],
+    condition: np.ndarray | None = None,
 ) -> np.ndarray:
     """Reduce the log importance weights of every row, chunk by chunk.
 
@@ -222,6 +229,7 @@ def log_weights(
         Log-density of codes ``(n, n_components)``, ``(n,)``; the module's own prior by default.
     reduce : callable
         Turns weights ``(n, n_draws)`` in double precision into what is kept of them.
+    condition : ndarray of shape (n_samples, n_conditions) or None
 
     Returns
     -------
@@ -241,7 +249,8 @@ def log_weights(
         offsets = torch.from_numpy(row_offsets(x.numpy())).to(device)
         noise = pool[(offsets.unsqueeze(1) + window) % _POOL_SIZE]
         x = x.to(device)
-        batch = Batch(x, x, torch.ones_like(x[:, 0]), noise={"posterior": noise})
+        told = None if condition is None else _padded(condition[rows], size).to(device)
+        batch = Batch(x, x, torch.ones_like(x[:, 0]), told, noise={"posterior": noise})
         weights = module.log_weights(batch, prior if log_density is not None else None)
         return reduce(weights[: rows.stop - rows.start].cpu().numpy().astype(np.float64))
 
@@ -263,34 +272,39 @@ def effective_sample_size(weights: np.ndarray) -> np.ndarray:
     return shares.sum(axis=1) ** 2 / (shares**2).sum(axis=1)
 
 
-def fit_noise(module: nn.Module, X: Any, weight: np.ndarray | None, device: torch.device, *, max_rows: int) -> None:
+def fit_noise(module: nn.Module, data: Table, device: torch.device, *, max_rows: int) -> None:
     """Fit the likelihood's noise, once a module is trained, on evenly spaced rows.
 
     Parameters
     ----------
     module : LatentModule
-    X : ndarray or CSR matrix of shape (n_samples, n_features)
-    weight : ndarray of shape (n_samples,) or None
+    data : Table
     device : torch.device
     max_rows : int
         Most rows to look at.
     """
-    rows = np.linspace(0, X.shape[0] - 1, min(X.shape[0], max_rows)).astype(int)
-    x = module.likelihood.standardize(X, rows).to(device)
-    share = np.ones(len(rows)) if weight is None else weight[rows]
-    noise = torch.randn((len(rows), module.n_components), generator=make_generator(_POOL_SEED), dtype=torch.float32).to(device)
+    sample = data.take(_evenly_spaced(data, max_rows))
+    x = module.likelihood.standardize(sample.X).to(device)
+    share = np.ones(len(x)) if sample.weight is None else sample.weight
+    noise = torch.randn((len(x), module.n_components), generator=make_generator(_POOL_SEED), dtype=torch.float32)
+    told = () if sample.condition is None else (sample.condition,)
     place(module, device)
-    with threads_for(module, len(rows), solves=True), private_randomness(module, _POOL_SEED):
-        module.fit_noise(x, torch.from_numpy(share.astype(np.float32)).to(device), noise)
+    with threads_for(module, len(x), solves=True), private_randomness(module, _POOL_SEED):
+        others = (torch.from_numpy(values.astype(np.float32)).to(device) for values in (share, *told))
+        module.fit_noise(x, next(others), noise.to(device), *others)
 
 
-def latent_usage(module: nn.Module, X: Any, device: torch.device, *, max_rows: int) -> tuple[np.ndarray, np.ndarray, bool]:
+def _evenly_spaced(data: Table, max_rows: int) -> np.ndarray:
+    return np.linspace(0, data.n_rows - 1, min(data.n_rows, max_rows)).astype(int)
+
+
+def latent_usage(module: nn.Module, data: Table, device: torch.device, *, max_rows: int) -> tuple[np.ndarray, np.ndarray, bool]:
     """How much a variational autoencoder's components carry, on evenly spaced rows.
 
     Parameters
     ----------
     module : VAEModule
-    X : ndarray or CSR matrix of shape (n_samples, n_features)
+    data : Table
     device : torch.device
     max_rows : int
 
@@ -303,8 +317,7 @@ def latent_usage(module: nn.Module, X: Any, device: torch.device, *, max_rows: i
     correlated : bool
         Whether the columns have any structure to be carried.
     """
-    rows = np.linspace(0, X.shape[0] - 1, min(X.shape[0], max_rows)).astype(int)
-    sample = X[rows]
-    mean, log_var = posterior(module, sample, device)
+    sample = data.take(_evenly_spaced(data, max_rows))
+    mean, log_var = posterior(module, sample.X, device, sample.condition)
     kl = gaussian_kl(torch.from_numpy(mean), torch.from_numpy(log_var), per_component=True).mean(0)
-    return kl.double().numpy(), mean.var(axis=0), columns_are_correlated(module.likelihood.standardize(sample).numpy())
+    return kl.double().numpy(), mean.var(axis=0), columns_are_correlated(module.likelihood.standardize(sample.X).numpy())

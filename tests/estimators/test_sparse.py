@@ -16,6 +16,7 @@ from threadpoolctl import ThreadpoolController
 from skvae import Conv, SparseAE
 from skvae.estimators._density import ActivityDensity
 from skvae.modules import PENALTIES
+from skvae.training import Table
 
 LOADERS = {"digits": load_digits, "wine": load_wine, "breast_cancer": load_breast_cancer}
 EXACT_ZEROS = [penalty for penalty in PENALTIES if penalty != "kl"]
@@ -437,7 +438,7 @@ def test_a_stream_of_pieces(penalty, size):
     assert model.score(held_out) > first + 5.0
     assert np.isfinite(model.sample(50)).all()
     refit = pickle.loads(pickle.dumps(model))
-    refit._finish(train, None, torch.device("cpu"), 1.0)  # as if all rows were measured at the end
+    refit._finish(Table(train), torch.device("cpu"), 1.0)  # as if all rows were measured at the end
     refit.module_.likelihood.set_moment(model.module_.likelihood.moment)
     assert model.score(held_out) > refit.score(held_out) - 10.0
 

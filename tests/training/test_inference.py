@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from skvae import AutoEncoder, Net, VAETransformer
 from skvae.modules import ACTIVATIONS, AutoEncoderModule, VAEModule
-from skvae.training import inference
+from skvae.training import Table, inference
 from skvae.training.alignment import AlignedRows, aligned_zeros
 from skvae.training.threads import ONE_THREAD_WORK, one_thread, threads_for
 
@@ -541,13 +541,13 @@ def test_noise_and_usage_are_measured_on_spread_rows(max_rows, monkeypatch):
     seen = []
     monkeypatch.setattr(VAEModule, "fit_noise", lambda self, x, weight, noise: seen.append((x, weight, noise)))
     weight = np.linspace(0.5, 1.5, 500)
-    inference.fit_noise(module, X, weight, CPU, max_rows=max_rows)
+    inference.fit_noise(module, Table(X, weight), CPU, max_rows=max_rows)
     ((x, share, noise),) = seen
     rows = np.rint(x[:, 0].numpy() * X[:, 0].std() + X[:, 0].mean()).astype(int)
     assert len(rows) == len(noise) == min(500, max_rows)
     assert (rows[0], rows[-1]) == (0, 499)
     assert np.diff(rows).max() - np.diff(rows).min() <= 1
     np.testing.assert_allclose(share, weight[rows], rtol=1e-6)
-    kl, variance, correlated = inference.latent_usage(module, X, CPU, max_rows=max_rows)
+    kl, variance, correlated = inference.latent_usage(module, Table(X), CPU, max_rows=max_rows)
     assert kl.shape == variance.shape == (2,)
     assert correlated
