@@ -1,12 +1,13 @@
 """Autoencoders that behave like any other scikit-learn estimator."""
 
-from skvae.estimators import AutoEncoder, ContractiveAE, DenoisingAE, SparseAE, VAETransformer
+from skvae.estimators import CVAE, AutoEncoder, ContractiveAE, DenoisingAE, SparseAE, VAETransformer
 from skvae.modules import Conv, Net
 from skvae.pipeline import reconstruct, sample, score_anomaly, step_score
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "CVAE",
     "AutoEncoder",
     "ContractiveAE",
     "Conv",

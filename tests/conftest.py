@@ -3,13 +3,33 @@ import pytest
 
 import skvae
 from skvae.estimators._base import BaseAutoEncoder
+from skvae.estimators._continuous import ContinuousAutoEncoder
 from skvae.training.threads import one_thread
 
-ESTIMATORS = [value for value in vars(skvae).values() if isinstance(value, type) and issubclass(value, BaseAutoEncoder)]
+ALL_ESTIMATORS = [value for value in vars(skvae).values() if isinstance(value, type) and issubclass(value, BaseAutoEncoder)]
+
+
+def requires_y(cls):
+    return cls().__sklearn_tags__().target_tags.required
+
+
+# Those with a code of real numbers that learn from rows alone share one contract; the others have tests of their own.
+ESTIMATORS = [cls for cls in ALL_ESTIMATORS if issubclass(cls, ContinuousAutoEncoder) and not requires_y(cls)]
+
+
+def labels_for(cls, X):
+    """What an estimator needs beside the rows."""
+    return (np.arange(len(X)) % 3,) if requires_y(cls) else ()
 
 
 @pytest.fixture(params=ESTIMATORS, ids=lambda cls: cls.__name__)
 def estimator_class(request):
+    """Estimators that share a contract, found by discovery."""
+    return request.param
+
+
+@pytest.fixture(params=ALL_ESTIMATORS, ids=lambda cls: cls.__name__)
+def any_estimator_class(request):
     """Every public estimator, found by discovery."""
     return request.param
 

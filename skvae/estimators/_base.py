@@ -36,6 +36,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     """
 
     _module_class: ClassVar[type[LatentModule]]
+    _n_condition_columns = 0  # how many columns of X the model is told instead of being asked to reconstruct
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
@@ -424,15 +425,19 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             Rows in the units of the training data.
         """
         check_is_fitted(self, "module_")
-        if not isinstance(n_samples, Integral) or n_samples < 1:
-            raise ValueError(f"n_samples={n_samples!r} must be an integer of at least 1.")
-        generator = check_random_state(self.random_state if random_state is None else random_state)
-        codes_seed, noise_seed = seed_streams(int(generator.randint(_MAX_SEED)), 5, n=2)
+        codes_seed, noise_seed = self._draw_seeds(n_samples, random_state, n=2)
         device = check.resolve_device(self.device)
         codes = self._sample_codes(n_samples, codes_seed)
         if mean:
             return self._as_images(inference.decode(self.module_, codes, device))
         return self._as_images(inference.draw(self.module_, codes, device, noise_seed))
+
+    def _draw_seeds(self, n_samples: Any, random_state: Any, *, n: int) -> list[int]:
+        """Seeds of the random streams behind a sample."""
+        if not isinstance(n_samples, Integral) or n_samples < 1:
+            raise ValueError(f"n_samples={n_samples!r} must be an integer of at least 1.")
+        generator = check_random_state(self.random_state if random_state is None else random_state)
+        return seed_streams(int(generator.randint(_MAX_SEED)), 5, n=n)
 
     def _sample_codes(self, n_samples: int, seed: int) -> np.ndarray:
         """Draw what the decoder takes from the model's prior."""

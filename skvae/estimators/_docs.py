@@ -103,10 +103,13 @@ feature_names_in_ : ndarray of shape (n_features_in_,)
 
 
 def document(cls: type) -> type:
-    """Class decorator that fills in the shared parts of a docstring, with the class's own defaults."""
-    for name, text in (("architecture", ARCHITECTURE), ("training", TRAINING), ("fitted", FITTED)):
-        cls.__doc__ = cls.__doc__.replace(f"    %({name})s\n", _indent(text))
-    for name, parameter in signature(cls).parameters.items():
+    """Class decorator that fills in the shared parts of a docstring: parameters that the class has, with its defaults."""
+    parameters = signature(cls).parameters
+    for name, text in (("architecture", ARCHITECTURE), ("training", TRAINING)):
+        entries = [entry for entry in re.split(r"\n(?=\w)", text.strip()) if re.match(r"\w+", entry)[0] in parameters]
+        cls.__doc__ = cls.__doc__.replace(f"    %({name})s\n", _indent("\n".join(entries)))
+    cls.__doc__ = cls.__doc__.replace("    %(fitted)s\n", _indent(FITTED))
+    for name, parameter in parameters.items():
         written = re.search(rf"^    (?:\w+, )*{name}(?:, \w+)* : .*, default=(.*)$", cls.__doc__, re.M)
         if written and literal_eval(written[1]) != parameter.default:
             default = repr(parameter.default).replace("'", '"')

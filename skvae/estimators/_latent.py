@@ -29,16 +29,7 @@ class LatentWalksMixin:
         X : ndarray of shape (n_pairs, n_steps, n_features_in_)
             Decoder's means.
         """
-        if method not in ("linear", "spherical"):
-            raise ValueError(f"method={method!r} is not known; use 'linear' or 'spherical'.")
-        if not isinstance(n_steps, Integral) or n_steps < 2:
-            raise ValueError(f"n_steps={n_steps} must be an integer of at least 2: the ends are two of them.")
-        start, end = self.transform(X_start), self.transform(X_end)
-        if len(start) != len(end):
-            raise ValueError(f"X_start has {len(start)} rows and X_end has {len(end)}; they are taken in pairs.")
-        start, end = (np.asarray(z, dtype=np.float64)[:, np.newaxis] for z in (start, end))
-        t = np.linspace(0.0, 1.0, n_steps)[:, np.newaxis]
-        return self._decode_walks(_spherical(start, end, t) if method == "spherical" else start + t * (end - start))
+        return self._decode_walks(between(self.transform(X_start), self.transform(X_end), n_steps, method))
 
     def attribute_vector(self, X_with, X_without):
         """Direction in which an attribute lies: the mean code of rows that have it minus that of rows without.
@@ -108,6 +99,19 @@ class LatentWalksMixin:
     def _decode_walks(self, codes: np.ndarray) -> np.ndarray:
         rows = self.inverse_transform(codes.reshape(-1, codes.shape[-1]))
         return rows.reshape(*codes.shape[:-1], *rows.shape[1:])
+
+
+def between(start: np.ndarray, end: np.ndarray, n_steps: int, method: str) -> np.ndarray:
+    """Codes on the way between pairs of codes, ``(n_pairs, n_steps, n_components)``."""
+    if method not in ("linear", "spherical"):
+        raise ValueError(f"method={method!r} is not known; use 'linear' or 'spherical'.")
+    if not isinstance(n_steps, Integral) or n_steps < 2:
+        raise ValueError(f"n_steps={n_steps} must be an integer of at least 2: the ends are two of them.")
+    if len(start) != len(end):
+        raise ValueError(f"X_start has {len(start)} rows and X_end has {len(end)}; they are taken in pairs.")
+    start, end = (np.asarray(z, dtype=np.float64)[:, np.newaxis] for z in (start, end))
+    t = np.linspace(0.0, 1.0, n_steps)[:, np.newaxis]
+    return _spherical(start, end, t) if method == "spherical" else start + t * (end - start)
 
 
 def _spherical(start: np.ndarray, end: np.ndarray, t: np.ndarray) -> np.ndarray:

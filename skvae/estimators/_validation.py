@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -46,10 +47,10 @@ def check_rows(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1, sets_f
         dtype=[np.float64, np.float32],
         ensure_min_samples=min_rows,
     )
-    if reset and estimator.image_shape_ is not None and prod(estimator.image_shape_) != X.shape[1]:
-        raise ValueError(
-            f"image_shape={estimator.image_shape_} has {prod(estimator.image_shape_)} pixels, but X has {X.shape[1]} features."
-        )
+    n_pixels = X.shape[1] - estimator._n_condition_columns
+    if reset and estimator.image_shape_ is not None and prod(estimator.image_shape_) != n_pixels:
+        n_given = prod(estimator.image_shape_)
+        raise ValueError(f"image_shape={estimator.image_shape_} has {n_given} pixels, but X has {n_pixels} features.")
     return X
 
 
@@ -142,6 +143,51 @@ def _first_text(values: np.ndarray) -> Any:
     except TypeError:
         return None
     return None
+
+
+def check_columns(estimator: Any, columns: Any) -> np.ndarray:
+    """Positions of columns of X that are given by name or position."""
+    names = list(getattr(estimator, "feature_names_in_", []))
+    positions = []
+    for column in columns:
+        if isinstance(column, str):
+            if column not in names:
+                known = f"its columns are {names}" if names else "its columns have no names"
+                raise ValueError(f"condition_columns has {column!r}, which X does not have; {known}.")
+            positions.append(names.index(column))
+        elif isinstance(column, Integral) and -estimator.n_features_in_ <= column < estimator.n_features_in_:
+            positions.append(int(column) % estimator.n_features_in_)
+        else:
+            raise ValueError(f"condition_columns has {column!r}, but X has {estimator.n_features_in_} columns.")
+    if not positions or len(set(positions)) < len(positions) or len(positions) == estimator.n_features_in_:
+        raise ValueError(
+            f"condition_columns={columns!r} must name at least one column, none twice, and leave some of the "
+            f"{estimator.n_features_in_} columns of X to be reconstructed."
+        )
+    return np.array(positions)
+
+
+def check_mask(estimator: Any, X: Any, mask: Any) -> tuple[Any, np.ndarray]:
+    """Rows with something harmless where they are masked, and the mask as a matrix of bool, True where masked."""
+    mask = np.asarray(mask)
+    if mask.dtype.kind not in "bui" or not np.isin(mask, (0, 1)).all():
+        raise ValueError(f"mask must be True or False for every entry, but has type {mask.dtype}.")
+    n_rows, n_features = len(X), estimator.n_features_in_
+    shapes = [(n_rows, n_features), (n_features,)]
+    if estimator.image_shape_ is not None:
+        shapes += [(n_rows, *estimator.image_shape_), estimator.image_shape_, estimator.image_shape_[1:]]
+    if mask.shape not in shapes:
+        fits = " or ".join(str(shape) for shape in shapes)
+        raise ValueError(f"mask has shape {mask.shape}; it must have the shape {fits}.")
+    mask = mask.astype(bool)
+    if estimator.image_shape_ is not None and mask.shape == estimator.image_shape_[1:] and mask.shape != (n_features,):
+        mask = np.broadcast_to(mask, estimator.image_shape_)
+    mask = mask.reshape(n_rows, -1) if mask.shape[0] == n_rows and mask.size == n_rows * n_features else mask.reshape(1, -1)
+    mask = np.broadcast_to(mask, (n_rows, n_features))
+    if hasattr(X, "mask"):  # a data frame, whose column names are looked at later
+        return X.mask(mask, 0.5), mask
+    X = X.toarray() if sparse.issparse(X) else np.asarray(X)
+    return np.where(mask.reshape(X.shape), 0.5, X), mask  # which every likelihood takes
 
 
 def check_codes(estimator: Any, Z: Any) -> np.ndarray:
@@ -248,8 +294,8 @@ def check_network(module: nn.Module, encoder: Net | Conv | None, decoder: Net | 
     device = next(module.parameters()).device
     n_codes = module.n_components * module.encoder_outputs_per_component
     for name, network, n_inputs, n_outputs in (
-        ("encoder", module.encoder, module.n_features, n_codes),
-        ("decoder", module.decoder, module.n_components, module.n_features),
+        ("encoder", module.encoder, module.n_encoder_inputs, n_codes),
+        ("decoder", module.decoder, module.n_decoder_inputs, module.n_features),
     ):
         spec: Any = {"encoder": encoder, "decoder": decoder}[name]
         if not isinstance(spec, Net):

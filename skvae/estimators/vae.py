@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from numbers import Integral, Real
-from typing import Any
-
 import numpy as np
-import torch
-from sklearn.utils._param_validation import Interval
 
-from skvae.estimators._continuous import ContinuousAutoEncoder
 from skvae.estimators._docs import document
 from skvae.estimators._latent import LatentWalksMixin
+from skvae.estimators._variational import VariationalAutoEncoder
 from skvae.modules import VAEModule
-from skvae.training import Table, inference
-from skvae.warnings import warn_user
-
-_NOISE_ROWS = 4096
-_USAGE_ROWS = 2048
-_ACTIVE_VARIANCE = 0.01
+from skvae.training import inference
 
 
 @document
-class VAETransformer(LatentWalksMixin, ContinuousAutoEncoder):
+class VAETransformer(LatentWalksMixin, VariationalAutoEncoder):
     r"""Variational autoencoder: a Gaussian code with a standard normal prior [1]_.
 
     Encoder and decoder maximise the evidence lower bound. The scale of the likelihood's noise is estimated along with
@@ -79,15 +69,6 @@ class VAETransformer(LatentWalksMixin, ContinuousAutoEncoder):
     """
 
     _module_class = VAEModule
-
-    _parameter_constraints = {
-        **ContinuousAutoEncoder._parameter_constraints,
-        "beta": [Interval(Real, 0, None, closed="left")],
-        "kl_warmup": [Interval(Real, 0, 1, closed="both")],
-        "capacity": [Interval(Real, 0, None, closed="left"), None],
-        "capacity_warmup": [Interval(Real, 0, 1, closed="both")],
-        "n_draws": [Interval(Integral, 1, None, closed="left")],
-    }
 
     def __init__(
         self,
@@ -161,30 +142,6 @@ class VAETransformer(LatentWalksMixin, ContinuousAutoEncoder):
         self.random_state = random_state
         self.verbose = verbose
         self.net_params = net_params
-
-    def _module_params(self) -> dict[str, Any]:
-        return {
-            "beta": float(self.beta),
-            "kl_warmup": float(self.kl_warmup),
-            "capacity": None if self.capacity is None else float(self.capacity),
-            "capacity_warmup": float(self.capacity_warmup),
-            "n_draws": int(self.n_draws),
-        }
-
-    def _finish(self, data: Table, device: torch.device, rate: float) -> None:
-        """Settle the noise and count what the components carry."""
-        inference.fit_noise(self.module_, data, device, max_rows=_NOISE_ROWS)
-        usage = inference.latent_usage(self.module_, data, device, max_rows=_USAGE_ROWS)
-        self.kl_per_component_, variance, self._columns_are_correlated = usage
-        self.n_active_units_ = int((variance > _ACTIVE_VARIANCE).sum())
-
-    def _check_health(self) -> None:
-        if self.n_active_units_ == 0 and self._columns_are_correlated:
-            warn_user(
-                f"The code of {type(self).__name__} has collapsed: none of its {self.n_components_} components tells rows "
-                f"apart, although the columns of X are correlated. Lower beta (now {self.beta:g}), or raise kl_warmup (now "
-                f"{self.kl_warmup:g}) or max_epochs (now {self.max_epochs!r}, {self.n_iter_} passes)."
-            )
 
     def posterior(self, X):
         """Posterior of the code.

@@ -23,9 +23,11 @@ from skvae.functional.likelihood import (
     squared_error,
     weighted_row_sum,
 )
+from skvae.functional.quantization import SEARCH_NUMBERS, nearest_codes, rotate_to, straight_through, sum_by_code
 from skvae.functional.sparsity import bernoulli_kl, keep_largest, keep_largest_of_batch
 
 __all__ = [
+    "SEARCH_NUMBERS",
     "add_gaussian",
     "bernoulli_energy",
     "bernoulli_kl",
@@ -49,8 +51,12 @@ __all__ = [
     "layer_jacobian_change",
     "layer_jacobian_norm",
     "mask",
+    "nearest_codes",
     "normal_cdf",
+    "rotate_to",
     "salt_and_pepper",
     "squared_error",
+    "straight_through",
+    "sum_by_code",
     "weighted_row_sum",
 ]

@@ -6,16 +6,25 @@ import torch
 from torch import Tensor
 
 
-def gaussian_kl(mean: Tensor, log_var: Tensor, *, per_component: bool = False) -> Tensor:
-    r"""Kullback-Leibler divergence of a diagonal Gaussian from the standard normal.
+def gaussian_kl(
+    mean: Tensor,
+    log_var: Tensor,
+    prior_mean: Tensor | None = None,
+    prior_log_var: Tensor | None = None,
+    *,
+    per_component: bool = False,
+) -> Tensor:
+    r"""Kullback-Leibler divergence between diagonal Gaussians, by default from the standard normal.
 
     .. math::
-        D = \tfrac12 \sum_k \left(\mu_k^2 + \sigma_k^2 - \log\sigma_k^2 - 1\right)
+        D = \tfrac12 \sum_k \left(\frac{(\mu_k - m_k)^2 + \sigma_k^2}{s_k^2} - \log\frac{\sigma_k^2}{s_k^2} - 1\right)
 
     Parameters
     ----------
     mean, log_var : Tensor of shape (..., n_components)
         Mean and log-variance of the Gaussian.
+    prior_mean, prior_log_var : Tensor of shape (..., n_components), optional
+        Those of the one it is compared with, together; zeros by default.
     per_component : bool, default=False
         Keep the last axis instead of summing over it.
 
@@ -31,6 +40,8 @@ def gaussian_kl(mean: Tensor, log_var: Tensor, *, per_component: bool = False) -
     >>> gaussian_kl(torch.zeros(2, 3), torch.zeros(2, 3))
     tensor([0., 0.])
     """
+    if prior_mean is not None and prior_log_var is not None:
+        mean, log_var = (mean - prior_mean) * torch.exp(-0.5 * prior_log_var), log_var - prior_log_var
     # expm1(v) - v keeps its digits where the posterior is close to the prior.
     twice = torch.addcmul(torch.expm1(log_var) - log_var, mean, mean)
     return 0.5 * twice if per_component else 0.5 * twice.sum(-1)

@@ -3,19 +3,27 @@
 from skvae.modules.autoencoder import AutoEncoderModule
 from skvae.modules.base import LatentModule, TrainableModule
 from skvae.modules.batch import Batch
+from skvae.modules.code_prior import CodePrior, HistogramPrior, UniformPrior
 from skvae.modules.contractive import JACOBIANS, ContractiveModule
 from skvae.modules.convolution import conv_decoder, conv_encoder
+from skvae.modules.cvae import PRIORS as CVAE_PRIORS
+from skvae.modules.cvae import CVAEModule
 from skvae.modules.denoising import CORRUPTIONS, DenoisingModule
 from skvae.modules.layers import ACTIVATIONS, NORMALIZATIONS, mlp
 from skvae.modules.likelihood import LIKELIHOODS, NOISE_MODES, Bernoulli, Gaussian, Laplace, Likelihood
 from skvae.modules.networks import build_networks
+from skvae.modules.pixelsnail import PixelSNAILPrior
+from skvae.modules.quantizer import VectorQuantizer
 from skvae.modules.sparse import PENALTIES, SparseModule
 from skvae.modules.specs import Conv, Net
+from skvae.modules.transformer import TransformerPrior
 from skvae.modules.vae import VAEModule
+from skvae.modules.vqvae import VQVAEModule
 
 __all__ = [
     "ACTIVATIONS",
     "CORRUPTIONS",
+    "CVAE_PRIORS",
     "JACOBIANS",
     "LIKELIHOODS",
     "NOISE_MODES",
@@ -24,17 +32,25 @@ __all__ = [
     "AutoEncoderModule",
     "Batch",
     "Bernoulli",
+    "CVAEModule",
+    "CodePrior",
     "ContractiveModule",
     "Conv",
     "DenoisingModule",
     "Gaussian",
+    "HistogramPrior",
     "Laplace",
     "LatentModule",
     "Likelihood",
     "Net",
+    "PixelSNAILPrior",
     "SparseModule",
     "TrainableModule",
+    "TransformerPrior",
+    "UniformPrior",
     "VAEModule",
+    "VQVAEModule",
+    "VectorQuantizer",
     "build_networks",
     "conv_decoder",
     "conv_encoder",

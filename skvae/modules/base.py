@@ -109,6 +109,16 @@ class LatentModule(TrainableModule):
         self.encoder, self.decoder = self._build_networks(**networks)
         self.likelihood = LIKELIHOODS[likelihood](n_features, noise)
 
+    @property
+    def n_encoder_inputs(self) -> int:
+        """Width of what the encoder takes."""
+        return self.n_features
+
+    @property
+    def n_decoder_inputs(self) -> int:
+        """Width of what the decoder takes."""
+        return self.n_components
+
     def _build_networks(self, **networks: Any) -> tuple[nn.Module, nn.Module]:
         n_codes = self.n_components * self.encoder_outputs_per_component
         return build_networks(self.n_features, self.n_components, n_codes, **networks)

@@ -85,6 +85,24 @@ class ResidualBlock(nn.Module):
         return y
 
 
+class BesideImages(nn.Module):
+    """Convolutions over the image that a row begins with; what else it holds passes by.
+
+    Parameters
+    ----------
+    network : Module
+        Maps rows of pixels to rows.
+    n_pixels : int
+    """
+
+    def __init__(self, network: nn.Module, n_pixels: int):
+        super().__init__()
+        self.network, self.n_pixels = network, n_pixels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.network(x[:, : self.n_pixels]), x[:, self.n_pixels :]], dim=1)
+
+
 def _same(n_inputs: int, n_outputs: int, sides: Pair) -> nn.Module:
     """Convolution that keeps the sides."""
     return _measured(nn.Conv2d(n_inputs, n_outputs, 3, padding=1), sides, n_outputs, prod(sides))
@@ -109,7 +127,7 @@ def _halvings(image_shape: Shape, channels: Sequence[int]) -> list[_Halving]:
 
 
 def conv_encoder(
-    spec: Conv, image_shape: Shape, n_outputs: int, hidden_layer_sizes: Sequence[int], **hidden: Any
+    spec: Conv, image_shape: Shape, n_outputs: int, hidden_layer_sizes: Sequence[int], n_beside: int = 0, **hidden: Any
 ) -> nn.Sequential:
     """Build convolutions that halve an image, and a perceptron on what is left of it.
 
@@ -121,6 +139,8 @@ def conv_encoder(
     n_outputs : int
     hidden_layer_sizes : sequence of int
         Widths of the perceptron's hidden layers.
+    n_beside : int
+        Numbers that follow the pixels in every row and join where the convolutions end.
     **hidden : dict
         `activation`, `dropout` and `normalization` of all hidden layers.
 
@@ -136,13 +156,11 @@ def conv_encoder(
     >>> conv_encoder(Conv(channels=(8,)), (1, 20, 28), 3, ())(torch.zeros(2, 560)).shape
     torch.Size([2, 3])
     """
-    layers: list[nn.Module] = [nn.Unflatten(1, image_shape)]
-    width, sides = image_shape[0], image_shape[1:]
-    for step, size in zip(_halvings(image_shape, spec.channels), map(int, spec.channels), strict=True):
-        layers += [step.down(width, size), *after(size, images=True, **hidden)]
-        layers += [ResidualBlock(size, step.half, **hidden) for _ in range(spec.residual_blocks)]
-        width, sides = size, step.half
-    return nn.Sequential(*layers, nn.Flatten(), *mlp(width * prod(sides), hidden_layer_sizes, n_outputs, **hidden))
+    convolutions, width, sides = _convolutions(spec, image_shape, **hidden)
+    features: list[nn.Module] = [*convolutions, nn.Flatten()]
+    if n_beside:
+        features = [BesideImages(nn.Sequential(*features), prod(image_shape))]
+    return nn.Sequential(*features, *mlp(width * prod(sides) + n_beside, hidden_layer_sizes, n_outputs, **hidden))
 
 
 def conv_decoder(
@@ -174,29 +192,160 @@ def conv_decoder(
     Sequential
         Maps codes ``(n_samples, n_inputs)`` to rows ``(n_samples, prod(image_shape))``.
     """
-    steps = _halvings(image_shape, spec.channels)
-    sides = steps[-1].half if steps else image_shape[1:]
-    widths = [image_shape[0], *map(int, spec.channels)]
-    width = widths[-1]
+    width, sides = grid_size(spec, image_shape)
     if tied_to is None:
         layers = [*mlp(n_inputs, hidden_layer_sizes[::-1], width * prod(sides), **hidden)]
-        sources: list[Any] = [None] * len(steps)
     else:
         layers = [*tied_mlp(tied_to, n_inputs, **hidden)]
-        sources = [layer for layer in tied_to if isinstance(layer, nn.Conv2d)]
-    if steps:
+    if len(spec.channels):
         layers += after(width * prod(sides), **hidden)
     layers.append(nn.Unflatten(1, (width, *sides)))
-    for i in reversed(range(len(steps))):
-        step, size = steps[i], widths[i]
-        layers += [ResidualBlock(width, step.half, **hidden) for _ in range(spec.residual_blocks)]
-        if sources[i] is not None:
-            layers.append(step.tied_up(sources[i]))
-        elif spec.upsampling == "nearest":
-            layers += [nn.Upsample(size=step.sides), _same(width, size, step.sides)]
-        else:
-            layers.append(step.up(width, size))
-        if i > 0:
-            layers += after(size, images=True, **hidden)
+    return nn.Sequential(*layers, *_transposed_convolutions(spec, image_shape, tied_to=tied_to, **hidden))
+
+
+def grid_size(spec: Conv, image_shape: Shape) -> tuple[int, Pair]:
+    """Channels and sides of what the convolutions of a specification make of an image."""
+    steps = _halvings(image_shape, spec.channels)
+    return (int(spec.channels[-1]), steps[-1].half) if steps else (image_shape[0], image_shape[1:])
+
+
+def grid_encoder(spec: Conv, image_shape: Shape, n_outputs: int | None = None, **hidden: Any) -> nn.Sequential:
+    """Build convolutions that halve an image down to a grid, without a perceptron behind them.
+
+    Parameters
+    ----------
+    spec : Conv
+    image_shape : tuple of int
+        Channels, height and width.
+    n_outputs : int, optional
+        Channels of a linear map at every place of the grid, which comes last; none by default.
+    **hidden : dict
+        `activation`, `dropout` and `normalization` of all hidden layers.
+
+    Returns
+    -------
+    Sequential
+        Maps rows ``(n_samples, prod(image_shape))`` to ``(n_samples, n_channels, height, width)``, see `grid_size`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skvae.modules import Conv
+    >>> grid_encoder(Conv(channels=(8, 8)), (1, 20, 28), 3)(torch.zeros(2, 560)).shape
+    torch.Size([2, 3, 5, 7])
+    """
+    layers, width, sides = _convolutions(spec, image_shape, **hidden)
+    return nn.Sequential(*layers, *([] if n_outputs is None else [pointwise(width, n_outputs, sides)]))
+
+
+def grid_decoder(spec: Conv, image_shape: Shape, n_inputs: int, **hidden: Any) -> nn.Sequential:
+    """Build the mirror of `grid_encoder`, which begins with a convolution over the grid.
+
+    Parameters
+    ----------
+    spec : Conv
+    image_shape : tuple of int
+        Channels, height and width.
+    n_inputs : int
+        Channels of the grid.
+    **hidden : dict
+        `activation`, `dropout` and `normalization` of all hidden layers.
+
+    Returns
+    -------
+    Sequential
+        Maps grids ``(n_samples, n_inputs, height, width)`` to rows ``(n_samples, prod(image_shape))``.
+    """
+    width, sides = grid_size(spec, image_shape)
+    layers = [_same(n_inputs, width, sides)]
+    if len(spec.channels):
+        layers += after(width, images=True, **hidden)
+    return nn.Sequential(*layers, *_transposed_convolutions(spec, image_shape, **hidden))
+
+
+def halve_grid(spec: Conv, grid: Shape, **hidden: Any) -> nn.Sequential:
+    """Build one more halving of a grid, which keeps its channels.
+
+    Parameters
+    ----------
+    spec : Conv
+        Its `residual_blocks` and `upsampling` count here.
+    grid : tuple of int
+        Channels, height and width.
+    **hidden : dict
+        `activation`, `dropout` and `normalization`.
+
+    Returns
+    -------
+    Sequential
+    """
+    (step,) = _halvings(grid, (grid[0],))
+    return nn.Sequential(*_down(spec, step, grid[0], grid[0], **hidden))
+
+
+def double_grid(spec: Conv, grid: Shape, n_inputs: int, **hidden: Any) -> nn.Sequential:
+    """Build the way back of `halve_grid`, from `n_inputs` channels.
+
+    Parameters
+    ----------
+    spec : Conv
+    grid : tuple of int
+        Channels, height and width of what it returns.
+    n_inputs : int
+    **hidden : dict
+        `activation`, `dropout` and `normalization`.
+
+    Returns
+    -------
+    Sequential
+    """
+    width = grid[0]
+    (step,) = _halvings(grid, (width,))
+    first = [_same(n_inputs, width, step.half), *after(width, images=True, **hidden)]
+    return nn.Sequential(*first, *_up(spec, step, width, width, **hidden), *after(width, images=True, **hidden))
+
+
+def pointwise(n_inputs: int, n_outputs: int, sides: Pair) -> nn.Module:
+    """Linear map at every place of a grid."""
+    return _measured(nn.Conv2d(n_inputs, n_outputs, 1), sides, n_outputs, prod(sides))
+
+
+def _convolutions(spec: Conv, image_shape: Shape, **hidden: Any) -> tuple[list[nn.Module], int, Pair]:
+    """Layers from rows to a grid, and the grid's channels and sides."""
+    layers: list[nn.Module] = [nn.Unflatten(1, image_shape)]
+    width = image_shape[0]
+    for step, size in zip(_halvings(image_shape, spec.channels), map(int, spec.channels), strict=True):
+        layers += _down(spec, step, width, size, **hidden)
         width = size
-    return nn.Sequential(*layers, nn.Flatten())
+    return layers, *grid_size(spec, image_shape)
+
+
+def _transposed_convolutions(spec: Conv, image_shape: Shape, *, tied_to: Any = None, **hidden: Any) -> list[nn.Module]:
+    """Layers from a grid to rows."""
+    layers: list[nn.Module] = []
+    steps = _halvings(image_shape, spec.channels)
+    widths = [image_shape[0], *map(int, spec.channels)]
+    sources = [None] * len(steps) if tied_to is None else [layer for layer in tied_to if isinstance(layer, nn.Conv2d)]
+    for i in reversed(range(len(steps))):
+        layers += _up(spec, steps[i], widths[i + 1], widths[i], source=sources[i], **hidden)
+        if i > 0:
+            layers += after(widths[i], images=True, **hidden)
+    return [*layers, nn.Flatten()]
+
+
+def _down(spec: Conv, step: _Halving, n_inputs: int, n_outputs: int, **hidden: Any) -> list[nn.Module]:
+    """Layers that halve the sides."""
+    blocks = [ResidualBlock(n_outputs, step.half, **hidden) for _ in range(spec.residual_blocks)]
+    return [step.down(n_inputs, n_outputs), *after(n_outputs, images=True, **hidden), *blocks]
+
+
+def _up(
+    spec: Conv, step: _Halving, n_inputs: int, n_outputs: int, *, source: nn.Conv2d | None = None, **hidden: Any
+) -> list[nn.Module]:
+    """Layers that double the sides."""
+    layers: list[nn.Module] = [ResidualBlock(n_inputs, step.half, **hidden) for _ in range(spec.residual_blocks)]
+    if source is not None:
+        return [*layers, step.tied_up(source)]
+    if spec.upsampling == "nearest":
+        return [*layers, nn.Upsample(size=step.sides), _same(n_inputs, n_outputs, step.sides)]
+    return [*layers, step.up(n_inputs, n_outputs)]

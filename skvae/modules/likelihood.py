@@ -239,6 +239,11 @@ class Likelihood(nn.Module):
         return self._to_data(self.locate(output))
 
     def _to_data(self, x: Tensor) -> NDArray[np.float64]:
+        """Locations in the units of the data."""
+        return self._rescale(x)
+
+    def _rescale(self, x: Tensor) -> NDArray[np.float64]:
+        """Rows in the units of the data, in double precision."""
         values = x.cpu().numpy().astype(np.float64)
         values *= self.scale
         values += self.shift
@@ -343,9 +348,13 @@ class Likelihood(nn.Module):
         """Scale parameter of the noise of every column, in the units of the data."""
         raise NotImplementedError
 
+    def scatter(self, output: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw rows, in standardised units, from the likelihood around a decoder's output."""
+        raise NotImplementedError
+
     def draw(self, output: Tensor, generator: torch.Generator) -> NDArray[np.float64]:
         """Draw rows, in the units of the data, from the likelihood around a decoder's output."""
-        raise NotImplementedError
+        return self._rescale(self.scatter(output, generator))
 
     def largest_entry(self, X: Any) -> tuple[float, int]:
         """Largest absolute standardised entry of `X` and its column."""
@@ -377,9 +386,9 @@ class Gaussian(Likelihood):
     def noise_scale(self) -> NDArray[np.float64]:
         return self.scale / np.sqrt(2.0 * self.weight.detach().cpu().double().numpy())
 
-    def draw(self, output: Tensor, generator: torch.Generator) -> NDArray[np.float64]:
+    def scatter(self, output: Tensor, generator: torch.Generator) -> Tensor:
         noise = torch.randn(output.shape, generator=generator, device=output.device, dtype=output.dtype)
-        return self._to_data(self.locate(output) + noise * (2.0 * self.weight).rsqrt())
+        return self.locate(output) + noise * (2.0 * self.weight).rsqrt()
 
 
 class Laplace(Likelihood):
@@ -406,10 +415,10 @@ class Laplace(Likelihood):
         scale: NDArray[np.float64] = self.scale / self.weight.detach().cpu().double().numpy()
         return scale
 
-    def draw(self, output: Tensor, generator: torch.Generator) -> NDArray[np.float64]:
+    def scatter(self, output: Tensor, generator: torch.Generator) -> Tensor:
         uniform = torch.rand(output.shape, generator=generator, device=output.device, dtype=output.dtype) - 0.5
         noise = -uniform.sign() * torch.log1p(-2.0 * uniform.abs().clamp(max=0.5 - 1e-7))
-        return self._to_data(self.locate(output) + noise / self.weight)
+        return self.locate(output) + noise / self.weight
 
 
 class Bernoulli(Likelihood):
@@ -467,9 +476,11 @@ class Bernoulli(Likelihood):
     def noise_scale(self) -> NDArray[np.float64]:
         return np.zeros(self.n_features)
 
-    def draw(self, output: Tensor, generator: torch.Generator) -> NDArray[np.float64]:
-        values = torch.bernoulli(torch.sigmoid(output), generator=generator)
-        return self._restore_constants(values.cpu().numpy().astype(np.float64))
+    def scatter(self, output: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.bernoulli(torch.sigmoid(output), generator=generator)
+
+    def _rescale(self, x: Tensor) -> NDArray[np.float64]:
+        return self._restore_constants(x.cpu().numpy().astype(np.float64))
 
     def check(self, X: Any) -> None:
         low, high = float(X.min()), float(X.max())

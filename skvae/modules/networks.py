@@ -23,6 +23,8 @@ def build_networks(
     image_shape: Shape | None = None,
     tied_weights: bool = False,
     code_activation: str = "identity",
+    n_conditions: int = 0,
+    encode_condition: bool = False,
     **hidden: Any,
 ) -> tuple[nn.Module, nn.Module]:
     """Build an encoder and a decoder: perceptrons, convolutions for images, or networks of the user's own.
@@ -42,6 +44,10 @@ def build_networks(
         Have the decoder use the encoder's weights, transposed.
     code_activation : str
         Activation of the code.
+    n_conditions : int
+        Inputs of the decoder beside the code.
+    encode_condition : bool
+        Have them beside the rows as inputs of the encoder, too.
     **hidden : dict
         `activation`, `dropout` and `normalization` of the hidden layers.
 
@@ -59,24 +65,26 @@ def build_networks(
     if image_shape is not None:
         encoder = Conv() if encoder is None else encoder
         decoder = (encoder if isinstance(encoder, Conv) else Conv()) if decoder is None else decoder
+    n_beside = n_conditions if encode_condition else 0
     first: Any
     if isinstance(encoder, Net):
-        first = encoder.build(n_features, n_codes)
+        first = encoder.build(n_features + n_beside, n_codes)
     elif isinstance(encoder, Conv):
         assert image_shape is not None
-        first = conv_encoder(encoder, image_shape, n_codes, sizes, **hidden)
+        first = conv_encoder(encoder, image_shape, n_codes, sizes, n_beside, **hidden)
     else:
-        first = mlp(n_features, sizes, n_codes, **hidden)
+        first = mlp(n_features + n_beside, sizes, n_codes, **hidden)
     second: nn.Module
     if isinstance(decoder, Net):
-        second = decoder.build(n_components, n_features)
+        second = decoder.build(n_components + n_conditions, n_features)
     elif isinstance(decoder, Conv):
         assert image_shape is not None
-        second = conv_decoder(decoder, image_shape, n_components, sizes, tied_to=first if tied_weights else None, **hidden)
+        source = first if tied_weights else None
+        second = conv_decoder(decoder, image_shape, n_components + n_conditions, sizes, tied_to=source, **hidden)
     elif tied_weights:
         second = tied_mlp(first, n_components, **hidden)
     else:
-        second = mlp(n_components, sizes[::-1], n_features, **hidden)
+        second = mlp(n_components + n_conditions, sizes[::-1], n_features, **hidden)
     if code_activation != "identity":
         layers = first if type(first) is nn.Sequential else [first]
         first = nn.Sequential(*layers, ACTIVATIONS[code_activation]())

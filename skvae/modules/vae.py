@@ -73,43 +73,57 @@ class VAEModule(LatentModule):
             values["capacity"] = self.capacity * _ramp(progress, self.capacity_warmup)
         return values
 
-    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def posterior(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z|x), each ``(n, n_components)``."""
-        mean, log_var = super().encode(x).chunk(2, dim=-1)
+        mean, log_var = self._encoder_output(x, condition).chunk(2, dim=-1)
         return mean, log_var.clamp(-MAX_LOG_VAR, MAX_LOG_VAR)
 
-    def encode(self, x: Tensor) -> Tensor:
+    def encode(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """Posterior mean of standardised rows, ``(n, n_features)`` to ``(n, n_components)``."""
-        return super().encode(x).chunk(2, dim=-1)[0]
+        return self._encoder_output(x, condition).chunk(2, dim=-1)[0]
+
+    def _encoder_output(self, x: Tensor, condition: Tensor | None) -> Tensor:
+        return super().encode(x)
+
+    def join(self, z: Tensor, condition: Tensor | None) -> Tensor:
+        """Return what the decoder takes: codes ``(n, ..., n_components)`` and what belongs beside them."""
+        return z
+
+    def divergence(
+        self, mean: Tensor, log_var: Tensor, condition: Tensor | None = None, *, per_component: bool = False
+    ) -> Tensor:
+        """KL of posteriors from the prior, in nats."""
+        return gaussian_kl(mean, log_var, per_component=per_component)
 
     def loss(self, batch: Batch, schedule: Schedule) -> dict[str, Tensor]:
         assert batch.noise is not None
-        mean, log_var = self.posterior(batch.x)
+        mean, log_var = self.posterior(batch.x, batch.condition)
         std = torch.exp(0.5 * log_var)
         noise = batch.noise["posterior"]
         if noise.dim() == 2:
-            nll = self.likelihood.nll(batch.target, self.decode(torch.addcmul(mean, noise, std)))
+            z = self.join(torch.addcmul(mean, noise, std), batch.condition)
+            nll = self.likelihood.nll(batch.target, self.decode(z))
         else:
-            z = torch.addcmul(mean.unsqueeze(1), noise, std.unsqueeze(1))
+            z = self.join(torch.addcmul(mean.unsqueeze(1), noise, std.unsqueeze(1)), batch.condition)
             output = torch.unflatten(self.decode(z.flatten(0, 1)), 0, z.shape[:2])
             nll = self.likelihood.nll(batch.target.unsqueeze(1), output).mean(1)
-        kl, beta = gaussian_kl(mean, log_var), schedule["beta"]
+        kl, beta = self.divergence(mean, log_var, batch.condition), schedule["beta"]
         if "capacity" in schedule:
             mean_kl = (kl * batch.weight).sum() / batch.weight.sum()
             return {"reconstruction": nll, "kl": beta * (mean_kl - schedule["capacity"]).abs()}
         return {"reconstruction": nll, "kl": kl if beta == 1.0 else beta * kl}
 
     @torch.no_grad()
-    def fit_noise(self, x: Tensor, weight: Tensor, noise: Tensor) -> None:
+    def fit_noise(self, x: Tensor, weight: Tensor, noise: Tensor, condition: Tensor | None = None) -> None:
         """Fit the likelihood's noise to the residuals of draws from the posteriors."""
         if self.likelihood.learns_noise:
-            mean, log_var = self.posterior(x)
-            output = self.decode(torch.addcmul(mean, noise, torch.exp(0.5 * log_var)))
+            mean, log_var = self.posterior(x, condition)
+            output = self.decode(self.join(torch.addcmul(mean, noise, torch.exp(0.5 * log_var)), condition))
             energy = self.likelihood.energy(x, self.likelihood.locate(output))
             self.likelihood.set_moment((weight / weight.sum()) @ energy)
 
-    def propose(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_var = self.posterior(x)
+    def propose(self, x: Tensor, noise: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        mean, log_var = self.posterior(x, condition)
         z = torch.addcmul(mean.unsqueeze(1), noise, torch.exp(0.5 * log_var).unsqueeze(1))
         log_q = -0.5 * (noise.square().sum(-1) + log_var.sum(-1, keepdim=True) + self.n_components * math.log(2.0 * math.pi))
         return z, log_q

@@ -1,5 +1,6 @@
 """Training and running modules; the only part of the package that knows skorch."""
 
+from skvae.training.completion import complete
 from skvae.training.loader import BatchLoader, Rows, Table
 from skvae.training.net import DivergedError, Outcome, Plan, train
 from skvae.training.optimizers import OPTIMIZER_NAMES
@@ -17,6 +18,7 @@ __all__ = [
     "PrivateRandomness",
     "Rows",
     "Table",
+    "complete",
     "pretrain",
     "seed_streams",
     "train",

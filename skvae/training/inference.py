@@ -16,7 +16,6 @@ import torch
 from scipy import sparse
 from torch import nn
 
-from skvae.functional import gaussian_kl
 from skvae.modules import Batch
 from skvae.modules.columns import columns_are_correlated
 from skvae.training.alignment import aligned_rows, aligned_zeros
@@ -153,6 +152,15 @@ def _padded(values: np.ndarray, size: int) -> torch.Tensor:
 def decode(module: nn.Module, Z: np.ndarray, device: torch.device) -> np.ndarray:
     """Means of the likelihood, in the units of the data, for codes, with their conditions beside them if there are any."""
     return _per_code(module, Z, device, lambda output, rows: module.likelihood.mean(output)[: rows.stop - rows.start])
+
+
+def join_codes(module: nn.Module, noise: np.ndarray, condition: np.ndarray, device: torch.device) -> np.ndarray:
+    """Turn standard normal numbers into draws from p(z|c), with the conditions beside them, which is what a decoder takes."""
+    place(module, device)
+    with torch.no_grad(), private_randomness(module, _POOL_SEED):
+        mean, log_var = module.prior_moments(torch.from_numpy(condition).to(device))
+    codes = noise * np.exp(0.5 * log_var.cpu().numpy()) + mean.cpu().numpy()
+    return np.hstack([codes, condition])
 
 
 def draw(module: nn.Module, Z: np.ndarray, device: torch.device, seed: int) -> np.ndarray:
@@ -319,5 +327,8 @@ def latent_usage(module: nn.Module, data: Table, device: torch.device, *, max_ro
     """
     sample = data.take(_evenly_spaced(data, max_rows))
     mean, log_var = posterior(module, sample.X, device, sample.condition)
-    kl = gaussian_kl(torch.from_numpy(mean), torch.from_numpy(log_var), per_component=True).mean(0)
-    return kl.double().numpy(), mean.var(axis=0), columns_are_correlated(module.likelihood.standardize(sample.X).numpy())
+    posteriors = [torch.from_numpy(values).to(device) for values in (mean, log_var)]
+    told = None if sample.condition is None else torch.from_numpy(sample.condition.astype(np.float32)).to(device)
+    with torch.no_grad():
+        kl = module.divergence(*posteriors, told, per_component=True).mean(0)
+    return kl.cpu().double().numpy(), mean.var(axis=0), columns_are_correlated(module.likelihood.standardize(sample.X).numpy())

@@ -1,0 +1,252 @@
+"""What rows are conditioned on: labels and numbers, as columns of numbers."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+from sklearn.utils.multiclass import type_of_target
+
+_REMEMBERED = 1000  # conditions in numbers that are kept to draw from
+_LABEL_SCALE = 4.0
+
+
+class Conditions:
+    """Labels, one-hot, and numbers, standardised, side by side.
+
+    A list of labels, or a matrix of strings, integers or booleans, is labels, column by column; a matrix of floats, or a list
+    of floats that are not all whole, is numbers.
+
+    Attributes
+    ----------
+    width : int
+        Columns of what `encode` returns.
+    is_labels : bool
+        Whether all columns are labels.
+    """
+
+    def __init__(self, y: Any, weight: np.ndarray | None, *, name: str = "y", classes: Any = None):
+        self.name = name
+        columns, self._is_vector = _columns(y, name)
+        labelled = [_is_label(values, self._is_vector) for _, values in columns]
+        self._classes: list[np.ndarray | None] = []
+        self._moments: list[tuple[float, float]] = []
+        if classes is not None and not all(labelled):
+            raise ValueError(f"classes are those of labels, but {name} is numbers.")
+        given = [None] * len(columns) if classes is None else ([classes] if len(columns) == 1 else list(classes))
+        if len(given) != len(columns):
+            raise ValueError(f"classes has {len(given)} list(s) of labels, but {name} has {len(columns)} columns.")
+        for is_label, (_, values), known in zip(labelled, columns, given, strict=True):
+            self._classes.append(np.unique(values if known is None else np.asarray(known)) if is_label else None)
+            self._moments.append((0.0, 1.0) if is_label else _moments(values, weight))
+        self.is_labels = all(labelled)
+        self.width = sum(1 if known is None else len(known) for known in self._classes)
+        self._counts: dict[tuple[int, ...], float] = {}
+        self._examples = np.empty((0, len(columns)), dtype=object)
+        self._count(y, weight)
+
+    @property
+    def n_columns(self) -> int:
+        """Number of columns that labels and numbers come in."""
+        return len(self._classes)
+
+    def check_classes(self, classes: Any) -> None:
+        """Raise a ValueError where these are not the known labels."""
+        given = [classes] if self.n_columns == 1 else list(classes)
+        same = len(given) == self.n_columns and all(
+            known is not None and np.array_equal(np.unique(np.asarray(labels)), known)
+            for labels, known in zip(given, self._classes, strict=False)
+        )
+        if not same:
+            raise ValueError(f"classes={classes!r} are not those of the first call: {self.describe()}.")
+
+    @property
+    def classes(self) -> Any:
+        """Labels, sorted; a list of them where there are several columns."""
+        return self._classes[0] if self.n_columns == 1 else self._classes
+
+    # -- from labels and numbers to columns of numbers ----------------------------------------------------------------
+
+    def _positions(self, y: Any) -> list[np.ndarray]:
+        """Positions of labels among the known ones, and numbers standardised, column by column."""
+        columns, _ = _columns(y, self.name)
+        if len(columns) != self.n_columns:
+            raise ValueError(f"{self.name} has {len(columns)} column(s), but the model was fitted with {self.n_columns}.")
+        positions = []
+        for (column, values), known, (mean, std) in zip(columns, self._classes, self._moments, strict=True):
+            if known is None:
+                positions.append((_numbers(values, self.name) - mean) / std)
+                continue
+            index = _find(values, known)
+            if (index < 0).any():
+                unseen = list(dict.fromkeys(values[index < 0].tolist()))
+                which = f"{self.name}" if self.n_columns == 1 else f"Column {column!r} of {self.name}"
+                raise ValueError(
+                    f"{which} has labels that were not seen in fit: {_listing(unseen)}; known are {_listing(known.tolist())}."
+                )
+            positions.append(index)
+        return positions
+
+    def encode(self, y: Any, n_rows: int) -> np.ndarray:
+        """Conditions ``(n_rows, width)``, float32; one label, or one row of them, stands for all rows."""
+        return self._expand(self._positions(self.spread(y, n_rows)))
+
+    def is_one(self, y: Any) -> bool:
+        """Whether `y` is what one row is told."""
+        shape = y.shape if hasattr(y, "columns") else np.asarray(y).shape
+        return shape == () or (self.n_columns > 1 and shape == (self.n_columns,))
+
+    def spread(self, y: Any, n_rows: int) -> Any:
+        """Labels or numbers of `n_rows` rows, from those or from those of one."""
+        if self.is_one(y):
+            row = np.empty((1, self.n_columns), dtype=object)
+            row[0] = y
+            return np.repeat(row, n_rows, axis=0)
+        y = y if hasattr(y, "columns") else np.asarray(y)
+        if len(y) != n_rows:
+            raise ValueError(f"{self.name} has {len(y)} entries for {n_rows} row(s).")
+        return y
+
+    def as_fitted(self, y: Any) -> np.ndarray:
+        """Labels or numbers in the form that they had in `fit`."""
+        return self._decode(self._positions(y))
+
+    def _decode(self, positions: list[np.ndarray]) -> np.ndarray:
+        parts = []
+        for position, known, (mean, std) in zip(positions, self._classes, self._moments, strict=True):
+            parts.append(position * std + mean if known is None else known[position.astype(int)])
+        return self._in_shape(parts)
+
+    def _in_shape(self, parts: list[np.ndarray]) -> np.ndarray:
+        """Columns as they came in `fit`."""
+        parts = [part.astype(np.float64) if known is None else part for part, known in zip(parts, self._classes, strict=True)]
+        if self.n_columns == 1:
+            return parts[0] if self._is_vector else parts[0][:, np.newaxis]
+        if len({part.dtype.kind for part in parts}) > 1:
+            parts = [part.astype(object) for part in parts]
+        return np.stack(parts, axis=1)
+
+    def describe(self) -> str:
+        """Say in words what there is to tell."""
+        if not self.is_labels:
+            return f"{self.n_columns} number(s)"
+        if self.n_columns == 1:
+            return f"a label ({_listing(self._classes[0].tolist())})"
+        return f"{self.n_columns} labels"
+
+    def _expand(self, positions: list[np.ndarray]) -> np.ndarray:
+        parts = []
+        for position, known in zip(positions, self._classes, strict=True):
+            if known is None:
+                parts.append(position[:, np.newaxis])
+            else:
+                # As large as other standardised inputs, so that labels are heard from the first step on: what the decoder has
+                # not yet learned to take from them, the code would carry instead.
+                scale = max(_LABEL_SCALE, np.sqrt(len(known)))
+                parts.append(scale * np.eye(len(known))[position.astype(int)])
+        return np.hstack(parts).astype(np.float32)
+
+    # -- what was seen ------------------------------------------------------------------------------------------------
+
+    def extended(self, y: Any, weight: np.ndarray | None) -> Conditions:
+        """Return the same conditions, with more rows counted."""
+        more = copy.deepcopy(self)
+        more._count(y, weight)
+        return more
+
+    def _count(self, y: Any, weight: np.ndarray | None) -> None:
+        """Count combinations of labels, or keep some of the numbers."""
+        positions = self._positions(y)
+        if self.is_labels:
+            rows, inverse = np.unique(np.stack(positions, axis=1), axis=0, return_inverse=True)
+            totals = np.bincount(inverse.ravel(), weights=weight, minlength=len(rows))
+            for row, total in zip(map(tuple, rows.tolist()), totals, strict=True):
+                self._counts[row] = self._counts.get(row, 0.0) + float(total)
+        else:
+            values = np.stack([column.astype(object) for _, column in _columns(y, self.name)[0]], axis=1)
+            kept = np.linspace(0, len(values) - 1, min(len(values), _REMEMBERED)).astype(int)
+            self._examples = np.concatenate([self._examples, values[kept]])[-_REMEMBERED:]
+
+    @property
+    def _seen(self) -> tuple[np.ndarray, np.ndarray]:
+        """Combinations of labels, by position, and their shares."""
+        rows = np.array(sorted(self._counts))
+        counts = np.array([self._counts[tuple(row)] for row in rows.tolist()])
+        return rows, counts / counts.sum()
+
+    def combinations(self) -> tuple[np.ndarray, np.ndarray]:
+        """Every combination of labels that was seen: encoded ``(n, width)``, and the logarithm of its share ``(n,)``."""
+        rows, shares = self._seen
+        return self._expand(list(rows.T)), np.log(shares)
+
+    def draw(self, n_rows: int, seed: int) -> np.ndarray:
+        """Labels in the proportions, or numbers from among those, that were seen."""
+        rng = np.random.default_rng(seed)
+        if self.is_labels:
+            rows, shares = self._seen
+            return self._decode(list(rows[rng.choice(len(rows), size=n_rows, p=shares)].T))
+        return self._in_shape(list(self._examples[rng.integers(len(self._examples), size=n_rows)].T))
+
+
+def _columns(y: Any, name: str) -> tuple[list[tuple[Any, np.ndarray]], bool]:
+    """Columns by name or position, and whether they are one list."""
+    if hasattr(y, "columns"):
+        return [(column, _checked(np.asarray(y[column]), name)) for column in y.columns], False
+    values = np.asarray(y)
+    if values.ndim not in (1, 2) or values.dtype.kind == "c":
+        raise ValueError(
+            f"{name} must be a list of labels, a matrix with a column for each kind of label, or a matrix of numbers, but has "
+            f"shape {values.shape} and type {values.dtype}."
+        )
+    values = _checked(values, name)
+    if values.ndim == 1:
+        return [(0, values)], True
+    return [(j, values[:, j]) for j in range(values.shape[1])], False
+
+
+def _checked(values: np.ndarray, name: str) -> np.ndarray:
+    """Raise a ValueError where entries are missing or infinite."""
+    if values.dtype.kind == "f":
+        bad = ~np.isfinite(values)
+    elif values.dtype.kind in "Mm":
+        bad = np.isnat(values)
+    elif values.dtype.kind == "O":
+        bad = np.vectorize(lambda v: v is None or v != v or v in (np.inf, -np.inf), otypes=[bool])(values)
+    else:
+        return values
+    if bad.any():
+        where = np.argwhere(bad)[0].tolist()
+        raise ValueError(f"{name} has {int(bad.sum())} missing, NaN or infinite entries, the first at position {where}.")
+    return values
+
+
+def _is_label(values: np.ndarray, is_vector: bool) -> bool:
+    if values.dtype.kind != "f":
+        return True
+    return is_vector and not type_of_target(values, input_name="y").startswith("continuous")
+
+
+def _numbers(values: np.ndarray, name: str) -> np.ndarray:
+    try:
+        return values.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} was numbers in fit; it cannot be converted: {error}") from error
+
+
+def _moments(values: np.ndarray, weight: np.ndarray | None) -> tuple[float, float]:
+    values = _numbers(values, "y")
+    mean = float(np.average(values, weights=weight))
+    std = float(np.sqrt(np.average((values - mean) ** 2, weights=weight)))
+    return mean, std if std > 1e-12 * max(1.0, abs(mean)) else 1.0
+
+
+def _find(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Positions of values among sorted known ones, -1 where they are not among them."""
+    positions = {label: i for i, label in enumerate(known.tolist())}
+    return np.array([positions.get(value, -1) for value in values.tolist()], dtype=np.int64)
+
+
+def _listing(labels: list[Any]) -> str:
+    text = ", ".join(repr(label) for label in labels[:10])
+    return text + (f", and {len(labels) - 10} more" if len(labels) > 10 else "")

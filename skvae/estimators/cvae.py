@@ -1,0 +1,793 @@
+"""The conditional variational autoencoder."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+from scipy.special import logsumexp
+from sklearn.base import _fit_context
+from sklearn.utils import _safe_indexing, check_consistent_length, check_random_state
+from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.validation import check_is_fitted
+
+from skvae.estimators import _validation as check
+from skvae.estimators._base import BaseAutoEncoder
+from skvae.estimators._conditions import Conditions
+from skvae.estimators._docs import document
+from skvae.estimators._latent import between
+from skvae.estimators._variational import VariationalAutoEncoder
+from skvae.modules import CVAE_PRIORS, CVAEModule
+from skvae.training import Table, complete, inference, seed_streams
+
+_MAX_SEED = 2**31 - 1
+_CHAINS, _STEPS = 8, 60  # of the Markov chains behind a completed row
+
+
+@document
+class CVAE(VariationalAutoEncoder):
+    r"""Conditional variational autoencoder: the decoder is told labels, or numbers, that rows come with [1]_ [2]_.
+
+    What the decoder is told the code need not carry: the code keeps what is left, the style. The encoder is not told, so that
+    `transform` gives new rows, whose labels nobody knows, codes of the same kind as it gave the training rows.
+
+    Conditions are passed as `y`: a list of labels of any type, a matrix of labels with a column for each kind, or a matrix of
+    floats. Where `y` is something else, as in a pipeline that ends in a classifier, they are passed as `condition`, by
+    scikit-learn's metadata routing, or are columns of X, by `condition_columns`.
+
+    Parameters
+    ----------
+    n_components : int or "auto", default="auto"
+        Size of the code; "auto" is the square root of the number of columns, but at least 2.
+    encode_condition : bool, default=False
+        Have the encoder be told the condition, too. `transform` then needs it.
+    prior : {"standard", "conditional"}, default="standard"
+        Prior of the code: standard normal, or a Gaussian whose moments are learned as a function of the condition [2]_.
+    condition_columns : array-like of str or int, or None, default=None
+        Columns of X, by name or position, that are the condition, as numbers. They are not reconstructed; rows that the model
+        returns repeat them. `y` is then ignored.
+    beta : float, default=1.0
+        Weight of the KL term; 1 gives the evidence lower bound.
+    kl_warmup : float, default=0.05
+        Fraction of the run over which that weight grows from 0.
+    capacity : float or None, default=None
+        Nats at which the KL is held, by the penalty ``beta * |KL - C|`` with C growing from 0 to `capacity`.
+    capacity_warmup : float, default=0.5
+        Fraction of the run over which C grows.
+    n_draws : int, default=1
+        Draws of the code per row and training step.
+    %(architecture)s
+    %(training)s
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,) or list of ndarray
+        Labels, sorted; a list of them where there are several kinds. Only where all conditions are labels.
+    n_conditions_ : int
+        Width of the condition as the decoder is told it: labels are one-hot, numbers standardised.
+    kl_per_component_ : ndarray of shape (n_components_,)
+        Mean KL of each component from the prior over training rows, in nats.
+    n_active_units_ : int
+        Components whose posterior mean varies over the training rows, with a variance above 0.01.
+    %(fitted)s
+
+    See Also
+    --------
+    VAETransformer : Without conditions.
+    CVAEClassifier : Tells labels by their likelihood.
+    CVAEResampler : Adds rows of rare classes.
+
+    Notes
+    -----
+    Methods that take `y` or `condition` use `condition` where both are given.
+
+    References
+    ----------
+    .. [1] Kingma et al., "Semi-supervised learning with deep generative models", NeurIPS 2014.
+    .. [2] Sohn et al., "Learning structured output representation using deep conditional generative models", NeurIPS 2015.
+    .. [3] Mattei and Frellsen, "Leveraging the exact likelihood of deep latent variable models", NeurIPS 2018.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_wine
+    >>> from skvae import CVAE
+    >>> X, y = load_wine(return_X_y=True)
+    >>> cvae = CVAE(n_components=2, max_epochs=20, random_state=0).fit(X, y)
+    >>> cvae.transform(X).shape, cvae.sample(5, y=2).shape, cvae.score_samples(X).shape
+    ((178, 2), (5, 13), (178,))
+    """
+
+    _module_class = CVAEModule
+
+    _parameter_constraints = {
+        **VariationalAutoEncoder._parameter_constraints,
+        "encode_condition": ["boolean"],
+        "prior": [StrOptions(set(CVAE_PRIORS))],
+        "condition_columns": ["array-like", None],
+    }
+    _parameter_constraints.pop("tied_weights")
+
+    __metadata_request__fit = {"condition": True}
+    __metadata_request__partial_fit = {"condition": True, "classes": True}
+    __metadata_request__transform = {"condition": True}
+    __metadata_request__inverse_transform = {"condition": True}
+    __metadata_request__score = {"condition": True}
+
+    def __init__(
+        self,
+        n_components="auto",
+        *,
+        encode_condition=False,
+        prior="standard",
+        condition_columns=None,
+        beta=1.0,
+        kl_warmup=0.05,
+        capacity=None,
+        capacity_warmup=0.5,
+        n_draws=1,
+        hidden_layer_sizes=(128, 64),
+        activation="relu",
+        dropout=0.0,
+        normalization=None,
+        encoder=None,
+        decoder=None,
+        image_shape=None,
+        likelihood="gaussian",
+        noise="auto",
+        learning_rate="auto",
+        learning_rate_schedule="cosine",
+        optimizer="adam",
+        optimizer_params=None,
+        batch_size=128,
+        max_epochs="auto",
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=20,
+        tol=1e-3,
+        clip_norm=None,
+        clip_value=None,
+        n_score_draws=64,
+        warm_start=False,
+        device="auto",
+        random_state=None,
+        verbose=0,
+        net_params=None,
+    ):
+        self.n_components = n_components
+        self.encode_condition = encode_condition
+        self.prior = prior
+        self.condition_columns = condition_columns
+        self.beta = beta
+        self.kl_warmup = kl_warmup
+        self.capacity = capacity
+        self.capacity_warmup = capacity_warmup
+        self.n_draws = n_draws
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.dropout = dropout
+        self.normalization = normalization
+        self.encoder = encoder
+        self.decoder = decoder
+        self.image_shape = image_shape
+        self.likelihood = likelihood
+        self.noise = noise
+        self.learning_rate = learning_rate
+        self.learning_rate_schedule = learning_rate_schedule
+        self.optimizer = optimizer
+        self.optimizer_params = optimizer_params
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.clip_norm = clip_norm
+        self.clip_value = clip_value
+        self.n_score_draws = n_score_draws
+        self.warm_start = warm_start
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+        self.net_params = net_params
+
+    # -- fitting ------------------------------------------------------------------------------------------------------
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None, *, condition=None, sample_weight=None):
+        """Fit the model.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows to learn from.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Labels, or a matrix of floats.
+        condition : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Takes the place of `y`.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows; rows of weight zero are left out.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If a parameter, X or the conditions are not as they should be, or the loss stops being finite in the first epoch.
+        """
+        return self._fit(X, (y, condition, None), sample_weight, once=False)
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y=None, classes=None, *, condition=None, sample_weight=None):
+        """Go on with one pass over some rows.
+
+        The first call fixes the labels and the standardisation of the columns. Optimizer and schedules go on where they were;
+        schedules stay at their end.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows to learn from.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Labels, or a matrix of floats.
+        classes : array-like of shape (n_classes,) or list of array-like, default=None
+            All labels there will be, a list of them where there are several kinds; those of the first call by default.
+        condition : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Takes the place of `y`.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+        """
+        return self._fit(X, (y, condition, classes), sample_weight, once=True)
+
+    def fit_transform(self, X, y=None, *, condition=None, sample_weight=None):
+        """Fit the model and encode the rows.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows to learn from.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Labels, or a matrix of floats.
+        condition : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Takes the place of `y`.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
+
+        Returns
+        -------
+        Z : ndarray of shape (n_samples, n_components_)
+            Their deterministic codes.
+        """
+        self.fit(X, y, condition=condition, sample_weight=sample_weight)
+        return self.transform(X, condition=y if condition is None else condition)
+
+    def _condition(self, X: Any, told: Any, kept: Any, weight: np.ndarray | None, *, reset: bool) -> Table:
+        y, condition, classes = told
+        if self.condition_columns is not None:
+            if condition is not None:
+                raise ValueError("Pass condition, or set condition_columns, but not both.")
+            if reset:
+                self._columns = check.check_columns(self, self.condition_columns)
+                if self._gives_images:
+                    raise ValueError("condition_columns are columns of rows; X is images, which have none to spare.")
+            X, given = self._without_columns(X[kept] if isinstance(kept, np.ndarray) else X)
+            name = "X[condition_columns]"
+        else:
+            given, name = (y, "y") if condition is None else (condition, "condition")
+            if given is None:
+                raise ValueError(
+                    f"This {type(self).__name__} estimator requires y to be passed, but the target y is None. Pass labels or "
+                    "numbers as y or as condition, or name columns of X by condition_columns."
+                )
+            check_consistent_length(X, given)
+            given = given if hasattr(given, "columns") else np.asarray(given)
+            if isinstance(kept, np.ndarray):
+                X, given = X[kept], _safe_indexing(given, np.flatnonzero(kept))
+        if reset:
+            self._conditions = Conditions(given, weight, name=name, classes=classes)
+        else:
+            if classes is not None:
+                self._conditions.check_classes(classes)
+            self._conditions = self._conditions.extended(given, weight)
+        self.n_conditions_ = self._conditions.width
+        if self._conditions.is_labels:
+            self.classes_ = self._conditions.classes
+        elif reset and hasattr(self, "classes_"):
+            del self.classes_
+        return Table(X, weight, self._conditions.encode(given, X.shape[0]))
+
+    @property
+    def _n_condition_columns(self) -> int:
+        return 0 if self.condition_columns is None else len(self.condition_columns)
+
+    def _without_columns(self, X: Any) -> tuple[Any, np.ndarray | None]:
+        """Columns of rows that the model reconstructs, and those that it is told."""
+        if self.condition_columns is None:
+            return X, None
+        rest = np.setdiff1d(np.arange(X.shape[1]), self._columns)
+        told = X[:, self._columns]
+        return X[:, rest], np.asarray(told.toarray() if sparse.issparse(told) else told, dtype=np.float64)
+
+    def _with_columns(self, X: np.ndarray, given: Any) -> np.ndarray:
+        """Rows in the form that `fit` was given, with what the model was told put back between the columns."""
+        if self.condition_columns is None:
+            return self._as_images(X)
+        whole = np.empty((len(X), self.n_features_in_), dtype=X.dtype)
+        whole[:, np.setdiff1d(np.arange(self.n_features_in_), self._columns)] = X
+        whole[:, self._columns] = np.asarray(self._conditions.spread(given, len(X)), dtype=X.dtype).reshape(len(X), -1)
+        return whole
+
+    def _network_params(self) -> dict[str, Any]:
+        networks = BaseAutoEncoder._network_params(self)
+        return {**networks, "n_conditions": self._conditions.width, "encode_condition": bool(self.encode_condition)}
+
+    def _module_params(self) -> dict[str, Any]:
+        return {**super()._module_params(), "prior": self.prior}
+
+    # -- rows and what they are told ----------------------------------------------------------------------------------
+
+    def _told(self, y: Any, condition: Any, n_rows: int, what: str) -> tuple[np.ndarray, Any]:
+        """Conditions of rows, encoded and as they were given."""
+        given = y if condition is None else condition
+        if given is None:
+            raise ValueError(
+                f"{what} of {type(self).__name__} needs to be told {self._conditions.describe()}: pass y or condition, one for "
+                "each row or one for all."
+            )
+        return self._conditions.encode(given, n_rows), given
+
+    def _rows(
+        self, X: Any, y: Any, condition: Any, what: str, *, needed: bool = True, scored: bool = False
+    ) -> tuple[Any, np.ndarray | None, Any, Any]:
+        """Rows that the model reconstructs, their conditions, encoded and as given, and the device."""
+        X, device = self._ready(X)
+        X, given = self._without_columns(X)
+        if given is None:
+            given = y if condition is None else condition
+        if scored:
+            self.module_.likelihood.check(X)
+        if given is None and not needed:
+            return X, None, None, device
+        told, given = self._told(given, None, X.shape[0], what)
+        return X, told, given, device
+
+    def transform(self, X, *, condition=None):
+        """Encode rows.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data.
+        condition : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Labels or numbers of the rows. Codes depend on them with ``encode_condition=True`` alone, which needs them.
+
+        Returns
+        -------
+        Z : ndarray of shape (n_samples, n_components_)
+            Posterior means.
+        """
+        X, told, _, device = self._rows(X, None, condition, "transform with encode_condition=True", needed=self.encode_condition)
+        return inference.encode(self.module_, X, device, told).astype(X.dtype, copy=False)
+
+    def posterior(self, X, y=None, *, condition=None):
+        """Posterior of the code.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data.
+        y, condition : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Labels or numbers of the rows, which ``encode_condition=True`` needs.
+
+        Returns
+        -------
+        mean, std : ndarray of shape (n_samples, n_components_)
+            Mean and standard deviation of the encoder's Gaussian.
+        """
+        X, told, _, device = self._rows(X, y, condition, "posterior with encode_condition=True", needed=self.encode_condition)
+        mean, log_var = inference.posterior(self.module_, X, device, told)
+        return mean.astype(X.dtype, copy=False), np.exp(0.5 * log_var).astype(X.dtype, copy=False)
+
+    def inverse_transform(self, Z, y=None, *, condition=None):
+        """Decode codes.
+
+        Parameters
+        ----------
+        Z : array-like of shape (n_samples, n_components_)
+            Codes.
+        y, condition : scalar or array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Labels or numbers to decode under, one for each code or one for all.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features_in_)
+            Means of the likelihood, in the units of the training data.
+        """
+        check_is_fitted(self, "module_")
+        Z = check.check_codes(self, Z)
+        told, given = self._told(y, condition, len(Z), "inverse_transform")
+        return self._decode(Z, told, given).astype(Z.dtype, copy=False)
+
+    def _decode(self, Z: np.ndarray, told: np.ndarray, given: Any) -> np.ndarray:
+        X = inference.decode(self.module_, np.hstack([Z, told]), check.resolve_device(self.device))
+        return self._with_columns(X, given)
+
+    def reconstruct(self, X, y=None, *, condition=None):
+        """Encode and decode rows.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data.
+        y, condition : scalar or array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Labels or numbers of the rows.
+
+        Returns
+        -------
+        X_hat : ndarray of shape (n_samples, n_features_in_)
+            What the model makes of them.
+        """
+        X, told, given, device = self._rows(X, y, condition, "reconstruct")
+        return self._decode(inference.encode(self.module_, X, device, told), told, given).astype(X.dtype, copy=False)
+
+    def style_transfer(self, X, y, *, condition=None):
+        """Decode the codes of rows under other labels.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows that the style is taken from.
+        y : scalar or array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Labels or numbers to decode under, one for each row or one for all.
+        condition : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Labels or numbers of the rows themselves, which ``encode_condition=True`` needs.
+
+        Returns
+        -------
+        X_new : ndarray of shape (n_samples, n_features_in_)
+            Decoder's means.
+        """
+        X, told, _, device = self._rows(
+            X, None, condition, "style_transfer with encode_condition=True", needed=self.encode_condition
+        )
+        new, given = self._told(y, None, X.shape[0], "style_transfer")
+        return self._decode(inference.encode(self.module_, X, device, told), new, given).astype(X.dtype, copy=False)
+
+    def interpolate(self, X_start, X_end, y_start, y_end=None, n_steps=10, *, method="linear"):
+        """Decode what lies between pairs of rows: between their styles, their labels, or both.
+
+        With ``y_end=None`` the label stays and the style changes; with the same rows at both ends, the style stays and the
+        label changes, from one to the other in shares.
+
+        Parameters
+        ----------
+        X_start, X_end : array-like of shape (n_pairs, n_features)
+            Rows at the two ends.
+        y_start, y_end : scalar or array-like of shape (n_pairs,) or (n_pairs, n_outputs)
+            Labels or numbers at the two ends; those at the end are those at the start by default.
+        n_steps : int, default=10
+            Rows on each way, ends included.
+        method : {"linear", "spherical"}, default="linear"
+            Way of the codes: straight lines, or great circles along which their length changes evenly.
+
+        Returns
+        -------
+        X : ndarray of shape (n_pairs, n_steps, n_features)
+            Decoder's means, without `condition_columns`.
+        """
+        y_end = y_start if y_end is None else y_end
+        ends = []
+        for X, y in ((X_start, y_start), (X_end, y_end)):
+            X, device = self._ready(X)
+            X = self._without_columns(X)[0]
+            told, _ = self._told(y, None, X.shape[0], "interpolate")
+            ends.append((inference.encode(self.module_, X, device, told), told))
+        (z_start, c_start), (z_end, c_end) = ends
+        codes = between(z_start, z_end, n_steps, method)
+        told = between(c_start, c_end, n_steps, "linear")
+        joined = np.concatenate([codes, told], axis=-1)
+        X = self._as_images(inference.decode(self.module_, joined.reshape(-1, joined.shape[-1]), device))
+        return X.reshape(*codes.shape[:2], *X.shape[1:])
+
+    # -- sampling -----------------------------------------------------------------------------------------------------
+
+    def sample(self, n_samples=None, y=None, return_y=False, *, mean=False, random_state=None):
+        """Draw new rows from the model.
+
+        Parameters
+        ----------
+        n_samples : int, default=None
+            Number of rows; as many as there are in `y` by default, or 1.
+        y : scalar or array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Labels or numbers, one for each row or one for all. By default they are drawn, too: labels in the proportions of the
+            training rows, numbers from among at most 1,000 training rows.
+        return_y : bool, default=False
+            Return them as well.
+        mean : bool, default=False
+            Return the decoder's means, without the likelihood's noise.
+        random_state : int, RandomState instance or None, default=None
+            Decides the draws; the estimator's own `random_state` by default.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features_in_)
+            Rows in the units of the training data.
+        y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+            Labels or numbers of the rows, with ``return_y=True`` only.
+        """
+        check_is_fitted(self, "module_")
+        if n_samples is None:
+            n_samples = 1 if y is None or self._conditions.is_one(y) else len(y)
+        codes_seed, noise_seed, y_seed = self._draw_seeds(n_samples, random_state, n=3)
+        given = self._conditions.draw(n_samples, y_seed) if y is None else self._conditions.spread(y, n_samples)
+        told = self._conditions.encode(given, n_samples)
+        codes = self._sample_codes(n_samples, codes_seed)
+        device = check.resolve_device(self.device)
+        codes = inference.join_codes(self.module_, codes, told, device)
+        rows = inference.decode(self.module_, codes, device) if mean else inference.draw(self.module_, codes, device, noise_seed)
+        X = self._with_columns(rows, given)
+        return (X, self._conditions.as_fitted(given)) if return_y else X
+
+    # -- scores -------------------------------------------------------------------------------------------------------
+
+    def score_samples(self, X, y=None, *, condition=None):
+        r"""Estimate the log-likelihood of rows by importance sampling.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data.
+        y, condition : scalar or array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Labels or numbers of the rows. Without them, labels are summed out: :math:`\log\sum_y p(y)\,p(x|y)`, with the
+            proportions of the training rows; numbers cannot be.
+
+        Returns
+        -------
+        log_likelihood : ndarray of shape (n_samples,)
+            Nats per row, of the density in the units of X, given the condition where there is one; higher is more normal.
+        """
+        return self._reduced(X, y, condition, "score_samples", lambda w: inference.log_mean_exp(w)[:, np.newaxis])[:, 0]
+
+    def effective_sample_size(self, X, y=None, *, condition=None):
+        """How many of the importance draws behind `score_samples` count.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data.
+        y, condition : scalar or array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Labels or numbers of the rows; without them, draws under all labels count.
+
+        Returns
+        -------
+        ess : ndarray of shape (n_samples,)
+            At least 1; where it is close to 1, the score is an underestimate.
+        """
+
+        def sums(weights: np.ndarray) -> np.ndarray:
+            return np.stack([logsumexp(weights, axis=1), 0.5 * logsumexp(2.0 * weights, axis=1)], axis=1)
+
+        first, second = self._reduced(X, y, condition, "effective_sample_size", sums, power=2.0).T
+        return np.exp(2.0 * (first - second))
+
+    def _reduced(self, X: Any, y: Any, condition: Any, what: str, reduce: Any, power: float = 1.0) -> np.ndarray:
+        """Logarithms of sums of importance weights, summed over the labels where rows come without.
+
+        The second column, where there is one, holds half the logarithm of the sum of the squares.
+        """
+        X, told, _, device = self._rows(X, y, condition, what, needed=not self._conditions_are_labels, scored=True)
+        if told is not None:
+            return inference.log_weights(self.module_, X, device, self.n_score_draws, None, reduce, told)
+        parts = []
+        for row, log_share in zip(*self._conditions.combinations(), strict=True):
+            everywhere = np.broadcast_to(row, (X.shape[0], len(row)))
+            parts.append(log_share + inference.log_weights(self.module_, X, device, self.n_score_draws, None, reduce, everywhere))
+        powers = np.array([1.0, power])[: parts[0].shape[1]]
+        return logsumexp(np.stack(parts) * powers, axis=0) / powers
+
+    @property
+    def _conditions_are_labels(self) -> bool:
+        check_is_fitted(self, "module_")
+        return self._conditions.is_labels
+
+    def log_likelihoods(self, X):
+        """Estimate the log-likelihood of rows under every label.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data.
+
+        Returns
+        -------
+        log_likelihood : ndarray of shape (n_samples, n_classes)
+            Nats, in the order of `classes_`.
+        """
+        if not (self._conditions_are_labels and self._conditions.n_columns == 1):
+            raise ValueError(
+                f"log_likelihoods needs conditions that are one list of labels; here are {self._conditions.describe()}."
+            )
+        X, _, _, device = self._rows(X, None, None, "log_likelihoods", needed=False, scored=True)
+        return np.stack(
+            [
+                inference.log_weights(
+                    self.module_,
+                    X,
+                    device,
+                    self.n_score_draws,
+                    None,
+                    inference.log_mean_exp,
+                    np.broadcast_to(row, (X.shape[0], len(row))),
+                )
+                for row in self._conditions.encode(self.classes_, len(self.classes_))
+            ],
+            axis=1,
+        )
+
+    def score(self, X, y=None, sample_weight=None, *, condition=None):
+        """Mean log-likelihood of rows.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Labels or numbers of the rows; see `score_samples`.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
+        condition : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Takes the place of `y`.
+
+        Returns
+        -------
+        score : float
+            Nats per row; higher is better.
+        """
+        scores = self.score_samples(X, y, condition=condition)
+        return float(np.average(scores, weights=check.check_score_weights(sample_weight, scores)))
+
+    def score_anomaly(self, X, y=None, *, condition=None):
+        """Score how far rows lie from their reconstruction.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data.
+        y, condition : scalar or array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Labels or numbers of the rows. Without them, every row gets the label under which it is reconstructed best.
+
+        Returns
+        -------
+        score : ndarray of shape (n_samples,)
+            Nats by which the likelihood of a row, given its reconstruction, falls short of the best possible. Higher is more
+            anomalous.
+        """
+        return self._shares(X, y, condition, "score_anomaly").sum(axis=1)
+
+    def explain_anomaly(self, X, y=None, *, condition=None):
+        """Split the anomaly score of rows into the shares of the columns.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data.
+        y, condition : scalar or array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Labels or numbers of the rows. Without them, every row gets the label under which it is reconstructed best.
+
+        Returns
+        -------
+        shares : ndarray of shape (n_samples, n_features_in_)
+            Sum to `score_anomaly` along each row; zero for `condition_columns`.
+        """
+        shares = self._shares(X, y, condition, "explain_anomaly")
+        if self.condition_columns is None:
+            return self._as_images(shares)
+        return self._with_columns(shares, np.zeros((len(shares), self._n_condition_columns)))
+
+    def _shares(self, X: Any, y: Any, condition: Any, what: str) -> np.ndarray:
+        X, told, _, device = self._rows(X, y, condition, what, needed=not self._conditions_are_labels, scored=True)
+        if told is not None:
+            return self._deviance_given(X, told, device)
+        best = None
+        for row in self._conditions.combinations()[0]:
+            shares = self._deviance_given(X, np.broadcast_to(row, (X.shape[0], len(row))), device)
+            if best is None:
+                best = shares
+            else:
+                better = shares.sum(axis=1) < best.sum(axis=1)
+                best[better] = shares[better]
+        return best
+
+    def _deviance_given(self, X: Any, told: np.ndarray, device: Any) -> np.ndarray:
+        codes = inference.encode(self.module_, X, device, told)
+        return inference.deviance(self.module_, X, np.hstack([codes, told]), device)
+
+    # -- rows of which a part is missing ------------------------------------------------------------------------------
+
+    def inpaint(self, X, mask, y=None, *, condition=None, random_state=None):
+        """Fill in entries of rows by their posterior means, given the other entries and the label.
+
+        The mean is one over the draws of Markov chains, see `draw_inpaintings`, and thus an estimate.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows in the units of the training data.
+        mask : array-like of bool, shape (n_samples, n_features) or (n_features,)
+            True where an entry is to be filled in; what X holds there, NaN included, is not looked at. Images may come with
+            masks of their own shape.
+        y, condition : scalar or array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Labels or numbers of the rows.
+        random_state : int, RandomState instance or None, default=None
+            Decides the draws; the estimator's own `random_state` by default.
+
+        Returns
+        -------
+        X_filled : ndarray of shape (n_samples, n_features_in_)
+            The rows, completed. A row of which nothing is observed gets the mean of the model's samples.
+        """
+        return self._completed(X, mask, y, condition, random_state, n_chains=_CHAINS, mean=True)[:, 0]
+
+    def draw_inpaintings(self, X, mask, y=None, n_draws=1, *, condition=None, random_state=None):
+        """Fill in entries of rows by draws from their posterior, given the other entries and the label.
+
+        Draws are the ends of Markov chains that alternate between the code and what is missing [3]_.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows in the units of the training data.
+        mask : array-like of bool, shape (n_samples, n_features) or (n_features,)
+            True where an entry is to be filled in.
+        y : scalar or array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Labels or numbers of the rows.
+        n_draws : int, default=1
+            Draws per row.
+        condition : scalar or array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Takes the place of `y`.
+        random_state : int, RandomState instance or None, default=None
+            Decides the draws; the estimator's own `random_state` by default.
+
+        Returns
+        -------
+        X_filled : ndarray of shape (n_samples, n_draws, n_features_in_)
+            The rows, completed with the likelihood's noise. A row of which nothing is observed is a sample of the model.
+        """
+        if not isinstance(n_draws, Integral) or n_draws < 1:
+            raise ValueError(f"n_draws={n_draws!r} must be an integer of at least 1.")
+        return self._completed(X, mask, y, condition, random_state, n_chains=int(n_draws), mean=False)
+
+    def _completed(
+        self, X: Any, mask: Any, y: Any, condition: Any, random_state: Any, *, n_chains: int, mean: bool
+    ) -> np.ndarray:
+        check_is_fitted(self, "module_")
+        X, mask = check.check_mask(self, X, mask)
+        X, told, given, device = self._rows(X, y, condition, "inpainting", scored=True)
+        X = X.toarray() if sparse.issparse(X) else X
+        if self.condition_columns is not None:
+            if mask[:, self._columns].any():
+                raise ValueError("mask covers condition_columns, which the model has to be told.")
+            mask, _ = self._without_columns(mask)
+        generator = check_random_state(self.random_state if random_state is None else random_state)
+        (seed,) = seed_streams(int(generator.randint(_MAX_SEED)), 8, n=1)
+        options = {"n_chains": n_chains, "n_steps": _STEPS, "mean": mean}
+        drawn = complete(self.module_, X, ~mask, told, device, seed, **options)
+        drawn = drawn.mean(axis=1, keepdims=True) if mean else drawn
+        filled = np.where(mask[:, np.newaxis], drawn, X[:, np.newaxis])
+        whole = [self._with_columns(filled[:, i].astype(X.dtype, copy=False), given) for i in range(filled.shape[1])]
+        return np.stack(whole, axis=1)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = self.condition_columns is None
+        tags.target_tags.multi_output = True
+        return tags

@@ -1,0 +1,458 @@
+"""The vector-quantised autoencoder, with one level of codes or a hierarchy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate, pairwise
+from math import prod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from skvae.modules.base import LatentModule, Schedule
+from skvae.modules.batch import Batch
+from skvae.modules.convolution import Shape, double_grid, grid_decoder, grid_encoder, grid_size, halve_grid, pointwise
+from skvae.modules.layers import after, mlp
+from skvae.modules.networks import check_networks
+from skvae.modules.quantizer import VectorQuantizer
+from skvae.modules.specs import Conv, Net
+
+MAX_LEVELS = 3
+_N_CODES = 8
+
+
+class Level(NamedTuple):
+    """One level of codes.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Height and width of its grid, or the length of its sequence.
+    n_embeddings : int
+        Vectors of its codebook.
+    embedding_dim : int
+        Their size.
+    """
+
+    shape: tuple[int, ...]
+    n_embeddings: int
+    embedding_dim: int
+
+    @property
+    def n_codes(self) -> int:
+        """Codes per row."""
+        return prod(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Numbers per row in the embedding."""
+        return self.n_codes * self.embedding_dim
+
+
+def plan_levels(
+    *,
+    n_levels: int = 1,
+    n_codes: int | Sequence[int] | None = None,
+    n_embeddings: int | Sequence[int] = 128,
+    embedding_dim: int | Sequence[int] = 16,
+    encoder: Net | Conv | None = None,
+    image_shape: Shape | None = None,
+) -> list[Level]:
+    """Shapes of the levels of a `VQVAEModule`, the top first, without building it.
+
+    Parameters
+    ----------
+    n_levels : int
+    n_codes : int, sequence of int, or None
+        Codes per row and level; a number is the bottom's, and every level above has half as many. Images take theirs from
+        the encoder's grid.
+    n_embeddings, embedding_dim : int or sequence of int
+        For all levels, or for each.
+    encoder : Conv, Net or None
+    image_shape : tuple of int or None
+
+    Returns
+    -------
+    list of Level
+
+    Raises
+    ------
+    ValueError
+        If the levels do not fit.
+
+    Examples
+    --------
+    >>> from skvae.modules import Conv
+    >>> [level.shape for level in plan_levels(n_levels=2, encoder=Conv(channels=(8, 8)), image_shape=(1, 28, 28))]
+    [(3, 3), (7, 7)]
+    """
+    if n_levels not in range(1, MAX_LEVELS + 1):
+        raise ValueError(f"n_levels={n_levels!r} must be 1, 2 or {MAX_LEVELS}.")
+    shapes: list[tuple[int, ...]]
+    if image_shape is None:
+        shapes = [(size,) for size in _code_lengths(_N_CODES if n_codes is None else n_codes, n_levels)]
+    elif n_codes is not None:
+        raise ValueError(f"n_codes={n_codes!r} is for rows: images have a code at every place of the encoder's grid.")
+    else:
+        shapes = _grids(Conv() if encoder is None else encoder, image_shape, n_levels)
+    sizes = _each("n_embeddings", n_embeddings, n_levels)
+    dims = _each("embedding_dim", embedding_dim, n_levels)
+    return [Level(*level) for level in zip(shapes, sizes, dims, strict=True)]
+
+
+def _each(name: str, value: int | Sequence[int], n_levels: int) -> list[int]:
+    """Values for every level."""
+    values = [int(v) for v in value] if isinstance(value, Sequence) else [int(value)] * n_levels
+    if len(values) != n_levels:
+        raise ValueError(f"{name}={value!r} has {len(values)} entries, but n_levels={n_levels}.")
+    if min(values) < 1:
+        raise ValueError(f"{name}={value!r} must be at least 1.")
+    return values
+
+
+def _code_lengths(n_codes: int | Sequence[int], n_levels: int) -> list[int]:
+    if isinstance(n_codes, Sequence):
+        return _each("n_codes", n_codes, n_levels)
+    return _each("n_codes", [-(-n_codes // 2**i) for i in reversed(range(n_levels))], n_levels)
+
+
+def _grids(spec: Net | Conv, image_shape: Shape, n_levels: int) -> list[tuple[int, ...]]:
+    """Sides of every level's grid."""
+    if isinstance(spec, Net):
+        raise ValueError(f"encoder={spec!r} returns no grid of codes: images take encoder=Conv(...).")
+    spec.check()
+    width, sides = grid_size(spec, image_shape)
+    grids = [sides]
+    while max(grids[0]) > 1 and len(grids) < n_levels:
+        grids.insert(0, grid_size(Conv(channels=(width,)), (width, *grids[0]))[1])
+    if len(grids) < n_levels:
+        found = ", ".join(f"{h}x{w}" for h, w in reversed(grids))
+        raise ValueError(
+            f"n_levels={n_levels} does not fit image_shape={image_shape}: behind the {len(spec.channels)} halvings of {spec!r} "
+            f"the levels have {found}, and one of 1x1 cannot be halved again. At most n_levels={len(grids)} fits, or take "
+            "fewer channels."
+        )
+    return list(grids)
+
+
+class VQVAEModule(LatentModule):
+    r"""Autoencoder whose code is a grid, or a sequence, of vectors from a learned codebook.
+
+    .. math:: -\log p(x|e) + \gamma\,\|z - \mathrm{sg}[e]\|^2 \;(+\, \|\mathrm{sg}[z] - e\|^2), \quad e = \mathrm{nearest}(z)
+
+    with the first term at a noise of one standard deviation per column [1]_. With several levels [2]_ a level's vectors are
+    read off the features of its own size and what was decoded from the levels above; the decoder sees all levels. The top
+    level, which is the coarsest, comes first everywhere: in codes, in embeddings and in `levels`.
+
+    Parameters
+    ----------
+    n_features : int
+    n_components : int or None
+        Size of the flattened embedding, which the levels imply.
+    n_levels, n_codes, n_embeddings, embedding_dim
+        See `plan_levels`.
+    codebook, decay, smoothing, commitment_weight, gradient, similarity, revive
+        See `VectorQuantizer`.
+    likelihood, noise, **networks
+        See `LatentModule` and `build_networks`; images have no perceptron between convolutions and codes.
+
+    Attributes
+    ----------
+    levels : list of Level
+    code_slices, embedding_slices : list of slice
+        Where the levels lie in codes and in embeddings.
+
+    References
+    ----------
+    .. [1] van den Oord, Vinyals and Kavukcuoglu, "Neural discrete representation learning", NeurIPS 2017.
+    .. [2] Razavi, van den Oord and Vinyals, "Generating diverse high-fidelity images with VQ-VAE-2", NeurIPS 2019.
+    """
+
+    def __init__(
+        self,
+        n_features: int,
+        n_components: int | None = None,
+        *,
+        n_levels: int = 1,
+        n_codes: int | Sequence[int] | None = None,
+        n_embeddings: int | Sequence[int] = 128,
+        embedding_dim: int | Sequence[int] = 16,
+        codebook: str = "ema",
+        decay: float = 0.99,
+        smoothing: float = 1e-5,
+        commitment_weight: float = 0.25,
+        gradient: str = "straight_through",
+        similarity: str = "euclidean",
+        revive: bool = True,
+        encoder: Net | Conv | None = None,
+        image_shape: Shape | None = None,
+        **autoencoder: Any,
+    ):
+        levels = plan_levels(
+            n_levels=n_levels,
+            n_codes=n_codes,
+            n_embeddings=n_embeddings,
+            embedding_dim=embedding_dim,
+            encoder=encoder,
+            image_shape=image_shape,
+        )
+        size = sum(level.size for level in levels)
+        if n_components not in (None, size):
+            raise ValueError(f"n_components={n_components} is not the size of the embedding, {size}.")
+        super().__init__(n_features, size, levels=levels, encoder=encoder, image_shape=image_shape, **autoencoder)
+        self.levels = levels
+        self.n_codes = sum(level.n_codes for level in levels)
+        self.n_embeddings = [level.n_embeddings for level in levels]
+        self.level_shapes = [level.shape for level in levels]
+        self.code_slices = _slices(level.n_codes for level in levels)
+        self.embedding_slices = _slices(level.size for level in levels)
+        self.quantizers = nn.ModuleList(
+            VectorQuantizer(
+                level.n_embeddings,
+                level.embedding_dim,
+                codebook=codebook,
+                decay=decay,
+                smoothing=smoothing,
+                commitment_weight=commitment_weight,
+                gradient=gradient,
+                similarity=similarity,
+                revive=revive,
+                n_vectors=level.n_codes,
+            )
+            for level in levels
+        )
+
+    # -- networks -----------------------------------------------------------------------------------------------------
+
+    def _build_networks(self, **networks: Any) -> tuple[nn.Module, nn.Module]:
+        return self._build_hierarchy(**networks)
+
+    def _build_hierarchy(
+        self,
+        *,
+        levels: list[Level],
+        hidden_layer_sizes: Sequence[int] = (128, 64),
+        encoder: Net | Conv | None = None,
+        decoder: Net | Conv | None = None,
+        image_shape: Shape | None = None,
+        **hidden: Any,
+    ) -> tuple[nn.Module, nn.Module]:
+        check_networks(encoder, decoder, image_shape, False)
+        for name, spec in (("encoder", encoder), ("decoder", decoder)):
+            if isinstance(spec, Net) and (image_shape is not None or len(levels) > 1):
+                raise ValueError(f"{name}={spec!r} goes with rows and n_levels=1 only.")
+        if image_shape is None:
+            return self._build_perceptrons(levels, tuple(hidden_layer_sizes), encoder, decoder, **hidden)
+        down = encoder if isinstance(encoder, Conv) else Conv()
+        up = decoder if isinstance(decoder, Conv) else down
+        return self._build_convolutions(levels, down, up, image_shape, **hidden)
+
+    def _build_perceptrons(
+        self, levels: list[Level], sizes: tuple[int, ...], encoder: Any, decoder: Any, **hidden: Any
+    ) -> tuple[nn.Module, nn.Module]:
+        first: nn.Module
+        if len(levels) == 1:
+            size = levels[0].size
+            first = encoder.build(self.n_features, size) if encoder else mlp(self.n_features, sizes, size, **hidden)
+            last = decoder.build(size, self.n_features) if decoder else mlp(size, sizes[::-1], self.n_features, **hidden)
+            self._set_hierarchy([], [_vectors_of(levels[0])], [])
+            return first, last
+        width = sizes[-1] if sizes else self.n_features
+        first = nn.Sequential(*mlp(self.n_features, sizes[:-1], width, **hidden), *after(width, **hidden))
+        stages, heads, lifts = [], [nn.Sequential(nn.Linear(width, levels[0].size), _vectors_of(levels[0]))], []
+        merged = levels[0].size
+        for level in levels[1:]:
+            stages.append(mlp(width, (width,), width, **hidden)[:-1])
+            lifts.append(mlp(merged, (width,), width, **hidden)[:-1])
+            heads.append(nn.Sequential(nn.Linear(2 * width, level.size), _vectors_of(level)))
+            merged = level.size + width
+        self._set_hierarchy(stages, heads, lifts)
+        return first, mlp(merged, sizes[::-1], self.n_features, **hidden)
+
+    def _build_convolutions(
+        self, levels: list[Level], down: Conv, up: Conv, image_shape: Shape, **hidden: Any
+    ) -> tuple[nn.Module, nn.Module]:
+        width, sides = grid_size(down, image_shape)
+        if grid_size(up, image_shape)[1] != sides:
+            raise ValueError(f"decoder={up!r} does not come from where encoder={down!r} leads, a grid of {sides[0]}x{sides[1]}.")
+        if len(levels) == 1:
+            dim = levels[0].embedding_dim
+            self._set_hierarchy([], [nn.Identity()], [])
+            return grid_encoder(down, image_shape, dim, **hidden), grid_decoder(up, image_shape, dim, **hidden)
+        lifted = grid_size(up, image_shape)[0]
+        stages: list[nn.Module] = []
+        heads, lifts, merged = [], [], 0
+        for i, level in enumerate(levels):
+            sides = (level.shape[0], level.shape[1])
+            if i > 0:
+                stages.insert(0, halve_grid(down, (width, *sides), **hidden))
+                lifts.append(double_grid(up, (lifted, *sides), merged, **hidden))
+            above = lifted if i > 0 else 0
+            heads.append(pointwise(width + above, level.embedding_dim, sides))
+            merged = level.embedding_dim + above
+        self._set_hierarchy(stages, heads, lifts)
+        return grid_encoder(down, image_shape, **hidden), grid_decoder(up, image_shape, merged, **hidden)
+
+    def _set_hierarchy(self, stages: list[Any], heads: list[Any], lifts: list[Any]) -> None:
+        """Keep what lies between encoder and decoder: stages go from the bottom up, heads and lifts from the top down."""
+        self.stages, self.heads, self.lifts = nn.ModuleList(stages), nn.ModuleList(heads), nn.ModuleList(lifts)
+
+    # -- the way through ----------------------------------------------------------------------------------------------
+
+    def _descend(self, x: Tensor, choose: Callable[[int, Tensor], Tensor], n_levels: int | None = None) -> Tensor:
+        """Go through the levels, from the top on, and return what the decoder reads.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n, n_features)
+        choose : callable
+            Takes a level's index and its vectors ``(n * n_codes, d)``, and returns others in their place.
+        n_levels : int, optional
+            Levels to go through; all by default.
+        """
+        features = [self.encoder(self.likelihood.network_input(x))]
+        for stage in self.stages:
+            features.append(stage(features[-1]))
+        merged: Tensor | None = None
+        for i in range(len(self.levels) if n_levels is None else n_levels):
+            read, above = features[-1 - i], None
+            if merged is not None:
+                above = self.lifts[i - 1](merged)
+                read = torch.cat([read, above], 1)
+            read = self.heads[i](read)
+            if self.image_shape is not None:
+                read = read.permute(0, 2, 3, 1)
+            merged = self._merge(i, choose(i, read.reshape(-1, self.levels[i].embedding_dim)), above)
+        assert merged is not None
+        return merged
+
+    def _merge(self, i: int, vectors: Tensor, above: Tensor | None) -> Tensor:
+        """Lay out a level's vectors as its layers read them, and add what comes from above."""
+        level = self.levels[i]
+        if self.image_shape is None:
+            laid = vectors.reshape(-1, level.size)
+        else:
+            laid = vectors.reshape(-1, *level.shape, level.embedding_dim).permute(0, 3, 1, 2)
+        return laid if above is None else torch.cat([laid, above], 1)
+
+    # -- the code -----------------------------------------------------------------------------------------------------
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Quantised embedding of standardised rows, ``(n, n_features)`` to ``(n, n_components)``."""
+        return self.embed(self.codes(x))
+
+    def codes(self, x: Tensor) -> Tensor:
+        """Codes of standardised rows, the top level first and every grid row by row, ``(n, n_codes)`` of int."""
+        found: list[Tensor] = []
+
+        def choose(i: int, vectors: Tensor) -> Tensor:
+            codes = self.quantizers[i].codes(vectors)  # type: ignore[operator]
+            found.append(codes.view(-1, self.levels[i].n_codes))
+            chosen: Tensor = self.quantizers[i].embed(codes)  # type: ignore[operator]
+            return chosen
+
+        self._descend(x, choose)
+        return torch.cat(found, 1)
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """Embedding of codes, ``(n, n_codes)`` of int to ``(n, n_components)``."""
+        parts = zip(self.quantizers, self.code_slices, strict=True)
+        return torch.cat([quantizer.embed(codes[:, part]).flatten(1) for quantizer, part in parts], 1)  # type: ignore[operator]
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return what the likelihood reads off an embedding, ``(n, n_components)`` to ``(n, n_features)``."""
+        merged: Tensor | None = None
+        for i, part in enumerate(self.embedding_slices):
+            merged = self._merge(i, z[:, part], None if merged is None else self.lifts[i - 1](merged))
+        output: Tensor = self.decoder(merged)
+        return output
+
+    def keep_levels(self, z: Tensor, levels: Iterable[int]) -> Tensor:
+        """Embeddings ``(n, n_components)`` in which the other levels are the mean of their codebook, by use."""
+        kept = set(levels)
+        parts = []
+        for i, part in enumerate(self.embedding_slices):
+            mean = self.quantizers[i].mean_embedding().repeat(self.levels[i].n_codes)  # type: ignore[operator]
+            parts.append(z[:, part] if i in kept else mean.expand(len(z), -1))
+        return torch.cat(parts, 1)
+
+    def pre_quantization(self, x: Tensor, level: int = 0) -> Tensor:
+        """Vectors of a level as its codebook is searched for them, given the levels above, ``(n, n_codes, d)``."""
+        found: list[Tensor] = []
+
+        def choose(i: int, vectors: Tensor) -> Tensor:
+            quantizer: Any = self.quantizers[i]
+            found.append(quantizer.prepare(vectors))
+            return vectors if i == level else quantizer.embed(quantizer.codes(vectors))
+
+        self._descend(x, choose, level + 1)
+        return found[-1].view(len(x), -1, self.levels[level].embedding_dim)
+
+    @torch.no_grad()
+    def initialize_codebooks(self, x: Tensor, cluster: Callable[[Tensor, int], Tensor]) -> None:
+        """Have codebooks begin where the encoder's vectors are, from the top level down.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n, n_features)
+            Standardised rows.
+        cluster : callable
+            Takes vectors ``(n_vectors, d)`` and a number, and returns so many centres ``(n_embeddings, d)``.
+        """
+        for i, level in enumerate(self.levels):
+            vectors = self.pre_quantization(x, i).flatten(0, 1)
+            self.quantizers[i].set_codebook(cluster(vectors, level.n_embeddings))  # type: ignore[operator]
+
+    # -- training -----------------------------------------------------------------------------------------------------
+
+    def loss(self, batch: Batch, schedule: Schedule) -> dict[str, Tensor]:
+        n_rows = len(batch.x)
+        commitments: list[Tensor] = []
+        learned: list[Tensor] = []
+
+        def choose(i: int, vectors: Tensor) -> Tensor:
+            weight = batch.weight.unsqueeze(1).expand(-1, self.levels[i].n_codes).reshape(-1)
+            quantized = self.quantizers[i](vectors, weight)
+            commitments.append(quantized.commitment.view(n_rows, -1).sum(1))
+            if quantized.codebook is not None:
+                learned.append(quantized.codebook.view(n_rows, -1).sum(1))
+            chosen: Tensor = quantized.vectors
+            return chosen
+
+        output = self.decoder(self._descend(batch.x, choose))
+        terms = {
+            "reconstruction": self.likelihood.distortion(batch.target, output),
+            "commitment": torch.stack(commitments).sum(0),
+        }
+        if learned:
+            terms["codebook"] = torch.stack(learned).sum(0)
+        return terms
+
+    def after_step(self) -> None:
+        """Move the codebooks."""
+        super().after_step()
+        for quantizer in self.quantizers:
+            quantizer.after_step()  # type: ignore[operator]
+
+    def after_training(self) -> None:
+        super().after_training()
+        for quantizer in self.quantizers:
+            quantizer.forget()  # type: ignore[operator]
+
+    @torch.no_grad()
+    def fit_noise(self, x: Tensor, weight: Tensor, noise: Tensor) -> None:
+        """Fit the likelihood's noise to the residuals of the reconstructions; the draws are not used."""
+        if self.likelihood.learns_noise:
+            energy = self.likelihood.energy(x, self.likelihood.locate(self.decode(self.encode(x))))
+            self.likelihood.set_moment((weight / weight.sum()) @ energy)
+
+
+def _vectors_of(level: Level) -> nn.Module:
+    """Cut rows into vectors."""
+    return nn.Unflatten(1, (level.n_codes, level.embedding_dim))
+
+
+def _slices(sizes: Iterable[int]) -> list[slice]:
+    """Where parts of these sizes lie, one behind the other."""
+    return [slice(*ends) for ends in pairwise(accumulate(sizes, initial=0))]

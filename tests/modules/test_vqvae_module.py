@@ -1,0 +1,405 @@
+import copy
+from math import prod
+
+import numpy as np
+import pytest
+import torch
+from sklearn.cluster import KMeans
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from skvae import functional as fn
+from skvae.modules import Batch, Conv, Net, VQVAEModule
+from skvae.modules.vqvae import plan_levels
+from skvae.training import Plan, Rows, train
+
+pytestmark = pytest.mark.usefixtures("one_core")
+
+CPU = torch.device("cpu")
+ROWS = {"hidden_layer_sizes": (12, 6), "n_embeddings": 10, "embedding_dim": 3}
+SMALL = Conv(channels=(4,))
+# Name: features, parameters and shapes of the levels, the top first.
+MODELS = {
+    "rows": (7, {**ROWS, "n_codes": 4}, [(4,)]),
+    "rows-linear": (7, {**ROWS, "hidden_layer_sizes": (), "n_codes": 4, "n_levels": 2}, [(2,), (4,)]),
+    "rows-3": (7, {**ROWS, "n_codes": (1, 3, 4), "n_levels": 3, "embedding_dim": (5, 2, 3), "normalization": "layer"}, None),
+    "28x28": (784, {"image_shape": (1, 28, 28), "encoder": Conv(channels=(4, 6)), "embedding_dim": 3}, [(7, 7)]),
+    "28x28-3": (784, {"image_shape": (1, 28, 28), "encoder": Conv(channels=(4, 6)), "n_levels": 3}, [(1, 1), (3, 3), (7, 7)]),
+    "5x7": (35, {"image_shape": (1, 5, 7), "encoder": SMALL, "n_levels": 2, "embedding_dim": (2, 3)}, [(1, 1), (2, 3)]),
+    "colour": (
+        3 * 12 * 9,
+        {"image_shape": (3, 12, 9), "encoder": Conv(channels=(4, 5), residual_blocks=1, upsampling="nearest"), "n_levels": 2},
+        [(1, 1), (3, 2)],
+    ),
+    "decoder": (
+        3 * 8 * 8,
+        {"image_shape": (3, 8, 8), "encoder": SMALL, "decoder": Conv(channels=(7,), residual_blocks=1), "n_levels": 2},
+        [(2, 2), (4, 4)],
+    ),
+    "unhalved": (2 * 4 * 5, {"image_shape": (2, 4, 5), "encoder": Conv(channels=()), "n_levels": 2}, [(2, 2), (4, 5)]),
+}
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+@pytest.fixture(params=MODELS)
+def name(request):
+    return request.param
+
+
+def build(name, **params):
+    n_features, given, _ = MODELS[name]
+    return VQVAEModule(n_features, **{**given, **params})
+
+
+def batch_of(x, weight=None):
+    return Batch(x, x, torch.ones(len(x), dtype=x.dtype) if weight is None else weight)
+
+
+def initialized(name, **params):
+    """A module whose codebooks lie where its vectors do, and rows."""
+    module = build(name, **params).eval()
+    x = torch.randn(60, module.n_features)
+    module.initialize_codebooks(x, lambda vectors, n: vectors[torch.arange(n) * len(vectors) // n])
+    return module, x
+
+
+# -- shapes -----------------------------------------------------------------------------------------------------------
+
+
+def test_shapes(name):
+    module, x = initialized(name)
+    shapes = MODELS[name][2] or [(1,), (3,), (4,)]
+    assert module.level_shapes == shapes
+    assert module.n_codes == sum(prod(shape) for shape in shapes)
+    codes, z = module.codes(x), module.encode(x)
+    assert codes.shape == (60, module.n_codes)
+    assert codes.dtype == torch.int64
+    assert z.shape == (60, module.n_components)
+    assert module.n_components == sum(level.size for level in module.levels)
+    assert torch.equal(module.embed(codes), z)
+    assert module.decode(z).shape == x.shape
+    assert module.decode(torch.randn(5, module.n_components)).shape == (5, module.n_features)
+    for i, level in enumerate(module.levels):
+        vectors = module.pre_quantization(x, i)
+        assert vectors.shape == (60, level.n_codes, level.embedding_dim)
+        part = codes[:, module.code_slices[i]]
+        assert part.shape == (60, level.n_codes)
+        assert part.max() < level.n_embeddings
+        assert torch.equal(fn.nearest_codes(vectors.flatten(0, 1), module.quantizers[i].codebook), part.flatten())
+        embedded = z[:, module.embedding_slices[i]].view(60, level.n_codes, level.embedding_dim)
+        assert torch.equal(embedded, module.quantizers[i].codebook[part])
+
+
+def test_plan_tells_the_levels_without_building(name):
+    params = {key: value for key, value in MODELS[name][1].items() if key in plan_levels.__kwdefaults__}
+    assert plan_levels(**params) == build(name).levels
+
+
+def test_codes_lie_where_the_image_does():
+    """The first code is that of the top left corner, and codes go on along the row."""
+    module = build("28x28", activation="tanh").eval()
+    x, other = torch.zeros(2, 1, 28, 28)
+    other[0, 13:15, 25:27] = 5.0  # inside the fourth row of the grid and its last column
+    change = module.pre_quantization(torch.stack([x, other]).flatten(1)).diff(dim=0).norm(dim=2).view(7, 7)
+    assert set(zip(*(index.tolist() for index in change.nonzero(as_tuple=True)), strict=True)) >= {(3, 6)}
+    assert change[:2].max() == change[5:].max() == change[:, :5].max() == 0.0
+    moved = torch.zeros(2, 49, 3)
+    moved[1, 3 * 7 + 6] = 1.0
+    effect = module.decode(moved.flatten(1)).diff(dim=0).view(28, 28).abs()
+    assert effect[12:16, 24:28].min() > 0.0
+    assert effect[:5].max() == effect[23:].max() == effect[:, :17].max() == 0.0
+
+
+def test_rows_keep_their_codes_in_any_batch(name):
+    module, x = initialized(name)
+    codes, z = module.codes(x), module.encode(x)
+    for size in (1, 7, 32):
+        assert torch.equal(torch.cat([module.codes(part) for part in x.split(size)]), codes)
+    order = torch.randperm(60)
+    assert torch.equal(module.codes(x[order]), codes[order])
+    torch.testing.assert_close(module.decode(z[order]), module.decode(z)[order])
+
+
+def test_constant_columns_do_not_reach_the_codes():
+    module = build("rows").eval()
+    X = np.random.default_rng(0).normal(size=(50, 7))
+    X[:, 2] = 3.0
+    module.likelihood.fit(X)
+    x = module.likelihood.standardize(X)
+    other = x.clone()
+    other[:, 2] = 100.0
+    assert torch.equal(module.pre_quantization(x), module.pre_quantization(other))
+
+
+# -- the loss ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("codebook", ["ema", "gradient"])
+def test_terms(name, codebook):
+    module, x = initialized(name, codebook=codebook, commitment_weight=0.7)
+    terms = module.loss(batch_of(x), {})
+    assert list(terms) == ["reconstruction", "commitment"] + ["codebook"] * (codebook == "gradient")
+    distance = torch.zeros(60)
+    for i in range(len(module.levels)):
+        z = module.encode(x)[:, module.embedding_slices[i]]
+        distance += (module.pre_quantization(x, i).flatten(1) - z).square().sum(1)
+    torch.testing.assert_close(terms["commitment"], 0.7 * distance)
+    torch.testing.assert_close(terms["reconstruction"], module.likelihood.distortion(x, module.decode(module.encode(x))))
+    if codebook == "gradient":
+        torch.testing.assert_close(terms["codebook"], distance)
+
+
+@pytest.mark.parametrize("gradient", ["straight_through", "rotation"])
+@pytest.mark.parametrize("codebook", ["ema", "gradient"])
+def test_every_weight_learns(name, codebook, gradient):
+    module, x = initialized(name, codebook=codebook, gradient=gradient, activation="tanh")
+    module.train()
+    terms = module.loss(batch_of(x), {})
+    terms.pop("reconstruction").mean().backward(retain_graph=True)
+    for weight_name, weight in module.named_parameters():
+        if weight_name.endswith("codebook"):  # the reconstruction is none of the codebook's business
+            assert weight.grad is None
+        else:
+            assert weight.grad.abs().sum() > 0.0, weight_name
+    if codebook == "gradient":
+        for weight in module.parameters():
+            weight.grad = None
+        terms["codebook"].mean().backward()
+        for weight_name, weight in module.named_parameters():
+            assert (weight.grad is not None) == weight_name.endswith("codebook"), weight_name
+
+
+def test_loss_changes_no_state_and_the_step_does(name):
+    module, x = initialized(name)
+    module.train()
+    before = {key: value for key, value in copy.deepcopy(module.state_dict()).items() if isinstance(value, torch.Tensor)}
+    module.loss(batch_of(x), {})
+    assert all(torch.equal(module.state_dict()[key], value) for key, value in before.items())
+    module.after_step()
+    for i in range(len(module.levels)):
+        assert not torch.equal(module.quantizers[i].codebook, before[f"quantizers.{i}.codebook"])
+    module.loss(batch_of(x), {})
+    module.after_training()
+    assert all(quantizer._seen is None for quantizer in module.quantizers)
+
+
+def test_rows_without_weight_have_no_effect(name):
+    module, x = initialized(name)
+    other = copy.deepcopy(module)
+    weight = torch.ones(60)
+    weight[40:] = 0.0
+    for trained, batch in ((module, batch_of(x, weight)), (other, batch_of(x[:40]))):
+        trained.train()
+        for _ in range(3):
+            trained.loss(batch, {})
+            trained.after_step()
+    for one, same in zip(module.quantizers, other.quantizers, strict=True):
+        torch.testing.assert_close(one.codebook, same.codebook)
+        torch.testing.assert_close(one.count, same.count)
+
+
+# -- levels -----------------------------------------------------------------------------------------------------------
+
+
+def test_lower_levels_see_the_levels_above():
+    module, x = initialized("28x28-3")
+    before = [module.pre_quantization(x, level) for level in range(3)]
+    module.quantizers[1].set_codebook(module.quantizers[1].codebook + 1.0)
+    after = [module.pre_quantization(x, level) for level in range(3)]
+    assert torch.equal(before[0], after[0])
+    assert torch.equal(before[1], after[1])
+    assert not torch.allclose(before[2], after[2], atol=1e-3)
+
+
+def test_keep_levels_leaves_the_others_at_their_mean():
+    module, x = initialized("28x28-3")
+    z = module.encode(x)
+    assert torch.equal(module.keep_levels(z, range(3)), z)
+    kept = module.keep_levels(z, [1])
+    assert torch.equal(kept[:, module.embedding_slices[1]], z[:, module.embedding_slices[1]])
+    for i in (0, 2):
+        part = kept[:, module.embedding_slices[i]].view(60, module.levels[i].n_codes, -1)
+        torch.testing.assert_close(part, module.quantizers[i].mean_embedding().expand_as(part))
+
+
+def test_codebooks_are_initialized_from_the_top_down():
+    x = torch.randn(30, 784)
+
+    def cluster(vectors, n):
+        return torch.from_numpy(KMeans(n, n_init=1, random_state=0).fit(vectors.detach().numpy()).cluster_centers_)
+
+    module = build("28x28-3", n_embeddings=(5, 6, 7)).eval()
+    module.initialize_codebooks(x, cluster)
+    for i, quantizer in enumerate(module.quantizers):
+        expected = cluster(module.pre_quantization(x, i).flatten(0, 1), (5, 6, 7)[i])
+        torch.testing.assert_close(quantizer.codebook, expected)
+
+
+# -- what fits --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"image_shape": (1, 5, 7), "encoder": Conv(channels=(4, 4)), "n_levels": 2}, r"1x1.*At most n_levels=1 fits"),
+        ({"image_shape": (1, 5, 7), "encoder": SMALL, "n_levels": 3}, r"2x3, 1x1.*At most n_levels=2 fits"),
+        ({"n_levels": 4}, "n_levels=4 must be 1, 2 or 3"),
+        ({"n_levels": 2, "n_embeddings": (4,)}, r"n_embeddings=\(4,\) has 1 entries, but n_levels=2"),
+        ({"n_codes": (4, 2)}, r"n_codes=\(4, 2\) has 2 entries, but n_levels=1"),
+        ({"n_codes": 0}, "n_codes=.* must be at least 1"),
+        ({"image_shape": (1, 5, 7), "n_codes": 3}, "n_codes=3 is for rows"),
+        ({"image_shape": (1, 5, 7), "encoder": Net(nn.Linear)}, "returns no grid"),
+        ({"image_shape": (1, 5, 7), "decoder": Net(nn.Linear)}, "decoder=.* goes with rows and n_levels=1"),
+        ({"encoder": Net(nn.Linear), "n_levels": 2}, "encoder=.* goes with rows and n_levels=1"),
+        ({"encoder": SMALL}, "set image_shape"),
+        ({"image_shape": (1, 5, 7), "decoder": Conv(channels=(4, 4, 4))}, "a grid of 1x1|does not come from"),
+        ({"image_shape": (1, 5, 7), "encoder": SMALL, "decoder": Conv(channels=(4, 4))}, "does not come from .* 2x3"),
+        ({"n_components": 5}, "n_components=5 is not the size of the embedding, 128"),
+    ],
+)
+def test_what_does_not_fit_is_said(params, message):
+    if params.get("decoder") == Conv(channels=(4, 4, 4)):
+        params = {**params, "encoder": SMALL}
+    with pytest.raises(ValueError, match=message):
+        VQVAEModule(35, **params)
+
+
+def test_networks_of_the_users_own():
+    class Double(nn.Sequential):
+        def __init__(self, n_inputs, n_outputs, width=9):
+            super().__init__(nn.Linear(n_inputs, width), nn.Tanh(), nn.Linear(width, n_outputs))
+
+    module = VQVAEModule(7, n_codes=3, embedding_dim=2, encoder=Net(Double, width=4), decoder=Net(Double))
+    assert (module.encoder[0].out_features, module.encoder[-1].out_features) == (4, 6)
+    assert (module.decoder[0].in_features, module.decoder[-1].out_features) == (6, 7)
+    assert module.codes(torch.randn(5, 7)).shape == (5, 3)
+
+
+@pytest.mark.parametrize("model", ["rows", "rows-3", "28x28", "28x28-3", "colour", "decoder"])
+def test_cost_counts_networks_and_search(model):
+    module = build(model, normalization=None).eval()
+    x = torch.randn(2, module.n_features)
+    with FlopCounterMode(display=False) as counter:
+        module.decode(module.encode(x))
+    # Levels are decoded once on the way to the codes and once from them.
+    twice = sum(layer.row_work for lift in module.lifts for layer in lift.modules() if hasattr(layer, "row_work"))
+    twice += sum(layer.weight.numel() for lift in module.lifts for layer in lift.modules() if isinstance(layer, nn.Linear))
+    measured = counter.get_total_flops() / (2 * 2) - twice
+    assert measured == pytest.approx(module.row_work, rel=0.1)
+    widest = []
+
+    def note(layer, inputs, output):
+        if isinstance(output, torch.Tensor):
+            widest.append(output[0].numel())
+
+    for layer in module.modules():
+        layer.register_forward_hook(note)
+    module.decode(module.encode(x))
+    assert module.widest_layer >= max(widest)
+    assert module.widest_layer >= max(level.n_codes * level.n_embeddings for level in module.levels)
+
+
+# -- training ---------------------------------------------------------------------------------------------------------
+
+
+def fit(module, X, n_epochs, weight=None, batch_size=64, learning_rate=3e-3):
+    """Train as estimators do."""
+    module.likelihood.fit(X, shared=True)
+    rows = Rows(X, module.likelihood, CPU, weight=weight)
+    steps = n_epochs * -(-len(X) // batch_size)
+    plan = Plan(
+        batch_size=batch_size,
+        n_epochs=n_epochs,
+        total_steps=steps,
+        learning_rate=learning_rate,
+        learning_rate_schedule="cosine",
+        optimizer="adam",
+        optimizer_params={},
+        seed=0,
+    )
+    return train(module, rows, None, plan)
+
+
+def error(module, X, levels=None):
+    """Share of the variance that a reconstruction misses."""
+    with torch.no_grad():
+        z = module.encode(module.likelihood.standardize(X))
+        z = z if levels is None else module.keep_levels(z, levels)
+        return ((module.likelihood.mean(module.decode(z)) - X) ** 2).mean() / X.var()
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_digits().data / 16.0
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"codebook": "gradient"},
+        {"gradient": "rotation"},
+        {"similarity": "cosine"},
+        {"image_shape": (1, 8, 8), "encoder": Conv(channels=(16,))},
+        {"n_levels": 2, "n_codes": (4, 8)},
+        {"image_shape": (1, 8, 8), "encoder": Conv(channels=(16,)), "n_levels": 2},
+    ],
+    ids=str,
+)
+def test_digits_are_learned_and_most_codes_live(digits, params):
+    module = VQVAEModule(64, **{"n_embeddings": 32, "embedding_dim": 8, "hidden_layer_sizes": (64,), **params})
+    outcome = fit(module, digits, 15)
+    assert list(outcome.history)[:1] == ["loss"]
+    assert outcome.history["reconstruction"][-1] < 0.5 * outcome.history["reconstruction"][0]
+    assert error(module, digits) < 0.45
+    codes = module.codes(module.likelihood.standardize(digits))
+    for i, part in enumerate(module.code_slices):
+        assert len(codes[:, part].unique()) >= 0.8 * module.n_embeddings[i]
+    assert not module.training
+    assert all(quantizer._seen is None for quantizer in module.quantizers)
+
+
+def test_both_levels_carry_something(digits):
+    module = VQVAEModule(64, n_embeddings=32, embedding_dim=8, image_shape=(1, 8, 8), encoder=Conv(channels=(16,)), n_levels=2)
+    fit(module, digits, 15)
+    both = error(module, digits)
+    for levels in ([0], [1], []):
+        assert error(module, digits, levels) > 1.02 * both
+    assert error(module, digits, []) > error(module, digits, [1])
+
+
+def test_training_repeats_itself_and_its_state_goes_round(digits):
+    def trained():
+        torch.manual_seed(3)
+        module = VQVAEModule(64, n_embeddings=32, embedding_dim=4, image_shape=(1, 8, 8), encoder=SMALL, n_levels=2)
+        fit(module, digits[:300], 2)
+        return module
+
+    one, same = trained(), trained()
+    other = VQVAEModule(64, n_embeddings=32, embedding_dim=4, image_shape=(1, 8, 8), encoder=SMALL, n_levels=2).eval()
+    other.load_state_dict(one.state_dict())
+    x = one.likelihood.standardize(digits)
+    for module in (same, other):
+        assert torch.equal(module.codes(x), one.codes(x))
+        assert torch.equal(module.decode(module.encode(x)), one.decode(one.encode(x)))
+
+
+@torch.no_grad()
+def test_noise_is_that_of_the_reconstructions(digits):
+    module = VQVAEModule(64, n_embeddings=16, embedding_dim=4, hidden_layer_sizes=(32,))
+    fit(module, digits, 5)
+    x = module.likelihood.standardize(digits)
+    weight = torch.ones(len(x))
+    weight[::2] = 0.0
+    module.fit_noise(x, weight, torch.randn(len(x), module.n_components))
+    residual = (digits - module.likelihood.mean(module.decode(module.encode(x))).astype(float))[1::2]
+    expected = np.maximum(np.sqrt((residual**2).mean(0)), np.sqrt(module.likelihood.floor.numpy()) * module.likelihood.scale)
+    varying = ~module.likelihood.is_constant
+    np.testing.assert_allclose(module.likelihood.noise_scale()[varying], expected[varying], rtol=1e-3)
