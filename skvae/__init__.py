@@ -1,6 +1,16 @@
 """Autoencoders that behave like any other scikit-learn estimator."""
 
-from skvae.estimators import CVAE, AutoEncoder, ContractiveAE, DenoisingAE, SparseAE, VAETransformer
+from skvae.estimators import (
+    CVAE,
+    VQVAE,
+    AutoEncoder,
+    ContractiveAE,
+    CVAEClassifier,
+    CVAEResampler,
+    DenoisingAE,
+    SparseAE,
+    VAETransformer,
+)
 from skvae.modules import Conv, Net
 from skvae.pipeline import reconstruct, sample, score_anomaly, step_score
 
@@ -8,7 +18,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CVAE",
+    "VQVAE",
     "AutoEncoder",
+    "CVAEClassifier",
+    "CVAEResampler",
     "ContractiveAE",
     "Conv",
     "DenoisingAE",

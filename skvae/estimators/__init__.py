@@ -3,8 +3,21 @@
 from skvae.estimators.autoencoder import AutoEncoder
 from skvae.estimators.contractive import ContractiveAE
 from skvae.estimators.cvae import CVAE
+from skvae.estimators.cvae_classifier import CVAEClassifier
+from skvae.estimators.cvae_resampler import CVAEResampler
 from skvae.estimators.denoising import DenoisingAE
 from skvae.estimators.sparse import SparseAE
 from skvae.estimators.vae import VAETransformer
+from skvae.estimators.vqvae import VQVAE
 
-__all__ = ["CVAE", "AutoEncoder", "ContractiveAE", "DenoisingAE", "SparseAE", "VAETransformer"]
+__all__ = [
+    "CVAE",
+    "VQVAE",
+    "AutoEncoder",
+    "CVAEClassifier",
+    "CVAEResampler",
+    "ContractiveAE",
+    "DenoisingAE",
+    "SparseAE",
+    "VAETransformer",
+]

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 from sklearn.utils.multiclass import type_of_target
 
+from skvae.estimators._validation import as_array
+from skvae.modules.columns import ColumnStatistics
+
 _REMEMBERED = 1000  # conditions in numbers that are kept to draw from
 _LABEL_SCALE = 4.0
 
@@ -16,7 +19,7 @@ class Conditions:
     """Labels, one-hot, and numbers, standardised, side by side.
 
     A list of labels, or a matrix of strings, integers or booleans, is labels, column by column; a matrix of floats, or a list
-    of floats that are not all whole, is numbers.
+    of floats that are not all whole, is numbers. With ``scaled=False``, labels are ones among zeros.
 
     Attributes
     ----------
@@ -26,20 +29,20 @@ class Conditions:
         Whether all columns are labels.
     """
 
-    def __init__(self, y: Any, weight: np.ndarray | None, *, name: str = "y", classes: Any = None):
-        self.name = name
+    def __init__(self, y: Any, weight: np.ndarray | None, *, name: str = "y", classes: Any = None, scaled: bool = True):
+        self.name, self._scaled = name, scaled
         columns, self._is_vector = _columns(y, name)
+        self._names = [column for column, _ in columns] if hasattr(y, "columns") else None
         labelled = [_is_label(values, self._is_vector) for _, values in columns]
         self._classes: list[np.ndarray | None] = []
-        self._moments: list[tuple[float, float]] = []
         if classes is not None and not all(labelled):
             raise ValueError(f"classes are those of labels, but {name} is numbers.")
         given = [None] * len(columns) if classes is None else ([classes] if len(columns) == 1 else list(classes))
         if len(given) != len(columns):
             raise ValueError(f"classes has {len(given)} list(s) of labels, but {name} has {len(columns)} columns.")
         for is_label, (_, values), known in zip(labelled, columns, given, strict=True):
-            self._classes.append(np.unique(values if known is None else np.asarray(known)) if is_label else None)
-            self._moments.append((0.0, 1.0) if is_label else _moments(values, weight))
+            self._classes.append(_sorted(values if known is None else np.asarray(known), name) if is_label else None)
+        self._moments = _moments([None if is_label else v for is_label, (_, v) in zip(labelled, columns, strict=True)], weight)
         self.is_labels = all(labelled)
         self.width = sum(1 if known is None else len(known) for known in self._classes)
         self._counts: dict[tuple[int, ...], float] = {}
@@ -68,20 +71,32 @@ class Conditions:
 
     # -- from labels and numbers to columns of numbers ----------------------------------------------------------------
 
-    def _positions(self, y: Any) -> list[np.ndarray]:
-        """Positions of labels among the known ones, and numbers standardised, column by column."""
+    def _columns(self, y: Any) -> list[tuple[Any, np.ndarray]]:
+        """Columns by name or position, in the order of `fit`."""
         columns, _ = _columns(y, self.name)
         if len(columns) != self.n_columns:
             raise ValueError(f"{self.name} has {len(columns)} column(s), but the model was fitted with {self.n_columns}.")
+        if self._names is None:
+            return columns
+        if not hasattr(y, "columns"):
+            return [(name, values) for name, (_, values) in zip(self._names, columns, strict=True)]
+        named = dict(columns)
+        if named.keys() != set(self._names):
+            raise ValueError(f"{self.name} has the columns {list(named)}, but the model was fitted with {self._names}.")
+        return [(name, named[name]) for name in self._names]
+
+    def _positions(self, y: Any) -> list[np.ndarray]:
+        """Positions of labels among the known ones, and numbers standardised, column by column."""
         positions = []
+        columns = self._columns(y)
         for (column, values), known, (mean, std) in zip(columns, self._classes, self._moments, strict=True):
+            which = self.name if self.n_columns == 1 else f"Column {column!r} of {self.name}"
             if known is None:
-                positions.append((_numbers(values, self.name) - mean) / std)
+                positions.append((_numbers(values, which) - mean) / std)
                 continue
             index = _find(values, known)
             if (index < 0).any():
                 unseen = list(dict.fromkeys(values[index < 0].tolist()))
-                which = f"{self.name}" if self.n_columns == 1 else f"Column {column!r} of {self.name}"
                 raise ValueError(
                     f"{which} has labels that were not seen in fit: {_listing(unseen)}; known are {_listing(known.tolist())}."
                 )
@@ -100,23 +115,20 @@ class Conditions:
     def spread(self, y: Any, n_rows: int) -> Any:
         """Labels or numbers of `n_rows` rows, from those or from those of one."""
         if self.is_one(y):
+            if self.n_columns > 1 and np.ndim(y) == 0:
+                raise ValueError(f"{self.name}={y!r} is one value, but every row is told {self.n_columns}: {self.describe()}.")
             row = np.empty((1, self.n_columns), dtype=object)
             row[0] = y
             return np.repeat(row, n_rows, axis=0)
-        y = y if hasattr(y, "columns") else np.asarray(y)
+        y = y if hasattr(y, "columns") else as_array(y)
         if len(y) != n_rows:
             raise ValueError(f"{self.name} has {len(y)} entries for {n_rows} row(s).")
         return y
 
     def as_fitted(self, y: Any) -> np.ndarray:
         """Labels or numbers in the form that they had in `fit`."""
-        return self._decode(self._positions(y))
-
-    def _decode(self, positions: list[np.ndarray]) -> np.ndarray:
-        parts = []
-        for position, known, (mean, std) in zip(positions, self._classes, self._moments, strict=True):
-            parts.append(position * std + mean if known is None else known[position.astype(int)])
-        return self._in_shape(parts)
+        given = zip(self._positions(y), self._columns(y), self._classes, strict=True)
+        return self._in_shape([values if known is None else known[position] for position, (_, values), known in given])
 
     def _in_shape(self, parts: list[np.ndarray]) -> np.ndarray:
         """Columns as they came in `fit`."""
@@ -129,11 +141,11 @@ class Conditions:
 
     def describe(self) -> str:
         """Say in words what there is to tell."""
-        if not self.is_labels:
-            return f"{self.n_columns} number(s)"
-        if self.n_columns == 1:
+        if self.is_labels and self.n_columns == 1:
             return f"a label ({_listing(self._classes[0].tolist())})"
-        return f"{self.n_columns} labels"
+        n_labels = sum(known is not None for known in self._classes)
+        kinds = ((n_labels, "label"), (self.n_columns - n_labels, "number"))
+        return " and ".join(f"{n} {kind}{'s' if n > 1 else ''}" for n, kind in kinds if n)
 
     def _expand(self, positions: list[np.ndarray]) -> np.ndarray:
         parts = []
@@ -143,15 +155,17 @@ class Conditions:
             else:
                 # As large as other standardised inputs, so that labels are heard from the first step on: what the decoder has
                 # not yet learned to take from them, the code would carry instead.
-                scale = max(_LABEL_SCALE, np.sqrt(len(known)))
+                scale = max(_LABEL_SCALE, np.sqrt(len(known))) if self._scaled else 1.0
                 parts.append(scale * np.eye(len(known))[position.astype(int)])
         return np.hstack(parts).astype(np.float32)
 
     # -- what was seen ------------------------------------------------------------------------------------------------
 
-    def extended(self, y: Any, weight: np.ndarray | None) -> Conditions:
-        """Return the same conditions, with more rows counted."""
+    def extended(self, y: Any, weight: np.ndarray | None, *, anew: bool = False) -> Conditions:
+        """Return the same conditions, with more rows counted, or with these alone."""
         more = copy.deepcopy(self)
+        if anew:
+            more._counts, more._examples = {}, self._examples[:0]
         more._count(y, weight)
         return more
 
@@ -164,8 +178,8 @@ class Conditions:
             for row, total in zip(map(tuple, rows.tolist()), totals, strict=True):
                 self._counts[row] = self._counts.get(row, 0.0) + float(total)
         else:
-            values = np.stack([column.astype(object) for _, column in _columns(y, self.name)[0]], axis=1)
-            kept = np.linspace(0, len(values) - 1, min(len(values), _REMEMBERED)).astype(int)
+            values = np.stack([column.astype(object) for _, column in self._columns(y)], axis=1)
+            kept = _spread_out(len(values), weight)
             self._examples = np.concatenate([self._examples, values[kept]])[-_REMEMBERED:]
 
     @property
@@ -185,24 +199,32 @@ class Conditions:
         rng = np.random.default_rng(seed)
         if self.is_labels:
             rows, shares = self._seen
-            return self._decode(list(rows[rng.choice(len(rows), size=n_rows, p=shares)].T))
+            drawn = rows[rng.choice(len(rows), size=n_rows, p=shares)].T
+            return self._in_shape([known[position] for position, known in zip(drawn, self._classes, strict=True)])
         return self._in_shape(list(self._examples[rng.integers(len(self._examples), size=n_rows)].T))
 
 
 def _columns(y: Any, name: str) -> tuple[list[tuple[Any, np.ndarray]], bool]:
     """Columns by name or position, and whether they are one list."""
     if hasattr(y, "columns"):
-        return [(column, _checked(np.asarray(y[column]), name)) for column in y.columns], False
-    values = np.asarray(y)
-    if values.ndim not in (1, 2) or values.dtype.kind == "c":
-        raise ValueError(
-            f"{name} must be a list of labels, a matrix with a column for each kind of label, or a matrix of numbers, but has "
-            f"shape {values.shape} and type {values.dtype}."
-        )
-    values = _checked(values, name)
-    if values.ndim == 1:
-        return [(0, values)], True
-    return [(j, values[:, j]) for j in range(values.shape[1])], False
+        parts = [y.iloc[:, j] if hasattr(y, "iloc") else y[column] for j, column in enumerate(y.columns)]
+        columns = [
+            (column, _checked(np.asarray(part), f"Column {column!r} of {name}"))
+            for column, part in zip(y.columns, parts, strict=True)
+        ]
+        is_vector = False
+    else:
+        values = as_array(y)
+        if values.ndim not in (1, 2) or values.dtype.kind == "c":
+            raise ValueError(
+                f"{name} must be a list of labels, a matrix with a column for each kind of label, or a matrix of numbers, but has shape "
+                f"{values.shape} and type {values.dtype}."
+            )
+        values, is_vector = _checked(values, name), values.ndim == 1
+        columns = [(0, values)] if is_vector else [(j, values[:, j]) for j in range(values.shape[1])]
+    if not columns:
+        raise ValueError(f"{name} has no columns.")
+    return [(column, _unboxed(values)) for column, values in columns], is_vector
 
 
 def _checked(values: np.ndarray, name: str) -> np.ndarray:
@@ -212,12 +234,26 @@ def _checked(values: np.ndarray, name: str) -> np.ndarray:
     elif values.dtype.kind in "Mm":
         bad = np.isnat(values)
     elif values.dtype.kind == "O":
-        bad = np.vectorize(lambda v: v is None or v != v or v in (np.inf, -np.inf), otypes=[bool])(values)
+        bad = np.vectorize(_is_missing, otypes=[bool])(values)
     else:
         return values
     if bad.any():
         where = np.argwhere(bad)[0].tolist()
-        raise ValueError(f"{name} has {int(bad.sum())} missing, NaN or infinite entries, the first at position {where}.")
+        position = where[0] if len(where) == 1 else tuple(where)
+        raise ValueError(f"{name} has {int(bad.sum())} missing, NaN or infinite entries, the first at position {position}.")
+    return values
+
+
+def _is_missing(value: Any) -> bool:
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):  # those of pandas do not compare
+        return True
+    return isinstance(value, (float, np.floating)) and not np.isfinite(value)
+
+
+def _unboxed(values: np.ndarray) -> np.ndarray:
+    """Floats that come as objects, as they do beside labels, as floats."""
+    if values.dtype.kind == "O" and len(values) and all(isinstance(value, (float, np.floating)) for value in values):
+        return values.astype(np.float64)
     return values
 
 
@@ -234,15 +270,41 @@ def _numbers(values: np.ndarray, name: str) -> np.ndarray:
         raise ValueError(f"{name} was numbers in fit; it cannot be converted: {error}") from error
 
 
-def _moments(values: np.ndarray, weight: np.ndarray | None) -> tuple[float, float]:
-    values = _numbers(values, "y")
-    mean = float(np.average(values, weights=weight))
-    std = float(np.sqrt(np.average((values - mean) ** 2, weights=weight)))
-    return mean, std if std > 1e-12 * max(1.0, abs(mean)) else 1.0
+def _moments(columns: list[np.ndarray | None], weight: np.ndarray | None) -> list[tuple[float, float]]:
+    """Shift and scale of columns of numbers, measured as those of rows are; None stands for a column of labels."""
+    moments = [(0.0, 1.0)] * len(columns)
+    which = [j for j, column in enumerate(columns) if column is not None]
+    if which:
+        statistics = ColumnStatistics.of(np.stack([_numbers(columns[j], "y") for j in which], axis=1), weight)
+        for j, shift, scale in zip(which, statistics.shift, statistics.scale, strict=True):
+            moments[j] = (float(shift), float(scale))
+    return moments
+
+
+def _spread_out(n_rows: int, weight: np.ndarray | None) -> np.ndarray:
+    """Positions of at most so many rows as are remembered, the more of them the heavier they are."""
+    n_kept = min(n_rows, _REMEMBERED)
+    if weight is None:
+        return np.linspace(0, n_rows - 1, n_kept).astype(int)
+    return np.searchsorted(np.cumsum(weight), (np.arange(n_kept) + 0.5) / n_kept * weight.sum())
+
+
+def _sorted(values: np.ndarray, name: str) -> np.ndarray:
+    """Labels without repetition, in order."""
+    try:
+        return np.unique(values)
+    except TypeError:
+        types = " and ".join(sorted({type(value).__name__ for value in values.tolist()}))
+        raise ValueError(f"{name} has labels of the types {types}, which cannot be sorted; make them of one type.") from None
 
 
 def _find(values: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Positions of values among sorted known ones, -1 where they are not among them."""
+    if known.dtype.kind in "Mm":
+        try:
+            values = values.astype(known.dtype)
+        except (TypeError, ValueError):
+            return np.full(len(values), -1)
     positions = {label: i for i, label in enumerate(known.tolist())}
     return np.array([positions.get(value, -1) for value in values.tolist()], dtype=np.int64)
 

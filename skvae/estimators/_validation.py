@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import torch
 from scipy import sparse
+from sklearn.utils import _safe_indexing, check_consistent_length
 from sklearn.utils.validation import _check_sample_weight, check_array, validate_data
 from torch import nn
 
@@ -47,6 +48,8 @@ def check_rows(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1, sets_f
         dtype=[np.float64, np.float32],
         ensure_min_samples=min_rows,
     )
+    if estimator._gives_images and estimator._n_condition_columns:
+        raise ValueError("condition_columns are columns of rows; X is images, which have none to spare.")
     n_pixels = X.shape[1] - estimator._n_condition_columns
     if reset and estimator.image_shape_ is not None and prod(estimator.image_shape_) != n_pixels:
         n_given = prod(estimator.image_shape_)
@@ -149,16 +152,19 @@ def check_columns(estimator: Any, columns: Any) -> np.ndarray:
     """Positions of columns of X that are given by name or position."""
     names = list(getattr(estimator, "feature_names_in_", []))
     positions = []
+    known = range(-estimator.n_features_in_, estimator.n_features_in_)
     for column in columns:
         if isinstance(column, str):
             if column not in names:
-                known = f"its columns are {names}" if names else "its columns have no names"
-                raise ValueError(f"condition_columns has {column!r}, which X does not have; {known}.")
+                there = f"its columns are {names}" if names else "its columns have no names"
+                raise ValueError(f"condition_columns has {column!r}, which X does not have; {there}.")
             positions.append(names.index(column))
-        elif isinstance(column, Integral) and -estimator.n_features_in_ <= column < estimator.n_features_in_:
+        elif isinstance(column, Integral) and not isinstance(column, bool) and column in known:
             positions.append(int(column) % estimator.n_features_in_)
         else:
-            raise ValueError(f"condition_columns has {column!r}, but X has {estimator.n_features_in_} columns.")
+            raise ValueError(
+                f"condition_columns has {column!r}; it takes names and positions of the {estimator.n_features_in_} columns of X."
+            )
     if not positions or len(set(positions)) < len(positions) or len(positions) == estimator.n_features_in_:
         raise ValueError(
             f"condition_columns={columns!r} must name at least one column, none twice, and leave some of the "
@@ -171,8 +177,11 @@ def check_mask(estimator: Any, X: Any, mask: Any) -> tuple[Any, np.ndarray]:
     """Rows with something harmless where they are masked, and the mask as a matrix of bool, True where masked."""
     mask = np.asarray(mask)
     if mask.dtype.kind not in "bui" or not np.isin(mask, (0, 1)).all():
-        raise ValueError(f"mask must be True or False for every entry, but has type {mask.dtype}.")
-    n_rows, n_features = len(X), estimator.n_features_in_
+        what = f"is of type {mask.dtype}" if mask.dtype.kind not in "ui" else f"has entries from {mask.min()} to {mask.max()}"
+        raise ValueError(f"mask must be True or False for every entry, but {what}.")
+    if not hasattr(X, "shape"):
+        X = np.asarray(X)
+    n_rows, n_features = X.shape[0] if X.shape else 0, estimator.n_features_in_
     shapes = [(n_rows, n_features), (n_features,)]
     if estimator.image_shape_ is not None:
         shapes += [(n_rows, *estimator.image_shape_), estimator.image_shape_, estimator.image_shape_[1:]]
@@ -184,10 +193,89 @@ def check_mask(estimator: Any, X: Any, mask: Any) -> tuple[Any, np.ndarray]:
         mask = np.broadcast_to(mask, estimator.image_shape_)
     mask = mask.reshape(n_rows, -1) if mask.shape[0] == n_rows and mask.size == n_rows * n_features else mask.reshape(1, -1)
     mask = np.broadcast_to(mask, (n_rows, n_features))
-    if hasattr(X, "mask"):  # a data frame, whose column names are looked at later
+    if len(X.shape) < 2 or prod(X.shape[1:]) != n_features or getattr(X, "dtype", np.dtype(float)).kind in "USMm":
+        return X, mask  # which is refused where rows are checked
+    if hasattr(X, "iloc"):  # a data frame, whose column names are looked at later
         return X.mask(mask, 0.5), mask
     X = X.toarray() if sparse.issparse(X) else np.asarray(X)
     return np.where(mask.reshape(X.shape), 0.5, X), mask  # which every likelihood takes
+
+
+def check_labels(y: Any, X: Any, kept: Any) -> Any:
+    """Labels of the rows that are kept, as an array or a data frame."""
+    check_consistent_length(X, y)
+    y = y if hasattr(y, "columns") else as_array(y)
+    return _safe_indexing(y, np.flatnonzero(kept)) if isinstance(kept, np.ndarray) else y
+
+
+def as_array(y: Any) -> np.ndarray:
+    """Labels as an array, in which numbers beside text stay numbers."""
+    if sparse.issparse(y):
+        raise ValueError("Labels and numbers that rows come with must be dense, but are a sparse matrix: use its toarray().")
+    values = np.asarray(y)
+    if isinstance(y, (list, tuple)) and values.dtype.kind in "US":
+        objects = np.asarray(y, dtype=object)
+        if not all(isinstance(value, (str, bytes)) for value in objects.flat):
+            return objects
+    return values
+
+
+def check_sizes(name: str, value: Any) -> int | tuple[int, ...] | None:
+    """Return one integer, or one for each level, as a tuple."""
+    if value is None or isinstance(value, Integral):
+        return None if value is None else int(value)
+    sizes = np.asarray(value)
+    if sizes.ndim != 1 or sizes.dtype.kind not in "iu" or not len(sizes) or (sizes < 1).any():
+        raise ValueError(f"{name}={value!r} must be an integer of at least 1, or one for each level.")
+    return tuple(int(size) for size in sizes)
+
+
+_NETWORK_OF_PRIOR = {"n_layers": Integral, "width": Integral, "n_heads": Integral, "dropout": Real}
+_TRAINING_OF_PRIOR = {"learning_rate": Real, "batch_size": Integral, "max_epochs": Integral}
+
+
+def check_prior_params(prior: str | None, params: dict[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arguments of a prior's network, and of its training."""
+    if params and prior not in ("auto", "transformer", "pixelsnail"):
+        raise ValueError(f"prior_params={params!r} has no effect with prior={prior!r}, which is not trained; leave it None.")
+    known = {**_NETWORK_OF_PRIOR, **_TRAINING_OF_PRIOR}
+    for name, value in (params or {}).items():
+        if name not in known:
+            raise ValueError(f"prior_params has {name!r}; it takes {', '.join(known)}.")
+        low = 0 if name in ("dropout", "learning_rate") else 1
+        if not isinstance(value, known[name]) or value < low or (name == "dropout" and value >= 1):
+            kind = "an integer of at least 1" if known[name] is Integral else "a number of at least 0"
+            raise ValueError(f"prior_params[{name!r}]={value!r} must be {kind}{', below 1' if name == 'dropout' else ''}.")
+    width, n_heads = (params or {}).get("width"), (params or {}).get("n_heads")
+    if width is not None and width % (n_heads or 4):
+        raise ValueError(f"prior_params['width']={width} must be a multiple of the number of heads, {n_heads or 4}.")
+    given = params or {}
+    network, training = (
+        {name: given[name] for name in part if name in given} for part in (_NETWORK_OF_PRIOR, _TRAINING_OF_PRIOR)
+    )
+    return network, training
+
+
+def check_discrete_codes(module: nn.Module, codes: Any) -> np.ndarray:
+    """Discrete codes as an integer matrix, each within its codebook."""
+    codes = np.asarray(codes)
+    if codes.ndim == 1 and module.n_codes == 1:
+        codes = codes[:, np.newaxis]
+    if len(module.levels) == 1 and codes.ndim == 1 + len(module.levels[0].shape) and codes.shape[1:] == module.levels[0].shape:
+        codes = codes.reshape(len(codes), -1)
+    if codes.ndim != 2 or codes.shape[1] != module.n_codes:
+        levels = " + ".join("x".join(map(str, level.shape)) for level in module.levels)
+        raise ValueError(f"codes have shape {codes.shape}, but must have shape (n_samples, {module.n_codes}), {levels} a row.")
+    if codes.dtype.kind not in "biu" and not (codes.dtype.kind == "f" and np.array_equal(codes, np.round(codes))):
+        raise ValueError(f"codes must be integers, but are of type {codes.dtype}.")
+    codes = codes.astype(np.int64)
+    for i, (level, part) in enumerate(zip(module.levels, module.code_slices, strict=True)):
+        own = codes[:, part]
+        if own.size and (own.min() < 0 or own.max() >= level.n_embeddings):
+            bad = own.min() if own.min() < 0 else own.max()
+            where = "" if len(module.levels) == 1 else f" in level {i}"
+            raise ValueError(f"codes have the value {bad}{where}, but must lie between 0 and {level.n_embeddings - 1}.")
+    return codes
 
 
 def check_codes(estimator: Any, Z: Any) -> np.ndarray:

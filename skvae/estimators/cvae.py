@@ -9,7 +9,7 @@ import numpy as np
 from scipy import sparse
 from scipy.special import logsumexp
 from sklearn.base import _fit_context
-from sklearn.utils import _safe_indexing, check_consistent_length, check_random_state
+from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 
@@ -219,7 +219,7 @@ class CVAE(VariationalAutoEncoder):
         ValueError
             If a parameter, X or the conditions are not as they should be, or the loss stops being finite in the first epoch.
         """
-        return self._fit(X, (y, condition, None), sample_weight, once=False)
+        return self._fit(X, (y, condition, None, False), sample_weight, once=False)
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None, classes=None, *, condition=None, sample_weight=None):
@@ -246,7 +246,7 @@ class CVAE(VariationalAutoEncoder):
         self : object
             The fitted estimator.
         """
-        return self._fit(X, (y, condition, classes), sample_weight, once=True)
+        return self._fit(X, (y, condition, classes, True), sample_weight, once=True)
 
     def fit_transform(self, X, y=None, *, condition=None, sample_weight=None):
         """Fit the model and encode the rows.
@@ -271,14 +271,14 @@ class CVAE(VariationalAutoEncoder):
         return self.transform(X, condition=y if condition is None else condition)
 
     def _condition(self, X: Any, told: Any, kept: Any, weight: np.ndarray | None, *, reset: bool) -> Table:
-        y, condition, classes = told
+        y, condition, classes, goes_on = told
+        if reset:
+            self._columns = None
         if self.condition_columns is not None:
             if condition is not None:
                 raise ValueError("Pass condition, or set condition_columns, but not both.")
             if reset:
                 self._columns = check.check_columns(self, self.condition_columns)
-                if self._gives_images:
-                    raise ValueError("condition_columns are columns of rows; X is images, which have none to spare.")
             X, given = self._without_columns(X[kept] if isinstance(kept, np.ndarray) else X)
             name = "X[condition_columns]"
         else:
@@ -288,16 +288,14 @@ class CVAE(VariationalAutoEncoder):
                     f"This {type(self).__name__} estimator requires y to be passed, but the target y is None. Pass labels or "
                     "numbers as y or as condition, or name columns of X by condition_columns."
                 )
-            check_consistent_length(X, given)
-            given = given if hasattr(given, "columns") else np.asarray(given)
-            if isinstance(kept, np.ndarray):
-                X, given = X[kept], _safe_indexing(given, np.flatnonzero(kept))
+            given = check.check_labels(given, X, kept)
+            X = X[kept] if isinstance(kept, np.ndarray) else X
         if reset:
             self._conditions = Conditions(given, weight, name=name, classes=classes)
         else:
             if classes is not None:
                 self._conditions.check_classes(classes)
-            self._conditions = self._conditions.extended(given, weight)
+            self._conditions = self._conditions.extended(given, weight, anew=not goes_on)
         self.n_conditions_ = self._conditions.width
         if self._conditions.is_labels:
             self.classes_ = self._conditions.classes
@@ -305,13 +303,22 @@ class CVAE(VariationalAutoEncoder):
             del self.classes_
         return Table(X, weight, self._conditions.encode(given, X.shape[0]))
 
+    def _check_unchanged(self) -> None:
+        super()._check_unchanged()
+        columns = None if self.condition_columns is None else check.check_columns(self, self.condition_columns)
+        if not np.array_equal(columns, self._columns):
+            raise ValueError(
+                "condition_columns changed since the model was built; warm_start and partial_fit go on with the same columns. "
+                "Use a clone, or fit with warm_start=False."
+            )
+
     @property
     def _n_condition_columns(self) -> int:
         return 0 if self.condition_columns is None else len(self.condition_columns)
 
     def _without_columns(self, X: Any) -> tuple[Any, np.ndarray | None]:
         """Columns of rows that the model reconstructs, and those that it is told."""
-        if self.condition_columns is None:
+        if self._columns is None:
             return X, None
         rest = np.setdiff1d(np.arange(X.shape[1]), self._columns)
         told = X[:, self._columns]
@@ -319,7 +326,7 @@ class CVAE(VariationalAutoEncoder):
 
     def _with_columns(self, X: np.ndarray, given: Any) -> np.ndarray:
         """Rows in the form that `fit` was given, with what the model was told put back between the columns."""
-        if self.condition_columns is None:
+        if self._columns is None:
             return self._as_images(X)
         whole = np.empty((len(X), self.n_features_in_), dtype=X.dtype)
         whole[:, np.setdiff1d(np.arange(self.n_features_in_), self._columns)] = X
@@ -335,18 +342,26 @@ class CVAE(VariationalAutoEncoder):
 
     # -- rows and what they are told ----------------------------------------------------------------------------------
 
-    def _told(self, y: Any, condition: Any, n_rows: int, what: str) -> tuple[np.ndarray, Any]:
-        """Conditions of rows, encoded and as they were given."""
+    def _told(self, y: Any, condition: Any, n_rows: int, what: str, by: str = "y or condition") -> tuple[np.ndarray, Any]:
+        """Conditions of rows, encoded and as they were given, by arguments that are named in the error."""
         given = y if condition is None else condition
         if given is None:
             raise ValueError(
-                f"{what} of {type(self).__name__} needs to be told {self._conditions.describe()}: pass y or condition, one for "
-                "each row or one for all."
+                f"{what} of {type(self).__name__} needs to be told {self._conditions.describe()}: pass {by}, one for each "
+                "row or one for all."
             )
         return self._conditions.encode(given, n_rows), given
 
     def _rows(
-        self, X: Any, y: Any, condition: Any, what: str, *, needed: bool = True, scored: bool = False
+        self,
+        X: Any,
+        y: Any,
+        condition: Any,
+        what: str,
+        *,
+        needed: bool = True,
+        scored: bool = False,
+        by: str = "y or condition",
     ) -> tuple[Any, np.ndarray | None, Any, Any]:
         """Rows that the model reconstructs, their conditions, encoded and as given, and the device."""
         X, device = self._ready(X)
@@ -357,7 +372,7 @@ class CVAE(VariationalAutoEncoder):
             self.module_.likelihood.check(X)
         if given is None and not needed:
             return X, None, None, device
-        told, given = self._told(given, None, X.shape[0], what)
+        told, given = self._told(given, None, X.shape[0], what, by)
         return X, told, given, device
 
     def transform(self, X, *, condition=None):
@@ -375,7 +390,9 @@ class CVAE(VariationalAutoEncoder):
         Z : ndarray of shape (n_samples, n_components_)
             Posterior means.
         """
-        X, told, _, device = self._rows(X, None, condition, "transform with encode_condition=True", needed=self.encode_condition)
+        by = "condition (in a pipeline, by metadata routing)"
+        what = "transform with encode_condition=True"
+        X, told, _, device = self._rows(X, None, condition, what, needed=self.encode_condition, by=by)
         return inference.encode(self.module_, X, device, told).astype(X.dtype, copy=False)
 
     def posterior(self, X, y=None, *, condition=None):
@@ -456,10 +473,9 @@ class CVAE(VariationalAutoEncoder):
         X_new : ndarray of shape (n_samples, n_features_in_)
             Decoder's means.
         """
-        X, told, _, device = self._rows(
-            X, None, condition, "style_transfer with encode_condition=True", needed=self.encode_condition
-        )
-        new, given = self._told(y, None, X.shape[0], "style_transfer")
+        what = "style_transfer with encode_condition=True"
+        X, told, _, device = self._rows(X, None, condition, what, needed=self.encode_condition, by="condition")
+        new, given = self._told(y, None, X.shape[0], "style_transfer", "y")
         return self._decode(inference.encode(self.module_, X, device, told), new, given).astype(X.dtype, copy=False)
 
     def interpolate(self, X_start, X_end, y_start, y_end=None, n_steps=10, *, method="linear"):
@@ -489,7 +505,7 @@ class CVAE(VariationalAutoEncoder):
         for X, y in ((X_start, y_start), (X_end, y_end)):
             X, device = self._ready(X)
             X = self._without_columns(X)[0]
-            told, _ = self._told(y, None, X.shape[0], "interpolate")
+            told, _ = self._told(y, None, X.shape[0], "interpolate", "y_start")
             ends.append((inference.encode(self.module_, X, device, told), told))
         (z_start, c_start), (z_end, c_end) = ends
         codes = between(z_start, z_end, n_steps, method)
@@ -689,9 +705,7 @@ class CVAE(VariationalAutoEncoder):
             Sum to `score_anomaly` along each row; zero for `condition_columns`.
         """
         shares = self._shares(X, y, condition, "explain_anomaly")
-        if self.condition_columns is None:
-            return self._as_images(shares)
-        return self._with_columns(shares, np.zeros((len(shares), self._n_condition_columns)))
+        return self._with_columns(shares, np.zeros((len(shares), self._conditions.n_columns)))
 
     def _shares(self, X: Any, y: Any, condition: Any, what: str) -> np.ndarray:
         X, told, _, device = self._rows(X, y, condition, what, needed=not self._conditions_are_labels, scored=True)
@@ -773,7 +787,7 @@ class CVAE(VariationalAutoEncoder):
         X, mask = check.check_mask(self, X, mask)
         X, told, given, device = self._rows(X, y, condition, "inpainting", scored=True)
         X = X.toarray() if sparse.issparse(X) else X
-        if self.condition_columns is not None:
+        if self._columns is not None:
             if mask[:, self._columns].any():
                 raise ValueError("mask covers condition_columns, which the model has to be told.")
             mask, _ = self._without_columns(mask)

@@ -13,15 +13,25 @@ from skvae.modules.layers import ACTIVATIONS, NORMALIZATIONS, mlp
 from skvae.modules.likelihood import LIKELIHOODS, NOISE_MODES, Bernoulli, Gaussian, Laplace, Likelihood
 from skvae.modules.networks import build_networks
 from skvae.modules.pixelsnail import PixelSNAILPrior
-from skvae.modules.quantizer import VectorQuantizer
+from skvae.modules.quantizer import CODEBOOKS, SIMILARITIES, VectorQuantizer
+from skvae.modules.quantizer import GRADIENTS as STRAIGHT_GRADIENTS
 from skvae.modules.sparse import PENALTIES, SparseModule
 from skvae.modules.specs import Conv, Net
 from skvae.modules.transformer import TransformerPrior
 from skvae.modules.vae import VAEModule
 from skvae.modules.vqvae import VQVAEModule
 
+CODE_PRIORS: dict[str, type[CodePrior]] = {
+    "transformer": TransformerPrior,
+    "pixelsnail": PixelSNAILPrior,
+    "histogram": HistogramPrior,
+    "uniform": UniformPrior,
+}
+
 __all__ = [
     "ACTIVATIONS",
+    "CODEBOOKS",
+    "CODE_PRIORS",
     "CORRUPTIONS",
     "CVAE_PRIORS",
     "JACOBIANS",
@@ -29,6 +39,8 @@ __all__ = [
     "NOISE_MODES",
     "NORMALIZATIONS",
     "PENALTIES",
+    "SIMILARITIES",
+    "STRAIGHT_GRADIENTS",
     "AutoEncoderModule",
     "Batch",
     "Bernoulli",

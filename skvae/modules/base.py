@@ -92,6 +92,7 @@ class LatentModule(TrainableModule):
 
     encoder_outputs_per_component = 1
     learns_noise = False  # whether the loss has the likelihood's noise in it
+    passes_rows_on = True  # whether encoder and decoder take rows and codes as they come, with nothing joined to them
 
     def __init__(
         self,

@@ -324,7 +324,8 @@ class AutoregressivePrior(CodePrior):
     """A prior that goes from code to code, each given those before it; a network departs from a histogram.
 
     The frequencies of codes by position stand beside the network's output, so that a network whose last layer is zero is
-    the histogram, and so that training on few rows begins at what they support.
+    the histogram, and so that training on few rows begins at what they support. Once trained, `share` of the network's
+    output is taken, which is one unless somebody finds that less of it carries over to new rows.
 
     Parameters
     ----------
@@ -335,16 +336,23 @@ class AutoregressivePrior(CodePrior):
     learns = True
 
     log_frequency: Tensor
+    share: Tensor
 
     def __init__(self, shape: CodeShape, n_embeddings: int, **levels: Any):
         super().__init__(shape, n_embeddings, **levels)
         self.register_buffer("log_frequency", torch.zeros(self.n_codes, self.n_embeddings))
+        self.register_buffer("share", torch.ones(()))
 
     def fit_counts(self, codes: Any, weight: Any = None, condition: Any = None) -> None:
         """Start from the frequencies of codes by position; see `CodePrior.fit_counts`."""
         codes = torch.as_tensor(codes).long().cpu()
         weight = None if weight is None else torch.as_tensor(weight).cpu()
         self.log_frequency.copy_(frequencies(codes, self.n_embeddings, weight).log())
+
+    def depart(self, network: Tensor, position: int | None = None) -> Tensor:
+        """Logits from a network's output, at one position or all of them."""
+        start = self.log_frequency if position is None else self.log_frequency[position]
+        return start + (network if self.training else self.share * network)
 
     def begin(self, n: int, upper: Tensor | None, condition: Tensor | None) -> Any:
         """Return what `step` reads of the levels above and the condition, and room for what it keeps of `n` rows."""

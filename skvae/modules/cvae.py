@@ -61,6 +61,11 @@ class CVAEModule(VAEModule):
             self.prior_network = mlp(n_conditions, autoencoder.get("hidden_layer_sizes", (128, 64)), 2 * n_components, **hidden)
 
     @property
+    def passes_rows_on(self) -> bool:  # type: ignore[override]
+        """Whether the encoder's rows have nothing joined to them."""
+        return not self.encode_condition
+
+    @property
     def n_encoder_inputs(self) -> int:
         return self.n_features + (self.n_conditions if self.encode_condition else 0)
 

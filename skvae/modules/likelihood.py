@@ -303,6 +303,14 @@ class Likelihood(nn.Module):
         location = self.locate(output).cpu().double()
         return (self.energy(target, location) * self.weight.cpu().double()).numpy()
 
+    def log_prob(self, X: Any, output: Tensor) -> NDArray[np.float64]:
+        """Log-likelihood of rows of `X`, in nats and in the units of the data, in double precision, ``(n,)``."""
+        weight = self.weight.detach().cpu().double()
+        energy = self.energy(self._standardize_wide(X), self.locate(output).cpu().double()) * weight
+        constant = float(self.log_normalizer(weight)) + self._log_jacobian
+        log_prob: NDArray[np.float64] = -energy.numpy().sum(axis=1) - constant
+        return log_prob
+
     # -- noise --------------------------------------------------------------------------------------------------------
 
     @property

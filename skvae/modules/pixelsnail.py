@@ -158,7 +158,7 @@ class PixelSNAILPrior(AutoregressivePrior):
         Attention layers.
     n_residual : int, default=2
         Gated convolutions before each of them.
-    width : int, default=96
+    width : int, default=64
     n_heads : int, default=4
         Divides the width.
     dropout : float, default=0.0
@@ -185,7 +185,7 @@ class PixelSNAILPrior(AutoregressivePrior):
         *,
         n_layers: int = 2,
         n_residual: int = 2,
-        width: int = 96,
+        width: int = 64,
         n_heads: int = 4,
         dropout: float = 0.0,
         **levels: Any,
@@ -242,7 +242,7 @@ class PixelSNAILPrior(AutoregressivePrior):
         x = self.embedding_dropout(self.input(codes))
         for block in self.blocks:
             x = block(x, given) if isinstance(block, GatedBlock) else block(x)
-        return self._read(x) + self.log_frequency
+        return self.depart(self._read(x))
 
     def begin(self, n: int, upper: Tensor | None, condition: Tensor | None) -> _Memory:
         """Compute the condition."""
@@ -263,7 +263,7 @@ class PixelSNAILPrior(AutoregressivePrior):
         x = self.input.at(codes, position)
         for block, past in zip(self.blocks, memory.past, strict=True):
             x = block(x, given, past, position) if isinstance(block, GatedBlock) else block(x, past, position)
-        return self._read(x[:, 0]) + self.log_frequency[position]
+        return self.depart(self._read(x[:, 0]), position)
 
     def _read(self, x: Tensor) -> Tensor:
         logits: Tensor = self.out(self.norm(x))

@@ -16,6 +16,8 @@ SIMILARITIES = ("euclidean", "cosine")
 _IDLE = 0.03  # of a fair share of the vectors, below which a code counts as dead
 _REVIVED = 0.3  # of a fair share, which a revived code begins with
 _INTERVAL = 10  # steps between revivals
+_MOMENT_RATE = 0.1
+_EPSILON = 1e-10
 _GOLDEN = 0.6180339887498949
 
 
@@ -68,6 +70,9 @@ class VectorQuantizer(nn.Module):
         One of `SIMILARITIES`; with "cosine", vectors and codebook have unit length.
     revive : bool
         Whether dead codes are revived.
+    standardize : bool
+        Whether every entry of the vectors is first standardised over the batch, in use by averages over past batches: so
+        that vectors which the decoder does not need yet cannot all become the same.
     n_vectors : int
         Vectors per row of the data, which tells the cost of a row.
 
@@ -79,6 +84,8 @@ class VectorQuantizer(nn.Module):
     codebook: Tensor
     count: Tensor
     total: Tensor
+    mean: Tensor
+    variance: Tensor
 
     def __init__(
         self,
@@ -92,6 +99,7 @@ class VectorQuantizer(nn.Module):
         gradient: str = "straight_through",
         similarity: str = "euclidean",
         revive: bool = True,
+        standardize: bool = False,
         n_vectors: int = 1,
     ):
         super().__init__()
@@ -108,8 +116,13 @@ class VectorQuantizer(nn.Module):
             self.register_buffer("codebook", vectors)
             self.register_buffer("total", vectors.clone())
         self.register_buffer("count", torch.ones(n_embeddings))
+        self.standardizes = standardize
+        if standardize:
+            self.register_buffer("mean", torch.zeros(embedding_dim))
+            self.register_buffer("variance", torch.ones(embedding_dim))
         self.n_steps = 0
         self._seen: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+        self._moments: tuple[Tensor, Tensor] | None = None
         self.set_codebook(vectors)
 
     @torch.no_grad()
@@ -131,7 +144,27 @@ class VectorQuantizer(nn.Module):
         return (self.count / self.count.sum()) @ self.embeddings().detach()
 
     def prepare(self, x: Tensor) -> Tensor:
-        """Vectors as the codebook sees them: of unit length under the cosine."""
+        """Vectors as the codebook sees them: standardised, of unit length under the cosine, or as they are."""
+        if self.standardizes:
+            x = _scaled(x, self.mean, self.variance)
+        return F.normalize(x, dim=-1) if self.has_unit_length else x
+
+    @torch.no_grad()
+    def set_moments(self, x: Tensor) -> None:
+        """Have the moments that vectors ``(n, d)`` are standardised by in use."""
+        if self.standardizes:
+            self.mean.copy_(x.mean(0))
+            self.variance.copy_(x.var(0, correction=0))
+
+    def _prepare_batch(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Do as `prepare` does, by the batch's own moments where there is a batch."""
+        if not (self.standardizes and self.training and len(x) > 1):
+            return self.prepare(x)
+        share = (weight / weight.sum()).unsqueeze(1)
+        mean = (share * x).sum(0)
+        variance = (share * (x - mean).square()).sum(0)
+        self._moments = (mean.detach(), variance.detach())
+        x = _scaled(x, mean, variance)
         return F.normalize(x, dim=-1) if self.has_unit_length else x
 
     def codes(self, x: Tensor) -> Tensor:
@@ -144,7 +177,7 @@ class VectorQuantizer(nn.Module):
 
     def forward(self, x: Tensor, weight: Tensor) -> Quantized:
         """Quantise vectors ``(n, d)`` of weights ``(n,)``, and keep for `after_step` what it needs."""
-        x, embeddings = self.prepare(x), self.embeddings()
+        x, embeddings = self._prepare_batch(x, weight), self.embeddings()
         codes = fn.nearest_codes(x, embeddings, exact=not self.training)
         chosen = F.embedding(codes, embeddings)
         fixed = chosen.detach()
@@ -162,7 +195,10 @@ class VectorQuantizer(nn.Module):
         if self._seen is None:
             return
         x, codes, distance, weight = self._seen
-        self._seen = None
+        if self._moments is not None:
+            self.mean.lerp_(self._moments[0], _MOMENT_RATE)
+            self.variance.lerp_(self._moments[1], _MOMENT_RATE)
+        self.forget()
         column = weight.unsqueeze(1)
         if self.learns_by_gradient:
             self.count.lerp_(fn.sum_by_code(column, codes, self.n_embeddings).squeeze(1), 1.0 - self.decay)
@@ -208,8 +244,12 @@ class VectorQuantizer(nn.Module):
 
     def forget(self) -> None:
         """Put away what the last batch left."""
-        self._seen = None
+        self._seen = self._moments = None
 
     def extra_repr(self) -> str:
         """Return the sizes."""
         return f"{self.n_embeddings}, {self.embedding_dim}"
+
+
+def _scaled(x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    return (x - mean) * torch.rsqrt(variance + _EPSILON)

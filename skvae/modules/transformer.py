@@ -248,8 +248,8 @@ class TransformerPrior(AutoregressivePrior):
     ----------
     shape, n_embeddings, upper, n_conditions
         See `CodePrior`.
-    n_layers : int, default=3
-    width : int, default=96
+    n_layers : int, default=2
+    width : int, default=64
     n_heads : int, default=4
         Divides the width.
     dropout : float, default=0.0
@@ -274,8 +274,8 @@ class TransformerPrior(AutoregressivePrior):
         shape: CodeShape,
         n_embeddings: int,
         *,
-        n_layers: int = 3,
-        width: int = 96,
+        n_layers: int = 2,
+        width: int = 64,
         n_heads: int = 4,
         dropout: float = 0.0,
         **levels: Any,
@@ -335,7 +335,7 @@ class TransformerPrior(AutoregressivePrior):
         x = self.embedding_dropout(torch.cat([self._prefix(len(codes), upper, condition), own], dim=1))
         for block in self.blocks:
             x = block(x)
-        return self._read(x[:, -self.n_codes :]) + self.log_frequency
+        return self.depart(self._read(x[:, -self.n_codes :]))
 
     def begin(self, n: int, upper: Tensor | None, condition: Tensor | None) -> _Memory:
         """Compute the prefix."""
@@ -354,7 +354,7 @@ class TransformerPrior(AutoregressivePrior):
         x = self.input.at(codes, position) + given
         for block, past in zip(self.blocks, memory.past, strict=True):
             x = block(x, past, 1 + self.n_upper + position)
-        return self._read(x[:, 0]) + self.log_frequency[position]
+        return self.depart(self._read(x[:, 0]), position)
 
     def _read(self, x: Tensor) -> Tensor:
         logits: Tensor = self.out(self.norm(x))

@@ -20,6 +20,7 @@ from skvae.modules.specs import Conv, Net
 
 MAX_LEVELS = 3
 _N_CODES = 8
+_SPREAD = 0.5  # standard deviation of the encoder's vectors to begin with
 
 
 class Level(NamedTuple):
@@ -129,9 +130,8 @@ def _grids(spec: Net | Conv, image_shape: Shape, n_levels: int) -> list[tuple[in
     if len(grids) < n_levels:
         found = ", ".join(f"{h}x{w}" for h, w in reversed(grids))
         raise ValueError(
-            f"n_levels={n_levels} does not fit image_shape={image_shape}: behind the {len(spec.channels)} halvings of {spec!r} "
-            f"the levels have {found}, and one of 1x1 cannot be halved again. At most n_levels={len(grids)} fits, or take "
-            "fewer channels."
+            f"n_levels={n_levels} does not fit image_shape={image_shape}: behind {spec!r} the levels have sides of {found}, the "
+            f"last of which cannot be halved again. At most n_levels={len(grids)} fits, or fewer entries in channels."
         )
     return list(grids)
 
@@ -142,7 +142,8 @@ class VQVAEModule(LatentModule):
     .. math:: -\log p(x|e) + \gamma\,\|z - \mathrm{sg}[e]\|^2 \;(+\, \|\mathrm{sg}[z] - e\|^2), \quad e = \mathrm{nearest}(z)
 
     with the first term at a noise of one standard deviation per column [1]_. With several levels [2]_ a level's vectors are
-    read off the features of its own size and what was decoded from the levels above; the decoder sees all levels. The top
+    read off the features of its own size and what was decoded from the levels above; the decoder sees all levels. Their
+    vectors are standardised: else those of the higher levels, whose gradient is weak at first, all become the same. The top
     level, which is the coarsest, comes first everywhere: in codes, in embeddings and in `levels`.
 
     Parameters
@@ -168,6 +169,8 @@ class VQVAEModule(LatentModule):
     .. [1] van den Oord, Vinyals and Kavukcuoglu, "Neural discrete representation learning", NeurIPS 2017.
     .. [2] Razavi, van den Oord and Vinyals, "Generating diverse high-fidelity images with VQ-VAE-2", NeurIPS 2019.
     """
+
+    passes_rows_on = False
 
     def __init__(
         self,
@@ -201,6 +204,7 @@ class VQVAEModule(LatentModule):
         if n_components not in (None, size):
             raise ValueError(f"n_components={n_components} is not the size of the embedding, {size}.")
         super().__init__(n_features, size, levels=levels, encoder=encoder, image_shape=image_shape, **autoencoder)
+        self._owns_encoder = not isinstance(encoder, Net)
         self.levels = levels
         self.n_codes = sum(level.n_codes for level in levels)
         self.n_embeddings = [level.n_embeddings for level in levels]
@@ -218,6 +222,7 @@ class VQVAEModule(LatentModule):
                 gradient=gradient,
                 similarity=similarity,
                 revive=revive,
+                standardize=n_levels > 1,
                 n_vectors=level.n_codes,
             )
             for level in levels
@@ -379,11 +384,16 @@ class VQVAEModule(LatentModule):
 
     def pre_quantization(self, x: Tensor, level: int = 0) -> Tensor:
         """Vectors of a level as its codebook is searched for them, given the levels above, ``(n, n_codes, d)``."""
+        prepared: Tensor = self.quantizers[level].prepare(self._vectors(x, level))  # type: ignore[operator]
+        return prepared
+
+    def _vectors(self, x: Tensor, level: int) -> Tensor:
+        """Do the same for the vectors as they come from the encoder."""
         found: list[Tensor] = []
 
         def choose(i: int, vectors: Tensor) -> Tensor:
+            found.append(vectors)
             quantizer: Any = self.quantizers[i]
-            found.append(quantizer.prepare(vectors))
             return vectors if i == level else quantizer.embed(quantizer.codes(vectors))
 
         self._descend(x, choose, level + 1)
@@ -391,7 +401,9 @@ class VQVAEModule(LatentModule):
 
     @torch.no_grad()
     def initialize_codebooks(self, x: Tensor, cluster: Callable[[Tensor, int], Tensor]) -> None:
-        """Have codebooks begin where the encoder's vectors are, from the top level down.
+        """Have the encoder's vectors begin at a common scale and codebooks where they are, from the top level down.
+
+        Vectors of a hierarchy are standardised all through training.
 
         Parameters
         ----------
@@ -400,9 +412,25 @@ class VQVAEModule(LatentModule):
         cluster : callable
             Takes vectors ``(n_vectors, d)`` and a number, and returns so many centres ``(n_embeddings, d)``.
         """
+        if len(self.levels) == 1:
+            self._spread(x)
         for i, level in enumerate(self.levels):
+            self.quantizers[i].set_moments(self._vectors(x, i).flatten(0, 1))  # type: ignore[operator]
             vectors = self.pre_quantization(x, i).flatten(0, 1)
             self.quantizers[i].set_codebook(cluster(vectors, level.n_embeddings))  # type: ignore[operator]
+
+    def _spread(self, x: Tensor) -> None:
+        """Centre and scale the vectors, by the weights of the layer they come from."""
+        if not self._owns_encoder:
+            return
+        layer = [layer for layer in self.encoder.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))][-1]
+        vectors = self._vectors(x, 0)
+        centre = vectors.mean((0, 1) if self.image_shape is not None else 0)
+        std = (vectors - centre).square().mean().sqrt()
+        scale = torch.where(std > 0.0, _SPREAD / std, 1.0)
+        assert layer.bias is not None
+        layer.bias.sub_(centre.flatten()).mul_(scale)
+        layer.weight.mul_(scale)
 
     # -- training -----------------------------------------------------------------------------------------------------
 

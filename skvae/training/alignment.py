@@ -47,7 +47,7 @@ def keeps_rows_aligned(module: LatentModule) -> bool:
         _KNOWN[module] = (
             type(module.encoder) is type(module.decoder) is nn.Sequential
             and not module.likelihood.has_constant
-            and module.n_encoder_inputs == module.n_features
+            and module.passes_rows_on
             and not any(isinstance(layer, nn.Unflatten) for layer in module.modules())
             and all(layer.in_features % _ENTRIES == 0 for layer in inner if hasattr(layer, "in_features"))
         )

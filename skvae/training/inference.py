@@ -83,6 +83,18 @@ def encode(module: nn.Module, X: Any, device: torch.device, condition: np.ndarra
     return _per_row(module, X, device, lambda *x: (module.encode(*x),), condition)[0]
 
 
+def find_codes(module: nn.Module, X: Any, device: torch.device) -> np.ndarray:
+    """Codes ``(n_samples, n_codes)`` of rows in the units of the data, as floats, which hold them exactly."""
+    return _per_row(module, X, device, lambda x: (module.codes(x),))[0]
+
+
+def embed_codes(module: nn.Module, codes: np.ndarray, device: torch.device) -> np.ndarray:
+    """Embedding ``(n_samples, n_components)`` of codes."""
+    place(module, device)
+    with torch.no_grad():
+        return module.embed(torch.from_numpy(codes.astype(np.int64)).to(device)).cpu().numpy()
+
+
 def preactivate(module: nn.Module, X: Any, device: torch.device) -> np.ndarray:
     """Linear responses ``(n_samples, n_components)`` of a sparse autoencoder's units."""
     return _per_row(module, X, device, lambda x: (module.preactivate(x),))[0]
@@ -171,14 +183,24 @@ def draw(module: nn.Module, Z: np.ndarray, device: torch.device, seed: int) -> n
 
 def deviance(module: nn.Module, X: Any, Z: np.ndarray, device: torch.device) -> np.ndarray:
     """Nats by which each entry of `X` falls short of the best, given codes, ``(n_samples, n_features)``."""
+    return _beside_rows(module, X, Z, device, module.likelihood.deviance)
 
-    def function(output, rows):
+
+def log_likelihood(module: nn.Module, X: Any, Z: np.ndarray, device: torch.device) -> np.ndarray:
+    """Log-likelihood of rows given codes, in nats and in the units of the data, ``(n_samples,)``."""
+    return _beside_rows(module, X, Z, device, module.likelihood.log_prob)
+
+
+def _beside_rows(module, X, Z, device, function) -> np.ndarray:
+    """Call a function of rows in the units of the data and of what is decoded from codes."""
+
+    def step(output, rows):
         block = X[rows].toarray() if sparse.issparse(X) else X[rows]
         padded = np.zeros(output.shape, dtype=block.dtype)
         padded[: len(block)] = block
-        return module.likelihood.deviance(padded, output)[: len(block)]
+        return function(padded, output)[: len(block)]
 
-    return _per_code(module, Z, device, function)
+    return _per_code(module, Z, device, step)
 
 
 def _per_code(module, Z, device, function) -> np.ndarray:

@@ -37,6 +37,8 @@ _DETERMINISTIC_LAYERS = (
     nn.Upsample,
     nn.Flatten,
     nn.Unflatten,
+    nn.ModuleList,
+    nn.Embedding,
 )
 # Draws of a shape like another tensor's take no generator in every torch: they are made by filling an empty one.
 _LIKE = {"rand_like": "uniform_", "randn_like": "normal_", "randint_like": "random_"}

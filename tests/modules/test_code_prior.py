@@ -279,7 +279,7 @@ def test_choose_at_a_temperature():
 def test_draws_have_the_distribution_of_log_prob(cls, levels):
     prior = make(cls, (2, 2), 3, **LEVELS[levels])
     prior.fit_counts(torch.tensor([[0, 0, 1, 1], [0, 2, 1, 1], [2, 2, 2, 0]]))
-    n = 40_000
+    n = 15_000
     _, upper, condition = draws(prior, 1)
     every = torch.tensor(list(itertools.product(range(3), repeat=4)))
 
@@ -292,7 +292,7 @@ def test_draws_have_the_distribution_of_log_prob(cls, levels):
         codes = prior.draw(uniforms, repeated(upper, n), repeated(condition, n))
     counts = torch.bincount(codes @ torch.tensor([27, 9, 3, 1]), minlength=81)
     # Pearson's statistic over the sequences that are expected often enough, the others taken together.
-    often = n * p > 10
+    often = n * p > 5
     expected, seen = n * p[often], counts[often]
     rest = n * p[~often].sum()
     statistic = ((seen - expected) ** 2 / expected).sum() + (counts[~often].sum() - rest) ** 2 / rest.clamp_min(1.0)
@@ -448,6 +448,22 @@ def test_like_vectors_begin_alike(cls):
         assert distance[11] < 0.75 * np.delete(distance.numpy(), [4, 11]).mean()
     scale = tables.weight.std() / before["input.tables.weight"].std()
     assert 0.5 < scale < 3
+
+
+@pytest.mark.parametrize("cls", LEARNED)
+def test_a_share_of_the_network_lies_between_histogram_and_network(cls):
+    prior = make(cls)
+    codes, _, _ = draws(prior, 20)
+    prior.fit_counts(codes)
+    logits, start = prior.logits(codes), prior.log_frequency
+    for share in (0.0, 0.3):
+        prior.share.fill_(share)
+        torch.testing.assert_close(prior.logits(codes), start + share * (logits - start))
+    uniforms = torch.rand(20, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(prior.draw(uniforms), prior.draw(uniforms, cache=False))
+    prior.train()
+    torch.testing.assert_close(prior.logits(codes), logits)  # training is about the whole of it
 
 
 # -- cost -------------------------------------------------------------------------------------------------------------

@@ -299,6 +299,41 @@ def test_cosine_moves_to_the_mean_direction():
     torch.testing.assert_close(vq.embeddings(), expected, rtol=0, atol=1e-5)
 
 
+def test_batches_are_standardized_as_batch_normalization_does():
+    x = (torch.randn(50, 4, dtype=torch.float64) * 3.0 + 2.0).requires_grad_()
+    vq, norm = quantizer(10, 4, standardize=True), torch.nn.BatchNorm1d(4, eps=1e-10, affine=False).double()
+    vq.set_codebook(torch.randn(10, 4))
+    expected = norm(x)
+    commitment = vq(x, torch.ones(50, dtype=torch.float64)).commitment
+    chosen = vq.codebook[fn.nearest_codes(expected, vq.codebook)].clone()
+    torch.testing.assert_close(commitment, 0.25 * (expected - chosen).square().sum(1))
+    (one,) = torch.autograd.grad(commitment.sum(), x)
+    (other,) = torch.autograd.grad(0.25 * (expected - chosen).square().sum(), x)
+    torch.testing.assert_close(one, other)
+    assert torch.equal(vq.mean, torch.zeros(4))
+    vq.after_step()
+    torch.testing.assert_close(vq.mean, norm.running_mean)
+    torch.testing.assert_close(vq.variance, 0.9 + 0.1 * x.detach().var(0, correction=0))
+    # In use, by the averages, whatever the batch.
+    scaled = (x.detach() - vq.mean) / (vq.variance + 1e-10).sqrt()
+    torch.testing.assert_close(vq.prepare(x.detach()), scaled)
+    assert torch.equal(vq.codes(x[:1]), vq.codes(x)[:1])
+    vq.eval()
+    torch.testing.assert_close(vq(x, torch.ones(50, dtype=torch.float64)).vectors, vq.embed(vq.codes(x)))
+
+
+def test_standardization_leaves_out_vectors_without_weight():
+    x, far = torch.randn(50, 4, dtype=torch.float64), torch.full((9, 4), 1e3, dtype=torch.float64)
+    with_far, without = (quantizer(10, 4, standardize=True) for _ in range(2))
+    with_far.load_state_dict(without.state_dict())
+    weight = torch.cat([torch.ones(50), torch.zeros(9)]).double()
+    torch.testing.assert_close(step(with_far, torch.cat([x, far]), weight).vectors[:50], step(without, x).vectors)
+    for name, value in tensors(without).items():
+        torch.testing.assert_close(tensors(with_far)[name], value)
+    step(without, x[:1])  # of which there is no variance
+    assert all(torch.isfinite(value).all() for value in tensors(without).values())
+
+
 @pytest.mark.parametrize("similarity", ["euclidean", "cosine"])
 def test_a_codebook_can_be_set(similarity):
     x = blobs()[0]

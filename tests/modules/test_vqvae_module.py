@@ -70,6 +70,12 @@ def initialized(name, **params):
     return module, x
 
 
+def cluster(vectors, n):
+    """Centres of k-means."""
+    kmeans = KMeans(n, n_init=1, max_iter=20, random_state=0).fit(vectors.detach().numpy())
+    return torch.from_numpy(kmeans.cluster_centers_)
+
+
 # -- shapes -----------------------------------------------------------------------------------------------------------
 
 
@@ -231,15 +237,39 @@ def test_keep_levels_leaves_the_others_at_their_mean():
 
 def test_codebooks_are_initialized_from_the_top_down():
     x = torch.randn(30, 784)
-
-    def cluster(vectors, n):
-        return torch.from_numpy(KMeans(n, n_init=1, random_state=0).fit(vectors.detach().numpy()).cluster_centers_)
-
     module = build("28x28-3", n_embeddings=(5, 6, 7)).eval()
     module.initialize_codebooks(x, cluster)
     for i, quantizer in enumerate(module.quantizers):
         expected = cluster(module.pre_quantization(x, i).flatten(0, 1), (5, 6, 7)[i])
         torch.testing.assert_close(quantizer.codebook, expected)
+
+
+@pytest.mark.parametrize("similarity", ["euclidean", "cosine"])
+def test_vectors_begin_centred_and_at_a_common_scale(name, similarity):
+    module = build(name, similarity=similarity).eval()
+    x = 3.0 + torch.randn(60, module.n_features)
+    before = module.encoder(x)
+    module.initialize_codebooks(x, lambda vectors, n: vectors[torch.arange(n) * len(vectors) // n])
+    if len(module.levels) == 1:
+        vectors = module._vectors(x, 0)
+        torch.testing.assert_close(vectors.mean((0, 1)), torch.zeros(vectors.shape[2]), rtol=0, atol=1e-4)
+        assert vectors.square().mean().sqrt().item() == pytest.approx(0.5, rel=1e-3)
+        one, other = before.flatten(1), module.encoder(x).flatten(1)  # the same up to shift and scale
+        slopes = (other[1:] - other[:1]) / (one[1:] - one[:1])
+        torch.testing.assert_close(slopes, slopes.median().expand_as(slopes), rtol=1e-2, atol=1e-2)
+    elif similarity == "euclidean":
+        for i in range(len(module.levels)):
+            vectors = module.pre_quantization(x, i).flatten(0, 1)
+            torch.testing.assert_close(vectors.mean(0), torch.zeros(vectors.shape[1]), rtol=0, atol=1e-4)
+            # But for the epsilon beside the variance.
+            assert (vectors.var(0, correction=0) < 1.0001).all()
+            assert (vectors.var(0, correction=0) > 0.9).all()
+
+
+def test_rows_that_are_all_alike_are_no_reason_to_divide_by_zero():
+    module = build("28x28-3").eval()
+    module.initialize_codebooks(torch.zeros(5, 784), lambda vectors, n: vectors[:1].expand(n, -1))
+    assert all(torch.isfinite(value).all() for value in module.parameters())
 
 
 # -- what fits --------------------------------------------------------------------------------------------------------
@@ -280,6 +310,9 @@ def test_networks_of_the_users_own():
     assert (module.encoder[0].out_features, module.encoder[-1].out_features) == (4, 6)
     assert (module.decoder[0].in_features, module.decoder[-1].out_features) == (6, 7)
     assert module.codes(torch.randn(5, 7)).shape == (5, 3)
+    before = [weight.clone() for weight in module.encoder.parameters()]
+    module.initialize_codebooks(torch.randn(200, 7), cluster)
+    assert all(map(torch.equal, before, module.encoder.parameters()))  # which layer comes last is not known
 
 
 @pytest.mark.parametrize("model", ["rows", "rows-3", "28x28", "28x28-3", "colour", "decoder"])
@@ -312,6 +345,7 @@ def test_cost_counts_networks_and_search(model):
 def fit(module, X, n_epochs, weight=None, batch_size=64, learning_rate=3e-3):
     """Train as estimators do."""
     module.likelihood.fit(X, shared=True)
+    module.initialize_codebooks(module.likelihood.standardize(X)[:300], cluster)
     rows = Rows(X, module.likelihood, CPU, weight=weight)
     steps = n_epochs * -(-len(X) // batch_size)
     plan = Plan(
@@ -355,9 +389,9 @@ def digits():
 )
 def test_digits_are_learned_and_most_codes_live(digits, params):
     module = VQVAEModule(64, **{"n_embeddings": 32, "embedding_dim": 8, "hidden_layer_sizes": (64,), **params})
-    outcome = fit(module, digits, 15)
+    outcome = fit(module, digits, 8)
     assert list(outcome.history)[:1] == ["loss"]
-    assert outcome.history["reconstruction"][-1] < 0.5 * outcome.history["reconstruction"][0]
+    assert outcome.history["reconstruction"][-1] < 0.8 * outcome.history["reconstruction"][0]
     assert error(module, digits) < 0.45
     codes = module.codes(module.likelihood.standardize(digits))
     for i, part in enumerate(module.code_slices):
@@ -366,13 +400,16 @@ def test_digits_are_learned_and_most_codes_live(digits, params):
     assert all(quantizer._seen is None for quantizer in module.quantizers)
 
 
-def test_both_levels_carry_something(digits):
-    module = VQVAEModule(64, n_embeddings=32, embedding_dim=8, image_shape=(1, 8, 8), encoder=Conv(channels=(16,)), n_levels=2)
-    fit(module, digits, 15)
+@pytest.mark.parametrize("images", [False, True])
+def test_both_levels_carry_something(digits, images):
+    shape = {"image_shape": (1, 8, 8), "encoder": Conv(channels=(16,))} if images else {"n_codes": (4, 8)}
+    # So few codes below that what they leave open has to come from above.
+    module = VQVAEModule(64, n_embeddings=(64, 4), embedding_dim=8, n_levels=2, hidden_layer_sizes=(64,), **shape)
+    fit(module, digits, 8)
     both = error(module, digits)
-    for levels in ([0], [1], []):
-        assert error(module, digits, levels) > 1.02 * both
-    assert error(module, digits, []) > error(module, digits, [1])
+    for levels in ([0], [1]):
+        assert error(module, digits, levels) > 1.1 * both
+        assert error(module, digits, []) > error(module, digits, levels)
 
 
 def test_training_repeats_itself_and_its_state_goes_round(digits):

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from skvae.modules import HistogramPrior, PixelSNAILPrior, TransformerPrior, UniformPrior
-from skvae.training import PrivateRandomness, code_sampling
-from skvae.training.code_sampling import code_log_prob, draw_codes
+from skvae.training import Plan, PrivateRandomness, Rows, code_sampling, train
+from skvae.training.code_sampling import code_log_prob, draw_codes, fit_share
 
 CPU = torch.device("cpu")
 LEARNED = [TransformerPrior, PixelSNAILPrior]
@@ -135,6 +135,73 @@ def test_chunks_are_bounded(cls, monkeypatch):
     assert prior.cache_floats >= kept
 
 
+# -- few rows ---------------------------------------------------------------------------------------------------------
+
+
+def fit(cls, codes, share=True, n_epochs=20, **params):
+    """Fit a small prior as an estimator would; return it with its histogram."""
+    with PrivateRandomness(0):
+        prior = cls((codes.shape[1],), 16, width=32, n_layers=1, dropout=0.2)
+    prior.fit_counts(codes)
+    plan = Plan(32, n_epochs, n_epochs * -(-len(codes) // 32), 3e-3, "cosine", "adam", {}, seed=0)
+    if share:
+        fit_share(prior, codes, CPU, plan, **params)
+    train(prior, Rows(codes.astype(np.float32), None, CPU), None, plan)
+    histogram = HistogramPrior((codes.shape[1],), 16)
+    histogram.fit_counts(codes)
+    return prior, histogram
+
+
+@pytest.mark.parametrize("cls", LEARNED)
+def test_codes_that_are_independent_are_left_to_the_histogram(cls):
+    codes, new = np.split(np.random.default_rng(0).integers(0, 16, (1200, 4)), [200])
+    prior, histogram = fit(cls, codes)
+    whole, _ = fit(cls, codes, share=False)
+    limit = -code_log_prob(histogram, new, CPU).mean()
+    assert -code_log_prob(whole, new, CPU).mean() > limit + 0.02
+    assert -code_log_prob(prior, new, CPU).mean() <= limit + 0.005
+    assert prior.share < 0.2
+
+
+@pytest.mark.parametrize("cls", LEARNED)
+def test_codes_that_depend_on_each_other_are_left_to_the_network(cls):
+    rng = np.random.default_rng(0)
+    codes, new = np.split((rng.integers(0, 16, (1200, 1)) + rng.integers(0, 2, (1200, 4))) % 16, [200])
+    prior, histogram = fit(cls, codes)
+    assert prior.share > 0.5
+    assert -code_log_prob(prior, new, CPU).mean() < 0.75 * -code_log_prob(histogram, new, CPU).mean()
+
+
+@pytest.mark.parametrize("cls", LEARNED)
+def test_finding_the_share_changes_nothing_else(cls):
+    prior = make(cls, dropout=0.2)
+    upper, own, condition = table(prior, 40)
+    rows, weight = np.concatenate([upper, own], axis=1), np.linspace(0.5, 1.5, 40)
+    weights = {name: value.clone() for name, value in prior.state_dict().items()}
+    plan = Plan(16, 3, 9, 3e-3, "cosine", "adam", {}, seed=0)
+    state = torch.get_rng_state()
+    share = fit_share(prior, rows, CPU, plan, weight=weight, condition=condition)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert 0.0 <= share <= 1.0
+    assert prior.share.item() == pytest.approx(share)
+    assert fit_share(prior, rows, CPU, plan, weight=weight, condition=condition) == share
+    assert {name for name, value in prior.state_dict().items() if not torch.equal(value, weights[name])} <= {"share"}
+
+
+@pytest.mark.parametrize("cls", LEARNED)
+def test_losses_of_shares_are_those_of_the_scores(cls):
+    prior = make(cls)
+    upper, own, condition = table(prior, 40)
+    rows, weight = np.concatenate([upper, own], axis=1), np.linspace(0.5, 1.5, 40)
+    losses = code_sampling._losses(prior, rows, CPU, weight, condition, np.array([0.3, 1.0]))
+    for share, loss in zip((0.3, 1.0), losses, strict=True):
+        prior.share.fill_(share)
+        assert loss == pytest.approx(-weight @ code_log_prob(prior, rows, CPU, condition).sum(axis=1), rel=1e-5)
+
+
+# -- cost -------------------------------------------------------------------------------------------------------------
+
+
 def seconds(function):
     start = time.perf_counter()
     function()
@@ -144,8 +211,9 @@ def seconds(function):
 @pytest.mark.slow
 @pytest.mark.parametrize("cls", LEARNED)
 def test_the_cache_saves_time(cls):
-    prior = make(cls, (14, 14), 64, upper=(), n_conditions=0, width=32, n_layers=2)
+    prior = make(cls, (14, 14), 64, upper=(), n_conditions=0, n_layers=1)
     fast = min(seconds(lambda: draw_codes(prior, 64, CPU, 0)) for _ in range(2))
-    slow = seconds(lambda: draw_codes(prior, 64, CPU, 0, cache=False))
+    uncached = []
+    slow = seconds(lambda: uncached.append(draw_codes(prior, 64, CPU, 0, cache=False)))
     assert slow > 5 * fast
-    np.testing.assert_array_equal(draw_codes(prior, 64, CPU, 0), draw_codes(prior, 64, CPU, 0, cache=False))
+    np.testing.assert_array_equal(draw_codes(prior, 64, CPU, 0), uncached[0])

@@ -1,0 +1,358 @@
+"""Over-sampling of rare classes by a conditional variational autoencoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+from sklearn.base import BaseEstimator, _fit_context
+from sklearn.neighbors import NearestNeighbors
+from sklearn.utils import check_consistent_length, check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from skvae.estimators import _validation as check
+from skvae.estimators.cvae import CVAE
+from skvae.estimators.cvae_classifier import check_labels, new_model, take_columns
+from skvae.warnings import warn_user
+
+_MAX_SEED = 2**31 - 1
+_ATTEMPTS = 10  # draws of a row that the guard turns down
+_MAX_VALUES = 20  # of a column that new rows take no others in
+_MAX_GUARD = 0.5  # up to which the nearest training row is the only one that can be too close
+
+
+class CVAEResampler(BaseEstimator):
+    r"""Over-sampler that draws new rows of rare classes from a conditional variational autoencoder [1]_.
+
+    It is called as the samplers of imbalanced-learn are, and works in their pipelines. All classes are modelled together, so
+    that rare ones borrow from the others what they have in common; rows are weighted by the inverse square root of the size of
+    their class. New rows are drawn with the likelihood's noise.
+
+    Parameters
+    ----------
+    estimator : CVAE or None, default=None
+        The model, which is cloned; None is ``CVAE()``. To tune it, pass one: its parameters are then ``estimator__<name>``.
+    sampling_strategy : str, float, dict or callable, default="auto"
+        Which classes grow, and to which size. To that of the largest: "not majority", which is "auto", all but the largest;
+        "minority", the smallest; "not minority", all but the smallest; "all", all. A float, for two classes, is the size of
+        the smaller over that of the larger. A dict gives numbers of rows by label; a callable takes y and returns such a dict.
+    guard : float, default=0.2
+        Keeps new rows from being copies: none may lie closer to a training row than this fraction of the distance from there
+        to the nearest different training row. Distances are Euclidean, between standardised columns. At most 0.5; 0 allows
+        copies. Rows that are too close are drawn again, at most 10 times in all.
+    random_state : int, RandomState instance or None, default=None
+        Decides the draws, and takes the place of the model's own `random_state`, unless it is None.
+
+    Attributes
+    ----------
+    sampling_strategy_ : dict
+        Numbers of new rows, by label.
+    n_rejected_ : int
+        Draws that lay too close to a training row and were not used.
+    estimator_ : CVAE
+        The fitted model.
+    n_features_in_ : int
+        Number of columns of X.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Their names, where X had names that are strings.
+
+    See Also
+    --------
+    CVAE : The model.
+    CVAEClassifier : Tells labels by their likelihood.
+
+    Notes
+    -----
+    Columns of at most 20 values, each of which is there twice on average, keep to these values: the nearest is taken. Other
+    columns of whole numbers are rounded and stay between their smallest and their largest value. All others are continuous:
+    zeros of a sparse matrix, for one, do not stay zero there.
+
+    References
+    ----------
+    .. [1] Sohn et al., "Learning structured output representation using deep conditional generative models", NeurIPS 2015.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import load_breast_cancer
+    >>> from skvae import CVAE, CVAEResampler
+    >>> X, y = load_breast_cancer(return_X_y=True)
+    >>> X, y = X[140:], y[140:]
+    >>> resampler = CVAEResampler(CVAE(max_epochs=20), random_state=0)
+    >>> X_new, y_new = resampler.fit_resample(X, y)
+    >>> np.bincount(y), np.bincount(y_new)
+    (array([130, 299]), array([299, 299]))
+    """
+
+    _parameter_constraints = {
+        "estimator": [CVAE, None],
+        "sampling_strategy": [
+            StrOptions({"auto", "minority", "not minority", "not majority", "all"}),
+            Interval(Real, 0, 1, closed="right"),
+            dict,
+            callable,
+        ],
+        "guard": [Interval(Real, 0, _MAX_GUARD, closed="both")],
+        "random_state": ["random_state"],
+    }
+
+    _doc_link_module = "skvae"
+    _doc_link_template = "https://skvae.readthedocs.io/en/stable/api.html#skvae.{estimator_name}"
+
+    def _doc_link_url_param_generator(self) -> dict[str, str]:
+        return {"estimator_name": type(self).__name__}
+
+    def __init__(self, estimator=None, *, sampling_strategy="auto", guard=0.2, random_state=None):
+        self.estimator = estimator
+        self.sampling_strategy = sampling_strategy
+        self.guard = guard
+        self.random_state = random_state
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y):
+        """Check the data and count the rows that are wanted; nothing is learned.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows.
+        y : array-like of shape (n_samples,)
+            Their labels.
+
+        Returns
+        -------
+        self : object
+            The resampler, which knows how many rows of each class are wanted.
+
+        Raises
+        ------
+        ValueError
+            If a parameter, X or y is not as it should be.
+        """
+        model, _, _, wanted = self._check(X, y)
+        self.sampling_strategy_ = wanted
+        take_columns(self, model)
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit_resample(self, X, y):
+        """Fit the model and add new rows of the classes that are to grow.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows.
+        y : array-like of shape (n_samples,)
+            Their labels.
+
+        Returns
+        -------
+        X_resampled : {ndarray, sparse matrix, DataFrame} of shape (n_samples_new, n_features)
+            The rows, followed by new ones, class by class. A data frame keeps its columns and their types; its index counts
+            from 0.
+        y_resampled : ndarray or Series of shape (n_samples_new,)
+            Their labels.
+
+        Raises
+        ------
+        ValueError
+            If a parameter, X or y is not as it should be.
+        """
+        model, rows, labels, wanted = self._check(X, y)
+        classes, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        model.fit(X, labels, sample_weight=1.0 / np.sqrt(counts[codes]))
+        new_labels = np.repeat(classes, [wanted.get(label, 0) for label in classes.tolist()])
+        new, n_rejected = self._draw(model, rows, new_labels)
+        resampled = _join_rows(X, new), _join_labels(y, labels, new_labels)
+        self.sampling_strategy_ = wanted
+        self.n_rejected_ = n_rejected
+        self.estimator_ = model
+        take_columns(self, model)
+        return resampled
+
+    def _check(self, X: Any, y: Any) -> tuple[CVAE, Any, np.ndarray, dict[Any, int]]:
+        """Unfitted model, rows and labels as arrays, and the number of new rows of every class."""
+        model = new_model(self)
+        labels = check_labels(self, y)
+        rows = check.check_rows(model, X, reset=True, min_rows=2, sets_form=True)
+        check_consistent_length(rows, labels)
+        return model, rows, labels, self._wanted(labels)
+
+    def _wanted(self, labels: np.ndarray) -> dict[Any, int]:
+        """Numbers of new rows, by label."""
+        values, totals = np.unique(labels, return_counts=True)
+        counts = dict(zip(values.tolist(), totals.tolist(), strict=True))
+        if len(counts) < 2:
+            raise ValueError(f"y has 1 class, {next(iter(counts))!r}; resampling balances at least 2.")
+        strategy = self.sampling_strategy
+        if isinstance(strategy, str):
+            most, least = max(counts, key=counts.get), min(counts, key=counts.get)
+            spared = {"not minority": [least], "all": []}.get(strategy, [most])
+            grown = [least] if strategy == "minority" else [label for label in counts if label not in spared]
+            return {label: counts[most] - counts[label] for label in grown}
+        if isinstance(strategy, Real):
+            return _by_ratio(strategy, counts)
+        sizes, origin = (strategy, "") if isinstance(strategy, dict) else (strategy(labels), " returned what is no dict:")
+        if not isinstance(sizes, dict):
+            raise ValueError(f"sampling_strategy={strategy!r}{origin} {sizes!r}. It must return numbers of rows by label.")
+        return _by_size(sizes, counts)
+
+    # -- new rows -----------------------------------------------------------------------------------------------------
+
+    def _draw(self, model: CVAE, rows: Any, labels: np.ndarray) -> tuple[np.ndarray, int]:
+        """Draw new rows, one for each label, and count the draws that were turned down."""
+        generator = check_random_state(model.random_state)
+        settle = _settler(rows)
+
+        def draw(labels: np.ndarray) -> np.ndarray:
+            drawn = model.sample(len(labels), y=labels, random_state=int(generator.randint(_MAX_SEED)))
+            return settle(drawn.reshape(len(drawn), -1)).reshape(drawn.shape)
+
+        if not len(labels):
+            return np.empty((0, *(model.image_shape_ if model._gives_images else rows.shape[1:]))), 0
+        new = draw(labels)
+        if not self.guard:
+            return new, 0
+        closeness = _closeness(model, rows)
+        ratio, n_rejected = closeness(new), 0
+        for _ in range(_ATTEMPTS - 1):
+            (close,) = np.nonzero(ratio < self.guard)
+            if not len(close):
+                break
+            n_rejected += len(close)
+            again = draw(labels[close])
+            ratio_again = closeness(again)
+            further = ratio_again > ratio[close]
+            new[close[further]], ratio[close[further]] = again[further], ratio_again[further]
+        n_close = int((ratio < self.guard).sum())
+        if n_close:
+            warn_user(
+                f"{n_close} of {len(new)} new rows lie closer to a training row than guard={self.guard:g} allows, after "
+                f"{_ATTEMPTS} draws of each; the furthest are kept. Either few values are possible in every column, or the model "
+                "has learned rows by heart: lower guard, or give the estimator fewer components or early_stopping=True."
+            )
+        return new, n_rejected
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.target_tags.required = True
+        return tags
+
+
+# -- how many rows ----------------------------------------------------------------------------------------------------
+
+
+def _by_ratio(ratio: Real, counts: dict[Any, int]) -> dict[Any, int]:
+    if len(counts) > 2:
+        raise ValueError(
+            f"sampling_strategy={ratio:g} is a ratio of two classes, but y has {len(counts)}; pass a dict of numbers of rows by "
+            "label."
+        )
+    most, least = max(counts, key=counts.get), min(counts, key=counts.get)
+    if most == least:  # of equal size
+        _, least = counts
+    n_new = int(ratio * counts[most]) - counts[least]
+    if n_new < 0:
+        raise ValueError(
+            f"sampling_strategy={ratio:g} is below the ratio of the classes as they are, {counts[least]} to {counts[most]} rows; "
+            "rows are only added."
+        )
+    return {least: n_new}
+
+
+def _by_size(sizes: dict[Any, Any], counts: dict[Any, int]) -> dict[Any, int]:
+    unknown = [label for label in sizes if label not in counts]
+    if unknown:
+        raise ValueError(f"sampling_strategy has labels that y does not have: {unknown}; those of y are {list(counts)}.")
+    for label, size in sizes.items():
+        if not isinstance(size, Integral):
+            raise ValueError(f"sampling_strategy asks for {size!r} rows of label {label!r}; it must be an integer.")
+        if size < counts[label]:
+            raise ValueError(
+                f"sampling_strategy asks for {size} rows of label {label!r}, of which y has {counts[label]}; rows are only added."
+            )
+    return {label: int(sizes[label]) - n for label, n in counts.items() if label in sizes}
+
+
+# -- what new rows may be ---------------------------------------------------------------------------------------------
+
+
+def _settler(rows: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """Make a function that moves entries of new rows to values that their columns can take."""
+    listed: dict[int, np.ndarray] = {}
+    ranges: dict[int, tuple[float, float]] = {}
+    columns = rows.tocsc() if sparse.issparse(rows) else rows
+    for j in range(rows.shape[1]):
+        column = columns[:, [j]].toarray().ravel() if sparse.issparse(rows) else columns[:, j]
+        values = np.unique(column).astype(np.float64)
+        if len(values) <= _MAX_VALUES and 2 * len(values) <= len(column):
+            listed[j] = values
+        elif (values == np.round(values)).all():
+            ranges[j] = values[0], values[-1]
+
+    def settle(new: np.ndarray) -> np.ndarray:
+        for j, values in listed.items():
+            new[:, j] = values[np.searchsorted((values[1:] + values[:-1]) / 2.0, new[:, j])]
+        for j, (low, high) in ranges.items():
+            new[:, j] = np.clip(np.round(new[:, j]), low, high)
+        return new
+
+    return settle
+
+
+def _closeness(model: CVAE, rows: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """Make a function of new rows: their distance to the nearest training row over its own to the nearest different one."""
+
+    def standardized(rows: Any) -> np.ndarray:
+        rows = rows if sparse.issparse(rows) else rows.reshape(len(rows), -1)
+        return model.module_.likelihood.standardize(rows).double().numpy()
+
+    known = np.unique(standardized(rows), axis=0)
+    index = NearestNeighbors().fit(known)
+
+    def closeness(new: np.ndarray) -> np.ndarray:
+        if len(known) < 2:
+            return np.full(len(new), np.inf)
+        distance, nearest = (found[:, 0] for found in index.kneighbors(standardized(new), 1))
+        hit, position = np.unique(nearest, return_inverse=True)
+        between = index.kneighbors(known[hit], 2)[0][:, 1]
+        return distance / between[position]
+
+    return closeness
+
+
+# -- in the form of what was given ------------------------------------------------------------------------------------
+
+
+def _join_rows(X: Any, new: np.ndarray) -> Any:
+    """Rows that were given, followed by new ones in their form."""
+    if hasattr(X, "iloc"):
+        import pandas as pd
+
+        columns = [pd.Series(new[:, j]).astype(dtype) for j, dtype in enumerate(X.dtypes)]
+        added = pd.concat(columns, axis=1)
+        added.columns = X.columns
+        return pd.concat([X, added], ignore_index=True)
+    if hasattr(X, "columns") and hasattr(X, "vstack"):  # polars
+        return X.vstack(type(X)(dict(zip(X.columns, new.T, strict=True))).cast(dict(X.schema)))
+    if sparse.issparse(X):
+        kind = sparse.csr_array if isinstance(X, sparse.sparray) else sparse.csr_matrix
+        return sparse.vstack([X, kind(new.astype(X.dtype))], format=X.format)
+    X = np.asarray(X)
+    return np.concatenate([X, new.astype(X.dtype)])
+
+
+def _join_labels(y: Any, labels: np.ndarray, new: np.ndarray) -> Any:
+    """Labels that were given, followed by those of new rows in their form."""
+    if hasattr(y, "iloc"):
+        import pandas as pd
+
+        y = y.iloc[:, 0] if y.ndim == 2 else y
+        return pd.concat([y, pd.Series(new, name=y.name, dtype=y.dtype)], ignore_index=True)
+    if hasattr(y, "rechunk") and hasattr(y, "dtype"):  # polars
+        return y.clone().append(type(y)(y.name, new.tolist()).cast(y.dtype))
+    return np.concatenate([labels, new])

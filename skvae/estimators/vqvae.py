@@ -1,0 +1,800 @@
+"""The vector-quantised autoencoder."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import logsumexp
+from sklearn.base import _fit_context
+from sklearn.utils import Bunch
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import type_of_target
+from sklearn.utils.validation import check_is_fitted
+from torch import nn
+
+from skvae.estimators import _validation as check
+from skvae.estimators._base import BaseAutoEncoder
+from skvae.estimators._conditions import Conditions
+from skvae.estimators._docs import document
+from skvae.modules import CODE_PRIORS, CODEBOOKS, SIMILARITIES, STRAIGHT_GRADIENTS, LatentModule, VQVAEModule
+from skvae.training import Plan, PrivateRandomness, Rows, Table, inference, seed_streams
+from skvae.training.code_sampling import code_log_prob, draw_codes
+from skvae.training.codebooks import FEW_ROWS, codebooks_of, fit_code_prior, initialize_codebooks, level_plan, level_rows
+from skvae.training.state import load_module_state, to_plain
+from skvae.warnings import warn_user
+
+_NOISE_ROWS = 4096
+_FEW_ALIVE = 0.5
+_PRIOR_STEPS = 9400
+_PRIOR_EPOCHS = (2, 20)  # fewest and most
+_PRIOR_TRAINING = {"learning_rate": 4e-3, "batch_size": 32}
+_PRIOR_OF_FEW_ROWS = {"n_layers": 1, "dropout": 0.2}
+
+
+def _is_clustering(estimator: Any) -> bool:
+    """Whether a row has one code."""
+    if hasattr(estimator, "module_"):
+        return estimator.module_.n_codes == 1
+    return estimator.n_codes == 1 and estimator.n_levels == 1
+
+
+@document
+class VQVAE(BaseAutoEncoder):
+    r"""Vector-quantised autoencoder: discrete codes from a learned codebook [1]_, and a prior learned over them [2]_.
+
+    A row becomes a short sequence of codes, an image a grid of them; every code is one of `n_embeddings` vectors. `transform`
+    gives the vectors, `encode` the codes. Codebooks begin at the centres that k-means finds, follow the encoder's vectors by
+    moving averages, and codes that nobody uses are revived.
+
+    Once the autoencoder is trained, a prior is fitted to the codes of the training rows. `sample` draws from it, and
+    `score_samples` adds its log-probability of a row's codes to the log-likelihood of the row given them.
+
+    Parameters
+    ----------
+    n_embeddings : int or array-like of int, default=64
+        Vectors of the codebook; several numbers are those of the levels, the top first.
+    embedding_dim : int or array-like of int, default=8
+        Their size, likewise.
+    n_codes : int, array-like of int, or "auto", default="auto"
+        Codes per row; "auto" is the square root of the number of columns. With several levels, one number is the bottom's, and
+        every level above has half as many. Images have a code at every place of the grid that the encoder's convolutions lead
+        to, whatever `n_codes`.
+    n_levels : {1, 2, 3}, default=1
+        Levels of codes, the bottom ones conditioned on those above [2]_. For images, every level halves the grid below.
+    codebook : {"ema", "gradient"}, default="ema"
+        Learn the codebook by exponential moving averages, or by the gradient of its own loss.
+    decay : float, default=0.99
+        What those averages keep in a step. Counts with "ema"; with "gradient", for the revival of codes alone.
+    commitment_weight : float, default=0.25
+        Weight of the squared distance between the encoder's vectors and the codebook.
+    gradient : {"straight_through", "rotation"}, default="straight_through"
+        How gradients pass the quantisation: unchanged, or turned and scaled as the vector was [3]_.
+    similarity : {"euclidean", "cosine"}, default="euclidean"
+        Distance by which the nearest code is found; "cosine" has all vectors at length one.
+    revive : bool, default=True
+        Put codes that hardly any vector uses where vectors are far from the codebook.
+    prior : {"auto", "transformer", "pixelsnail", "histogram", "uniform"} or None, default="auto"
+        Prior of the codes: autoregressive, by a causal Transformer or by gated causal convolutions with attention [4]_, of
+        which "auto" takes the former for rows and the latter for images; independent codes with frequencies by position; or
+        all codes alike. None fits none, and there is no sampling or scoring.
+    prior_params : dict or None, default=None
+        Further arguments of an autoregressive prior: "n_layers", "width", "n_heads", "dropout", and of its training:
+        "learning_rate", "batch_size" and "max_epochs", which by default aims at 9,400 steps in 2 to 20 passes.
+    class_conditional : bool or "auto", default="auto"
+        Have the prior depend on the labels that `fit` gets as `y`; "auto" does if they are fewer than the square root of the
+        number of rows, and takes other targets for something that is none of its business.
+    %(architecture)s
+    %(training)s
+
+    Attributes
+    ----------
+    n_codes_ : int
+        Codes per row, of all levels.
+    code_shapes_ : list of tuple of int
+        Sides of every level's grid, or length of its sequence, the top level first, which is the order of `encode`.
+    perplexity_ : float or list of float
+        Effective number of codes in use over the training rows, the exponential of the entropy of their frequencies; a list
+        where there are several levels.
+    n_active_codes_ : int or list of int
+        Codes in use over the training rows, likewise.
+    prior_ : ModuleList or None
+        The fitted priors, one for each level, the top first.
+    prior_loss_ : list of ndarray of shape (n_epochs,)
+        Training loss of the priors per epoch, in nats per row.
+    classes_ : ndarray of shape (n_classes,) or list of ndarray
+        Labels, sorted, where the prior depends on them.
+    labels_ : ndarray of shape (n_samples,)
+        Codes of the training rows, where each has but one.
+    %(fitted)s
+
+    See Also
+    --------
+    VAETransformer : Codes of real numbers.
+    sklearn.cluster.KMeans : Codes without an encoder.
+
+    Notes
+    -----
+    The score is a lower bound of the log-likelihood, since it counts the codes that the encoder chooses alone.
+
+    For images, `hidden_layer_sizes` has no effect: nothing lies between convolutions and codes.
+
+    References
+    ----------
+    .. [1] van den Oord et al., "Neural discrete representation learning", NeurIPS 2017.
+    .. [2] Razavi et al., "Generating diverse high-fidelity images with VQ-VAE-2", NeurIPS 2019.
+    .. [3] Fifty et al., "Restructuring vector quantization with the rotation trick", ICLR 2025.
+    .. [4] Chen et al., "PixelSNAIL: an improved autoregressive generative model", ICML 2018.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_wine
+    >>> from skvae import VQVAE
+    >>> X, _ = load_wine(return_X_y=True)
+    >>> vqvae = VQVAE(n_embeddings=16, n_codes=3, max_epochs=20, prior="histogram", random_state=0).fit(X)
+    >>> vqvae.transform(X).shape, vqvae.encode(X).shape, vqvae.encode(X).dtype, vqvae.sample(5).shape
+    ((178, 24), (178, 3), dtype('uint8'), (5, 13))
+    """
+
+    _module_class = VQVAEModule
+
+    _parameter_constraints = {
+        **BaseAutoEncoder._parameter_constraints,
+        "n_embeddings": [Interval(Integral, 1, None, closed="left"), "array-like"],
+        "embedding_dim": [Interval(Integral, 1, None, closed="left"), "array-like"],
+        "n_codes": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left"), "array-like"],
+        "n_levels": [Interval(Integral, 1, 3, closed="both")],
+        "codebook": [StrOptions(set(CODEBOOKS))],
+        "decay": [Interval(Real, 0, 1, closed="left")],
+        "commitment_weight": [Interval(Real, 0, None, closed="left")],
+        "gradient": [StrOptions(set(STRAIGHT_GRADIENTS))],
+        "similarity": [StrOptions(set(SIMILARITIES))],
+        "revive": ["boolean"],
+        "prior": [StrOptions({"auto", *CODE_PRIORS}), None],
+        "prior_params": [dict, None],
+        "class_conditional": ["boolean", StrOptions({"auto"})],
+    }
+
+    def __init__(
+        self,
+        n_embeddings=64,
+        *,
+        embedding_dim=8,
+        n_codes="auto",
+        n_levels=1,
+        codebook="ema",
+        decay=0.99,
+        commitment_weight=0.25,
+        gradient="straight_through",
+        similarity="euclidean",
+        revive=True,
+        prior="auto",
+        prior_params=None,
+        class_conditional="auto",
+        hidden_layer_sizes=(128, 64),
+        activation="relu",
+        dropout=0.0,
+        normalization=None,
+        encoder=None,
+        decoder=None,
+        image_shape=None,
+        likelihood="gaussian",
+        noise="auto",
+        learning_rate="auto",
+        learning_rate_schedule="cosine",
+        optimizer="adam",
+        optimizer_params=None,
+        batch_size=128,
+        max_epochs="auto",
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=20,
+        tol=1e-3,
+        clip_norm=None,
+        clip_value=None,
+        warm_start=False,
+        device="auto",
+        random_state=None,
+        verbose=0,
+        net_params=None,
+    ):
+        self.n_embeddings = n_embeddings
+        self.embedding_dim = embedding_dim
+        self.n_codes = n_codes
+        self.n_levels = n_levels
+        self.codebook = codebook
+        self.decay = decay
+        self.commitment_weight = commitment_weight
+        self.gradient = gradient
+        self.similarity = similarity
+        self.revive = revive
+        self.prior = prior
+        self.prior_params = prior_params
+        self.class_conditional = class_conditional
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.dropout = dropout
+        self.normalization = normalization
+        self.encoder = encoder
+        self.decoder = decoder
+        self.image_shape = image_shape
+        self.likelihood = likelihood
+        self.noise = noise
+        self.learning_rate = learning_rate
+        self.learning_rate_schedule = learning_rate_schedule
+        self.optimizer = optimizer
+        self.optimizer_params = optimizer_params
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.clip_norm = clip_norm
+        self.clip_value = clip_value
+        self.warm_start = warm_start
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+        self.net_params = net_params
+
+    # -- fitting ------------------------------------------------------------------------------------------------------
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None, *, sample_weight=None):
+        """Fit the autoencoder, and then the prior of its codes.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows to learn from.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Labels for a class-conditional prior, see `class_conditional`. Codes do not depend on them.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows; rows of weight zero are left out.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If a parameter, X or y is not as it should be, or the loss stops being finite in the first epoch.
+        """
+        return self._fit(X, y, sample_weight, once=False)
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y=None, *, sample_weight=None):
+        """Go on with one pass over some rows, of the autoencoder and of the prior.
+
+        The first call fixes the standardisation of the columns and the labels.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows to learn from.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Labels for a class-conditional prior.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+        """
+        return self._fit(X, y, sample_weight, once=True)
+
+    @available_if(_is_clustering)
+    def fit_predict(self, X, y=None, *, sample_weight=None):
+        """Fit the model and return the one code of every row, where rows have but one.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows to learn from.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Labels for a class-conditional prior.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples,)
+        """
+        return self.fit(X, y, sample_weight=sample_weight).labels_
+
+    def _condition(self, X: Any, told: Any, kept: Any, weight: np.ndarray | None, *, reset: bool) -> Table:
+        table = super()._condition(X, None, kept, weight, reset=reset)
+        self._rows_in = X  # all of them, for `labels_`
+        if reset:
+            self._conditions = None
+        elif self._conditions is None:
+            return table
+        if told is None:
+            if self.class_conditional is True or not reset:
+                raise ValueError("The prior depends on labels (class_conditional): pass them as y.")
+            return table
+        if self.prior is None or self.class_conditional is False:
+            return table
+        labels = check.check_labels(told, X, kept)
+        if reset:
+            if not self._is_about_classes(labels, table.n_rows):
+                return table
+            self._conditions = Conditions(labels, weight, scaled=False)
+        else:
+            self._conditions = self._conditions.extended(labels, weight)
+        return table._replace(condition=self._conditions.encode(labels, table.n_rows))
+
+    def _is_about_classes(self, labels: Any, n_rows: int) -> bool:
+        """Whether targets are labels that the prior should depend on."""
+        is_continuous = not hasattr(labels, "columns") and type_of_target(labels, input_name="y").startswith("continuous")
+        if self.class_conditional is True:
+            if is_continuous:
+                raise ValueError("class_conditional=True takes labels, but y is continuous.")
+            return True
+        if is_continuous:
+            return False
+        candidate = Conditions(labels, None, scaled=False)
+        return candidate.is_labels and len(candidate.combinations()[0]) <= n_rows**0.5
+
+    def _code_params(self, n_features: int) -> dict[str, Any]:
+        n_codes = self.n_codes
+        if self.image_shape_ is not None:
+            n_codes = None
+        elif isinstance(n_codes, str):
+            n_codes = max(1, round(np.sqrt(n_features)))
+        return {
+            "n_levels": int(self.n_levels),
+            "n_codes": check.check_sizes("n_codes", n_codes),
+            "n_embeddings": check.check_sizes("n_embeddings", self.n_embeddings),
+            "embedding_dim": check.check_sizes("embedding_dim", self.embedding_dim),
+        }
+
+    def _module_params(self) -> dict[str, Any]:
+        return {
+            "codebook": self.codebook,
+            "decay": float(self.decay),
+            "commitment_weight": float(self.commitment_weight),
+            "gradient": self.gradient,
+            "similarity": self.similarity,
+            "revive": bool(self.revive),
+        }
+
+    def _check_fit(self, weight: np.ndarray | None) -> None:
+        self._prior_network, self._prior_training = check.check_prior_params(self.prior, self.prior_params)
+
+    def _pretrain(self, module: LatentModule, rows: Rows, plan: Plan) -> None:
+        (seed,) = seed_streams(plan.seed, 10, n=1)
+        self._n_distinct = initialize_codebooks(module, rows, seed)
+
+    def _finish(self, data: Table, device: torch.device, rate: float) -> None:
+        """Settle the noise, count the codes and fit their prior."""
+        inference.fit_noise(self.module_, data._replace(condition=None), device, max_rows=_NOISE_ROWS)
+        codes = inference.find_codes(self.module_, data.X, device)
+        self.n_codes_ = self.module_.n_codes
+        self.code_shapes_ = list(self.module_.level_shapes)
+        self._count_codes(codes, data.weight, rate)
+        if self.n_codes_ == 1:
+            all_kept = data.n_rows == self._rows_in.shape[0]
+            found = codes if all_kept else inference.find_codes(self.module_, self._rows_in, device)
+            self.labels_ = found[:, 0].astype(np.int64)
+        elif hasattr(self, "labels_"):
+            del self.labels_
+        del self._rows_in
+        if self._conditions is not None:
+            self.classes_ = self._conditions.classes
+        elif hasattr(self, "classes_"):
+            del self.classes_
+        self._fit_prior(codes, data, device, anew=rate == 1.0)
+
+    def _count_codes(self, codes: np.ndarray, weight: np.ndarray | None, rate: float) -> None:
+        counts = []
+        for level, part in zip(self.module_.levels, self.module_.code_slices, strict=True):
+            own = codes[:, part].astype(np.int64)
+            shares = None if weight is None else np.repeat(weight, own.shape[1])
+            counts.append(np.bincount(own.ravel(), weights=shares, minlength=level.n_embeddings) / own.size)
+        if rate < 1.0:
+            counts = [(1.0 - rate) * old + rate * new for old, new in zip(self._code_shares, counts, strict=True)]
+        self._code_shares = counts
+        positive = [share[share > 0.0] / share.sum() for share in counts]
+        perplexity = [float(np.exp(-(share * np.log(share)).sum())) for share in positive]
+        active = [len(share) for share in positive]
+        self.perplexity_, self.n_active_codes_ = (values[0] if len(values) == 1 else values for values in (perplexity, active))
+
+    # -- the prior ----------------------------------------------------------------------------------------------------
+
+    def _fit_prior(self, codes: np.ndarray, data: Table, device: torch.device, *, anew: bool) -> None:
+        if self.prior is None:
+            self.prior_, self.prior_loss_ = None, []
+            return
+        if anew:
+            name = self.prior
+            if name == "auto":
+                name = "transformer" if self.image_shape_ is None else "pixelsnail"
+            is_small = CODE_PRIORS[name].learns and len(codes) <= FEW_ROWS
+            self._prior_spec = {"name": name, **(_PRIOR_OF_FEW_ROWS if is_small else {}), **self._prior_network}
+            priors = self._new_prior()
+        else:
+            priors = copy.deepcopy(self.prior_)
+        losses = []
+        for level, prior in enumerate(priors):
+            rows = level_rows(self.module_, codes, level)
+            loss = fit_code_prior(
+                prior,
+                rows,
+                device,
+                level_plan(self._prior_plan(len(rows), anew=anew), level),
+                codebooks=codebooks_of(self.module_, level),
+                weight=data.weight,
+                condition=data.condition,
+                anew=anew,
+            )
+            losses.append(loss if anew else np.concatenate([self.prior_loss_[level], loss]))
+        self.prior_, self.prior_loss_ = priors.cpu(), losses
+
+    def _new_prior(self) -> nn.ModuleList:
+        """Build the priors of all levels with private random weights."""
+        params = dict(self._prior_spec)
+        cls = CODE_PRIORS[params.pop("name")]
+        n_conditions = 0 if self._conditions is None else self._conditions.width
+        levels = [(level.shape, level.n_embeddings) for level in self.module_.levels]
+        (seed,) = seed_streams(self._seed, 11, n=1)
+        with PrivateRandomness(seed):
+            return nn.ModuleList(
+                cls(*level, upper=levels[:i], n_conditions=n_conditions, **params).float() for i, level in enumerate(levels)
+            )
+
+    def _prior_plan(self, n_rows: int, *, anew: bool) -> Plan:
+        params = {**_PRIOR_TRAINING, **self._prior_training}
+        n_batches = -(-n_rows // params["batch_size"])
+        n_epochs = params.pop("max_epochs", int(np.clip(round(_PRIOR_STEPS / n_batches), *_PRIOR_EPOCHS)))
+        plan = self._plan(n_rows, once=False, callbacks={})
+        return replace(
+            plan,
+            **params,
+            n_epochs=n_epochs if anew else 1,
+            total_steps=n_epochs * n_batches,
+            first_step=0,
+            pass_index=0 if anew else self._n_passes,
+            learning_rate_schedule="cosine" if anew else "constant",
+            optimizer="adam",
+            optimizer_params={},
+            clip_norm=None,
+            clip_value=None,
+            patience=None,
+            verbose=0,
+        )
+
+    def _check_health(self) -> None:
+        active = np.atleast_1d(self.n_active_codes_)
+        for i, (level, n_active) in enumerate(zip(self.module_.levels, active, strict=True)):
+            if n_active >= _FEW_ALIVE * level.n_embeddings:
+                continue
+            where = "" if len(active) == 1 else f" of level {i}"
+            if self._n_distinct[i] < level.n_embeddings:
+                n_distinct = self._n_distinct[i]
+                advice = f"n_embeddings is larger than the number of distinct training vectors, {n_distinct}. Lower it."
+            elif self.revive:
+                advice = (
+                    f"lower n_embeddings or embedding_dim (now {level.embedding_dim}), or raise max_epochs (now "
+                    f"{self.max_epochs!r}, {self.n_iter_} passes)."
+                )
+            else:
+                advice = "set revive=True or lower n_embeddings."
+            warn_user(
+                f"Only {n_active} of the {level.n_embeddings} codes{where} in the codebook of {type(self).__name__} are in use: "
+                f"{advice}"
+            )
+
+    def _has_prior(self, what: str) -> Any:
+        check_is_fitted(self, "module_")
+        if self.prior_ is None:
+            raise ValueError(
+                f"{what} of {type(self).__name__} needs a prior of the codes, but the model was fitted with prior=None; codes "
+                'are not normally distributed and cannot be drawn without one. Fit with prior="auto", or "histogram", which '
+                "costs next to nothing."
+            )
+        return self.prior_
+
+    # -- codes --------------------------------------------------------------------------------------------------------
+
+    def encode(self, X):
+        """Discrete codes of rows.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data.
+
+        Returns
+        -------
+        codes : ndarray of shape (n_samples, n_codes_)
+            Of the smallest unsigned integer type that holds them. The levels follow each other, the top first, and the grid of
+            each is laid out row by row, see `code_shapes_`.
+        """
+        X, device = self._ready(X)
+        largest = max(level.n_embeddings for level in self.module_.levels) - 1
+        return inference.find_codes(self.module_, X, device).astype(np.min_scalar_type(largest))
+
+    def decode(self, codes):
+        """Decode discrete codes.
+
+        Parameters
+        ----------
+        codes : array-like of int, shape (n_samples, n_codes_)
+            As `encode` returns them, or in the shape of the grid where there is one level.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features_in_)
+            Means of the likelihood, in the units of the training data.
+        """
+        check_is_fitted(self, "module_")
+        return self._decode_codes(check.check_discrete_codes(self.module_, codes), mean=True, seed=0)
+
+    def _decode_codes(self, codes: np.ndarray, *, mean: bool, seed: int) -> np.ndarray:
+        device = check.resolve_device(self.device)
+        embedding = inference.embed_codes(self.module_, codes, device)
+        if mean:
+            return self._as_images(inference.decode(self.module_, embedding, device))
+        return self._as_images(inference.draw(self.module_, embedding, device, seed))
+
+    @available_if(_is_clustering)
+    def predict(self, X):
+        """Return the one code of every row, where rows have but one: the cluster it belongs to.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples,)
+        """
+        return self.encode(X)[:, 0].astype(np.int64)
+
+    def reconstruct(self, X, *, levels=None):
+        """Encode and decode rows.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data.
+        levels : array-like of int, default=None
+            Levels to decode from, 0 being the top; the others are replaced by the mean of their codebooks. All by default.
+
+        Returns
+        -------
+        X_hat : ndarray of shape (n_samples, n_features_in_)
+            What the model makes of them.
+        """
+        if levels is None:
+            return super().reconstruct(X)
+        X, device = self._ready(X)
+        n_levels = len(self.module_.levels)
+        if any(not isinstance(level, Integral) or not 0 <= level < n_levels for level in levels):
+            raise ValueError(f"levels={levels!r} must be numbers from 0, the top, to {n_levels - 1}.")
+        embedding = torch.from_numpy(inference.encode(self.module_, X, device))
+        kept = self.module_.cpu().keep_levels(embedding, levels).detach().numpy()
+        return self._as_images(inference.decode(self.module_, kept, device).astype(X.dtype, copy=False))
+
+    # -- sampling -----------------------------------------------------------------------------------------------------
+
+    def sample(self, n_samples=None, y=None, return_y=False, *, mean=False, temperature=1.0, top_k=None, random_state=None):
+        """Draw new rows: codes from the prior, rows from the likelihood.
+
+        Parameters
+        ----------
+        n_samples : int, default=None
+            Number of rows; as many as there are in `y` by default, or 1.
+        y : scalar or array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Labels, one for each row or one for all, where the prior depends on them; by default they are drawn in the
+            proportions of the training rows.
+        return_y : bool, default=False
+            Return them as well.
+        mean : bool, default=False
+            Return the decoder's means, without the likelihood's noise.
+        temperature : float, default=1.0
+            Divides the prior's logits; below 1, likely codes become likelier.
+        top_k : int or None, default=None
+            Draw from the likeliest codes alone.
+        random_state : int, RandomState instance or None, default=None
+            Decides the draws; the estimator's own `random_state` by default.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features_in_)
+            Rows in the units of the training data.
+        y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
+            Labels of the rows, with ``return_y=True`` only.
+        """
+        codes, given, seed = self._drawn_codes(n_samples, y, temperature, top_k, random_state)
+        if return_y and given is None:
+            raise ValueError("return_y=True needs a prior that depends on labels; this one was fitted without.")
+        X = self._decode_codes(codes, mean=mean, seed=seed)
+        return (X, self._conditions.as_fitted(given)) if return_y else X
+
+    def sample_codes(self, n_samples=None, y=None, *, temperature=1.0, top_k=None, random_state=None):
+        """Draw codes from the prior.
+
+        Parameters
+        ----------
+        n_samples : int, default=None
+            Number of rows; as many as there are in `y` by default, or 1.
+        y : scalar or array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Labels, where the prior depends on them.
+        temperature : float, default=1.0
+            Divides the prior's logits; below 1, likely codes become likelier.
+        top_k : int or None, default=None
+            Draw from the likeliest codes alone.
+        random_state : int, RandomState instance or None, default=None
+            Decides the draws; the estimator's own `random_state` by default.
+
+        Returns
+        -------
+        codes : ndarray of shape (n_samples, n_codes_)
+            In the form of `encode`.
+        """
+        codes, _, _ = self._drawn_codes(n_samples, y, temperature, top_k, random_state)
+        return codes.astype(np.min_scalar_type(max(level.n_embeddings for level in self.module_.levels) - 1))
+
+    def _drawn_codes(
+        self, n_samples: Any, y: Any, temperature: Any, top_k: Any, random_state: Any
+    ) -> tuple[np.ndarray, Any, int]:
+        """Codes from the prior, the labels they were drawn for, and a seed for what comes next."""
+        priors = self._has_prior("sample")
+        if not isinstance(temperature, Real) or not temperature > 0.0:
+            raise ValueError(f"temperature={temperature!r} must be a number above 0.")
+        if top_k is not None and (not isinstance(top_k, Integral) or top_k < 1):
+            raise ValueError(f"top_k={top_k!r} must be an integer of at least 1, or None.")
+        if y is not None and self._conditions is None:
+            raise ValueError("y was given, but the prior does not depend on labels: fit with y and class_conditional=True.")
+        if n_samples is None:
+            n_samples = 1 if y is None or self._conditions.is_one(y) else len(y)
+        noise_seed, y_seed, *seeds = self._draw_seeds(n_samples, random_state, n=2 + len(priors))
+        condition, given = None, None
+        if self._conditions is not None:
+            given = self._conditions.draw(n_samples, y_seed) if y is None else self._conditions.spread(y, n_samples)
+            condition = self._conditions.encode(given, n_samples)
+        device = check.resolve_device(self.device)
+        codes = np.empty((n_samples, 0), dtype=np.int64)
+        for prior, seed in zip(priors, seeds, strict=True):
+            upper = codes if codes.shape[1] else None
+            drawn = draw_codes(
+                prior, n_samples, device, seed, upper=upper, condition=condition, temperature=float(temperature), top_k=top_k
+            )
+            codes = np.hstack([codes, drawn])
+        return codes, given, noise_seed
+
+    # -- scores -------------------------------------------------------------------------------------------------------
+
+    def score_samples(self, X, y=None):
+        r"""Log-probability of rows' codes under the prior plus log-likelihood of the rows given them.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data.
+        y : scalar or array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Labels, where the prior depends on them; by default they are summed out. Else ignored.
+
+        Returns
+        -------
+        log_likelihood : ndarray of shape (n_samples,)
+            Nats per row, of the density in the units of X; a lower bound. Higher is more normal.
+        """
+        self._has_prior("score_samples")
+        X, device = self._ready(X, scored=True)
+        codes = inference.find_codes(self.module_, X, device)
+        embedding = inference.embed_codes(self.module_, codes, device)
+        return self._codes_log_prob(codes, y, device) + inference.log_likelihood(self.module_, X, embedding, device)
+
+    def _codes_log_prob(self, codes: np.ndarray, y: Any, device: torch.device) -> np.ndarray:
+        """Log-probability of codes under the priors of all levels."""
+
+        def given(condition: np.ndarray | None) -> np.ndarray:
+            parts = [
+                code_log_prob(prior, level_rows(self.module_, codes, level), device, condition).sum(axis=1)
+                for level, prior in enumerate(self.prior_)
+            ]
+            return np.sum(parts, axis=0)
+
+        if self._conditions is None:
+            return given(None)
+        if y is not None:
+            return given(self._conditions.encode(y, len(codes)))
+        rows, log_shares = self._conditions.combinations()
+        each = [given(np.repeat(row[np.newaxis], len(codes), axis=0)) for row in rows]
+        return logsumexp(np.stack(each) + log_shares[:, np.newaxis], axis=0)
+
+    def score(self, X, y=None, sample_weight=None):
+        """Mean of `score_samples`.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Labels, where the prior depends on them.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
+
+        Returns
+        -------
+        score : float
+            Nats per row; higher is better.
+        """
+        scores = self.score_samples(X, y)
+        return float(np.average(scores, weights=check.check_score_weights(sample_weight, scores)))
+
+    def bits_per_dim(self, X, y=None, *, step=1.0):
+        """Score of rows in bits per column.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Labels, where the prior depends on them.
+        step : float, default=1.0
+            Distance between neighbouring values that entries can take, in the units of X, which turns a density into a
+            probability: 1 for pixels from 0 to 255, 1/255 for pixels in [0, 1].
+
+        Returns
+        -------
+        bits : ndarray of shape (n_samples,)
+            Lower is better.
+        """
+        return -(self.score_samples(X, y) / self.n_features_in_ + np.log(step)) / np.log(2.0)
+
+    def compression(self, X, y=None):
+        """Bits that rows take as codes.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Labels, where the prior depends on them.
+
+        Returns
+        -------
+        bits : Bunch
+            Bits per row: `raw` as numbers of X's type, `stored` as `encode` returns the codes, `fixed` with as many bits per
+            code as its codebook takes, and `coded`, an ndarray of shape (n_samples,), by an ideal entropy coder under the prior;
+            and `ratio`, how many times fewer the mean of `coded` is than `raw`.
+        """
+        self._has_prior("compression")
+        X, device = self._ready(X)
+        codes = inference.find_codes(self.module_, X, device)
+        coded = -self._codes_log_prob(codes, y, device) / np.log(2.0)
+        raw = 8 * X.dtype.itemsize * X.shape[1]
+        sizes = [level.n_embeddings for level in self.module_.levels]
+        stored = 8 * np.min_scalar_type(max(sizes) - 1).itemsize * self.n_codes_
+        fixed = sum(level.n_codes * int(np.ceil(np.log2(level.n_embeddings))) for level in self.module_.levels)
+        return Bunch(raw=raw, stored=stored, fixed=fixed, coded=coded, ratio=float(raw / max(coded.mean(), 1e-12)))
+
+    # -- persistence --------------------------------------------------------------------------------------------------
+
+    def __getstate__(self):
+        state = super().__getstate__()
+        if state.get("prior_") is not None:
+            state["prior_"] = to_plain(state["prior_"].state_dict())
+        return state
+
+    def __setstate__(self, state):
+        weights = state.get("prior_")
+        super().__setstate__({**state, "prior_": None} if "prior_" in state else state)
+        if weights is not None:
+            prior = self._new_prior()
+            load_module_state(prior, weights)
+            self.prior_ = prior.eval()

@@ -1,0 +1,125 @@
+"""What surrounds the training of a vector-quantised autoencoder: where codebooks begin, and the priors of the codes."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+
+from skvae.modules import CodePrior, VQVAEModule
+from skvae.training.code_sampling import fit_share
+from skvae.training.loader import Rows
+from skvae.training.net import Plan, train
+from skvae.training.randomness import PrivateRandomness, make_generator, seed_streams
+from skvae.training.threads import one_thread
+
+_VECTORS_PER_CODE = 64  # that k-means looks at
+_ITERATIONS = 10
+FEW_ROWS = 4000  # up to which a prior has to be small, and it is worth finding out how far it can be trusted
+
+
+def initialize_codebooks(module: VQVAEModule, rows: Rows, seed: int) -> list[int]:
+    """Have codebooks begin at the centres that k-means finds among the untrained encoder's vectors, in place.
+
+    Parameters
+    ----------
+    module : VQVAEModule
+    rows : Rows
+    seed : int
+
+    Returns
+    -------
+    list of int
+        Distinct vectors that each level had to choose from, as far as they were looked at.
+    """
+    n_distinct: list[int] = []
+    most = max(_VECTORS_PER_CODE * -(-level.n_embeddings // level.n_codes) for level in module.levels)
+    order = torch.randperm(len(rows), generator=make_generator(seed))[:most].to(rows.device)
+
+    def cluster(vectors: torch.Tensor, n_centres: int) -> torch.Tensor:
+        values = vectors.cpu().numpy()
+        distinct = np.unique(values, axis=0)
+        n_distinct.append(len(distinct))
+        if len(distinct) <= n_centres:
+            # Those left over lie on others, which keep the vectors to themselves, until they are revived.
+            centres = distinct[np.arange(n_centres) % len(distinct)]
+        else:
+            seen = np.random.default_rng(seed).permutation(values)[: _VECTORS_PER_CODE * n_centres]
+            with warnings.catch_warnings(), one_thread():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                means = KMeans(n_centres, n_init=1, max_iter=_ITERATIONS, random_state=seed % 2**31).fit(seen)
+            centres = means.cluster_centers_
+        return torch.from_numpy(centres.astype(np.float32)).to(vectors.device)
+
+    module.eval()
+    with PrivateRandomness(seed):
+        module.initialize_codebooks(rows.take(order), cluster)
+    return n_distinct
+
+
+def fit_code_prior(
+    prior: CodePrior,
+    rows: np.ndarray,
+    device: torch.device,
+    plan: Plan,
+    *,
+    codebooks: list[np.ndarray],
+    weight: np.ndarray | None = None,
+    condition: np.ndarray | None = None,
+    anew: bool = True,
+) -> np.ndarray:
+    """Fit the prior of one level's codes, in place.
+
+    Parameters
+    ----------
+    prior : CodePrior
+    rows : ndarray of shape (n, n_upper + n_codes)
+        Codes of the levels above, top first, and own codes.
+    device : torch.device
+    plan : Plan
+    codebooks : list of ndarray
+        Of the levels above, top first, and of this one.
+    weight : ndarray of shape (n,), optional
+    condition : ndarray of shape (n, n_conditions), optional
+    anew : bool, default=True
+        Start from the frequencies of the codes, instead of going on.
+
+    Returns
+    -------
+    ndarray of shape (n_epochs,)
+        Training loss per epoch, in nats per row; empty where nothing is trained by gradient.
+    """
+    if anew:
+        prior.fit_counts(rows[:, prior.n_upper :], weight, condition)
+    if not prior.learns or (prior.n_features == 1 and prior.n_conditions == 0):  # one code that depends on nothing
+        return np.empty(0)
+    prior.to(device)
+    if anew:
+        prior.set_embeddings(torch.from_numpy(codebooks[-1]), [torch.from_numpy(book) for book in codebooks[:-1]])
+        if 4 <= len(rows) <= FEW_ROWS:
+            fit_share(prior, rows, device, plan, weight=weight, condition=condition)  # type: ignore[arg-type]
+    known = Rows(rows, None, device, weight=weight, condition=condition)
+    outcome = train(prior, known, None, plan)
+    return outcome.history["loss"]
+
+
+def level_plan(plan: Plan, level: int) -> Plan:
+    """Plan of the prior of one level, with random numbers of its own."""
+    (seed,) = seed_streams(plan.seed, 9, level, n=1)
+    return replace(plan, seed=seed)
+
+
+def level_rows(module: VQVAEModule, codes: np.ndarray, level: int) -> np.ndarray:
+    """Codes of the levels above one and its own, as its prior takes them."""
+    return codes[:, : module.code_slices[level].stop]
+
+
+def codebooks_of(module: VQVAEModule, level: int) -> list[np.ndarray]:
+    """Codebooks of the levels above one and its own."""
+    quantizers: list[Any] = list(module.quantizers)[: level + 1]
+    return [quantizer.embeddings().detach().cpu().numpy() for quantizer in quantizers]

@@ -1,0 +1,163 @@
+"""Completed rows against the exact conditional distributions of a linear Gaussian model."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from skvae.modules import CVAEModule
+from skvae.training import complete
+
+CPU = torch.device("cpu")
+N_FEATURES, N_COMPONENTS, N_CONDITIONS = 4, 2, 3
+OBSERVED = np.array([[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]], dtype=bool)
+CONDITION = np.eye(N_CONDITIONS, dtype=np.float32)
+X = np.array([[1.0, -0.5, 0.3, 2.0], [2.0, 1.5, 0.0, 0.0], [0.5, 0.5, 0.5, 0.5]])
+
+pytestmark = pytest.mark.usefixtures("one_core")
+
+
+class Linear:
+    """A module without hidden layers, whose encoder knows the posterior roughly, and its exact distributions."""
+
+    def __init__(self, *, prior="standard", encode_condition=False, noise=0.4, likelihood="gaussian", error=0.3, seed=0):
+        params = {"n_conditions": N_CONDITIONS, "encode_condition": encode_condition, "prior": prior}
+        self.module = CVAEModule(N_FEATURES, N_COMPONENTS, hidden_layer_sizes=(), likelihood=likelihood, **params)
+        rng = np.random.default_rng(seed)
+        self.loading = rng.normal(size=(N_FEATURES, N_COMPONENTS))
+        self.offset = rng.normal(size=(N_FEATURES, N_CONDITIONS))
+        self.bias, self.noise = rng.normal(size=N_FEATURES), noise * np.array([1.0, 0.5, 1.5, 1.0])
+        self.prior_mean, self.prior_log_var = np.zeros((N_CONDITIONS, N_COMPONENTS)), np.zeros((N_CONDITIONS, N_COMPONENTS))
+        if prior == "conditional":
+            self.prior_mean, self.prior_log_var = rng.normal(size=(2, N_CONDITIONS, N_COMPONENTS))
+            moments = np.hstack([self.prior_mean, self.prior_log_var])
+            set_layer(self.module.prior_network[0], moments.T, np.zeros(2 * N_COMPONENTS))
+        set_layer(self.module.decoder[0], np.hstack([self.loading, self.offset]), self.bias)
+        if likelihood == "gaussian":
+            self.module.likelihood.set_moment(torch.from_numpy(self.noise**2))
+        # The encoder of the standard prior and no condition, and a bit off.
+        scaled = self.loading.T / self.noise**2
+        covariance = np.linalg.inv(np.eye(N_COMPONENTS) + scaled @ self.loading)
+        weight = np.zeros((2 * N_COMPONENTS, N_FEATURES + N_CONDITIONS * encode_condition))
+        weight[:N_COMPONENTS, :N_FEATURES] = covariance @ scaled
+        if encode_condition:
+            weight[:N_COMPONENTS, N_FEATURES:] = -covariance @ scaled @ self.offset
+        bias = np.concatenate([error - covariance @ scaled @ self.bias, np.log(np.diag(covariance)) + error])
+        set_layer(self.module.encoder[0], weight, bias)
+
+    def rows(self, label):
+        """Mean and covariance of p(x | c)."""
+        mean = self.loading @ self.prior_mean[label] + self.offset[:, label] + self.bias
+        prior = np.diag(np.exp(self.prior_log_var[label]))
+        return mean, self.loading @ prior @ self.loading.T + np.diag(self.noise**2)
+
+    def missing(self, x, seen, label):
+        """Mean and covariance of the missing entries, given the observed ones."""
+        mean, covariance = self.rows(label)
+        gain = covariance[~seen][:, seen] @ np.linalg.inv(covariance[seen][:, seen])
+        return mean[~seen] + gain @ (x - mean)[seen], covariance[~seen][:, ~seen] - gain @ covariance[seen][:, ~seen]
+
+
+def set_layer(layer, weight, bias):
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(weight))
+        layer.bias.copy_(torch.from_numpy(bias))
+
+
+def completed(model, X=X, observed=OBSERVED, condition=CONDITION, seed=0, **options):
+    options = {"n_chains": 4000, "n_steps": 60, "mean": False, **options}
+    return complete(model.module, X, observed, condition, CPU, seed, **options)
+
+
+MODELS = [
+    {},
+    {"prior": "conditional"},
+    {"encode_condition": True},
+    {"prior": "conditional", "encode_condition": True, "noise": 0.15},
+    {"error": 1.0},
+    {"noise": 0.05},
+]
+
+
+@pytest.mark.parametrize("params", MODELS, ids=str)
+def test_draws_have_the_exact_moments(params):
+    model = Linear(**params)
+    drawn = completed(model)
+    for label, (x, seen) in enumerate(zip(X, OBSERVED, strict=True)):
+        mean, covariance = model.missing(x, seen, label)
+        values, std = drawn[label][:, ~seen], np.sqrt(np.diag(covariance))
+        np.testing.assert_allclose((values.mean(0) - mean) / std, 0.0, atol=0.12)
+        np.testing.assert_allclose(np.cov(values.T) / np.outer(std, std), covariance / np.outer(std, std), atol=0.12)
+        white = np.linalg.solve(np.linalg.cholesky(covariance), (values - mean).T)
+        assert max(stats.kstest(entry, "norm").statistic for entry in white) < 0.06
+
+
+@pytest.mark.parametrize("params", MODELS[:4], ids=str)
+def test_means_are_the_exact_ones(params):
+    model = Linear(**params)
+    means = completed(model, n_chains=400, mean=True)
+    for label, (x, seen) in enumerate(zip(X, OBSERVED, strict=True)):
+        mean, covariance = model.missing(x, seen, label)
+        signal = np.sqrt(np.diag(covariance))
+        np.testing.assert_allclose((means[label].mean(0)[~seen] - mean) / signal, 0.0, atol=0.1)
+
+
+def test_steps_do_not_move_the_stationary_distribution():
+    model = Linear(noise=0.3)
+    drawn = [completed(model, n_steps=n)[0][:, [1, 3]] for n in (20, 200)]
+    _, covariance = model.missing(X[0], OBSERVED[0], 0)
+    std = np.sqrt(np.diag(covariance))
+    np.testing.assert_allclose((drawn[0].mean(0) - drawn[1].mean(0)) / std, 0.0, atol=0.12)
+    np.testing.assert_allclose(drawn[0].std(0) / drawn[1].std(0), 1.0, atol=0.08)
+
+
+def test_what_is_missing_is_not_looked_at():
+    model = Linear()
+    other = np.where(OBSERVED, X, 77.0)
+    np.testing.assert_array_equal(completed(model, n_chains=5), completed(model, other, n_chains=5))
+    with pytest.raises(AssertionError):
+        np.testing.assert_array_equal(completed(model, n_chains=5), completed(model, X + OBSERVED, n_chains=5))
+
+
+def test_the_seed_decides():
+    model = Linear()
+    np.testing.assert_array_equal(completed(model, n_chains=3), completed(model, n_chains=3))
+    assert not np.array_equal(completed(model, n_chains=3), completed(model, n_chains=3, seed=1))
+    state = torch.get_rng_state()
+    completed(model, n_chains=3)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_rows_of_many_chunks(monkeypatch):
+    """A chunk's rows and chains must not be mistaken for another's."""
+    model = Linear(noise=0.2)
+    rng = np.random.default_rng(1)
+    labels = rng.integers(N_CONDITIONS, size=50)
+    rows, observed = rng.normal(size=(50, N_FEATURES)), rng.random((50, N_FEATURES)) < 0.6
+    expected = np.full(rows.shape, np.nan)
+    for i, label in enumerate(labels):
+        expected[i, ~observed[i]] = model.missing(rows[i], observed[i], label)[0]
+    monkeypatch.setattr("skvae.training.completion._CHUNK_NUMBERS", 7 * 128 * model.module.widest_layer)
+    means = completed(model, rows, observed, CONDITION[labels], n_chains=50, mean=True).mean(1)
+    error = (means - expected)[~observed]
+    assert np.sqrt(np.mean(error**2)) < 0.12
+    assert np.abs(error.mean()) < 0.05
+
+
+@pytest.mark.parametrize("likelihood", ["laplace", "bernoulli"])
+def test_other_likelihoods_agree_with_importance_sampling(likelihood):
+    model = Linear(likelihood=likelihood)
+    module, n_draws = model.module, 400_000
+    rows = (X > 0.4).astype(float) if likelihood == "bernoulli" else X
+    means = completed(model, rows, n_chains=2000, mean=True).mean(1)
+    drawn = completed(model, rows).mean(1)
+    z = torch.randn(n_draws, N_COMPONENTS, generator=torch.Generator().manual_seed(0))
+    for label, seen in enumerate(OBSERVED):
+        told = torch.from_numpy(CONDITION[label : label + 1])
+        with torch.no_grad():
+            output = module.decode_draws(z.unsqueeze(0), told)[0]
+            energy = module.likelihood.energy(torch.from_numpy(rows[label]).float(), output) * module.likelihood.weight
+        weight = torch.softmax(-energy[:, torch.from_numpy(seen)].sum(1).double(), 0).numpy()
+        expected = (weight @ module.likelihood.mean(output))[~seen]
+        np.testing.assert_allclose(means[label][~seen], expected, atol=0.04)
+        np.testing.assert_allclose(drawn[label][~seen], expected, atol=0.1)
