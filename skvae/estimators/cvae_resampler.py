@@ -41,8 +41,9 @@ class CVAEResampler(BaseEstimator):
         the smaller over that of the larger. A dict gives numbers of rows by label; a callable takes y and returns such a dict.
     guard : float, default=0.2
         Keeps new rows from being copies: none may lie closer to a training row than this fraction of the distance from there
-        to the nearest different training row. Distances are Euclidean, between standardised columns. At most 0.5; 0 allows
-        copies. Rows that are too close are drawn again, at most 10 times in all.
+        to the nearest different one. Rows that the training data hold several times are nobody's own, and may be met. Distances
+        are Euclidean, between standardised columns. At most 0.5; 0 allows copies. What is too close is drawn again, up to
+        10 times in all.
     random_state : int, RandomState instance or None, default=None
         Decides the draws, and takes the place of the model's own `random_state`, unless it is None.
 
@@ -311,7 +312,7 @@ def _closeness(model: CVAE, rows: Any) -> Callable[[np.ndarray], np.ndarray]:
         rows = rows if sparse.issparse(rows) else rows.reshape(len(rows), -1)
         return model.module_.likelihood.standardize(rows).double().numpy()
 
-    known = np.unique(standardized(rows), axis=0)
+    known, counts = np.unique(standardized(rows), axis=0, return_counts=True)
     index = NearestNeighbors().fit(known)
 
     def closeness(new: np.ndarray) -> np.ndarray:
@@ -320,7 +321,7 @@ def _closeness(model: CVAE, rows: Any) -> Callable[[np.ndarray], np.ndarray]:
         distance, nearest = (found[:, 0] for found in index.kneighbors(standardized(new), 1))
         hit, position = np.unique(nearest, return_inverse=True)
         between = index.kneighbors(known[hit], 2)[0][:, 1]
-        return distance / between[position]
+        return np.where(counts[nearest] > 1, np.inf, distance / between[position])
 
     return closeness
 

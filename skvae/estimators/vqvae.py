@@ -30,6 +30,7 @@ from skvae.training.state import load_module_state, to_plain
 from skvae.warnings import warn_user
 
 _NOISE_ROWS = 4096
+_LEARNING_RATE_OF_CLUSTERS = 0.001  # faster encoders leave the clusters that they begin with, for worse ones
 _FEW_ALIVE = 0.5
 _PRIOR_STEPS = 9400
 _PRIOR_EPOCHS = (2, 20)  # fewest and most
@@ -63,8 +64,8 @@ class VQVAE(BaseAutoEncoder):
         Their size, likewise.
     n_codes : int, array-like of int, or "auto", default="auto"
         Codes per row; "auto" is the square root of the number of columns. With several levels, one number is the bottom's, and
-        every level above has half as many. Images have a code at every place of the grid that the encoder's convolutions lead
-        to, whatever `n_codes`.
+        every level above has half as many. One code a row makes clusters, see `predict`, for which an automatic learning rate
+        is 0.001. Images have a code at every place of the grid that the encoder's convolutions lead to, whatever `n_codes`.
     n_levels : {1, 2, 3}, default=1
         Levels of codes, the bottom ones conditioned on those above [2]_. For images, every level halves the grid below.
     codebook : {"ema", "gradient"}, default="ema"
@@ -367,6 +368,11 @@ class VQVAE(BaseAutoEncoder):
             "similarity": self.similarity,
             "revive": bool(self.revive),
         }
+
+    @property
+    def _learning_rate(self) -> float:
+        one_code = self.learning_rate == "auto" and self.image_shape_ is None and self._spec["n_codes"] == 1
+        return _LEARNING_RATE_OF_CLUSTERS if one_code else super()._learning_rate
 
     def _check_fit(self, weight: np.ndarray | None) -> None:
         self._prior_network, self._prior_training = check.check_prior_params(self.prior, self.prior_params)

@@ -15,6 +15,7 @@ from skvae.modules.layers import mlp
 from skvae.modules.vae import MAX_LOG_VAR, VAEModule
 
 PRIORS = ("standard", "conditional")
+_SECANT = 0.03  # in standard deviations of the prior; slopes are those of secants, which smooth over kinks
 
 
 class CVAEModule(VAEModule):
@@ -146,6 +147,39 @@ class CVAEModule(VAEModule):
         output = self.decode_draws(z, condition)
         energy = self.likelihood.energy(x.unsqueeze(1), self.likelihood.locate(output)) * observed.unsqueeze(1)
         return self.conditional_log_prior(z, condition) - energy @ self.likelihood.weight, output
+
+    def newton(self, x: Tensor, observed: Tensor, z: Tensor, output: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Gradient of `log_posterior` in the code, and the precision of its Gaussian approximation.
+
+        With :math:`J` the slope of the decoder, :math:`W` the likelihood's information, zero for entries that are not
+        observed, and :math:`\Lambda` the prior's precision, that is :math:`\Lambda + J^\top W J`.
+
+        Parameters
+        ----------
+        x, observed : Tensor of shape (n, n_features)
+        z : Tensor of shape (n, n_components)
+        output : Tensor of shape (n, n_features)
+            The decoder's output for the codes.
+        condition : Tensor of shape (n, n_conditions)
+
+        Returns
+        -------
+        gradient : Tensor of shape (n, n_components)
+        precision : Tensor of shape (n, n_components, n_components)
+            In double precision, where the device has it.
+        """
+        exact = torch.float32 if z.device.type == "mps" else torch.float64
+        mean, log_var = self.prior_moments(condition)
+        width = _SECANT * torch.exp(0.5 * log_var)
+        located = self.likelihood.locate(self.decode_draws(z.unsqueeze(1) + torch.diag_embed(width), condition))
+        slopes = ((located - self.likelihood.locate(output).unsqueeze(1)) / width.unsqueeze(-1)).to(exact)
+        information = (self.likelihood.information(output) * observed).to(exact)
+        residual = self.likelihood.residual(x, output).to(exact) * observed
+        # The Bernoulli residual is already the gradient in the logits.
+        force = residual * information if self.likelihood.has_noise else residual
+        prior = torch.exp(-log_var).to(exact)
+        gradient = (slopes @ force.unsqueeze(-1)).squeeze(-1) + prior * (mean - z)
+        return gradient, (slopes * information.unsqueeze(1)) @ slopes.mT + torch.diag_embed(prior)
 
     def log_proposal(self, mean: Tensor, log_var: Tensor, z: Tensor) -> Tensor:
         """Log-density of codes ``(..., n_components)`` under Gaussians of these moments."""

@@ -8,6 +8,7 @@ from math import prod
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skvae.modules.base import LatentModule, Schedule
@@ -413,11 +414,34 @@ class VQVAEModule(LatentModule):
             Takes vectors ``(n_vectors, d)`` and a number, and returns so many centres ``(n_embeddings, d)``.
         """
         if len(self.levels) == 1:
+            if self.n_codes == 1 and self.image_shape is None:
+                self._keep_distances(x)
             self._spread(x)
         for i, level in enumerate(self.levels):
             self.quantizers[i].set_moments(self._vectors(x, i).flatten(0, 1))  # type: ignore[operator]
             vectors = self.pre_quantization(x, i).flatten(0, 1)
             self.quantizers[i].set_codebook(cluster(vectors, level.n_embeddings))  # type: ignore[operator]
+
+    def _keep_distances(self, x: Tensor) -> None:
+        """Have the encoder's last layer give the rows' principal components, as well as its features allow.
+
+        One code a row divides rows into clusters, the best ones of which are those of k-means: they should begin there, and not
+        at the clusters of what random layers make of the rows.
+        """
+        layers = [layer for layer in self.encoder.children() if isinstance(layer, nn.Linear)] if self._owns_encoder else []
+        if not layers:
+            return
+        last, seen = layers[-1], x - x.mean(0)
+        before = nn.Sequential(*list(self.encoder.children())[: list(self.encoder.children()).index(last)])
+        features = before(self.likelihood.network_input(x))
+        features, centre = features - features.mean(0), features.mean(0)
+        directions = torch.linalg.svd(seen, full_matrices=False)[2][: last.out_features]
+        wanted = F.pad(seen @ directions.mT, (0, last.out_features - len(directions)))
+        gram = features.mT @ features
+        ridge = 1e-4 * gram.diagonal().mean() + torch.finfo(gram.dtype).tiny
+        weight = torch.linalg.solve(gram + ridge * torch.eye(len(gram)).to(gram), features.mT @ wanted).mT
+        last.weight.copy_(weight)
+        last.bias.copy_(-weight @ centre)
 
     def _spread(self, x: Tensor) -> None:
         """Centre and scale the vectors, by the weights of the layer they come from."""

@@ -20,6 +20,7 @@ from skvae.training.threads import one_thread
 
 _VECTORS_PER_CODE = 64  # that k-means looks at
 _ITERATIONS = 10
+_CLUSTERED_ROWS, _CLUSTERINGS = 20_000, 10  # where rows have one code, which makes them clusters
 FEW_ROWS = 4000  # up to which a prior has to be small, and it is worth finding out how far it can be trusted
 
 
@@ -39,6 +40,8 @@ def initialize_codebooks(module: VQVAEModule, rows: Rows, seed: int) -> list[int
     """
     n_distinct: list[int] = []
     most = max(_VECTORS_PER_CODE * -(-level.n_embeddings // level.n_codes) for level in module.levels)
+    is_clustering = module.n_codes == 1
+    most = _CLUSTERED_ROWS if is_clustering else most
     order = torch.randperm(len(rows), generator=make_generator(seed))[:most].to(rows.device)
 
     def cluster(vectors: torch.Tensor, n_centres: int) -> torch.Tensor:
@@ -49,10 +52,11 @@ def initialize_codebooks(module: VQVAEModule, rows: Rows, seed: int) -> list[int
             # Those left over lie on others, which keep the vectors to themselves, until they are revived.
             centres = distinct[np.arange(n_centres) % len(distinct)]
         else:
-            seen = np.random.default_rng(seed).permutation(values)[: _VECTORS_PER_CODE * n_centres]
+            seen = values if is_clustering else np.random.default_rng(seed).permutation(values)[: _VECTORS_PER_CODE * n_centres]
+            effort = {"n_init": _CLUSTERINGS} if is_clustering else {"n_init": 1, "max_iter": _ITERATIONS}
             with warnings.catch_warnings(), one_thread():
                 warnings.simplefilter("ignore", ConvergenceWarning)
-                means = KMeans(n_centres, n_init=1, max_iter=_ITERATIONS, random_state=seed % 2**31).fit(seen)
+                means = KMeans(n_centres, random_state=seed % 2**31, **effort).fit(seen)
             centres = means.cluster_centers_
         return torch.from_numpy(centres.astype(np.float32)).to(vectors.device)
 

@@ -13,6 +13,7 @@ from skvae.training.randomness import make_generator, private_randomness
 from skvae.training.threads import threads_for
 
 _PRIOR_DRAWS = 128  # codes that chains start among
+_CLIMBS = 8
 _CHUNK_NUMBERS = 2**23
 
 
@@ -30,8 +31,9 @@ def complete(
 ) -> np.ndarray:
     """Run Markov chains whose stationary distribution is p(z, x_missing | x_observed, c) [1]_.
 
-    A chain starts at one of many draws from the prior, chosen by importance. Its steps are, in turn, proposals from the
-    encoder at the completed row and random walks, both accepted by the rule of Metropolis and Hastings.
+    A chain starts at one of many draws from the prior, chosen by importance, and climbs to a mode of the posterior of the code.
+    Its steps are, in turn, draws from the Gaussian approximation around that mode, from the encoder at the completed row, and
+    random walks, all accepted by the rule of Metropolis and Hastings.
 
     Parameters
     ----------
@@ -57,7 +59,7 @@ def complete(
     """
     place(module, device)
     generator = make_generator(seed, device)
-    size = max(1, _CHUNK_NUMBERS // (module.widest_layer * max(n_chains, _PRIOR_DRAWS)))
+    size = max(1, _CHUNK_NUMBERS // (module.widest_layer * max(n_chains * module.n_components, _PRIOR_DRAWS)))
     results = []
     with torch.no_grad(), threads_for(module, size * n_chains), private_randomness(module, seed):
         for start in range(0, len(X), size):
@@ -77,44 +79,85 @@ def _chains(module, x, observed, condition, generator, n_chains, n_steps, mean) 
     def uniform(*shape: int) -> torch.Tensor:
         return torch.rand(shape, generator=generator, device=x.device).clamp(1e-20, 1.0 - 1e-7)
 
-    def per_chain(values: torch.Tensor) -> torch.Tensor:
-        return values.repeat_interleave(n_chains, dim=0)
+    start = _start(module, x, observed, condition, n_chains, normal, uniform)
+    x, observed, condition = (rows.repeat_interleave(n_chains, dim=0) for rows in (x, observed, condition))
+    is_seen, all_of_it = observed > 0.0, torch.ones_like(observed)
 
-    def given_all(rows: torch.Tensor, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log of p(x, z | c) up to a constant of whole rows, one per chain, and the decoder's output."""
-        values, decoded = module.log_posterior(rows, torch.ones_like(rows), z.flatten(0, 1).unsqueeze(1), told)
-        return values.view(n_rows, n_chains), decoded.view(n_rows, n_chains, -1)
+    def density(z: torch.Tensor, rows: torch.Tensor = x, seen: torch.Tensor = observed) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log of p(what is seen, z | c) up to a constant of the row, and the decoder's output."""
+        values, decoded = module.log_posterior(rows, seen, z.unsqueeze(1), condition)
+        return values[:, 0], decoded[:, 0]
 
-    is_seen, rows_given, told = per_chain(observed) > 0.0, per_chain(x), per_chain(condition)
-    prior_mean, prior_log_var = (moment.unsqueeze(1) for moment in module.prior_moments(condition))
-    prior_std = torch.exp(0.5 * prior_log_var)
-    z = prior_mean + prior_std * normal(n_rows, _PRIOR_DRAWS, module.n_components)
-    # What is left of the weights once the prior, which the codes were drawn from, is divided out.
-    log_weight = module.log_posterior(x, observed, z, condition)[0] - module.conditional_log_prior(z, condition)
-    gumbel = -torch.log(-torch.log(uniform(n_rows, n_chains, _PRIOR_DRAWS)))
-    chosen = (log_weight.unsqueeze(1) + gumbel).argmax(-1, keepdim=True)
-    z = z.gather(1, chosen.expand(-1, -1, module.n_components))
-    here, output = module.log_posterior(x, observed, z, condition)
-    means, n_averaged = np.zeros((n_rows * n_chains, module.n_features)), 0
+    z = centre = _climb(module, x, observed, condition, start, density)
+    here, output = density(z)
+    factor = _factor(module.newton(x, observed, z, output, condition)[1])
+    means, n_averaged = np.zeros(x.shape), 0
     for step in range(n_steps):
-        if step % 2 == 0:
-            rows = torch.where(is_seen, rows_given, likelihood.scatter(output.flatten(0, 1), generator))
-            mean_q, log_var_q = (moment.view(z.shape) for moment in module.posterior(rows, told))
+        if step % 3 == 0:  # a draw from the Gaussian around the mode
+            proposal = centre + _colored(normal(*z.shape), factor)
+            log_ratio = _log_density(z - centre, factor) - _log_density(proposal - centre, factor)
+        elif step % 3 == 1:  # one from the encoder, told a row that is completed by what the decoder makes of the code
+            rows = torch.where(is_seen, x, likelihood.scatter(output, generator))
+            mean_q, log_var_q = module.posterior(rows, condition)
             proposal = mean_q + torch.exp(0.5 * log_var_q) * normal(*z.shape)
-            log_ratio = given_all(rows, proposal)[0] - given_all(rows, z)[0]
-            log_ratio += module.log_proposal(mean_q, log_var_q, z) - module.log_proposal(mean_q, log_var_q, proposal)
-            there, decoded = module.log_posterior(x, observed, proposal, condition)
-        else:
-            # Posteriors may be narrow or as wide as the prior: steps of many sizes.
-            width = torch.exp(-3.0 * uniform(n_rows, n_chains, 1)) / module.n_components**0.5
-            proposal = z + prior_std * width * normal(*z.shape)
-            there, decoded = module.log_posterior(x, observed, proposal, condition)
-            log_ratio = there - here
-        accepted = torch.log(uniform(n_rows, n_chains)) < log_ratio
+            log_ratio = module.log_proposal(mean_q, log_var_q, z) - module.log_proposal(mean_q, log_var_q, proposal)
+        else:  # a step at random, of many sizes
+            width = 2.4 / module.n_components**0.5 * torch.exp(-2.0 * uniform(len(z), 1))
+            proposal = z + width * _colored(normal(*z.shape), factor)
+            log_ratio = torch.zeros_like(here)
+        there, decoded = density(proposal)
+        log_ratio += density(proposal, rows, all_of_it)[0] - density(z, rows, all_of_it)[0] if step % 3 == 1 else there - here
+        accepted = torch.log(uniform(len(z))) < log_ratio
         here = torch.where(accepted, there, here)
         z, output = (torch.where(accepted.unsqueeze(-1), new, old) for new, old in ((proposal, z), (decoded, output)))
         if mean and 2 * step >= n_steps:
-            means += likelihood.mean(output.flatten(0, 1))
+            means += likelihood.mean(output)
             n_averaged += 1
-    rows = means / n_averaged if mean else likelihood.draw(output.flatten(0, 1), generator)
+    rows = means / n_averaged if mean else likelihood.draw(output, generator)
     return rows.reshape(n_rows, n_chains, -1)
+
+
+def _start(module, x, observed, condition, n_chains, normal, uniform) -> torch.Tensor:
+    """Choose from draws from the prior by importance, ``(n * n_chains, n_components)``."""
+    mean, log_var = (moment.unsqueeze(1) for moment in module.prior_moments(condition))
+    z = mean + torch.exp(0.5 * log_var) * normal(len(x), _PRIOR_DRAWS, module.n_components)
+    # What is left of the weights once the prior, which the codes were drawn from, is divided out.
+    log_weight = module.log_posterior(x, observed, z, condition)[0] - module.conditional_log_prior(z, condition)
+    gumbel = -torch.log(-torch.log(uniform(len(x), n_chains, _PRIOR_DRAWS)))
+    chosen = (log_weight.unsqueeze(1) + gumbel).argmax(-1, keepdim=True)
+    return z.gather(1, chosen.expand(-1, -1, module.n_components)).flatten(0, 1)
+
+
+def _climb(module, x, observed, condition, z, density) -> torch.Tensor:
+    """Move codes ``(n, n_components)`` to modes of their posterior, by the method of Levenberg and Marquardt."""
+    damping = torch.zeros(len(z), 1, device=z.device)
+    here, output = density(z)
+    for _ in range(_CLIMBS):
+        gradient, precision = module.newton(x, observed, z, output, condition)
+        factor = _factor(precision + torch.diag_embed(damping * precision.diagonal(dim1=-2, dim2=-1)))
+        higher = z + torch.cholesky_solve(gradient.unsqueeze(-1).to(factor), factor).squeeze(-1).to(z)
+        there, decoded = density(higher)
+        better = (there > here).unsqueeze(-1)
+        damping = torch.where(better, 0.1 * damping, (10.0 * damping).clamp(min=0.1))
+        here = torch.where(better[:, 0], there, here)
+        z, output = (torch.where(better, new, old) for new, old in ((higher, z), (decoded, output)))
+    return z
+
+
+def _factor(precision: torch.Tensor) -> torch.Tensor:
+    """Cholesky factors of precision matrices ``(n, k, k)``."""
+    factor, failed = torch.linalg.cholesky_ex(precision)
+    diagonal = torch.diag_embed(precision.diagonal(dim1=-2, dim2=-1).sqrt())
+    return torch.where((failed > 0)[:, None, None], diagonal, factor)
+
+
+def _colored(noise: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """Give standard normal numbers ``(n, k)`` the precision whose Cholesky factor is `factor`."""
+    drawn: torch.Tensor = torch.linalg.solve_triangular(factor.mT, noise.unsqueeze(-1).to(factor), upper=True)
+    return drawn.squeeze(-1).to(noise)
+
+
+def _log_density(deviation: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """Log-density of a Gaussian of this precision, up to a constant of the row."""
+    white = (deviation.unsqueeze(1).to(factor) @ factor).squeeze(1)
+    return -0.5 * white.square().sum(-1).to(deviation)

@@ -56,3 +56,32 @@ def test_gradients():
     mean, log_var = (tensor.requires_grad_() for tensor in posterior(4, 5, 3))
     assert torch.autograd.gradcheck(gaussian_kl, (mean, log_var))
     assert torch.autograd.gradcheck(lambda *args: gaussian_kl(*args, per_component=True), (mean, log_var))
+
+
+@pytest.mark.parametrize("shape", [(3,), (5, 3), (4, 5, 3)], ids=str)
+def test_from_another_gaussian_against_torch_distributions(shape):
+    mean, log_var = posterior(*shape)
+    other_mean, other_log_var = (2.0 * tensor.flip(0) for tensor in posterior(*shape))
+    gaussians = [distributions.Normal(m, torch.exp(0.5 * v)) for m, v in ((mean, log_var), (other_mean, other_log_var))]
+    expected = distributions.kl_divergence(*gaussians)
+    torch.testing.assert_close(gaussian_kl(mean, log_var, other_mean, other_log_var), expected.sum(-1))
+    torch.testing.assert_close(gaussian_kl(mean, log_var, other_mean, other_log_var, per_component=True), expected)
+
+
+def test_one_prior_for_many_posteriors():
+    mean, log_var = posterior(4, 5, 3)
+    other = [tensor[0] for tensor in posterior(1, 3)]
+    expected = torch.stack([gaussian_kl(m, v, *other) for m, v in zip(mean.flatten(0, 1), log_var.flatten(0, 1), strict=True)])
+    torch.testing.assert_close(gaussian_kl(mean, log_var, *other).flatten(), expected)
+
+
+def test_is_zero_at_any_prior_and_keeps_its_digits_there():
+    mean, log_var = posterior(4, 3)
+    assert gaussian_kl(mean, log_var, mean, log_var).abs().max().item() == 0.0
+    near = gaussian_kl(mean.float(), log_var.float() + 2.0**-10, mean.float(), log_var.float(), per_component=True)
+    torch.testing.assert_close(near.double(), torch.full_like(mean, 2.0**-22), rtol=1e-2, atol=0.0)
+
+
+def test_gradients_in_the_prior():
+    tensors = [tensor.requires_grad_() for tensor in (*posterior(5, 3), *(tensor.flip(0) for tensor in posterior(5, 3)))]
+    assert torch.autograd.gradcheck(gaussian_kl, tensors)

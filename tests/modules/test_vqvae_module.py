@@ -404,7 +404,8 @@ def test_digits_are_learned_and_most_codes_live(digits, params):
 def test_both_levels_carry_something(digits, images):
     shape = {"image_shape": (1, 8, 8), "encoder": Conv(channels=(16,))} if images else {"n_codes": (4, 8)}
     # So few codes below that what they leave open has to come from above.
-    module = VQVAEModule(64, n_embeddings=(64, 4), embedding_dim=8, n_levels=2, hidden_layer_sizes=(64,), **shape)
+    params = {"n_embeddings": (64, 4), "embedding_dim": 8, "n_levels": 2, "hidden_layer_sizes": (64,), "commitment_weight": 0.05}
+    module = VQVAEModule(64, **params, **shape)
     fit(module, digits, 8)
     both = error(module, digits)
     for levels in ([0], [1]):

@@ -20,28 +20,29 @@ pytestmark = pytest.mark.usefixtures("one_core")
 class Linear:
     """A module without hidden layers, whose encoder knows the posterior roughly, and its exact distributions."""
 
-    def __init__(self, *, prior="standard", encode_condition=False, noise=0.4, likelihood="gaussian", error=0.3, seed=0):
+    def __init__(
+        self, *, prior="standard", encode_condition=False, noise=0.4, error=0.3, n_features=N_FEATURES, n_components=N_COMPONENTS
+    ):
         params = {"n_conditions": N_CONDITIONS, "encode_condition": encode_condition, "prior": prior}
-        self.module = CVAEModule(N_FEATURES, N_COMPONENTS, hidden_layer_sizes=(), likelihood=likelihood, **params)
-        rng = np.random.default_rng(seed)
-        self.loading = rng.normal(size=(N_FEATURES, N_COMPONENTS))
-        self.offset = rng.normal(size=(N_FEATURES, N_CONDITIONS))
-        self.bias, self.noise = rng.normal(size=N_FEATURES), noise * np.array([1.0, 0.5, 1.5, 1.0])
-        self.prior_mean, self.prior_log_var = np.zeros((N_CONDITIONS, N_COMPONENTS)), np.zeros((N_CONDITIONS, N_COMPONENTS))
+        self.module = CVAEModule(n_features, n_components, hidden_layer_sizes=(), **params)
+        rng = np.random.default_rng(0)
+        self.loading = rng.normal(size=(n_features, n_components))
+        self.offset = rng.normal(size=(n_features, N_CONDITIONS))
+        self.bias, self.noise = rng.normal(size=n_features), noise * rng.uniform(0.5, 1.5, size=n_features)
+        self.prior_mean, self.prior_log_var = np.zeros((2, N_CONDITIONS, n_components))
         if prior == "conditional":
-            self.prior_mean, self.prior_log_var = rng.normal(size=(2, N_CONDITIONS, N_COMPONENTS))
+            self.prior_mean, self.prior_log_var = rng.normal(size=(2, N_CONDITIONS, n_components))
             moments = np.hstack([self.prior_mean, self.prior_log_var])
-            set_layer(self.module.prior_network[0], moments.T, np.zeros(2 * N_COMPONENTS))
+            set_layer(self.module.prior_network[0], moments.T, np.zeros(2 * n_components))
         set_layer(self.module.decoder[0], np.hstack([self.loading, self.offset]), self.bias)
-        if likelihood == "gaussian":
-            self.module.likelihood.set_moment(torch.from_numpy(self.noise**2))
+        self.module.likelihood.set_moment(torch.from_numpy(self.noise**2))
         # The encoder of the standard prior and no condition, and a bit off.
         scaled = self.loading.T / self.noise**2
-        covariance = np.linalg.inv(np.eye(N_COMPONENTS) + scaled @ self.loading)
-        weight = np.zeros((2 * N_COMPONENTS, N_FEATURES + N_CONDITIONS * encode_condition))
-        weight[:N_COMPONENTS, :N_FEATURES] = covariance @ scaled
+        covariance = np.linalg.inv(np.eye(n_components) + scaled @ self.loading)
+        weight = np.zeros((2 * n_components, n_features + N_CONDITIONS * encode_condition))
+        weight[:n_components, :n_features] = covariance @ scaled
         if encode_condition:
-            weight[:N_COMPONENTS, N_FEATURES:] = -covariance @ scaled @ self.offset
+            weight[:n_components, n_features:] = -covariance @ scaled @ self.offset
         bias = np.concatenate([error - covariance @ scaled @ self.bias, np.log(np.diag(covariance)) + error])
         set_layer(self.module.encoder[0], weight, bias)
 
@@ -86,10 +87,10 @@ def test_draws_have_the_exact_moments(params):
     for label, (x, seen) in enumerate(zip(X, OBSERVED, strict=True)):
         mean, covariance = model.missing(x, seen, label)
         values, std = drawn[label][:, ~seen], np.sqrt(np.diag(covariance))
-        np.testing.assert_allclose((values.mean(0) - mean) / std, 0.0, atol=0.12)
-        np.testing.assert_allclose(np.cov(values.T) / np.outer(std, std), covariance / np.outer(std, std), atol=0.12)
+        np.testing.assert_allclose((values.mean(0) - mean) / std, 0.0, atol=0.07)
+        np.testing.assert_allclose(np.cov(values.T) / np.outer(std, std), covariance / np.outer(std, std), atol=0.09)
         white = np.linalg.solve(np.linalg.cholesky(covariance), (values - mean).T)
-        assert max(stats.kstest(entry, "norm").statistic for entry in white) < 0.06
+        assert max(stats.kstest(entry, "norm").statistic for entry in white) < 0.04
 
 
 @pytest.mark.parametrize("params", MODELS[:4], ids=str)
@@ -98,17 +99,60 @@ def test_means_are_the_exact_ones(params):
     means = completed(model, n_chains=400, mean=True)
     for label, (x, seen) in enumerate(zip(X, OBSERVED, strict=True)):
         mean, covariance = model.missing(x, seen, label)
-        signal = np.sqrt(np.diag(covariance))
-        np.testing.assert_allclose((means[label].mean(0)[~seen] - mean) / signal, 0.0, atol=0.1)
+        np.testing.assert_allclose((means[label].mean(0)[~seen] - mean) / np.sqrt(np.diag(covariance)), 0.0, atol=0.05)
 
 
-def test_steps_do_not_move_the_stationary_distribution():
-    model = Linear(noise=0.3)
-    drawn = [completed(model, n_steps=n)[0][:, [1, 3]] for n in (20, 200)]
-    _, covariance = model.missing(X[0], OBSERVED[0], 0)
-    std = np.sqrt(np.diag(covariance))
-    np.testing.assert_allclose((drawn[0].mean(0) - drawn[1].mean(0)) / std, 0.0, atol=0.12)
-    np.testing.assert_allclose(drawn[0].std(0) / drawn[1].std(0), 1.0, atol=0.08)
+@pytest.mark.parametrize("n_components", [1, 8])
+def test_few_chains_are_as_good_as_they_can_be(n_components):
+    """Rows of the model itself, of many columns: errors of the means of 16 chains are those of 16 independent draws."""
+    n_rows, n_columns = 60, 24
+    model = Linear(noise=0.1, n_features=n_columns, n_components=n_components)
+    rng = np.random.default_rng(1)
+    labels, observed = rng.integers(N_CONDITIONS, size=n_rows), rng.random((n_rows, n_columns)) < 0.5
+    rows = np.stack([rng.multivariate_normal(*model.rows(label)) for label in labels])
+    drawn = completed(model, rows, observed, CONDITION[labels], n_chains=16)
+    errors, ratios = [], []
+    for x, seen, label, values in zip(rows, observed, labels, drawn, strict=True):
+        mean, covariance = model.missing(x, seen, label)
+        std = np.sqrt(np.diag(covariance))
+        errors.extend((values[:, ~seen].mean(0) - mean) / std)
+        ratios.extend(values[:, ~seen].var(0, ddof=1) / std**2)
+    assert np.std(errors) == pytest.approx(0.25, rel=0.15)
+    assert np.mean(ratios) == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize(("likelihood", "activation"), [("gaussian", "tanh"), ("laplace", "relu"), ("bernoulli", "tanh")])
+def test_curved_models_against_quadrature(likelihood, activation):
+    """One component, a posterior that is not Gaussian, and an encoder that knows nothing."""
+    torch.manual_seed(0)
+    module = CVAEModule(
+        N_FEATURES, 1, n_conditions=N_CONDITIONS, hidden_layer_sizes=(6,), activation=activation, likelihood=likelihood
+    )
+    with torch.no_grad():
+        module.decoder[0].weight.mul_(3.0)
+        module.decoder[2].weight.mul_(3.0)
+        if likelihood != "bernoulli":
+            module.likelihood.set_moment(torch.full((N_FEATURES,), 0.3))
+    model = Linear()
+    model.module = module
+    rows = (X > 0.4).astype(float) if likelihood == "bernoulli" else X
+    drawn, means = completed(model, rows), completed(model, rows, n_chains=1000, mean=True).mean(1)
+    z = torch.linspace(-6.0, 6.0, 4001)
+    for label, seen in enumerate(OBSERVED):
+        told = torch.from_numpy(CONDITION[label : label + 1])
+        with torch.no_grad():
+            log_posterior, output = module.log_posterior(
+                torch.from_numpy(rows[label : label + 1]).float(),
+                torch.from_numpy(seen[np.newaxis]).float(),
+                z[None, :, None],
+                told,
+            )
+        weight = torch.softmax(log_posterior[0].double(), 0).numpy()
+        expected = module.likelihood.mean(output[0])[:, ~seen]
+        exact, spread = weight @ expected, np.sqrt(weight @ expected**2 - (weight @ expected) ** 2)
+        assert (spread > 0.05).all()
+        np.testing.assert_allclose((means[label][~seen] - exact) / spread, 0.0, atol=0.1)
+        assert np.abs(drawn[label][:, ~seen].mean(0) - exact).max() < 0.07 * drawn[label][:, ~seen].std(0).max()
 
 
 def test_what_is_missing_is_not_looked_at():
@@ -142,22 +186,3 @@ def test_rows_of_many_chunks(monkeypatch):
     error = (means - expected)[~observed]
     assert np.sqrt(np.mean(error**2)) < 0.12
     assert np.abs(error.mean()) < 0.05
-
-
-@pytest.mark.parametrize("likelihood", ["laplace", "bernoulli"])
-def test_other_likelihoods_agree_with_importance_sampling(likelihood):
-    model = Linear(likelihood=likelihood)
-    module, n_draws = model.module, 400_000
-    rows = (X > 0.4).astype(float) if likelihood == "bernoulli" else X
-    means = completed(model, rows, n_chains=2000, mean=True).mean(1)
-    drawn = completed(model, rows).mean(1)
-    z = torch.randn(n_draws, N_COMPONENTS, generator=torch.Generator().manual_seed(0))
-    for label, seen in enumerate(OBSERVED):
-        told = torch.from_numpy(CONDITION[label : label + 1])
-        with torch.no_grad():
-            output = module.decode_draws(z.unsqueeze(0), told)[0]
-            energy = module.likelihood.energy(torch.from_numpy(rows[label]).float(), output) * module.likelihood.weight
-        weight = torch.softmax(-energy[:, torch.from_numpy(seen)].sum(1).double(), 0).numpy()
-        expected = (weight @ module.likelihood.mean(output))[~seen]
-        np.testing.assert_allclose(means[label][~seen], expected, atol=0.04)
-        np.testing.assert_allclose(drawn[label][~seen], expected, atol=0.1)

@@ -5,7 +5,7 @@ from scipy import sparse
 from sklearn.utils import check_random_state
 
 from skvae.modules import LIKELIHOODS
-from skvae.training import BatchLoader, Rows, loader
+from skvae.training import BatchLoader, Rows, Table, loader
 from skvae.training.randomness import make_generator
 
 CPU = torch.device("cpu")
@@ -238,3 +238,35 @@ def test_the_default_dtype_plays_no_part():
     finally:
         torch.set_default_dtype(default)
     assert_same_epoch((together, []), (epoch(make_loader(rows, 8))[0], []))
+
+
+@pytest.mark.parametrize("index", [None, np.arange(0, 90, 3)], ids=["all rows", "some rows"])
+def test_conditions_follow_their_rows(kind, index):
+    X = make_table(90)
+    condition = np.stack([np.arange(90.0), -np.arange(90.0)], axis=1)
+    batches = list(make_loader(make_rows(table_of(kind, X), condition=condition, index=index), 8))
+    got = torch.cat([batch.condition for batch in batches])
+    assert got.dtype == torch.float32
+    np.testing.assert_array_equal(got.numpy(), condition[original_rows(batches, X)])
+    assert all(len(batch.condition) == len(batch.x) for batch in batches)
+
+
+def test_there_are_no_conditions_by_default(kind):
+    assert all(batch.condition is None for batch in make_loader(make_rows(table_of(kind, make_table(20))), 6))
+
+
+def test_conditions_change_nothing_else(kind):
+    rows = [make_rows(table_of(kind, make_table(60)), condition=condition) for condition in (None, np.ones((60, 2)))]
+    assert_same_epoch(*(epoch(make_loader(part, 8)) for part in rows))
+
+
+def test_a_table_takes_rows_with_what_belongs_to_them():
+    X = make_table(10)
+    table = Table(X, np.arange(10.0), X[:, :1])
+    for rows in (np.array([7, 2]), slice(3, 5)):
+        part = table.take(rows)
+        assert part.n_rows == 2
+        np.testing.assert_array_equal(part.X, X[rows])
+        np.testing.assert_array_equal(part.weight, X[rows, 0])
+        np.testing.assert_array_equal(part.condition, X[rows, :1])
+    assert Table(sparse.csr_matrix(X)).take(slice(2))[1:] == (None, None)

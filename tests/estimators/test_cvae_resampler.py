@@ -1,0 +1,485 @@
+import ast
+import inspect
+import pickle
+import re
+import warnings
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from numpydoc.validate import validate
+from scipy import sparse
+from sklearn.base import clone
+from sklearn.datasets import load_breast_cancer, load_digits, load_iris
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.neighbors import NearestNeighbors
+from sklearn.utils import estimator_checks as checks
+from sklearn.utils.estimator_checks import parametrize_with_checks
+from test_cvae_classifier import IGNORED
+
+from skvae import CVAE, AutoEncoder, CVAEResampler
+
+pytestmark = pytest.mark.usefixtures("one_core")
+
+
+@parametrize_with_checks([CVAEResampler()])
+def test_sklearn_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [checks.check_dataframe_column_names_consistency, checks.check_param_validation],
+    ids=lambda check: check.__name__,
+)
+def test_checks_that_sklearn_keeps_to_itself(check):
+    check("CVAEResampler", CVAEResampler())
+
+
+@pytest.mark.parametrize("name", ["CVAEResampler", "CVAEResampler.fit", "CVAEResampler.fit_resample"])
+def test_docstrings_follow_numpydoc(name):
+    assert [(code, text) for code, text in validate(f"skvae.{name}")["errors"] if code not in IGNORED] == []
+
+
+def test_documentation_names_every_parameter_and_attribute(quick):
+    X, y = table()
+    fitted = quick()
+    fitted.fit_resample(pd.DataFrame(X, columns=list("abc")), y)
+    attributes = {name for name in dir(fitted) if name.endswith("_") and not name.startswith("_")}
+    for name, value in {**fitted.get_params(deep=False), **dict.fromkeys(attributes)}.items():
+        written = re.search(rf"^    {name} : (?:.*, default=(.*))?", CVAEResampler.__doc__, re.M)
+        assert written, name
+        if name not in attributes | {"estimator", "random_state"}:
+            assert ast.literal_eval(written[1]) == value, name
+
+
+def test_html_representation_links_to_the_documentation():
+    assert "skvae.readthedocs.io/en/stable/api.html#skvae.CVAEResampler" in CVAEResampler()._repr_html_()
+
+
+@pytest.fixture
+def quick():
+    """Make a resampler whose model trains in a fraction of a second."""
+
+    def make(**params):
+        model = CVAE(n_components=1, hidden_layer_sizes=(16,), max_epochs=20)
+        return CVAEResampler(model, **{"random_state": 0, **params})
+
+    return make
+
+
+def table(counts=(60, 30, 10), seed=0):
+    """Rows of classes that lie apart."""
+    rng = np.random.default_rng(seed)
+    y = np.repeat(np.arange(len(counts)), counts)
+    order = rng.permutation(len(y))
+    return (rng.normal(size=(len(y), 3)) + 2.0 * y[:, np.newaxis])[order], y[order]
+
+
+# -- how many rows ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("strategy", "new", "sizes"),
+    [
+        ("auto", {1: 30, 2: 50}, [60, 60, 60]),
+        ("not majority", {1: 30, 2: 50}, [60, 60, 60]),
+        ("minority", {2: 50}, [60, 30, 60]),
+        ("not minority", {0: 0, 1: 30}, [60, 60, 10]),
+        ("all", {0: 0, 1: 30, 2: 50}, [60, 60, 60]),
+        ({2: 25, 0: 61}, {0: 1, 2: 15}, [61, 30, 25]),
+        ({2: 10}, {2: 0}, [60, 30, 10]),
+        (lambda y: {2: int((y == 1).sum())}, {2: 20}, [60, 30, 30]),
+    ],
+    ids=str,
+)
+def test_classes_grow_as_they_are_asked_to(quick, strategy, new, sizes):
+    X, y = table()
+    resampler = quick(sampling_strategy=strategy)
+    X_new, y_new = resampler.fit_resample(X, y)
+    assert resampler.sampling_strategy_ == new
+    assert np.bincount(y_new).tolist() == sizes
+    np.testing.assert_array_equal(X_new[: len(X)], X)
+    np.testing.assert_array_equal(y_new[: len(y)], y)
+    assert (np.diff(y_new[len(y) :]) >= 0).all()
+    assert np.isfinite(X_new).all()
+    assert quick(sampling_strategy=strategy).fit(X, y).sampling_strategy_ == new
+
+
+@pytest.mark.parametrize(("ratio", "n_new"), [(0.5, 10), (1.0, 40), (1, 40), (0.251, 0)])
+def test_a_float_is_the_ratio_of_two_classes(quick, ratio, n_new):
+    X, y = table((20, 80)) if isinstance(ratio, int) else table((80, 20))
+    resampler = quick(sampling_strategy=ratio)
+    _, y_new = resampler.fit_resample(X, y)
+    rare = int(np.bincount(y).argmin())
+    expected = int(ratio * 80) - 20
+    assert resampler.sampling_strategy_ == {rare: expected}
+    assert np.bincount(y_new)[rare] == 20 + expected
+
+
+def test_balanced_classes_stay_as_they_are(quick):
+    X, y = table((30, 30))
+    for strategy in ("auto", "minority", 1.0):
+        X_new, y_new = quick(sampling_strategy=strategy).fit_resample(X, y)
+        np.testing.assert_array_equal(X_new, X)
+        np.testing.assert_array_equal(y_new, y)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"sampling_strategy": 0.5}, "sampling_strategy=0.5 is a ratio of two classes, but y has 3"),
+        ({"sampling_strategy": {7: 50}}, r"labels that y does not have: \[7\]; those of y are \[0, 1, 2\]"),
+        ({"sampling_strategy": {2: 5}}, "asks for 5 rows of label 2, of which y has 10; rows are only added"),
+        ({"sampling_strategy": {2: 20.5}}, "asks for 20.5 rows of label 2; it must be an integer"),
+        ({"sampling_strategy": lambda y: 3}, "returned what is no dict: 3"),
+        ({"sampling_strategy": lambda y: {2: 5}}, "asks for 5 rows of label 2"),
+        ({"sampling_strategy": "most"}, "'sampling_strategy' parameter of CVAEResampler"),
+        ({"sampling_strategy": 1.5}, "'sampling_strategy' parameter of CVAEResampler"),
+        ({"guard": 0.6}, "'guard' parameter of CVAEResampler"),
+        ({"estimator": AutoEncoder()}, "'estimator' parameter of CVAEResampler must be an instance of .*CVAE"),
+        ({"estimator": CVAE(condition_columns=[0])}, "CVAEResampler tells its model the labels y; leave condition_columns"),
+    ],
+    ids=str,
+)
+def test_parameters_that_cannot_be(quick, params, message):
+    for method in ("fit", "fit_resample"):
+        with pytest.raises(ValueError, match=message):
+            getattr(quick().set_params(**params), method)(*table())
+
+
+def test_a_ratio_below_the_present_one(quick):
+    with pytest.raises(
+        ValueError, match=r"0.1 is below the ratio of the classes as they are, 20 to 80 rows; rows are only added"
+    ):
+        quick(sampling_strategy=0.1).fit_resample(*table((80, 20)))
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (None, "requires y to be passed, but the target y is None"),
+        (np.linspace(0, 1, 100), "Unknown label type: continuous"),
+        (np.zeros(100, dtype=int), "y has 1 class, 0; resampling balances at least 2"),
+        (np.zeros((100, 2), dtype=int), "y should be a 1d array"),
+        (np.zeros(99, dtype=int), "inconsistent numbers of samples"),
+    ],
+    ids=["none", "continuous", "constant", "matrix", "short"],
+)
+def test_labels_that_cannot_be(quick, y, message):
+    for method in ("fit", "fit_resample"):
+        with pytest.raises(ValueError, match=message):
+            getattr(quick(), method)(table()[0], y)
+
+
+# -- what the new rows are like ---------------------------------------------------------------------------------------
+
+
+def test_new_rows_look_like_those_of_their_class():
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1], [600, 150])
+    mixing = np.array([[1.0, 0.8, 0.0], [0.0, 0.6, 0.0], [0.0, 0.0, 2.0]])
+    X = rng.normal(size=(750, 3)) @ mixing + np.where(y[:, np.newaxis] == 1, [3.0, -1.0, 10.0], 0.0)
+    X_new, y_new = CVAEResampler(random_state=0).fit_resample(X, y)
+    drawn = X_new[750:]
+    assert (y_new[750:] == 1).all()
+    assert len(drawn) == 450
+    np.testing.assert_allclose(drawn.mean(axis=0), [3.0, -1.0, 10.0], atol=0.4)
+    np.testing.assert_allclose(drawn.std(axis=0), [1.0, 1.0, 2.0], rtol=0.25)  # with noise, which a mean would lack
+    assert np.corrcoef(drawn.T)[0, 1] == pytest.approx(0.8, abs=0.15)
+
+
+@pytest.mark.parametrize("n_rare", [1, 2, 3, 5])
+def test_classes_of_a_few_rows(quick, n_rare):
+    X, y = table((60, n_rare))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of one row, all that is known is where it lies
+        X_new, y_new = quick(guard=0.0 if n_rare == 1 else 0.2).fit_resample(X, y)
+    assert np.bincount(y_new).tolist() == [60, 60]
+    own, other = X[y == 1].mean(axis=0), X[y == 0].mean(axis=0)
+    drawn = X_new[len(X) :].mean(axis=0)
+    assert np.linalg.norm(drawn - own) < np.linalg.norm(drawn - other)
+
+
+def test_columns_of_whole_numbers_and_of_few_values_stay_what_they_are(quick):
+    rng = np.random.default_rng(0)
+    X, y = table((80, 20))
+    X = np.column_stack(
+        [X[:, 0], y ^ (rng.random(100) < 0.1), rng.choice([1, 3, 7], 100), np.round(50 * X[:, 1]), np.full(100, 4.5)]
+    )
+    X[:, 2] = np.where(y == 1, 7, X[:, 2])
+    X_new, _ = quick().fit_resample(X, y)
+    new = X_new[100:]
+    assert set(new[:, 1]) <= {0.0, 1.0}
+    assert set(new[:, 2]) <= {1.0, 3.0, 7.0}
+    assert (new[:, 3] == np.round(new[:, 3])).all()
+    assert new[:, 3].min() >= X[:, 3].min()
+    assert new[:, 3].max() <= X[:, 3].max()
+    assert not np.isin(new[:, 3], X[:, 3]).all()
+    assert (new[:, 4] == 4.5).all()
+    assert not np.isin(new[:, 0], np.round(new[:, 0])).any()
+
+
+def test_resampling_helps_where_a_class_is_rare():
+    X, y = load_digits(return_X_y=True)
+    y = (y == 8).astype(int)
+    order = np.random.default_rng(0).permutation(len(X))
+    train, test = order[:900], order[900:]
+    train = np.concatenate([train[y[train] == 0], train[y[train] == 1][:15]])
+
+    def score(X_train, y_train):
+        model = LogisticRegression(max_iter=2000).fit(X_train / 16, y_train)
+        return balanced_accuracy_score(y[test], model.predict(X[test] / 16))
+
+    assert score(*CVAEResampler(random_state=0).fit_resample(X[train], y[train])) > score(X[train], y[train]) + 0.1
+
+
+# -- the guard --------------------------------------------------------------------------------------------------------
+
+
+def memorising(monkeypatch, X, y, share, noise=1e-6):
+    """Have models return a share of rows that are training rows with hardly any noise; the others are honest."""
+    honest = CVAE.sample
+
+    def sample(self, n_samples=None, y=None, return_y=False, *, mean=False, random_state=None):
+        assert not mean
+        drawn = honest(self, n_samples, y, random_state=random_state)
+        rng = np.random.default_rng(random_state)
+        copied = rng.random(n_samples) < share
+        drawn[copied] = X[rng.integers(len(X), size=copied.sum())] + noise * rng.normal(size=(copied.sum(), X.shape[1]))
+        return drawn
+
+    monkeypatch.setattr(CVAE, "sample", sample)
+
+
+def closeness(X, X_new):
+    """Distance of new rows to the nearest training row over its own to the nearest other one, in standard deviations."""
+    scale = X.std(axis=0)
+    index = NearestNeighbors().fit(X / scale)
+    distance, nearest = index.kneighbors(X_new / scale, 1)
+    return distance[:, 0] / index.kneighbors(X[nearest[:, 0]] / scale, 2)[0][:, 1]
+
+
+def test_copies_are_drawn_again(quick, monkeypatch):
+    X, y = table((60, 20))
+    memorising(monkeypatch, X, y, share=0.5)
+    resampler = quick(guard=0.0)
+    X_new, _ = resampler.fit_resample(X, y)
+    assert (closeness(X, X_new[80:]) < 0.01).sum() > 10
+    assert resampler.n_rejected_ == 0
+    resampler = quick()
+    X_new, y_new = resampler.fit_resample(X, y)
+    assert closeness(X, X_new[80:]).min() > 0.15  # the model weights rows, and its standard deviations are a little different
+    assert 20 < resampler.n_rejected_ < 100
+    assert np.bincount(y_new).tolist() == [60, 60]
+
+
+def test_copies_that_remain_are_reported(quick, monkeypatch):
+    X, y = table((60, 20))
+    memorising(monkeypatch, X, y, share=1.0)
+    resampler = quick()
+    with pytest.warns(UserWarning, match=r"40 of 40 new rows lie closer to a training row than guard=0.2 allows, after 10 draws"):
+        _, y_new = resampler.fit_resample(X, y)
+    assert resampler.n_rejected_ == 9 * 40
+    assert np.bincount(y_new).tolist() == [60, 60]
+
+
+def test_a_model_that_learned_one_row_by_heart_is_noticed():
+    X, y = table((60, 1))
+    model = CVAE(n_components=1, hidden_layer_sizes=(32,), noise=1e-3, learning_rate=0.01, max_epochs=300)
+    resampler = CVAEResampler(model, guard=0.5, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        resampler.fit_resample(X, y)
+    assert resampler.n_rejected_ > 50
+
+
+def test_rows_of_whole_numbers_are_guarded_after_rounding(quick, monkeypatch):
+    X, y = table((60, 20))
+    X = np.round(20 * X)
+    memorising(monkeypatch, X, y, share=0.5, noise=0.1)
+    resampler = quick()
+    X_new, _ = resampler.fit_resample(X, y)
+    assert resampler.n_rejected_ > 20
+    assert closeness(X, X_new[80:]).min() > 0.15
+
+
+def test_rows_that_occur_several_times_may_be_met(quick):
+    X = np.tile([[0, 0, 1], [0, 1, 1], [1, 0, 0], [1, 1, 0]], (25, 1))
+    y = np.repeat([0, 1], [80, 20])
+    resampler = quick()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        X_new, _ = resampler.fit_resample(X, y)
+    assert set(map(tuple, X_new[100:].tolist())) <= set(map(tuple, np.indices((2, 2, 2)).reshape(3, -1).T.tolist()))
+
+
+# -- forms of the data ------------------------------------------------------------------------------------------------
+
+
+def test_data_frames_keep_columns_and_types(quick):
+    X, y = table()
+    frame = pd.DataFrame(X, columns=["a", "b", "c"], index=np.arange(100) + 5)
+    frame["single"] = frame["a"].astype("float32")
+    frame["whole"] = (100 * X[:, 0]).astype("int64")
+    frame["nullable"] = pd.array(np.arange(100) % 7, dtype="Int64")
+    frame["truth"] = y > 1
+    frame["code"] = pd.Categorical(np.arange(100) % 3 * 2)
+    labels = pd.Series(np.array(["x", "y", "z"])[y], index=frame.index, name="label", dtype="category")
+    resampler = quick()
+    X_new, y_new = resampler.fit_resample(frame, labels)
+    pd.testing.assert_series_equal(X_new.dtypes, frame.dtypes)
+    pd.testing.assert_frame_equal(X_new.iloc[:100], frame.reset_index(drop=True))
+    pd.testing.assert_series_equal(y_new.iloc[:100], labels.reset_index(drop=True))
+    assert not X_new.isna().any(axis=None)
+    assert y_new.value_counts().to_dict() == {"x": 60, "y": 60, "z": 60}
+    assert list(resampler.feature_names_in_) == list(frame.columns)
+    assert resampler.sampling_strategy_ == {"y": 30, "z": 50}
+
+
+def test_polars_data_frames_keep_columns_and_types(quick):
+    X, y = table()
+    frame = pl.DataFrame({"a": X[:, 0], "whole": (100 * X[:, 1]).astype(int), "truth": y > 1})
+    X_new, y_new = quick().fit_resample(frame, pl.Series("label", y))
+    assert X_new.schema == frame.schema
+    assert X_new[:100].equals(frame)
+    assert (y_new.name, y_new.dtype, len(y_new)) == ("label", pl.Series(y).dtype, 180)
+    assert len(frame) == 100
+
+
+@pytest.mark.parametrize(
+    "form", [sparse.csr_matrix, sparse.csc_matrix, sparse.csr_array, sparse.coo_array], ids=lambda form: form.__name__
+)
+def test_sparse_matrices_stay_sparse(quick, form):
+    X, y = table()
+    X = np.round(X).clip(0)
+    given = form(X)
+    X_new, _ = quick().fit_resample(given, y)
+    assert (type(X_new), X_new.format, X_new.shape) == (type(given), given.format, (180, 3))
+    np.testing.assert_array_equal(X_new.toarray()[:100], X)
+    np.testing.assert_array_equal(X_new.toarray(), quick().fit_resample(X, y)[0])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32, bool])
+def test_arrays_keep_their_type(quick, dtype):
+    X, y = table()
+    X = (X > 2).astype(dtype) if dtype is bool else (5 * X).astype(dtype)
+    X_new, y_new = quick(guard=0.0).fit_resample(X, y.astype(np.int16))
+    assert X_new.dtype == dtype
+    assert y_new.dtype == np.int16
+
+
+@pytest.mark.parametrize(
+    "names", [np.array(["no", "yes"]), np.array([False, True]), np.array([3.0, 7.0])], ids=lambda v: v.dtype.name
+)
+def test_labels_keep_their_type(quick, names):
+    X, y = table((60, 20))
+    X_new, y_new = quick().fit_resample(X, names[y])
+    assert y_new.dtype == names.dtype
+    np.testing.assert_array_equal(X_new, quick().fit_resample(X, y)[0])
+    assert (y_new == names[1]).sum() == 60
+
+
+def test_lists_are_taken(quick):
+    X, y = load_iris(return_X_y=True)
+    X_new, y_new = quick().fit_resample(X[:120].tolist(), y[:120].tolist())
+    assert (X_new.shape, y_new.shape) == ((150, 4), (150,))
+
+
+def test_images_stay_images():
+    digits = load_digits(n_class=2)
+    images, y = digits.images[:, np.newaxis], digits.target
+    kept = (y == 0) | (np.arange(len(y)) % 4 == 0)
+    X_new, y_new = CVAEResampler(CVAE(max_epochs=2), random_state=0).fit_resample(images[kept], y[kept])
+    assert X_new.shape[1:] == (1, 8, 8)
+    assert len(np.unique(np.bincount(y_new))) == 1
+
+
+# -- as a sampler -----------------------------------------------------------------------------------------------------
+
+
+def test_it_has_what_pipelines_of_imbalanced_learn_ask_for():
+    assert {"fit", "fit_resample"} <= set(dir(CVAEResampler))
+    assert not {"transform", "fit_transform", "predict"} & set(dir(CVAEResampler))
+    assert list(inspect.signature(CVAEResampler.fit_resample).parameters) == ["self", "X", "y"]
+
+
+def test_it_works_in_pipelines_of_imbalanced_learn(quick):
+    make_pipeline = pytest.importorskip("imblearn.pipeline").make_pipeline
+    X, y = table()
+    pipe = make_pipeline(quick(), LogisticRegression()).fit(X, y)
+    reference = LogisticRegression().fit(*quick().fit_resample(X, y))
+    np.testing.assert_allclose(pipe.predict_proba(X), reference.predict_proba(X))
+
+
+def test_fit_only_looks(quick):
+    X, y = table()
+    resampler = quick().fit(X, y)
+    assert (resampler.n_features_in_, resampler.sampling_strategy_) == (3, {1: 30, 2: 50})
+    assert not hasattr(resampler, "estimator_")
+
+
+def test_random_state_decides(quick):
+    X, y = table()
+
+    def resampled(outer, inner):
+        return CVAEResampler(CVAE(1, max_epochs=2, random_state=inner), random_state=outer).fit_resample(X, y)[0]
+
+    np.testing.assert_array_equal(resampled(0, None), resampled(0, 1))
+    np.testing.assert_array_equal(resampled(None, 1), resampled(1, None))
+    np.testing.assert_array_equal(resampled(np.random.RandomState(3), None), resampled(np.random.RandomState(3), None))
+    assert (resampled(0, None) != resampled(1, None)).any()
+
+
+def test_pickles_and_clones(quick):
+    X, y = table()
+    resampler = quick()
+    X_new, _ = resampler.fit_resample(X, y)
+    again = pickle.loads(pickle.dumps(resampler))
+    assert again.sampling_strategy_ == resampler.sampling_strategy_
+    np.testing.assert_array_equal(again.estimator_.transform(X), resampler.estimator_.transform(X))
+    copy = clone(resampler)
+    assert not hasattr(copy, "estimator_")
+    np.testing.assert_array_equal(copy.fit_resample(X, y)[0], X_new)
+
+
+def test_neither_data_nor_model_are_changed(quick):
+    X, y = table()
+    X_before, y_before = X.copy(), y.copy()
+    resampler = quick()
+    resampler.fit_resample(X, y)
+    np.testing.assert_array_equal(X, X_before)
+    np.testing.assert_array_equal(y, y_before)
+    assert not hasattr(resampler.estimator, "module_")
+    assert resampler.estimator.random_state is None
+
+
+def test_a_failure_leaves_the_resampler_as_it_was(quick, monkeypatch):
+    X, y = table()
+    resampler = quick()
+    resampler.fit_resample(X, y)
+    before = dict(vars(resampler))
+
+    def fail(*args, **kwargs):
+        raise RuntimeError("no sample")
+
+    for bad in ((X, X[:, 0]), (np.full_like(X, np.nan), y), (X, np.zeros(100))):
+        for method in ("fit", "fit_resample"):
+            with pytest.raises(ValueError, match=r".{20}"):
+                getattr(resampler, method)(*bad)
+    monkeypatch.setattr(CVAE, "sample", fail)
+    with pytest.raises(RuntimeError, match="no sample"):
+        resampler.fit_resample(X[:, :2], y)
+    assert vars(resampler) == before
+
+
+def test_defaults_suit_a_real_table():
+    X, y = load_breast_cancer(return_X_y=True)
+    kept = (y == 1) | (np.cumsum(y == 0) <= 15)
+    X_new, y_new = CVAEResampler(random_state=0).fit_resample(X[kept], y[kept])
+    assert np.bincount(y_new).tolist() == [357, 357]
+    scale = X[kept].std(axis=0)
+    own = X[y == 0]
+    assert (np.abs(X_new[kept.sum() :].mean(axis=0) - own.mean(axis=0)) < 1.5 * scale).all()

@@ -1,0 +1,270 @@
+"""The bound, the prior and the posteriors of the conditional variational autoencoder, against closed forms."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import distributions, nn
+
+from skvae.modules import LIKELIHOODS, Batch, CVAEModule, Net, VAEModule
+
+N_ROWS, N_FEATURES, N_COMPONENTS, N_CONDITIONS = 12, 5, 2, 3
+CASES = [
+    {"prior": prior, "encode_condition": encode, "likelihood": likelihood}
+    for prior in ("standard", "conditional")
+    for encode in (False, True)
+    for likelihood in LIKELIHOODS
+]
+
+pytestmark = pytest.mark.usefixtures("one_core")
+
+
+@pytest.fixture(params=CASES, ids=lambda params: "-".join(map(str, params.values())))
+def params(request):
+    return request.param
+
+
+def build(seed=0, **params):
+    params = {"n_conditions": N_CONDITIONS, "hidden_layer_sizes": (7,), "activation": "tanh", **params}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return CVAEModule(N_FEATURES, N_COMPONENTS, **params).double()
+
+
+class Flat(nn.Linear):
+    """A network of a user's own."""
+
+
+def randn(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def batch_for(module, n_rows=N_ROWS, n_draws=None, seed=0):
+    x = randn(n_rows, N_FEATURES, seed=seed)
+    x = x if module.likelihood.has_noise else (x > 0.0).double()
+    shape = module.noise_shapes["posterior"] if n_draws is None else (n_draws, N_COMPONENTS)
+    noise = {"posterior": randn(n_rows, *shape, seed=seed + 1)}
+    return Batch(x, x, torch.ones(n_rows, dtype=torch.float64), randn(n_rows, N_CONDITIONS, seed=seed + 2), noise=noise)
+
+
+def prior_of(module, condition):
+    mean, log_var = module.prior_moments(condition)
+    return distributions.Normal(mean, torch.exp(0.5 * log_var))
+
+
+def posterior_of(module, batch):
+    mean, log_var = module.posterior(batch.x, batch.condition)
+    return distributions.Normal(mean, torch.exp(0.5 * log_var))
+
+
+# -- the bound --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_draws", [1, 3])
+def test_loss_is_the_bound_by_its_definition(params, n_draws):
+    module = build(**params, n_draws=n_draws)
+    batch = batch_for(module)
+    terms = module.loss(batch, {"beta": 2.5})
+    posterior, noise = posterior_of(module, batch), batch.noise["posterior"].view(N_ROWS, n_draws, N_COMPONENTS)
+    codes = posterior.mean.unsqueeze(1) + noise * posterior.stddev.unsqueeze(1)
+    expected = torch.stack(
+        [
+            module.likelihood.nll(batch.target, module.decoder(torch.cat([codes[:, i], batch.condition], dim=1)))
+            for i in range(n_draws)
+        ]
+    )
+    torch.testing.assert_close(terms["reconstruction"], expected.mean(0))
+    kl = distributions.kl_divergence(posterior, prior_of(module, batch.condition)).sum(-1)
+    torch.testing.assert_close(terms["kl"], 2.5 * kl)
+
+
+def test_capacity_holds_the_kl_from_the_conditional_prior():
+    module = build(prior="conditional", capacity=4.0)
+    batch = batch_for(module)
+    kl = distributions.kl_divergence(posterior_of(module, batch), prior_of(module, batch.condition)).sum(-1)
+    torch.testing.assert_close(module.loss(batch, {"beta": 3.0, "capacity": 4.0})["kl"], 3.0 * (kl.mean() - 4.0).abs())
+
+
+def test_weights_of_importance_by_their_definition(params):
+    module, n_draws = build(**params), 4
+    batch = batch_for(module, n_draws=n_draws)
+    posterior, prior = posterior_of(module, batch), prior_of(module, batch.condition)
+    for i in range(n_draws):
+        z = posterior.mean + batch.noise["posterior"][:, i] * posterior.stddev
+        output = module.decoder(torch.cat([z, batch.condition], dim=1))
+        expected = -module.likelihood.nll(batch.target, output) + (prior.log_prob(z) - posterior.log_prob(z)).sum(-1)
+        torch.testing.assert_close(module.log_weights(batch)[:, i], expected)
+
+
+@pytest.mark.parametrize("prior", ["standard", "conditional"])
+def test_score_of_a_linear_model_is_its_likelihood(prior):
+    module = build(prior=prior, hidden_layer_sizes=(), encode_condition=True)
+    with torch.no_grad():
+        module.likelihood.set_moment(torch.full((N_FEATURES,), 0.3))
+    batch = batch_for(module, n_draws=20_000)
+    weight, bias = (parameter.detach() for parameter in module.decoder[0].parameters())
+    loading, offset = weight[:, :N_COMPONENTS], weight[:, N_COMPONENTS:]
+    mean, log_var = (moment.detach() for moment in module.prior_moments(batch.condition))
+    for i in range(3):
+        centre = loading @ mean[i] + offset @ batch.condition[i] + bias
+        covariance = loading @ torch.diag(log_var[i].exp()) @ loading.mT + 0.3 * torch.eye(N_FEATURES)
+        exact = stats.multivariate_normal(centre.numpy(), covariance.numpy()).logpdf(batch.x[i].numpy())
+        assert module.log_prob(batch)[i].item() == pytest.approx(exact, abs=0.02)
+
+
+# -- who is told ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encode_condition", [False, True])
+def test_the_encoder_is_told_on_request_only(encode_condition):
+    module = build(encode_condition=encode_condition)
+    batch = batch_for(module)
+    other = batch._replace(condition=batch.condition + 1.0)
+    for read in (module.encode, lambda *args: module.posterior(*args)[1]):
+        same = torch.equal(read(batch.x, batch.condition), read(other.x, other.condition))
+        assert same is not encode_condition
+    assert not torch.equal(
+        module.loss(batch, {"beta": 1.0})["reconstruction"], module.loss(other, {"beta": 1.0})["reconstruction"]
+    )
+
+
+def test_a_code_alone_does_not_make_a_row():
+    module = build()
+    with pytest.raises(RuntimeError, match="shape"):
+        module.decode(randn(4, N_COMPONENTS))
+
+
+def test_draws_are_decoded_with_the_condition_of_their_row():
+    module = build()
+    z, condition = randn(4, 6, N_COMPONENTS), randn(4, N_CONDITIONS, seed=1)
+    decoded = module.decode_draws(z, condition)
+    for i in range(4):
+        for j in range(6):
+            torch.testing.assert_close(decoded[i, j], module.decode(torch.cat([z[i, j], condition[i]]).unsqueeze(0))[0])
+
+
+@pytest.mark.parametrize("encode_condition", [False, True])
+def test_networks_of_the_users_own_get_the_conditions_beside(encode_condition):
+    module = build(encoder=Net(Flat), decoder=Net(Flat), encode_condition=encode_condition)
+    assert module.encoder.in_features == module.n_encoder_inputs == N_FEATURES + N_CONDITIONS * encode_condition
+    assert module.decoder.in_features == module.n_decoder_inputs == N_COMPONENTS + N_CONDITIONS
+    assert torch.isfinite(module.loss(batch_for(module), {"beta": 1.0})["kl"]).all()
+
+
+@pytest.mark.parametrize("encode_condition", [False, True])
+def test_images(encode_condition):
+    """Convolutions see the image; what is told passes by them, to the layers behind."""
+    module = CVAEModule(64, N_COMPONENTS, n_conditions=3, encode_condition=encode_condition, image_shape=(1, 8, 8))
+    x, told = torch.rand(5, 64), torch.eye(3)[torch.arange(5) % 3]
+    codes = module.encode(x, told)
+    assert torch.equal(module.encode(x, told.flip(0)), codes) is not encode_condition
+    assert module.decode(torch.cat([codes, told], dim=1)).shape == (5, 64)
+    if encode_condition:
+        assert not torch.equal(module.encode(x.flip(1), told), codes)
+
+
+def test_constant_columns_do_not_reach_the_encoder():
+    module = build(encode_condition=True)
+    module.likelihood.fit(np.column_stack([np.ones(20), np.random.default_rng(0).normal(size=(20, N_FEATURES - 1))]))
+    batch = batch_for(module)
+    changed = batch.x.clone()
+    changed[:, 0] += 5.0
+    assert torch.equal(module.encode(changed, batch.condition), module.encode(batch.x, batch.condition))
+
+
+# -- the prior --------------------------------------------------------------------------------------------------------
+
+
+def test_the_standard_prior_is_that_of_the_plain_model():
+    module, plain = build(), VAEModule(N_FEATURES, N_COMPONENTS)
+    mean, log_var = randn(4, N_COMPONENTS), randn(4, N_COMPONENTS, seed=1)
+    torch.testing.assert_close(module.divergence(mean, log_var, None), plain.divergence(mean, log_var))
+    z, condition = randn(4, 6, N_COMPONENTS), randn(4, N_CONDITIONS)
+    torch.testing.assert_close(module.conditional_log_prior(z, condition), plain.log_prior(z))
+    assert all((moment == 0.0).all() for moment in module.prior_moments(condition))
+
+
+def test_the_conditional_prior_by_its_definition():
+    module = build(prior="conditional")
+    z, condition = randn(4, 6, N_COMPONENTS), randn(4, N_CONDITIONS)
+    prior = prior_of(module, condition.unsqueeze(1))
+    torch.testing.assert_close(module.conditional_log_prior(z, condition), prior.log_prob(z).sum(-1))
+    assert prior.mean.std(0).min() > 0.01
+    kl = module.divergence(*module.prior_moments(condition), condition, per_component=True)
+    assert kl.shape == (4, N_COMPONENTS)
+    assert kl.abs().max() < 1e-12
+
+
+def test_the_conditional_prior_learns():
+    module = build(prior="conditional")
+    sum(term.sum() for term in module.loss(batch_for(module), {"beta": 1.0}).values()).backward()
+    assert all(parameter.grad.abs().sum() > 0.0 for parameter in module.parameters())
+
+
+def test_extreme_conditions_keep_the_prior_finite():
+    module = build(prior="conditional", activation="relu")
+    condition = 1e12 * randn(4, N_CONDITIONS)
+    assert torch.isfinite(module.conditional_log_prior(randn(4, 6, N_COMPONENTS), condition)).all()
+    _, log_var = module.prior_moments(condition)
+    assert log_var.abs().max() <= 20.0
+
+
+# -- given a part of the row ------------------------------------------------------------------------------------------
+
+
+def test_log_posterior_differs_from_the_joint_by_a_constant(params):
+    module = build(**params)
+    batch = batch_for(module)
+    z = randn(N_ROWS, 4, N_COMPONENTS, seed=7)
+    observed = (randn(N_ROWS, N_FEATURES, seed=8) > 0.0).double()
+    values, output = module.log_posterior(batch.x, observed, z, batch.condition)
+    torch.testing.assert_close(output, module.decode_draws(z, batch.condition))
+    whole = module.log_posterior(batch.x, torch.ones_like(observed), z, batch.condition)[0]
+    joint = module.conditional_log_prior(z, batch.condition) - module.likelihood.nll(batch.x.unsqueeze(1), output)
+    constant = whole - joint
+    torch.testing.assert_close(constant, constant[:1, :1].expand_as(constant))
+    shuffled = torch.where(observed > 0.0, batch.x, batch.x.flip(0))
+    torch.testing.assert_close(module.log_posterior(shuffled, observed, z, batch.condition)[0], values)
+    nothing = module.log_posterior(batch.x, torch.zeros_like(observed), z, batch.condition)[0]
+    torch.testing.assert_close(nothing, module.conditional_log_prior(z, batch.condition))
+
+
+def test_log_proposal_against_torch_distributions():
+    module = build()
+    mean, log_var, z = (randn(4, 6, N_COMPONENTS, seed=seed) for seed in range(3))
+    expected = distributions.Normal(mean, torch.exp(0.5 * log_var)).log_prob(z).sum(-1)
+    torch.testing.assert_close(module.log_proposal(mean, log_var, z), expected)
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
+@pytest.mark.parametrize("prior", ["standard", "conditional"])
+def test_newton_is_the_derivative_of_the_log_posterior(monkeypatch, prior, likelihood):
+    monkeypatch.setattr("skvae.modules.cvae._SECANT", 1e-6)
+    module = build(prior=prior, likelihood=likelihood)
+    batch = batch_for(module)
+    observed = (randn(N_ROWS, N_FEATURES, seed=8) > 0.0).double()
+    z = randn(N_ROWS, N_COMPONENTS, seed=7).requires_grad_()
+    values, output = module.log_posterior(batch.x, observed, z.unsqueeze(1), batch.condition)
+    (expected,) = torch.autograd.grad(values.sum(), z)
+    gradient, precision = module.newton(batch.x, observed, z.detach(), output[:, 0].detach(), batch.condition)
+    torch.testing.assert_close(gradient.detach(), expected, rtol=1e-4, atol=1e-4)
+    log_var = module.prior_moments(batch.condition)[1].detach()
+    information = module.likelihood.information(output[:, 0]).detach() * observed
+    for i in range(3):
+        slope = torch.autograd.functional.jacobian(
+            lambda code, i=i: module.decode(torch.cat([code, batch.condition[i]]).unsqueeze(0))[0], z[i].detach()
+        )
+        exact = torch.diag(torch.exp(-log_var[i])) + slope.mT @ torch.diag(information[i]) @ slope
+        torch.testing.assert_close(precision[i].detach(), exact, rtol=1e-4, atol=1e-4)
+
+
+def test_newton_solves_a_linear_model_at_once():
+    module = build(hidden_layer_sizes=(), prior="conditional")
+    batch = batch_for(module)
+    observed = (randn(N_ROWS, N_FEATURES, seed=8) > 0.0).double()
+    z = randn(N_ROWS, N_COMPONENTS, seed=7)
+    for is_solved in (False, True):
+        output = module.decode_draws(z.unsqueeze(1), batch.condition)[:, 0]
+        gradient, precision = module.newton(batch.x, observed, z, output, batch.condition)
+        assert (gradient.abs().max() < 1e-8) == is_solved
+        z = z + torch.linalg.solve(precision, gradient)
