@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from skvae.estimators._density import sample_density
 
 
-def sample(estimator, n_samples=1, *, mean=False, random_state=None):
+def sample(estimator, n_samples=1, *, y=None, mean=False, random_state=None):
     """Draw new rows in the units of what goes into a pipeline.
 
     Parameters
@@ -22,6 +22,8 @@ def sample(estimator, n_samples=1, *, mean=False, random_state=None):
         density of the codes, such as GaussianMixture; its draws are decoded to means.
     n_samples : int, default=1
         Number of rows.
+    y : scalar or array-like, default=None
+        Labels or numbers to draw for, where the step is conditional.
     mean : bool, default=False
         Return means, without the likelihood's noise.
     random_state : int, RandomState instance or None, default=None
@@ -51,12 +53,13 @@ def sample(estimator, n_samples=1, *, mean=False, random_state=None):
     """
     before, step = _split(estimator, "sample")
     if "mean" in signature(step.sample).parameters:
-        return _back(before, step.sample(n_samples, mean=mean, random_state=random_state))
+        return _back(before, step.sample(n_samples, mean=mean, random_state=random_state, **_told(step, "sample", y)))
+    _told(step, "sample", y)
     random_state = getattr(step, "random_state", None) if random_state is None else random_state
     return _back(before, sample_density(step, n_samples, check_random_state(random_state).randint(2**31 - 1)))
 
 
-def reconstruct(estimator, X):
+def reconstruct(estimator, X, *, y=None):
     """Encode and decode rows in the units of what goes into a pipeline.
 
     Parameters
@@ -65,6 +68,8 @@ def reconstruct(estimator, X):
         Fitted. Of a pipeline, the last step that can reconstruct does, and the steps before it are inverted.
     X : array-like of shape (n_samples, n_features)
         Rows.
+    y : scalar or array-like, default=None
+        Labels or numbers of the rows, where the step is conditional.
 
     Returns
     -------
@@ -76,10 +81,10 @@ def reconstruct(estimator, X):
         If no step can reconstruct, or a step before it cannot be inverted.
     """
     before, step = _split(estimator, "reconstruct")
-    return _back(before, step.reconstruct(_forth(before, X)))
+    return _back(before, step.reconstruct(_forth(before, X), **_told(step, "reconstruct", y)))
 
 
-def score_anomaly(estimator, X):
+def score_anomaly(estimator, X, *, y=None):
     """Score rows, in the units of what goes into a pipeline, by how anomalous they are.
 
     Parameters
@@ -88,6 +93,8 @@ def score_anomaly(estimator, X):
         Fitted. Of a pipeline, the last step that can score anomalies does.
     X : array-like of shape (n_samples, n_features)
         Rows.
+    y : scalar or array-like, default=None
+        Labels or numbers of the rows, where the step is conditional.
 
     Returns
     -------
@@ -100,7 +107,7 @@ def score_anomaly(estimator, X):
         If no step can score anomalies.
     """
     before, step = _split(estimator, "score_anomaly")
-    return step.score_anomaly(_forth(before, X))
+    return step.score_anomaly(_forth(before, X), **_told(step, "score_anomaly", y))
 
 
 def step_score(name):
@@ -174,6 +181,15 @@ def _split(estimator: Any, method: str) -> tuple[list[tuple[str, Any]], Any]:
         if hasattr(step, method):
             return steps[:position], step
     raise TypeError(f"No step of {[name for name, _ in steps]} has the method {method!r}.")
+
+
+def _told(step: Any, method: str, y: Any) -> dict[str, Any]:
+    """Pass on what a conditional step is told."""
+    if y is None:
+        return {}
+    if "y" not in signature(getattr(step, method)).parameters:
+        raise TypeError(f"y was given, but {method} of {type(step).__name__} takes none: it is not conditional.")
+    return {"y": y}
 
 
 def _flat(pipeline: Pipeline) -> list[tuple[str, Any]]:

@@ -12,6 +12,7 @@ from skvae.estimators._validation import as_array
 from skvae.modules.columns import ColumnStatistics
 
 _REMEMBERED = 1000  # conditions in numbers that are kept to draw from
+_SEED = 20140130
 _LABEL_SCALE = 4.0
 
 
@@ -76,14 +77,14 @@ class Conditions:
         columns, _ = _columns(y, self.name)
         if len(columns) != self.n_columns:
             raise ValueError(f"{self.name} has {len(columns)} column(s), but the model was fitted with {self.n_columns}.")
-        if self._names is None:
+        names = [name for name, _ in columns]
+        if self._names is None or names == self._names:
             return columns
         if not hasattr(y, "columns"):
             return [(name, values) for name, (_, values) in zip(self._names, columns, strict=True)]
-        named = dict(columns)
-        if named.keys() != set(self._names):
-            raise ValueError(f"{self.name} has the columns {list(named)}, but the model was fitted with {self._names}.")
-        return [(name, named[name]) for name in self._names]
+        if set(names) != set(self._names):
+            raise ValueError(f"{self.name} has the columns {names}, but the model was fitted with {self._names}.")
+        return [(name, dict(columns)[name]) for name in self._names]
 
     def _positions(self, y: Any) -> list[np.ndarray]:
         """Positions of labels among the known ones, and numbers standardised, column by column."""
@@ -217,8 +218,8 @@ def _columns(y: Any, name: str) -> tuple[list[tuple[Any, np.ndarray]], bool]:
         values = as_array(y)
         if values.ndim not in (1, 2) or values.dtype.kind == "c":
             raise ValueError(
-                f"{name} must be a list of labels, a matrix with a column for each kind of label, or a matrix of numbers, but has shape "
-                f"{values.shape} and type {values.dtype}."
+                f"{name} must be a list of labels, a matrix with a column for each kind of label, or a matrix of numbers, but "
+                f"has shape {values.shape} and type {values.dtype}."
             )
         values, is_vector = _checked(values, name), values.ndim == 1
         columns = [(0, values)] if is_vector else [(j, values[:, j]) for j in range(values.shape[1])]
@@ -286,7 +287,8 @@ def _spread_out(n_rows: int, weight: np.ndarray | None) -> np.ndarray:
     n_kept = min(n_rows, _REMEMBERED)
     if weight is None:
         return np.linspace(0, n_rows - 1, n_kept).astype(int)
-    return np.searchsorted(np.cumsum(weight), (np.arange(n_kept) + 0.5) / n_kept * weight.sum())
+    within = np.random.default_rng(_SEED).random(n_kept)
+    return np.searchsorted(np.cumsum(weight / weight.sum()), (np.arange(n_kept) + within) / n_kept).clip(max=n_rows - 1)
 
 
 def _sorted(values: np.ndarray, name: str) -> np.ndarray:
@@ -310,5 +312,5 @@ def _find(values: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def _listing(labels: list[Any]) -> str:
-    text = ", ".join(repr(label) for label in labels[:10])
+    text = ", ".join(repr(label.item() if isinstance(label, np.generic) else label) for label in labels[:10])
     return text + (f", and {len(labels) - 10} more" if len(labels) > 10 else "")

@@ -321,8 +321,9 @@ class CVAE(VariationalAutoEncoder):
         if self._columns is None:
             return X, None
         rest = np.setdiff1d(np.arange(X.shape[1]), self._columns)
-        told = X[:, self._columns]
-        return X[:, rest], np.asarray(told.toarray() if sparse.issparse(told) else told, dtype=np.float64)
+        if sparse.issparse(X):
+            return X[:, rest], X[:, self._columns].toarray().astype(np.float64)
+        return X.take(rest, axis=1), X.take(self._columns, axis=1).astype(np.float64)
 
     def _with_columns(self, X: np.ndarray, given: Any) -> np.ndarray:
         """Rows in the form that `fit` was given, with what the model was told put back between the columns."""

@@ -104,7 +104,7 @@ class CVAEClassifier(ClassifierMixin, BaseEstimator):
         ValueError
             If a parameter, X or y is not as it should be.
         """
-        estimator = new_model(self)
+        estimator = new_model(self, CVAE())
         y = check_labels(self, y)
         check_consistent_length(X, y)
         weight = None
@@ -209,9 +209,9 @@ class CVAEClassifier(ClassifierMixin, BaseEstimator):
         return tags
 
 
-def new_model(owner: Any) -> CVAE:
+def new_model(owner: Any, default: CVAE) -> CVAE:
     """Unfitted model that is told one label a row, from the parameters `estimator` and `random_state` of `owner`."""
-    estimator = CVAE() if owner.estimator is None else clone(owner.estimator)
+    estimator = default if owner.estimator is None else clone(owner.estimator)
     if estimator.condition_columns is not None:
         raise ValueError(
             f"{type(owner).__name__} tells its model the labels y; leave condition_columns of its estimator None, not "

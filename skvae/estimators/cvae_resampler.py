@@ -34,7 +34,9 @@ class CVAEResampler(BaseEstimator):
     Parameters
     ----------
     estimator : CVAE or None, default=None
-        The model, which is cloned; None is ``CVAE()``. To tune it, pass one: its parameters are then ``estimator__<name>``.
+        The model, which is cloned; None is ``CVAE(prior="conditional")``. To tune it, pass one: its parameters are then
+        ``estimator__<name>``. Under the standard prior, new rows of a rare class lie too close to the other classes: its codes
+        are not spread as those of all rows are.
     sampling_strategy : str, float, dict or callable, default="auto"
         Which classes grow, and to which size. To that of the largest: "not majority", which is "auto", all but the largest;
         "minority", the smallest; "not minority", all but the smallest; "all", all. A float, for two classes, is the size of
@@ -78,14 +80,13 @@ class CVAEResampler(BaseEstimator):
     Examples
     --------
     >>> import numpy as np
-    >>> from sklearn.datasets import load_breast_cancer
+    >>> from sklearn.datasets import load_wine
     >>> from skvae import CVAE, CVAEResampler
-    >>> X, y = load_breast_cancer(return_X_y=True)
-    >>> X, y = X[140:], y[140:]
-    >>> resampler = CVAEResampler(CVAE(max_epochs=20), random_state=0)
+    >>> X, y = load_wine(return_X_y=True)
+    >>> resampler = CVAEResampler(CVAE(prior="conditional", max_epochs=20), random_state=0)
     >>> X_new, y_new = resampler.fit_resample(X, y)
     >>> np.bincount(y), np.bincount(y_new)
-    (array([130, 299]), array([299, 299]))
+    (array([59, 71, 48]), array([71, 71, 71]))
     """
 
     _parameter_constraints = {
@@ -176,7 +177,7 @@ class CVAEResampler(BaseEstimator):
 
     def _check(self, X: Any, y: Any) -> tuple[CVAE, Any, np.ndarray, dict[Any, int]]:
         """Unfitted model, rows and labels as arrays, and the number of new rows of every class."""
-        model = new_model(self)
+        model = new_model(self, CVAE(prior="conditional"))
         labels = check_labels(self, y)
         rows = check.check_rows(model, X, reset=True, min_rows=2, sets_form=True)
         check_consistent_length(rows, labels)

@@ -145,6 +145,7 @@ def test_a_row_that_no_label_explains_gets_the_prior(quick, monkeypatch):
     assert classifier.predict(X[:1]) == [1]
 
 
+@pytest.mark.filterwarnings("ignore:The code of CVAE has collapsed")
 @pytest.mark.parametrize(("load", "least"), [(load_iris, 0.92), (load_wine, 0.94), (load_digits, 0.96)])
 def test_it_classifies_well_at_the_defaults(load, least):
     X, X_test, y, y_test = train_test_split(*load(return_X_y=True), random_state=0, stratify=load().target)

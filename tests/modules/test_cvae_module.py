@@ -109,7 +109,7 @@ def test_score_of_a_linear_model_is_its_likelihood(prior):
         centre = loading @ mean[i] + offset @ batch.condition[i] + bias
         covariance = loading @ torch.diag(log_var[i].exp()) @ loading.mT + 0.3 * torch.eye(N_FEATURES)
         exact = stats.multivariate_normal(centre.numpy(), covariance.numpy()).logpdf(batch.x[i].numpy())
-        assert module.log_prob(batch)[i].item() == pytest.approx(exact, abs=0.02)
+        assert module.log_prob(batch)[i].item() == pytest.approx(exact, abs=0.05)
 
 
 # -- who is told ------------------------------------------------------------------------------------------------------

@@ -1,0 +1,347 @@
+"""What rows are conditioned on, in every form that users keep it in."""
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from scipy import sparse
+
+from skvae import CVAE
+from skvae.estimators._conditions import Conditions
+
+N_ROWS = 60
+INTEGERS = np.arange(N_ROWS) % 3
+LETTERS = np.array(list("abc"))[INTEGERS]
+NUMBERS = np.random.default_rng(0).normal(5.0, 3.0, size=(N_ROWS, 2))
+
+# Labels of one kind, each with the labels that are known afterwards.
+LABELS = {
+    "integers": (INTEGERS, [0, 1, 2]),
+    "list": (INTEGERS.tolist(), [0, 1, 2]),
+    "large integers": (INTEGERS + 2**53, [2**53, 2**53 + 1, 2**53 + 2]),
+    "whole floats": (INTEGERS.astype(np.float32), [0.0, 1.0, 2.0]),
+    "booleans": (INTEGERS > 0, [False, True]),
+    "strings": (LETTERS, ["a", "b", "c"]),
+    "list of strings": (LETTERS.tolist(), ["a", "b", "c"]),
+    "objects": (LETTERS.astype(object), ["a", "b", "c"]),
+    "bytes": (LETTERS.astype("S1"), [b"a", b"b", b"c"]),
+    "days": (np.datetime64("2024-01-01") + INTEGERS, [np.datetime64("2024-01-01") + i for i in range(3)]),
+    "series": (pd.Series(LETTERS, index=np.arange(N_ROWS)[::-1]), ["a", "b", "c"]),
+    "categories": (pd.Series(LETTERS, dtype="category"), ["a", "b", "c"]),
+    "pandas strings": (pd.Series(LETTERS, dtype="string"), ["a", "b", "c"]),
+    "pandas integers": (pd.Series(INTEGERS, dtype="Int64"), [0, 1, 2]),
+    "pandas booleans": (pd.Series(INTEGERS > 0, dtype="boolean"), [False, True]),
+    "pandas dates": (pd.Series(pd.to_datetime("2024-01-01") + pd.to_timedelta(INTEGERS, unit="D")), None),
+    "polars": (pl.Series(LETTERS.tolist()), ["a", "b", "c"]),
+    "polars categories": (pl.Series(LETTERS.tolist(), dtype=pl.Categorical), ["a", "b", "c"]),
+    "column": (INTEGERS[:, np.newaxis], [0, 1, 2]),
+    "frame": (pd.DataFrame({"site": LETTERS}), ["a", "b", "c"]),
+    "one label": (np.zeros(N_ROWS, dtype=int), [0]),
+}
+
+# Several columns: which are labels, and the width.
+TABLES = {
+    "integers": (np.stack([INTEGERS, INTEGERS % 2], axis=1), [True, True], 5),
+    "strings": (np.stack([LETTERS, LETTERS], axis=1), [True, True], 6),
+    "numbers": (NUMBERS, [False, False], 2),
+    "float32": (NUMBERS.astype(np.float32), [False, False], 2),
+    "whole numbers": (NUMBERS.round(), [False, False], 2),
+    "frame of labels": (pd.DataFrame({"a": INTEGERS, "b": LETTERS}), [True, True], 6),
+    "frame": (pd.DataFrame({"site": LETTERS, "age": NUMBERS[:, 0], "sex": INTEGERS > 1}), [True, False, True], 6),
+    "categories": (
+        pd.DataFrame({"site": pd.Categorical(LETTERS), "age": pd.Series(NUMBERS[:, 0], dtype="Float64")}),
+        [True, False],
+        4,
+    ),
+    "equal names": (pd.DataFrame(zip(LETTERS, NUMBERS[:, 0], strict=True), columns=["x", "x"]), [True, False], 4),
+    "polars": (pl.DataFrame({"site": LETTERS.tolist(), "age": NUMBERS[:, 0]}), [True, False], 4),
+    "nested lists": ([[a, b] for a, b in zip(LETTERS.tolist(), NUMBERS[:, 0].tolist(), strict=True)], [True, False], 4),
+    "objects": (np.array([*zip(LETTERS, NUMBERS[:, 0], strict=True)], dtype=object), [True, False], 4),
+}
+
+
+@pytest.fixture
+def X():
+    return np.random.default_rng(1).normal(size=(N_ROWS, 4)) + INTEGERS[:, np.newaxis]
+
+
+def quick(**params):
+    return CVAE(**{"n_components": 2, "hidden_layer_sizes": (6,), "max_epochs": 2, "random_state": 0, **params})
+
+
+def first_of(y):
+    return y.iloc[0] if hasattr(y, "iloc") else y[0]
+
+
+# -- one kind of labels -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_labels_of_any_type(X, name):
+    y, known = LABELS[name]
+    model = quick().fit(X, y)
+    if known is not None:
+        np.testing.assert_array_equal(model.classes_, known)
+    assert model.n_conditions_ == len(model.classes_)
+    expected = quick().fit(X, np.unique(np.asarray(y), return_inverse=True)[1].ravel())
+    np.testing.assert_array_equal(model.transform(X), expected.transform(X))
+    drawn, labels = model.sample(40, return_y=True)
+    assert set(labels.ravel().tolist()) <= set(np.asarray(model.classes_).tolist())
+    assert labels.shape == (40, *np.shape(y)[1:])
+    np.testing.assert_array_equal(model.sample(y=labels), drawn)
+    np.testing.assert_array_equal(
+        model.score_samples(X, y), expected.score_samples(X, np.unique(np.asarray(y), return_inverse=True)[1])
+    )
+
+
+@pytest.mark.parametrize("name", set(LABELS) - {"column", "frame"})
+def test_one_label_stands_for_all_rows(X, name):
+    y, _ = LABELS[name]
+    model = quick().fit(X, y)
+    one = first_of(y)
+    np.testing.assert_array_equal(model.reconstruct(X, one), model.reconstruct(X, [one] * N_ROWS))
+    for known in model.classes_:
+        assert (
+            model.sample(2, y=known, return_y=True)[1].tolist() == np.array([known, known], dtype=model.classes_.dtype).tolist()
+        )
+
+
+def test_labels_come_one_hot():
+    conditions = Conditions(LETTERS, None)
+    encoded = conditions.encode(["b", "c"], 2)
+    assert encoded.dtype == np.float32
+    assert conditions.width == 3
+    np.testing.assert_array_equal(encoded > 0, [[0, 1, 0], [0, 0, 1]])
+    assert len(np.unique(encoded)) == 2
+    np.testing.assert_array_equal(Conditions(LETTERS, None, scaled=False).encode(["b"], 1), [[0, 1, 0]])
+
+
+def test_one_hot_entries_of_many_labels_stay_as_large_as_other_inputs():
+    for n in (2, 100):
+        encoded = Conditions(np.arange(n), None).encode(np.arange(n), n)
+        assert 0.9 <= encoded.std(0).mean() <= 2.5
+        assert encoded.max() >= np.sqrt(n)
+
+
+# -- tables -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables(X, name):
+    y, is_label, width = TABLES[name]
+    model = quick().fit(X, y)
+    assert model.n_conditions_ == width
+    assert hasattr(model, "classes_") == all(is_label)
+    if all(is_label):
+        assert [len(known) for known in model.classes_] == [len(np.unique(np.asarray(column))) for column in np.asarray(y).T]
+    drawn, told = model.sample(7, return_y=True)
+    assert told.shape == (7, len(is_label))
+    seen = {tuple(row) for row in (y if isinstance(y, list) else np.asarray(y, dtype=object).tolist())}
+    assert {tuple(row) for row in told.tolist()} <= seen  # combinations stay together
+    np.testing.assert_array_equal(model.sample(y=told), drawn)
+    row = told[0] if told.dtype == object else told[0].tolist()
+    np.testing.assert_array_equal(model.reconstruct(X, row), model.reconstruct(X, np.repeat(told[:1], N_ROWS, axis=0)))
+    again = quick().fit(X, np.asarray(y, dtype=object) if hasattr(y, "columns") else y)  # frames lose nothing as objects
+    np.testing.assert_array_equal(again.transform(X), model.transform(X))
+
+
+def test_numbers_come_standardised():
+    weight = np.arange(1.0, N_ROWS + 1)
+    encoded = Conditions(NUMBERS, None).encode(NUMBERS, N_ROWS)
+    np.testing.assert_allclose(encoded.mean(0), 0.0, atol=1e-6)
+    np.testing.assert_allclose(encoded.std(0), 1.0, rtol=1e-6)
+    encoded = Conditions(NUMBERS, weight).encode(NUMBERS, N_ROWS)
+    np.testing.assert_allclose(np.average(encoded, axis=0, weights=weight), 0.0, atol=1e-6)
+
+
+def test_numbers_come_back_as_they_were():
+    conditions = Conditions(NUMBERS, None)
+    np.testing.assert_array_equal(conditions.as_fitted(NUMBERS), NUMBERS)
+    assert all(row in NUMBERS.tolist() for row in conditions.draw(200, 0).tolist())
+
+
+def test_a_column_of_numbers_that_never_changes(X):
+    y = np.column_stack([np.full(N_ROWS, 7.0), NUMBERS[:, 0]])
+    model = quick().fit(X, y)
+    assert np.isfinite(model.score(X, y))
+    assert np.isfinite(model.sample(3, y=[8.0, 1.0])).all()
+
+
+def test_frames_are_read_by_name(X):
+    frame = TABLES["frame"][0]
+    model = quick().fit(X, frame)
+    expected = model.reconstruct(X, frame)
+    np.testing.assert_array_equal(model.reconstruct(X, frame[["sex", "site", "age"]]), expected)
+    np.testing.assert_array_equal(model.reconstruct(X, frame.to_numpy()), expected)
+    with pytest.raises(ValueError, match=r"y has the columns \['site', 'age', 'job'\], but .* \['site', 'age', 'sex'\]"):
+        model.reconstruct(X, frame.rename(columns={"sex": "job"}))
+    swapped = quick(max_epochs=1).partial_fit(X, frame).partial_fit(X, frame[["sex", "site", "age"]])
+    np.testing.assert_array_equal(
+        swapped.reconstruct(X, frame), quick(max_epochs=1).partial_fit(X, frame).partial_fit(X, frame).reconstruct(X, frame)
+    )
+
+
+# -- proportions ------------------------------------------------------------------------------------------------------
+
+
+def test_combinations_and_their_shares():
+    y = np.array([["a", "x"], ["a", "y"], ["b", "x"], ["a", "x"]])
+    encoded, log_share = Conditions(y, None).combinations()
+    np.testing.assert_allclose(np.exp(log_share), [0.5, 0.25, 0.25])
+    np.testing.assert_array_equal(encoded > 0, [[1, 0, 1, 0], [1, 0, 0, 1], [0, 1, 1, 0]])
+    _, log_share = Conditions(y, np.array([1.0, 1.0, 5.0, 1.0])).combinations()
+    np.testing.assert_allclose(np.exp(log_share), [0.25, 0.125, 0.625])
+
+
+def test_labels_are_drawn_in_their_proportions():
+    conditions = Conditions(np.repeat([0, 1, 2], [60, 30, 10]), np.repeat([1.0, 1.0, 3.0], [60, 30, 10]), classes=[0, 1, 2, 3])
+    np.testing.assert_allclose(np.bincount(conditions.draw(6000, 0), minlength=4) / 6000, [0.5, 0.25, 0.25, 0.0], atol=0.02)
+    np.testing.assert_array_equal(conditions.draw(50, 3), conditions.draw(50, 3))
+    assert not np.array_equal(conditions.draw(50, 3), conditions.draw(50, 4))
+
+
+def test_numbers_are_drawn_in_the_proportions_of_the_weights():
+    values, weight = np.array([0.5, 1.5]), np.array([3.0, 1.0])
+    conditions = Conditions(np.tile(values, 2000), np.tile(weight, 2000))
+    assert np.mean(conditions.draw(4000, 0) == 0.5) == pytest.approx(0.75, abs=0.03)
+    assert len(conditions._examples) == 1000
+
+
+def test_counts_grow_and_start_anew():
+    conditions = Conditions([0, 1], None)
+    more = conditions.extended([1, 1], None)
+    np.testing.assert_allclose(np.exp(more.combinations()[1]), [0.25, 0.75])
+    np.testing.assert_allclose(np.exp(conditions.combinations()[1]), [0.5, 0.5])
+    np.testing.assert_allclose(np.exp(more.extended([0, 0, 0, 1], None, anew=True).combinations()[1]), [0.75, 0.25])
+    numbers = Conditions([0.5, 1.5], None)
+    assert set(numbers.extended([2.5], None).draw(100, 0)) == {0.5, 1.5, 2.5}
+    assert set(numbers.extended([2.5], None, anew=True).draw(100, 0)) == {2.5}
+
+
+# -- what is refused, in words ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (np.where(INTEGERS == 1, np.nan, INTEGERS), r"y has 20 missing, NaN or infinite entries, the first at position 1\."),
+        (np.where(INTEGERS == 1, np.inf, INTEGERS), r"20 missing, NaN or infinite"),
+        (np.where(INTEGERS == 1, None, LETTERS), r"20 missing"),
+        (pd.Series(LETTERS).where(INTEGERS != 1).astype("string"), r"20 missing"),
+        (pd.Series(INTEGERS).where(INTEGERS != 1).astype("Int64"), r"20 missing"),
+        (pd.Series(LETTERS).where(INTEGERS != 1).astype("category"), r"20 missing"),
+        (pl.Series(["a", None] * 30), r"30 missing"),
+        (pd.Series(pd.to_datetime(["2024-01-01", None] * 30)), r"30 missing"),
+        (np.where(NUMBERS > 5.0, np.nan, NUMBERS), r"missing, NaN or infinite entries, the first at position \(\d, \d\)"),
+        (pd.DataFrame({"site": LETTERS, "age": [1.0, np.nan] * 30}), r"Column 'age' of y has 30 missing"),
+        (np.array([1, "a"] * 30, dtype=object), r"y has labels of the types int and str, which cannot be sorted"),
+        ([1, "a"] * 30, r"y has labels of the types int and str"),
+        (np.zeros((N_ROWS, 2, 2)), r"y must be a list of labels, .* but has shape \(60, 2, 2\)"),
+        (INTEGERS + 1j, r"type complex128"),
+        (np.empty((N_ROWS, 0)), r"y has no columns"),
+        (sparse.csr_array(np.eye(3)[INTEGERS]), r"must be dense, .* toarray"),
+        (INTEGERS[:50], r"inconsistent numbers of samples: \[60, 50\]"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_conditions_that_fit_refuses(X, y, message):
+    with pytest.raises(ValueError, match=message):
+        quick().fit(X, y)
+    with pytest.raises(
+        ValueError,
+        match=message.replace("y has", "condition has").replace("of y", "of condition").replace("y must", "condition must"),
+    ):
+        quick().fit(X, condition=y)
+
+
+def test_no_conditions_at_all(X):
+    for fit in (quick().fit, quick().partial_fit):
+        with pytest.raises(ValueError, match=r"requires y to be passed, but the target y is None\. Pass labels or numbers as y"):
+            fit(X)
+
+
+@pytest.mark.parametrize(
+    ("fitted", "told", "message"),
+    [
+        (
+            LETTERS,
+            np.where(INTEGERS == 1, "d", LETTERS),
+            r"y has labels that were not seen in fit: 'd'; known are 'a', 'b', 'c'\.",
+        ),
+        (LETTERS, "zz", r"not seen in fit: 'zz'"),
+        (INTEGERS, "1", r"not seen in fit: '1'; known are 0, 1, 2"),
+        (INTEGERS, 1.5, r"not seen in fit: 1\.5"),
+        (INTEGERS, np.nan, r"missing, NaN"),
+        (INTEGERS, np.arange(N_ROWS), r"not seen in fit: 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, and 47 more"),
+        (INTEGERS, INTEGERS[:7], r"y has 7 entries for 60 row\(s\)"),
+        (INTEGERS, np.eye(3)[INTEGERS], r"y has 3 column\(s\), but the model was fitted with 1"),
+        (LABELS["days"][0], "soon", r"not seen in fit: 'soon'"),
+        (NUMBERS, NUMBERS[:, :1], r"y has 1 column\(s\), but the model was fitted with 2"),
+        (NUMBERS, NUMBERS[:9], r"y has 9 entries"),
+        (NUMBERS, 3.0, r"y=3\.0 is one value, but every row is told 2: 2 numbers"),
+        (NUMBERS, np.full((N_ROWS, 2), "x"), r"Column 0 of y was numbers in fit; it cannot be converted"),
+        (TABLES["frame"][0], "a", r"y='a' is one value, but every row is told 3: 2 labels and 1 number"),
+        (TABLES["frame"][0], ["q", 1.0, True], r"Column 'site' of y has labels that were not seen in fit: 'q'"),
+        (TABLES["frame"][0], ["a", "old", True], r"Column 'age' of y was numbers"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_conditions_that_a_fitted_model_refuses(X, fitted, told, message):
+    model = quick().fit(X, fitted)
+    for method in (model.reconstruct, model.score_samples, model.inpaint):
+        args = (X, np.ones(4, dtype=bool)) if method == model.inpaint else (X,)
+        with pytest.raises(ValueError, match=message):
+            method(*args, told)
+    with pytest.raises(ValueError, match=message):
+        model.transform(X, condition=told)
+
+
+@pytest.mark.parametrize(
+    ("fitted", "what"),
+    [
+        (LETTERS, r"a label \('a', 'b', 'c'\)"),
+        (NUMBERS, "2 numbers"),
+        (TABLES["frame"][0], "2 labels and 1 number"),
+        (NUMBERS[:, 0], "1 number"),
+    ],
+    ids=["label", "numbers", "mixed", "number"],
+)
+def test_methods_that_need_conditions_ask_for_them(X, fitted, what):
+    model = quick().fit(X, fitted)
+    mask, codes = np.ones(4, dtype=bool), np.zeros((2, 2))
+    for name, args in {
+        "reconstruct": (X,),
+        "inverse_transform": (codes,),
+        "style_transfer": (X, None),
+        "interpolate": (X, X, None),
+        "inpaint": (X, mask),
+        "draw_inpaintings": (X, mask),
+    }.items():
+        with pytest.raises(
+            ValueError, match=rf"of CVAE needs to be told {what}: pass \w+( or condition)?, one for each row or one"
+        ):
+            getattr(model, name)(*args)
+    for name in ("score_samples", "score", "effective_sample_size", "score_anomaly", "explain_anomaly"):
+        if what.startswith("a label"):  # which can be summed out
+            getattr(model, name)(X)
+        else:
+            with pytest.raises(ValueError, match=f"needs to be told {what}"):
+                getattr(model, name)(X)
+
+
+def test_an_encoder_that_is_told_asks_too(X):
+    model = quick(encode_condition=True).fit(X, LETTERS)
+    with pytest.raises(ValueError, match=r"transform with encode_condition=True of CVAE .* pass condition \(in a pipeline, by"):
+        model.transform(X)
+    with pytest.raises(ValueError, match=r"posterior with encode_condition=True .* pass y or condition"):
+        model.posterior(X)
+    with pytest.raises(ValueError, match=r"style_transfer with encode_condition=True .* pass condition"):
+        model.style_transfer(X, "a")
+    assert model.transform(X, condition="a").shape == (N_ROWS, 2)
+
+
+def test_log_likelihoods_need_one_list_of_labels(X):
+    assert quick().fit(X, LETTERS[:, np.newaxis]).log_likelihoods(X).shape == (N_ROWS, 3)
+    for y in (NUMBERS, TABLES["frame"][0], TABLES["integers"][0]):
+        with pytest.raises(ValueError, match="log_likelihoods needs conditions that are one list of labels; here are 2"):
+            quick().fit(X, y).log_likelihoods(X)
