@@ -24,7 +24,7 @@ from skvae.warnings import warn_user
 _AUTO_STEPS, _AUTO_STEPS_LINEAR = 3000, 5000
 _MIN_EPOCHS, _MAX_EPOCHS, _MAX_EPOCHS_LINEAR = 10, 100, 1000
 _LEARNING_RATE, _LEARNING_RATE_SHALLOW = 0.002, 0.01
-_REMEMBERED_ROWS = 4096  # rows of earlier partial_fit calls that weigh against those of the present one
+REMEMBERED_ROWS = 4096  # rows of earlier partial_fit calls that weigh against those of the present one
 _MAX_SEED = 2**31 - 1
 
 
@@ -188,7 +188,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             self.history_ = outcome.history
             self.n_iter_ = len(self.history_["loss"])
             # A stream's last few rows must not replace what many rows before them have settled.
-            rate = data.n_rows / (data.n_rows + min(self._n_seen, _REMEMBERED_ROWS)) if goes_on else 1.0
+            rate = data.n_rows / (data.n_rows + min(self._n_seen, REMEMBERED_ROWS)) if goes_on else 1.0
             self._finish(data, device, rate)
             module.likelihood.blend_moment(noise_before, rate)
             self._n_seen += data.n_rows

@@ -232,6 +232,7 @@ def check_sizes(name: str, value: Any) -> int | tuple[int, ...] | None:
 
 _NETWORK_OF_PRIOR = {"n_layers": Integral, "width": Integral, "n_heads": Integral, "dropout": Real}
 _TRAINING_OF_PRIOR = {"learning_rate": Real, "batch_size": Integral, "max_epochs": Integral}
+_WIDTH_OF_PRIOR, _HEADS_OF_PRIOR = 64, 4  # by default
 
 
 def check_prior_params(prior: str | None, params: dict[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -242,14 +243,16 @@ def check_prior_params(prior: str | None, params: dict[str, Any] | None) -> tupl
     for name, value in (params or {}).items():
         if name not in known:
             raise ValueError(f"prior_params has {name!r}; it takes {', '.join(known)}.")
-        low = 0 if name in ("dropout", "learning_rate") else 1
-        if not isinstance(value, known[name]) or value < low or (name == "dropout" and value >= 1):
-            kind = "an integer of at least 1" if known[name] is Integral else "a number of at least 0"
-            raise ValueError(f"prior_params[{name!r}]={value!r} must be {kind}{', below 1' if name == 'dropout' else ''}.")
-    width, n_heads = (params or {}).get("width"), (params or {}).get("n_heads")
-    if width is not None and width % (n_heads or 4):
-        raise ValueError(f"prior_params['width']={width} must be a multiple of the number of heads, {n_heads or 4}.")
+        takes, is_right = {
+            "dropout": ("a number of at least 0 and below 1", lambda value: 0 <= value < 1),
+            "learning_rate": ("a number above 0", lambda value: 0 < value < np.inf),
+        }.get(name, ("an integer of at least 1", lambda value: value >= 1))
+        if not isinstance(value, known[name]) or isinstance(value, bool) or not is_right(value):
+            raise ValueError(f"prior_params[{name!r}]={value!r} must be {takes}.")
     given = params or {}
+    width, n_heads = given.get("width", _WIDTH_OF_PRIOR), given.get("n_heads", _HEADS_OF_PRIOR)
+    if width % n_heads:
+        raise ValueError(f"prior_params={given!r}: width={width} must be a multiple of n_heads={n_heads}.")
     network, training = (
         {name: given[name] for name in part if name in given} for part in (_NETWORK_OF_PRIOR, _TRAINING_OF_PRIOR)
     )
@@ -258,24 +261,31 @@ def check_prior_params(prior: str | None, params: dict[str, Any] | None) -> tupl
 
 def check_discrete_codes(module: nn.Module, codes: Any) -> np.ndarray:
     """Discrete codes as an integer matrix, each within its codebook."""
-    codes = np.asarray(codes)
+    try:
+        codes = np.asarray(codes)
+    except ValueError as error:
+        raise ValueError(f"codes are lists of different lengths: {error}") from error
     if codes.ndim == 1 and module.n_codes == 1:
         codes = codes[:, np.newaxis]
     if len(module.levels) == 1 and codes.ndim == 1 + len(module.levels[0].shape) and codes.shape[1:] == module.levels[0].shape:
-        codes = codes.reshape(len(codes), -1)
+        codes = codes.reshape(len(codes), module.n_codes)
     if codes.ndim != 2 or codes.shape[1] != module.n_codes:
         levels = " + ".join("x".join(map(str, level.shape)) for level in module.levels)
         raise ValueError(f"codes have shape {codes.shape}, but must have shape (n_samples, {module.n_codes}), {levels} a row.")
-    if codes.dtype.kind not in "biu" and not (codes.dtype.kind == "f" and np.array_equal(codes, np.round(codes))):
+    if not len(codes):
+        raise ValueError("codes have 0 rows; at least 1 is needed.")
+    if codes.dtype.kind not in "biuf":
         raise ValueError(f"codes must be integers, but are of type {codes.dtype}.")
-    codes = codes.astype(np.int64)
+    broken = codes[codes != np.round(codes)] if codes.dtype.kind == "f" else codes[:0]
+    if broken.size:
+        raise ValueError(f"codes must be integers, but have the value {broken.flat[0]}.")
     for i, (level, part) in enumerate(zip(module.levels, module.code_slices, strict=True)):
         own = codes[:, part]
-        if own.size and (own.min() < 0 or own.max() >= level.n_embeddings):
+        if own.min() < 0 or own.max() >= level.n_embeddings:
             bad = own.min() if own.min() < 0 else own.max()
             where = "" if len(module.levels) == 1 else f" in level {i}"
             raise ValueError(f"codes have the value {bad}{where}, but must lie between 0 and {level.n_embeddings - 1}.")
-    return codes
+    return codes.astype(np.int64)
 
 
 def check_codes(estimator: Any, Z: Any) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from scipy.special import logsumexp
 from sklearn.base import _fit_context
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
@@ -19,11 +20,11 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from skvae.estimators import _validation as check
-from skvae.estimators._base import BaseAutoEncoder
+from skvae.estimators._base import REMEMBERED_ROWS, BaseAutoEncoder
 from skvae.estimators._conditions import Conditions
 from skvae.estimators._docs import document
 from skvae.modules import CODE_PRIORS, CODEBOOKS, SIMILARITIES, STRAIGHT_GRADIENTS, LatentModule, VQVAEModule
-from skvae.training import Plan, PrivateRandomness, Rows, Table, inference, seed_streams
+from skvae.training import DivergedError, Plan, PrivateRandomness, Rows, Table, inference, seed_streams
 from skvae.training.code_sampling import code_log_prob, draw_codes
 from skvae.training.codebooks import FEW_ROWS, codebooks_of, fit_code_prior, initialize_codebooks, level_plan, level_rows
 from skvae.training.state import load_module_state, to_plain
@@ -42,7 +43,7 @@ def _is_clustering(estimator: Any) -> bool:
     """Whether a row has one code."""
     if hasattr(estimator, "module_"):
         return estimator.module_.n_codes == 1
-    return estimator.n_codes == 1 and estimator.n_levels == 1
+    return np.array_equal(np.ravel(estimator.n_codes), [1]) and estimator.n_levels == 1
 
 
 @document
@@ -65,7 +66,7 @@ class VQVAE(BaseAutoEncoder):
     n_codes : int, array-like of int, or "auto", default="auto"
         Codes per row; "auto" is the square root of the number of columns. With several levels, one number is the bottom's, and
         every level above has half as many. One code a row makes clusters, see `predict`, for which an automatic learning rate
-        is 0.001. Images have a code at every place of the grid that the encoder's convolutions lead to, whatever `n_codes`.
+        is 0.001. Images take "auto": they have a code at every place of the grid that the encoder's convolutions lead to.
     n_levels : {1, 2, 3}, default=1
         Levels of codes, the bottom ones conditioned on those above [2]_. For images, every level halves the grid below.
     codebook : {"ema", "gradient"}, default="ema"
@@ -269,7 +270,7 @@ class VQVAE(BaseAutoEncoder):
         ValueError
             If a parameter, X or y is not as it should be, or the loss stops being finite in the first epoch.
         """
-        return self._fit(X, y, sample_weight, once=False)
+        return self._fit(X, (y, False), sample_weight, once=False)
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None, *, sample_weight=None):
@@ -291,7 +292,7 @@ class VQVAE(BaseAutoEncoder):
         self : object
             The fitted estimator.
         """
-        return self._fit(X, y, sample_weight, once=True)
+        return self._fit(X, (y, hasattr(self, "module_")), sample_weight, once=True)
 
     @available_if(_is_clustering)
     def fit_predict(self, X, y=None, *, sample_weight=None):
@@ -315,18 +316,19 @@ class VQVAE(BaseAutoEncoder):
     def _condition(self, X: Any, told: Any, kept: Any, weight: np.ndarray | None, *, reset: bool) -> Table:
         table = super()._condition(X, None, kept, weight, reset=reset)
         self._rows_in = X  # all of them, for `labels_`
-        if reset:
+        y, goes_on = told  # a warm start fits the prior anew
+        if not goes_on:
             self._conditions = None
         elif self._conditions is None:
             return table
-        if told is None:
-            if self.class_conditional is True or not reset:
+        if y is None:
+            if self.class_conditional is True or goes_on:
                 raise ValueError("The prior depends on labels (class_conditional): pass them as y.")
             return table
-        if self.prior is None or self.class_conditional is False:
+        if not goes_on and (self.prior in (None, "uniform") or self.class_conditional is False):
             return table
-        labels = check.check_labels(told, X, kept)
-        if reset:
+        labels = check.check_labels(y, X, kept)
+        if not goes_on:
             if not self._is_about_classes(labels, table.n_rows):
                 return table
             self._conditions = Conditions(labels, weight, scaled=False)
@@ -348,10 +350,10 @@ class VQVAE(BaseAutoEncoder):
 
     def _code_params(self, n_features: int) -> dict[str, Any]:
         n_codes = self.n_codes
-        if self.image_shape_ is not None:
-            n_codes = None
-        elif isinstance(n_codes, str):
-            n_codes = max(1, round(np.sqrt(n_features)))
+        if isinstance(n_codes, str):
+            n_codes = None if self.image_shape_ is not None else max(1, round(np.sqrt(n_features)))
+        elif self.image_shape_ is not None:
+            raise ValueError(f"n_codes={n_codes!r} is for rows: images have a code at every place of the encoder's grid.")
         return {
             "n_levels": int(self.n_levels),
             "n_codes": check.check_sizes("n_codes", n_codes),
@@ -371,10 +373,12 @@ class VQVAE(BaseAutoEncoder):
 
     @property
     def _learning_rate(self) -> float:
-        one_code = self.learning_rate == "auto" and self.image_shape_ is None and self._spec["n_codes"] == 1
+        one_code = self.learning_rate == "auto" and self._spec["n_levels"] == 1 and self._spec["n_codes"] in (1, (1,))
         return _LEARNING_RATE_OF_CLUSTERS if one_code else super()._learning_rate
 
     def _check_fit(self, weight: np.ndarray | None) -> None:
+        if self.class_conditional is True and self.prior in (None, "uniform"):
+            raise ValueError(f"class_conditional=True has no effect with prior={self.prior!r}, which does not depend on labels.")
         self._prior_network, self._prior_training = check.check_prior_params(self.prior, self.prior_params)
 
     def _pretrain(self, module: LatentModule, rows: Rows, plan: Plan) -> None:
@@ -421,28 +425,40 @@ class VQVAE(BaseAutoEncoder):
         if self.prior is None:
             self.prior_, self.prior_loss_ = None, []
             return
+        name = self.prior
+        if name == "auto":
+            name = "transformer" if self.image_shape_ is None else "pixelsnail"
         if anew:
-            name = self.prior
-            if name == "auto":
-                name = "transformer" if self.image_shape_ is None else "pixelsnail"
             is_small = CODE_PRIORS[name].learns and len(codes) <= FEW_ROWS
             self._prior_spec = {"name": name, **(_PRIOR_OF_FEW_ROWS if is_small else {}), **self._prior_network}
             priors = self._new_prior()
+        elif self.prior_ is None or self._prior_spec != {**self._prior_spec, "name": name, **self._prior_network}:
+            raise ValueError(
+                "prior or the network in prior_params changed since the prior was fitted; partial_fit goes on with the same. "
+                "Use fit."
+            )
         else:
             priors = copy.deepcopy(self.prior_)
         losses = []
         for level, prior in enumerate(priors):
             rows = level_rows(self.module_, codes, level)
-            loss = fit_code_prior(
-                prior,
-                rows,
-                device,
-                level_plan(self._prior_plan(len(rows), anew=anew), level),
-                codebooks=codebooks_of(self.module_, level),
-                weight=data.weight,
-                condition=data.condition,
-                anew=anew,
-            )
+            plan = level_plan(self._prior_plan(len(rows), anew=anew), level)
+            try:
+                loss, diverged = fit_code_prior(
+                    prior,
+                    rows,
+                    device,
+                    plan,
+                    codebooks=codebooks_of(self.module_, level),
+                    weight=data.weight,
+                    condition=data.condition,
+                    anew=anew,
+                    remembered=REMEMBERED_ROWS,
+                )
+            except DivergedError:
+                raise ValueError(self._prior_divergence(plan)) from None
+            if diverged:
+                warn_user(self._prior_divergence(plan), ConvergenceWarning)
             losses.append(loss if anew else np.concatenate([self.prior_loss_[level], loss]))
         self.prior_, self.prior_loss_ = priors.cpu(), losses
 
@@ -479,14 +495,20 @@ class VQVAE(BaseAutoEncoder):
             verbose=0,
         )
 
+    def _prior_divergence(self, plan: Plan) -> str:
+        return (
+            f"The training loss of the prior of {type(self).__name__} stopped being finite. Lower its learning rate, "
+            f"prior_params={{'learning_rate': ...}} (now {plan.learning_rate:g})."
+        )
+
     def _check_health(self) -> None:
         active = np.atleast_1d(self.n_active_codes_)
         for i, (level, n_active) in enumerate(zip(self.module_.levels, active, strict=True)):
-            if n_active >= _FEW_ALIVE * level.n_embeddings:
+            n_distinct = self._n_distinct[i]
+            if n_active >= _FEW_ALIVE * level.n_embeddings and n_distinct >= level.n_embeddings:
                 continue
             where = "" if len(active) == 1 else f" of level {i}"
-            if self._n_distinct[i] < level.n_embeddings:
-                n_distinct = self._n_distinct[i]
+            if n_distinct < level.n_embeddings:
                 advice = f"n_embeddings is larger than the number of distinct training vectors, {n_distinct}. Lower it."
             elif self.revive:
                 advice = (
@@ -575,7 +597,7 @@ class VQVAE(BaseAutoEncoder):
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Rows in the units of the training data.
-        levels : array-like of int, default=None
+        levels : int or array-like of int, default=None
             Levels to decode from, 0 being the top; the others are replaced by the mean of their codebooks. All by default.
 
         Returns
@@ -587,6 +609,7 @@ class VQVAE(BaseAutoEncoder):
             return super().reconstruct(X)
         X, device = self._ready(X)
         n_levels = len(self.module_.levels)
+        levels = [levels] if isinstance(levels, Integral) else list(levels)
         if any(not isinstance(level, Integral) or not 0 <= level < n_levels for level in levels):
             raise ValueError(f"levels={levels!r} must be numbers from 0, the top, to {n_levels - 1}.")
         embedding = torch.from_numpy(inference.encode(self.module_, X, device))
@@ -760,10 +783,12 @@ class VQVAE(BaseAutoEncoder):
         bits : ndarray of shape (n_samples,)
             Lower is better.
         """
+        if not isinstance(step, Real) or not 0.0 < step < np.inf:
+            raise ValueError(f"step={step!r} must be a number above 0.")
         return -(self.score_samples(X, y) / self.n_features_in_ + np.log(step)) / np.log(2.0)
 
     def compression(self, X, y=None):
-        """Bits that rows take as codes.
+        """Count the bits that rows take as codes.
 
         Parameters
         ----------

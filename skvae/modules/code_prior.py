@@ -70,7 +70,7 @@ class CodePrior(TrainableModule):
         """How many numbers a row takes at once while it is drawn."""
         return self.row_floats
 
-    def fit_counts(self, codes: Any, weight: Any = None, condition: Any = None) -> None:
+    def fit_counts(self, codes: Any, weight: Any = None, condition: Any = None, *, remembered: float = 0.0) -> None:
         """Learn how often each code occurs at each position; priors that are trained start from there.
 
         Parameters
@@ -79,6 +79,8 @@ class CodePrior(TrainableModule):
             Own codes alone.
         weight : Tensor or ndarray of shape (n,), optional
         condition : Tensor or ndarray of shape (n, n_conditions), optional
+        remembered : float, default=0.0
+            How many rows counted before go on counting, at most.
         """
 
     def set_embeddings(self, codebook: Any, upper: Sequence[Any] = ()) -> None:
@@ -201,16 +203,14 @@ def choose(logits: Tensor, uniforms: Tensor, temperature: float = 1.0, top_k: in
     return torch.minimum(code, (cumulative < total).sum(-1))  # rounding must not lead beyond the last code that may be drawn
 
 
-def frequencies(codes: Tensor, n_embeddings: int, weight: Tensor | None = None, smoothing: float = 1.0) -> Tensor:
-    """Smoothed relative frequencies of codes by position, in double precision.
+def count(codes: Tensor, n_embeddings: int, weight: Tensor | None = None) -> Tensor:
+    """Count codes by position, in double precision.
 
     Parameters
     ----------
     codes : Tensor of int64, shape (n, n_codes)
     n_embeddings : int
     weight : Tensor of shape (n,), optional
-    smoothing : float, default=1.0
-        Added to every count.
 
     Returns
     -------
@@ -219,8 +219,19 @@ def frequencies(codes: Tensor, n_embeddings: int, weight: Tensor | None = None, 
     n_codes = codes.shape[1]
     places = (codes + n_embeddings * torch.arange(n_codes)).flatten()
     weights = None if weight is None else weight.double().repeat_interleave(n_codes)
-    counts = torch.bincount(places, weights, minlength=n_codes * n_embeddings).double().view(n_codes, n_embeddings) + smoothing
-    return counts / counts.sum(1, keepdim=True)
+    return torch.bincount(places, weights, minlength=n_codes * n_embeddings).double().view(n_codes, n_embeddings)
+
+
+def faded(counts: Tensor, remembered: float) -> Tensor:
+    """Scale counts ``(..., n_codes, n_embeddings)`` down to so many rows, where they are of more; in double precision."""
+    counts = counts.double().cpu()
+    n_rows = float(counts[..., 0, :].sum())
+    return counts if n_rows <= remembered else counts * (remembered / n_rows)
+
+
+def smoothed(counts: Tensor, smoothing: float = 1.0) -> Tensor:
+    """Turn counts ``(..., n_embeddings)``, to each of which something is added, into relative frequencies."""
+    return (counts + smoothing) / (counts + smoothing).sum(-1, keepdim=True)
 
 
 class UniformPrior(CodePrior):
@@ -271,6 +282,8 @@ class HistogramPrior(CodePrior):
     tensor([[0.7500, 0.5000]])
     """
 
+    counts: Tensor
+
     def __init__(self, shape: CodeShape, n_embeddings: int, *, smoothing: float = 1.0, **levels: Any):
         super().__init__(shape, n_embeddings, **levels)
         self.smoothing = smoothing
@@ -278,6 +291,7 @@ class HistogramPrior(CodePrior):
         n_tables = self.n_conditions if 0 < self.n_conditions * entries <= _MOST_ENTRIES else 1
         uniform = torch.full((n_tables, self.n_codes, self.n_embeddings), 1.0 / n_embeddings)
         self.frequency = nn.Parameter(uniform, requires_grad=False)
+        self.register_buffer("counts", torch.zeros(n_tables, self.n_codes, self.n_embeddings))
         self.register_buffer("per_class", torch.tensor(False))
 
     @cached_property
@@ -285,23 +299,22 @@ class HistogramPrior(CodePrior):
         """Multiply-adds a row."""
         return self.frequency.numel()
 
-    def fit_counts(self, codes: Any, weight: Any = None, condition: Any = None) -> None:
+    def fit_counts(self, codes: Any, weight: Any = None, condition: Any = None, *, remembered: float = 0.0) -> None:
         """Count codes; see `CodePrior.fit_counts`."""
         codes = torch.as_tensor(codes).long().cpu()
         weight = None if weight is None else torch.as_tensor(weight).cpu()
         labels = _labels(condition) if self.n_conditions and len(self.frequency) == self.n_conditions else None
         if labels is None:
-            tables = frequencies(codes, self.n_embeddings, weight, self.smoothing).unsqueeze(0)
+            counts = count(codes, self.n_embeddings, weight).expand_as(self.counts)
         else:
             parts = [labels == label for label in range(self.n_conditions)]
-            tables = torch.stack(
-                [
-                    frequencies(codes[part], self.n_embeddings, None if weight is None else weight[part], self.smoothing)
-                    for part in parts
-                ]
+            counts = torch.stack(
+                [count(codes[part], self.n_embeddings, None if weight is None else weight[part]) for part in parts]
             )
+        counts = counts + faded(self.counts if labels is not None else self.counts[:1], remembered)
         with torch.no_grad():
-            self.frequency.copy_(tables.expand_as(self.frequency))
+            self.counts.copy_(counts)
+            self.frequency.copy_(smoothed(counts, self.smoothing))
         self.register_buffer("per_class", torch.tensor(labels is not None, device=self.frequency.device))
 
     def logits(self, codes: Tensor, upper: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
@@ -335,19 +348,23 @@ class AutoregressivePrior(CodePrior):
 
     learns = True
 
+    counts: Tensor
     log_frequency: Tensor
     share: Tensor
 
     def __init__(self, shape: CodeShape, n_embeddings: int, **levels: Any):
         super().__init__(shape, n_embeddings, **levels)
+        self.register_buffer("counts", torch.zeros(self.n_codes, self.n_embeddings))
         self.register_buffer("log_frequency", torch.zeros(self.n_codes, self.n_embeddings))
         self.register_buffer("share", torch.ones(()))
 
-    def fit_counts(self, codes: Any, weight: Any = None, condition: Any = None) -> None:
+    def fit_counts(self, codes: Any, weight: Any = None, condition: Any = None, *, remembered: float = 0.0) -> None:
         """Start from the frequencies of codes by position; see `CodePrior.fit_counts`."""
         codes = torch.as_tensor(codes).long().cpu()
         weight = None if weight is None else torch.as_tensor(weight).cpu()
-        self.log_frequency.copy_(frequencies(codes, self.n_embeddings, weight).log())
+        counts = count(codes, self.n_embeddings, weight) + faded(self.counts, remembered)
+        self.counts.copy_(counts)
+        self.log_frequency.copy_(smoothed(counts).log())
 
     def depart(self, network: Tensor, position: int | None = None) -> Tensor:
         """Logits from a network's output, at one position or all of them."""

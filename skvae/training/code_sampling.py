@@ -50,7 +50,8 @@ def code_log_prob(prior: CodePrior, rows: np.ndarray, device: torch.device, cond
     """
     precise = _precise(prior, device)
     dtype = next(precise.parameters()).dtype
-    size = min(chunk_rows(precise), _rows_in_memory(precise.row_floats))
+    # No fuller than it has to be: what a chunk's size does to the last bits is rounded off as well.
+    size = min(chunk_rows(precise), _rows_in_memory(precise.row_floats), 1 << max(0, len(rows) - 1).bit_length())
     buffer = aligned_zeros(size, precise.n_features, dtype)
     told = None if condition is None else aligned_zeros(size, precise.n_conditions, dtype)
     result = np.empty((len(rows), precise.n_codes))
@@ -96,12 +97,17 @@ def fit_share(
     -------
     float
         In [0, 1].
+
+    Raises
+    ------
+    DivergedError
+        If the loss of neither half stays finite for an epoch.
     """
     (seed,) = seed_streams(plan.seed, _SHARE_STREAM, n=1)
     order = np.random.default_rng(seed).permutation(len(rows))
     halves = np.array_split(order, 2)
     shares = np.linspace(0.0, 1.0, 21)
-    losses = np.zeros_like(shares)
+    losses, n_diverged = np.zeros_like(shares), 0
     for here, there in (halves, halves[::-1]):
         twin = copy.deepcopy(prior)
         twin.fit_counts(rows[here, prior.n_upper :], None if weight is None else weight[here])
@@ -111,6 +117,9 @@ def fit_share(
         try:
             train(twin, known, None, part)
         except DivergedError:
+            n_diverged += 1
+            if n_diverged == len(halves):
+                raise
             losses += np.linspace(0.0, 1.0, len(shares))
             continue
         told = None if condition is None else condition[there]

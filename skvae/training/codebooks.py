@@ -21,6 +21,7 @@ from skvae.training.threads import one_thread
 _VECTORS_PER_CODE = 64  # that k-means looks at
 _ITERATIONS = 10
 _CLUSTERED_ROWS, _CLUSTERINGS = 20_000, 10  # where rows have one code, which makes them clusters
+_FEWEST_ROWS, _FEWEST_PER_CODE = 4, 0.25  # below which nothing but the histogram carries over to new rows
 FEW_ROWS = 4000  # up to which a prior has to be small, and it is worth finding out how far it can be trusted
 
 
@@ -76,8 +77,11 @@ def fit_code_prior(
     weight: np.ndarray | None = None,
     condition: np.ndarray | None = None,
     anew: bool = True,
-) -> np.ndarray:
+    remembered: int = 0,
+) -> tuple[np.ndarray, bool]:
     """Fit the prior of one level's codes, in place.
+
+    On few rows, a network that adds nothing to the histogram when tried on halves of them is not trained.
 
     Parameters
     ----------
@@ -92,24 +96,36 @@ def fit_code_prior(
     condition : ndarray of shape (n, n_conditions), optional
     anew : bool, default=True
         Start from the frequencies of the codes, instead of going on.
+    remembered : int, default=0
+        Earlier rows, at most, that count towards the frequencies when going on.
 
     Returns
     -------
-    ndarray of shape (n_epochs,)
+    losses : ndarray of shape (n_epochs,)
         Training loss per epoch, in nats per row; empty where nothing is trained by gradient.
+    diverged : bool
+        Whether the loss stopped being finite, before which training then ended.
+
+    Raises
+    ------
+    DivergedError
+        If not even one epoch ended with a finite loss.
     """
-    if anew:
-        prior.fit_counts(rows[:, prior.n_upper :], weight, condition)
+    prior.fit_counts(rows[:, prior.n_upper :], weight, condition, remembered=0 if anew else remembered)
     if not prior.learns or (prior.n_features == 1 and prior.n_conditions == 0):  # one code that depends on nothing
-        return np.empty(0)
+        return np.empty(0), False
     prior.to(device)
     if anew:
         prior.set_embeddings(torch.from_numpy(codebooks[-1]), [torch.from_numpy(book) for book in codebooks[:-1]])
-        if 4 <= len(rows) <= FEW_ROWS:
+        if len(rows) < max(_FEWEST_ROWS, _FEWEST_PER_CODE * prior.n_embeddings):
+            prior.share.zero_()  # type: ignore[operator]
+        elif len(rows) <= FEW_ROWS:
             fit_share(prior, rows, device, plan, weight=weight, condition=condition)  # type: ignore[arg-type]
+    if not prior.share:
+        return np.empty(0), False
     known = Rows(rows, None, device, weight=weight, condition=condition)
     outcome = train(prior, known, None, plan)
-    return outcome.history["loss"]
+    return outcome.history["loss"], outcome.diverged
 
 
 def level_plan(plan: Plan, level: int) -> Plan:

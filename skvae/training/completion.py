@@ -13,7 +13,7 @@ from skvae.training.randomness import make_generator, private_randomness
 from skvae.training.threads import threads_for
 
 _PRIOR_DRAWS = 128  # codes that chains start among
-_CLIMBS = 8
+_CLIMBS, _SMALL_GAIN = 8, 0.1  # steps towards a mode at most; nats
 _CHUNK_NUMBERS = 2**23
 
 
@@ -137,10 +137,13 @@ def _climb(module, x, observed, condition, z, density) -> torch.Tensor:
         factor = _factor(precision + torch.diag_embed(damping * precision.diagonal(dim1=-2, dim2=-1)))
         higher = z + torch.cholesky_solve(gradient.unsqueeze(-1).to(factor), factor).squeeze(-1).to(z)
         there, decoded = density(higher)
+        is_there = bool(((there - here).abs() < _SMALL_GAIN).all())
         better = (there > here).unsqueeze(-1)
         damping = torch.where(better, 0.1 * damping, (10.0 * damping).clamp(min=0.1))
         here = torch.where(better[:, 0], there, here)
         z, output = (torch.where(better, new, old) for new, old in ((higher, z), (decoded, output)))
+        if is_there:
+            break
     return z
 
 

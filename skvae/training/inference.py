@@ -353,4 +353,8 @@ def latent_usage(module: nn.Module, data: Table, device: torch.device, *, max_ro
     told = None if sample.condition is None else torch.from_numpy(sample.condition.astype(np.float32)).to(device)
     with torch.no_grad():
         kl = module.divergence(*posteriors, told, per_component=True).mean(0)
-    return kl.cpu().double().numpy(), mean.var(axis=0), columns_are_correlated(module.likelihood.standardize(sample.X).numpy())
+    x = module.likelihood.standardize(sample.X).numpy()
+    if sample.condition is not None:  # what the decoder is told is no structure for the code to carry
+        told = np.column_stack([np.ones(len(x)), sample.condition]).astype(np.float32)
+        x = x - told @ np.linalg.lstsq(told, x, rcond=None)[0]
+    return kl.cpu().double().numpy(), mean.var(axis=0), columns_are_correlated(x)

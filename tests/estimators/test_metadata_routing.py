@@ -19,8 +19,9 @@ from skvae import CVAE
 N_ROWS = 60
 LABELS = np.array(list("abc"))[np.arange(N_ROWS) % 3]
 OTHERS = np.roll(LABELS, 1)
-pytestmark = pytest.mark.filterwarnings("ignore:The code of CVAE has collapsed")  # of fits this short
 WEIGHT = 1.0 + np.arange(N_ROWS) % 4
+
+pytestmark = pytest.mark.filterwarnings("ignore:The code of CVAE has collapsed")  # of fits this short
 
 
 @pytest.fixture
