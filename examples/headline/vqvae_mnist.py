@@ -35,8 +35,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--levels", type=int, default=1)
     parser.add_argument("--rows", type=int, default=60_000)
+    parser.add_argument("--entropy-weight", type=float, default=0.5)
     parser.add_argument("--prior", default="auto")
-    parser.add_argument("--prior-epochs", type=int, default=5)
+    parser.add_argument("--prior-epochs", type=int, default=8)
     parser.add_argument("--labels", action="store_true", help="have the prior depend on the digit")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--figure", default="vqvae_mnist.png")
@@ -49,6 +50,7 @@ def main() -> None:
         n_levels=args.levels,
         image_shape=(1, 28, 28),
         encoder=Conv(channels=(32, 64)),
+        entropy_weight=args.entropy_weight,
         max_epochs=args.epochs,
         prior=args.prior,
         prior_params={"max_epochs": args.prior_epochs},

@@ -81,6 +81,9 @@ class VQVAE(BaseAutoEncoder):
         Distance by which the nearest code is found; "cosine" has all vectors at length one.
     revive : bool, default=True
         Put codes that hardly any vector uses where vectors are far from the codebook.
+    entropy_weight : float, default=0.0
+        Above 0, likelier codes are chosen over nearer ones: by this many mean squared distances for every nat between their
+        probabilities [5]_. Codes then take fewer bits, for a larger error of reconstruction; 0.5 is a start.
     prior : {"auto", "transformer", "pixelsnail", "histogram", "uniform"} or None, default="auto"
         Prior of the codes: autoregressive, by a causal Transformer or by gated causal convolutions with attention [4]_, of
         which "auto" takes the former for rows and the latter for images; independent codes with frequencies by position; or
@@ -132,6 +135,8 @@ class VQVAE(BaseAutoEncoder):
     .. [2] Razavi et al., "Generating diverse high-fidelity images with VQ-VAE-2", NeurIPS 2019.
     .. [3] Fifty et al., "Restructuring vector quantization with the rotation trick", ICLR 2025.
     .. [4] Chen et al., "PixelSNAIL: an improved autoregressive generative model", ICML 2018.
+    .. [5] Chou et al., "Entropy-constrained vector quantization", IEEE Transactions on Acoustics, Speech, and Signal
+       Processing 37, 1989.
 
     Examples
     --------
@@ -157,6 +162,7 @@ class VQVAE(BaseAutoEncoder):
         "gradient": [StrOptions(set(STRAIGHT_GRADIENTS))],
         "similarity": [StrOptions(set(SIMILARITIES))],
         "revive": ["boolean"],
+        "entropy_weight": [Interval(Real, 0, None, closed="left")],
         "prior": [StrOptions({"auto", *CODE_PRIORS}), None],
         "prior_params": [dict, None],
         "class_conditional": ["boolean", StrOptions({"auto"})],
@@ -175,6 +181,7 @@ class VQVAE(BaseAutoEncoder):
         gradient="straight_through",
         similarity="euclidean",
         revive=True,
+        entropy_weight=0.0,
         prior="auto",
         prior_params=None,
         class_conditional="auto",
@@ -215,6 +222,7 @@ class VQVAE(BaseAutoEncoder):
         self.gradient = gradient
         self.similarity = similarity
         self.revive = revive
+        self.entropy_weight = entropy_weight
         self.prior = prior
         self.prior_params = prior_params
         self.class_conditional = class_conditional
@@ -369,6 +377,7 @@ class VQVAE(BaseAutoEncoder):
             "gradient": self.gradient,
             "similarity": self.similarity,
             "revive": bool(self.revive),
+            "entropy_weight": float(self.entropy_weight),
         }
 
     @property

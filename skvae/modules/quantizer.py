@@ -19,6 +19,7 @@ _INTERVAL = 10  # steps between revivals
 _MOMENT_RATE = 0.1
 _EPSILON = 1e-10
 _GOLDEN = 0.6180339887498949
+_RAREST = 3e-4  # probability of a code, below which it is as far as one of that probability
 
 
 class Quantized(NamedTuple):
@@ -70,6 +71,9 @@ class VectorQuantizer(nn.Module):
         One of `SIMILARITIES`; with "cosine", vectors and codebook have unit length.
     revive : bool
         Whether dead codes are revived.
+    entropy_weight : float
+        How much longer a code's way may be, in mean squared distances, for every nat that it is likelier than another [2]_:
+        codes then take fewer bits, at a larger error.
     standardize : bool
         Whether every entry of the vectors is first standardised over the batch, in use by averages over past batches: so
         that vectors which the decoder does not need yet cannot all become the same.
@@ -79,11 +83,14 @@ class VectorQuantizer(nn.Module):
     References
     ----------
     .. [1] van den Oord, Vinyals and Kavukcuoglu, "Neural discrete representation learning", NeurIPS 2017, appendix A.1.
+    .. [2] Chou, Lookabaugh and Gray, "Entropy-constrained vector quantization", IEEE Transactions on Acoustics, Speech, and
+       Signal Processing 37, 1989.
     """
 
     codebook: Tensor
     count: Tensor
     total: Tensor
+    mean_distance: Tensor
     mean: Tensor
     variance: Tensor
 
@@ -99,6 +106,7 @@ class VectorQuantizer(nn.Module):
         gradient: str = "straight_through",
         similarity: str = "euclidean",
         revive: bool = True,
+        entropy_weight: float = 0.0,
         standardize: bool = False,
         n_vectors: int = 1,
     ):
@@ -107,6 +115,7 @@ class VectorQuantizer(nn.Module):
         self.learns_by_gradient = codebook == "gradient"
         self.decay, self.smoothing, self.commitment_weight = decay, smoothing, commitment_weight
         self.gradient, self.has_unit_length, self.revive = GRADIENTS[gradient], similarity == "cosine", revive
+        self.entropy_weight = entropy_weight
         self.row_work = n_vectors * n_embeddings * embedding_dim
         self.row_size = min(n_vectors * max(n_embeddings, embedding_dim), fn.SEARCH_NUMBERS)
         vectors = torch.randn(n_embeddings, embedding_dim)
@@ -116,6 +125,7 @@ class VectorQuantizer(nn.Module):
             self.register_buffer("codebook", vectors)
             self.register_buffer("total", vectors.clone())
         self.register_buffer("count", torch.ones(n_embeddings))
+        self.register_buffer("mean_distance", torch.zeros(()))
         self.standardizes = standardize
         if standardize:
             self.register_buffer("mean", torch.zeros(embedding_dim))
@@ -132,6 +142,7 @@ class VectorQuantizer(nn.Module):
         self.codebook.copy_(self.embeddings())
         # One vector each, which soon weighs little beside those of a batch.
         self.count.fill_(1.0)
+        self.mean_distance.zero_()
         if not self.learns_by_gradient:
             self.total.copy_(self.codebook)
 
@@ -168,8 +179,17 @@ class VectorQuantizer(nn.Module):
         return F.normalize(x, dim=-1) if self.has_unit_length else x
 
     def codes(self, x: Tensor) -> Tensor:
-        """Codes of vectors, ``(n, d)`` to ``(n,)``, which do not depend on the other vectors."""
-        return fn.nearest_codes(self.prepare(x), self.embeddings())
+        """Codes of vectors ``(n, d)``, ``(n,)`` of int."""
+        return self._search(self.prepare(x), self.embeddings(), exact=True)
+
+    def _search(self, x: Tensor, embeddings: Tensor, *, exact: bool) -> Tensor:
+        if self.entropy_weight > 0.0:
+            # A squared distance more for rare codes is one more coordinate.
+            nats = -torch.log((self.count / self.count.sum()).clamp(min=_RAREST))
+            further = (self.entropy_weight * self.mean_distance * nats).sqrt().to(embeddings)
+            x = torch.cat([x, x.new_zeros(len(x), 1)], 1)
+            embeddings = torch.cat([embeddings, further.unsqueeze(1)], 1)
+        return fn.nearest_codes(x, embeddings, exact=exact)
 
     def embed(self, codes: Tensor) -> Tensor:
         """Vectors of codes, ``(...)`` to ``(..., d)``."""
@@ -178,7 +198,7 @@ class VectorQuantizer(nn.Module):
     def forward(self, x: Tensor, weight: Tensor) -> Quantized:
         """Quantise vectors ``(n, d)`` of weights ``(n,)``, and keep for `after_step` what it needs."""
         x, embeddings = self._prepare_batch(x, weight), self.embeddings()
-        codes = fn.nearest_codes(x, embeddings, exact=not self.training)
+        codes = self._search(x, embeddings, exact=not self.training)
         chosen = F.embedding(codes, embeddings)
         fixed = chosen.detach()
         distance = (x - fixed).square().sum(1)
@@ -200,6 +220,8 @@ class VectorQuantizer(nn.Module):
             self.variance.lerp_(self._moments[1], _MOMENT_RATE)
         self.forget()
         column = weight.unsqueeze(1)
+        if self.entropy_weight > 0.0:
+            self.mean_distance.lerp_((distance * weight).sum() / weight.sum(), 1.0 - self.decay)
         if self.learns_by_gradient:
             self.count.lerp_(fn.sum_by_code(column, codes, self.n_embeddings).squeeze(1), 1.0 - self.decay)
         else:

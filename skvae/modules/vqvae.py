@@ -154,7 +154,7 @@ class VQVAEModule(LatentModule):
         Size of the flattened embedding, which the levels imply.
     n_levels, n_codes, n_embeddings, embedding_dim
         See `plan_levels`.
-    codebook, decay, smoothing, commitment_weight, gradient, similarity, revive
+    codebook, decay, smoothing, commitment_weight, gradient, similarity, revive, entropy_weight
         See `VectorQuantizer`.
     likelihood, noise, **networks
         See `LatentModule` and `build_networks`; images have no perceptron between convolutions and codes.
@@ -189,6 +189,7 @@ class VQVAEModule(LatentModule):
         gradient: str = "straight_through",
         similarity: str = "euclidean",
         revive: bool = True,
+        entropy_weight: float = 0.0,
         encoder: Net | Conv | None = None,
         image_shape: Shape | None = None,
         **autoencoder: Any,
@@ -223,6 +224,7 @@ class VQVAEModule(LatentModule):
                 gradient=gradient,
                 similarity=similarity,
                 revive=revive,
+                entropy_weight=entropy_weight,
                 standardize=n_levels > 1,
                 n_vectors=level.n_codes,
             )
