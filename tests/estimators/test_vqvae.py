@@ -25,6 +25,7 @@ from torch import nn
 
 import skvae
 from skvae import VQVAE, Conv, Net
+from skvae.training import codebooks
 
 pytestmark = [pytest.mark.usefixtures("one_core"), pytest.mark.filterwarnings("ignore:Only .* codes.* are in use")]
 
@@ -200,7 +201,7 @@ def test_images(images):
 
 @pytest.mark.parametrize("case", ["transformer", "levels", "images", "classes"])
 def test_rows_do_not_depend_on_their_neighbours(X, images, case):
-    params = {"prior": "auto", "max_epochs": 5}
+    params = {"prior": "auto", "max_epochs": 5, "entropy_weight": 0.5 if case == "levels" else 0.0}
     if case == "images":
         X, model = images, quick_images(**params).fit(images)
     else:
@@ -229,6 +230,7 @@ def test_rows_do_not_depend_on_their_neighbours(X, images, case):
         ({"n_codes": (3, 1), "n_levels": 2, "n_embeddings": (4, 300), "embedding_dim": (2, 5)}, [(3,), (1,)]),
         ({"similarity": "cosine"}, [(2,)]),
         ({"codebook": "gradient"}, [(2,)]),
+        ({"entropy_weight": 1.0, "max_epochs": 20}, [(2,)]),
     ],
     ids=str,
 )
@@ -361,6 +363,16 @@ def test_a_healthy_codebook_is_no_reason_to_warn_and_nothing_is_printed(X, capsy
     assert capsys.readouterr() == ("", "")
 
 
+def test_likelier_codes_take_fewer_bits_at_a_larger_error(X):
+    X = np.tile(X, (5, 1))
+    models = [quick(max_epochs=40, entropy_weight=weight).fit(X) for weight in (0.0, 0.5, 2.0)]
+    bits = [model.compression(X).coded.mean() for model in models]
+    errors = [np.square((X - model.reconstruct(X)) / X.std(0)).mean() for model in models]
+    assert bits[0] > bits[1] + 0.1 > bits[2] + 0.2
+    assert max(errors[0], errors[1]) < errors[2]
+    assert models[2].perplexity_ < models[0].perplexity_
+
+
 # -- clusters ---------------------------------------------------------------------------------------------------------
 
 
@@ -417,6 +429,19 @@ def test_partial_fit_goes_on_with_the_codes_and_their_prior(X):
     assert model.n_iter_ == 21
     assert model.loss_curve_[-1] < model.loss_curve_[0]
     assert model.prior_loss_[0][-1] < model.prior_loss_[0][2]
+
+
+def test_passes_over_the_prior_shuffle_differently(X, monkeypatch):
+    plans = []
+    train = codebooks.train
+    monkeypatch.setattr(codebooks, "fit_share", lambda *args, **params: None)
+    monkeypatch.setattr(
+        codebooks, "train", lambda prior, rows, valid, plan: plans.append(plan) or train(prior, rows, valid, plan)
+    )
+    model = quick(prior="transformer", n_levels=2, n_codes=4).partial_fit(X)
+    model.partial_fit(X).partial_fit(X)
+    assert len({(plan.seed, plan.pass_index) for plan in plans}) == len(plans) == 6
+    assert [plan.n_epochs for plan in plans] == [2, 2, 1, 1, 1, 1]
 
 
 def test_partial_fit_counts_codes_on(X):
@@ -561,7 +586,9 @@ def test_without_a_random_state_numpy_decides(X):
 
 
 @pytest.mark.parametrize("dump", [lambda model: pickle.loads(pickle.dumps(model)), copy.deepcopy], ids=["pickle", "deepcopy"])
-@pytest.mark.parametrize("params", [{"prior": "transformer"}, {"n_levels": 2}, {"prior": "pixelsnail", "codebook": "gradient"}])
+@pytest.mark.parametrize(
+    "params", [{"prior": "transformer"}, {"n_levels": 2, "entropy_weight": 1.0}, {"prior": "pixelsnail", "codebook": "gradient"}]
+)
 def test_round_trips_and_training_that_goes_on(X, params, dump):
     y = labels_of(X)
     model = quick(dropout=0.2, max_epochs=15, **params).fit(X, y)
@@ -938,6 +965,7 @@ OWN = [
     ({}, {"decay": 0.5}, "reconstruct"),
     ({}, {"commitment_weight": 2.0}, "reconstruct"),
     ({}, {"gradient": "rotation"}, "reconstruct"),
+    ({}, {"entropy_weight": 1.0}, "reconstruct"),
     ({}, {"similarity": "cosine"}, "reconstruct"),
     ({"n_embeddings": 330, "n_codes": 1, "decay": 0.5, "max_epochs": 10}, {"revive": False}, "reconstruct"),
     ({}, {"prior": "transformer"}, "score_samples"),
@@ -1005,6 +1033,7 @@ def test_fit_leaves_parameters_alone(X):
         ({"codebook": "adam"}, "codebook"),
         ({"decay": 1.0}, "decay"),
         ({"commitment_weight": -1}, "commitment_weight"),
+        ({"entropy_weight": -1}, "entropy_weight"),
         ({"gradient": "reinforce"}, "gradient"),
         ({"similarity": "manhattan"}, "similarity"),
         ({"prior": "gaussian"}, "prior"),

@@ -193,7 +193,7 @@ def test_earlier_rows_fade():
         fit(prior, np.ones((10, 3), np.float32), anew=False, remembered=50)
     assert prior.counts.sum(-1).max() <= 60 + 1e-3
     assert (prior.frequency[0, :, 1] > 0.85).all()
-    fit(prior, np.zeros((500, 3), np.float32))
+    fit(prior, np.zeros((500, 3), np.float32), remembered=50)  # anew
     assert (prior.counts[0, :, 1] == 0).all()
 
 
@@ -203,6 +203,30 @@ def test_weights_count_as_rows():
     fit(weighted, rows, weight=weight)
     fit(repeated, np.repeat(rows, weight.astype(int), axis=0))
     np.testing.assert_allclose(weighted.frequency, repeated.frequency, rtol=1e-6)
+
+
+def test_a_network_hears_of_weights():
+    rows, new = chained(300), chained(300, seed=1)
+    both, weight = np.concatenate([rows, 5 - rows]), np.repeat([2.0, 0.01], 300)
+    weighted, plain = make_prior(), make_prior()
+    fit(weighted, both, weight=weight)
+    fit(plain, both)
+    scores = [code_log_prob(prior, new, CPU).sum(1).mean() for prior in (weighted, plain)]
+    unlike = [code_log_prob(prior, 5 - new, CPU).sum(1).mean() for prior in (weighted, plain)]
+    assert scores[0] > scores[1] + 0.3
+    assert unlike[0] < unlike[1] - 1
+
+
+def test_a_network_begins_with_the_vectors_of_the_codes(monkeypatch):
+    prior, given = make_prior(upper=[((2,), 4)]), []
+    monkeypatch.setattr(prior, "set_embeddings", lambda *books: given.append(books))
+    books = [np.ones((4, 2), np.float32), np.zeros((6, 3), np.float32)]
+    rows = np.concatenate([np.zeros((50, 2), np.float32), chained(50)], axis=1)
+    monkeypatch.setattr(codebooks, "fit_share", lambda *args, **params: None)
+    for anew in (True, False):
+        fit_code_prior(prior, rows, CPU, PLAN, codebooks=books, anew=anew)
+    ((own, (above,)),) = given
+    assert (tuple(own.shape), tuple(above.shape)) == ((6, 3), (4, 2))
 
 
 def test_divergence_is_raised():
