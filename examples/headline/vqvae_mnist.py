@@ -53,7 +53,7 @@ def main() -> None:
         entropy_weight=args.entropy_weight,
         max_epochs=args.epochs,
         prior=args.prior,
-        prior_params={"max_epochs": args.prior_epochs},
+        prior_params={"max_epochs": args.prior_epochs} if args.prior in ("auto", "transformer", "pixelsnail") else None,
         random_state=args.seed,
     )
     start = time.perf_counter()

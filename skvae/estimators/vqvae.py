@@ -125,7 +125,8 @@ class VQVAE(BaseAutoEncoder):
 
     Notes
     -----
-    The score is a lower bound of the log-likelihood, since it counts the codes that the encoder chooses alone.
+    The score is a lower bound of the log-likelihood, since it counts the codes that the encoder chooses alone. `score` sums
+    labels out, whatever `y`, so that it compares with that of other models.
 
     For images, `hidden_layer_sizes` has no effect: nothing lies between convolutions and codes.
 
@@ -753,26 +754,6 @@ class VQVAE(BaseAutoEncoder):
         rows, log_shares = self._conditions.combinations()
         each = [given(np.repeat(row[np.newaxis], len(codes), axis=0)) for row in rows]
         return logsumexp(np.stack(each) + log_shares[:, np.newaxis], axis=0)
-
-    def score(self, X, y=None, sample_weight=None):
-        """Mean of `score_samples`.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Rows in the units of the training data.
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
-            Labels, where the prior depends on them.
-        sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows.
-
-        Returns
-        -------
-        score : float
-            Nats per row; higher is better.
-        """
-        scores = self.score_samples(X, y)
-        return float(np.average(scores, weights=check.check_score_weights(sample_weight, scores)))
 
     def bits_per_dim(self, X, y=None, *, step=1.0):
         """Score of rows in bits per column.

@@ -810,8 +810,9 @@ def test_labels_that_are_not_told_are_summed_out(X, prior):
     np.testing.assert_allclose(
         told, joint[np.searchsorted(list("abc"), y), np.arange(80)] - np.log(shares)[np.searchsorted(list("abc"), y)], rtol=1e-6
     )
-    assert model.score(X, y) == pytest.approx(told.mean())
-    assert model.score(X, y) != model.score(X)
+    assert model.score_samples(X, y).mean() == pytest.approx(told.mean())
+    assert model.score_samples(X, y).mean() != model.score(X)
+    assert model.score(X, y) == model.score(X, np.full(len(X), "never seen")) == model.score(X)
     np.testing.assert_allclose(model.bits_per_dim(X, y), -told / 5 / np.log(2))
     assert not np.array_equal(model.compression(X, y).coded, model.compression(X).coded)
 
@@ -855,7 +856,7 @@ def test_which_targets_are_labels(X, y, params, depends):
     ("call", "message"),
     [
         (lambda model, X, y: model.sample(2, y="z"), r"not seen in fit: 'z'; known are 'a', 'b', 'c'"),
-        (lambda model, X, y: model.score(X, np.full(80, "z")), r"not seen in fit: 'z'"),
+        (lambda model, X, y: model.score_samples(X, np.full(80, "z")), r"not seen in fit: 'z'"),
         (lambda model, X, y: model.sample(2, y=list("abc")), r"y has 3 entries for 2 row"),
         (lambda model, X, y: model.score_samples(X, y[:3]), r"y has 3 entries for 80 row"),
         (lambda model, X, y: model.partial_fit(X), r"prior depends on labels \(class_conditional\): pass them as y"),
@@ -912,7 +913,7 @@ def test_a_learned_prior_beats_frequencies_on_new_digits(digits, model_of_digits
     np.testing.assert_array_equal(counted.encode(X), model_of_digits.encode(X))
     assert model_of_digits.compression(X).coded.mean() < counted.compression(X).coded.mean() - 2
     assert model_of_digits.score(X) > counted.score(X) + 1.4
-    assert model_of_digits.score(X, y) > model_of_digits.score(X)
+    assert model_of_digits.score_samples(X, y).mean() > model_of_digits.score(X)
 
 
 def test_samples_of_a_label_look_like_it(digits, model_of_digits):
