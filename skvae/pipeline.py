@@ -166,6 +166,8 @@ class StepScorer:
         if not hasattr(step, "score"):
             raise TypeError(f"Step {self.name!r} of the pipeline, {step!r}, has no method 'score'.")
         weight = {} if sample_weight is None else {"sample_weight": sample_weight}
+        if not getattr(step, "_is_told_y", True):  # whose `y` is another step's
+            y = None
         return step.score(_forth(estimator.steps[:position], X), y, **weight)
 
     def __repr__(self) -> str:

@@ -4,10 +4,12 @@ import pickle
 import numpy as np
 import pytest
 from scipy import sparse
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.cluster import KMeans
 from sklearn.compose import ColumnTransformer
 from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 from sklearn.neighbors import KernelDensity
@@ -15,7 +17,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, MaxAbsScaler, Normalizer, StandardScaler
 
 import skvae
-from skvae import AutoEncoder, VAETransformer, step_score
+from skvae import CVAE, AutoEncoder, VAETransformer, step_score
 
 
 @pytest.fixture
@@ -304,3 +306,34 @@ def test_fitted_pipelines_can_be_pickled(X):
     np.testing.assert_array_equal(skvae.reconstruct(other, X), skvae.reconstruct(pipe, X))
     np.testing.assert_array_equal(skvae.score_anomaly(other, X), skvae.score_anomaly(pipe, X))
     assert step_score("vaetransformer")(other, X) == step_score("vaetransformer")(pipe, X)
+
+
+# -- conditional steps ------------------------------------------------------------------------------------------------
+
+
+def cvae(**params):
+    return CVAE(**{"n_components": 2, "hidden_layer_sizes": (8,), "max_epochs": 3, "random_state": 0, **params})
+
+
+def test_functions_pass_labels_on(X):
+    y = np.arange(60) % 3
+    pipe = make_pipeline(StandardScaler(), cvae()).fit(X, y)
+    scaler, model = pipe[0], pipe[1]
+    scaled = scaler.transform(X)
+    expected = scaler.inverse_transform(model.sample(4, y=2, random_state=1))
+    np.testing.assert_array_equal(skvae.sample(pipe, 4, y=2, random_state=1), expected)
+    np.testing.assert_array_equal(skvae.reconstruct(pipe, X, y=y), scaler.inverse_transform(model.reconstruct(scaled, y)))
+    np.testing.assert_array_equal(skvae.score_anomaly(pipe, X, y=y), model.score_anomaly(scaled, y))
+    plain = make_pipeline(StandardScaler(), vae()).fit(X)
+    for call in (lambda: skvae.sample(plain, 2, y=1), lambda: skvae.reconstruct(plain, X, y=y)):
+        with pytest.raises(TypeError, match=r"y was given, but .* of VAETransformer takes none"):
+            call()
+
+
+def test_a_step_score_keeps_another_steps_labels_away(X):
+    y, batch = np.arange(60) % 3, np.arange(60) % 2
+    with config_context(enable_metadata_routing=True):
+        pipe = make_pipeline(cvae(), LogisticRegression()).fit(X, y, condition=batch)
+    assert step_score("cvae")(pipe, X, y) == pipe[0].score(X)
+    pipe = make_pipeline(cvae(), LogisticRegression()).fit(X, y)
+    assert step_score("cvae")(pipe, X, y) == pipe[0].score(X, y)

@@ -514,7 +514,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
     @property
     def n_parameters_(self):
-        """Number of weights of encoder and decoder."""
+        """Number of weights that are trained by gradient."""
         check_is_fitted(self, "module_")
         return sum(weight.numel() for weight in self.module_.parameters())
 

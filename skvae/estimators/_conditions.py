@@ -98,8 +98,11 @@ class Conditions:
             index = _find(values, known)
             if (index < 0).any():
                 unseen = list(dict.fromkeys(values[index < 0].tolist()))
+                known_ones, hint = _listing(known.tolist()), ""
+                if known.dtype.kind == "f":
+                    hint = " Whole floats in a list are labels; in a matrix, y[:, None], they are numbers."
                 raise ValueError(
-                    f"{which} has labels that were not seen in fit: {_listing(unseen)}; known are {_listing(known.tolist())}."
+                    f"{which} has labels that were not seen in fit: {_listing(unseen)}; known are {known_ones}.{hint}"
                 )
             positions.append(index)
         return positions

@@ -88,7 +88,7 @@ history_ : dict of ndarray
 loss_curve_ : list of float
     Training loss per epoch.
 n_parameters_ : int
-    Number of weights.
+    Number of weights that are trained by gradient.
 image_shape_ : tuple of int or None
     Shape of the images that rows are.
 noise_scale_ : ndarray of shape (n_features_in_,)

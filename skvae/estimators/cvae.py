@@ -341,6 +341,11 @@ class CVAE(VariationalAutoEncoder):
     def _module_params(self) -> dict[str, Any]:
         return {**super()._module_params(), "prior": self.prior}
 
+    @property
+    def _is_told_y(self) -> bool:
+        """Whether it is `y` that the model is told, and not `condition` or columns of X."""
+        return self._columns is None and self._conditions.name == "y"
+
     # -- rows and what they are told ----------------------------------------------------------------------------------
 
     def _told(self, y: Any, condition: Any, n_rows: int, what: str, by: str = "y or condition") -> tuple[np.ndarray, Any]:
@@ -479,7 +484,7 @@ class CVAE(VariationalAutoEncoder):
         new, given = self._told(y, None, X.shape[0], "style_transfer", "y")
         return self._decode(inference.encode(self.module_, X, device, told), new, given).astype(X.dtype, copy=False)
 
-    def interpolate(self, X_start, X_end, y_start, y_end=None, n_steps=10, *, method="linear"):
+    def interpolate(self, X_start, X_end, y_start=None, y_end=None, n_steps=10, *, method="linear"):
         """Decode what lies between pairs of rows: between their styles, their labels, or both.
 
         With ``y_end=None`` the label stays and the style changes; with the same rows at both ends, the style stays and the
@@ -489,8 +494,9 @@ class CVAE(VariationalAutoEncoder):
         ----------
         X_start, X_end : array-like of shape (n_pairs, n_features)
             Rows at the two ends.
-        y_start, y_end : scalar or array-like of shape (n_pairs,) or (n_pairs, n_outputs)
-            Labels or numbers at the two ends; those at the end are those at the start by default.
+        y_start, y_end : scalar or array-like of shape (n_pairs,) or (n_pairs, n_outputs), default=None
+            Labels or numbers at the two ends; those at the end are those at the start by default. With `condition_columns`, they
+            are those of the rows.
         n_steps : int, default=10
             Rows on each way, ends included.
         method : {"linear", "spherical"}, default="linear"
@@ -498,21 +504,21 @@ class CVAE(VariationalAutoEncoder):
 
         Returns
         -------
-        X : ndarray of shape (n_pairs, n_steps, n_features)
-            Decoder's means, without `condition_columns`.
+        X : ndarray of shape (n_pairs, n_steps, n_features_in_)
+            Decoder's means.
         """
-        y_end = y_start if y_end is None else y_end
-        ends = []
-        for X, y in ((X_start, y_start), (X_end, y_end)):
-            X, device = self._ready(X)
-            X = self._without_columns(X)[0]
-            told, _ = self._told(y, None, X.shape[0], "interpolate", "y_start")
+        ends, columns = [], []
+        for X, y in ((X_start, y_start), (X_end, y_start if y_end is None else y_end)):
+            X, told, given, device = self._rows(X, y, None, "interpolate", by="y_start")
             ends.append((inference.encode(self.module_, X, device, told), told))
+            columns.append(given)
         (z_start, c_start), (z_end, c_end) = ends
         codes = between(z_start, z_end, n_steps, method)
         told = between(c_start, c_end, n_steps, "linear")
         joined = np.concatenate([codes, told], axis=-1)
-        X = self._as_images(inference.decode(self.module_, joined.reshape(-1, joined.shape[-1]), device))
+        X = inference.decode(self.module_, joined.reshape(-1, joined.shape[-1]), device)
+        between_columns = None if self._columns is None else between(*columns, n_steps, "linear").reshape(len(X), -1)
+        X = self._with_columns(X, between_columns)
         return X.reshape(*codes.shape[:2], *X.shape[1:])
 
     # -- sampling -----------------------------------------------------------------------------------------------------

@@ -42,8 +42,12 @@ _PRIOR_OF_FEW_ROWS = {"n_layers": 1, "dropout": 0.2}
 def _is_clustering(estimator: Any) -> bool:
     """Whether a row has one code."""
     if hasattr(estimator, "module_"):
-        return estimator.module_.n_codes == 1
-    return np.array_equal(np.ravel(estimator.n_codes), [1]) and estimator.n_levels == 1
+        has_one = estimator.module_.n_codes == 1
+    else:
+        has_one = np.array_equal(np.ravel(estimator.n_codes), [1]) and estimator.n_levels == 1
+    if not has_one:
+        raise AttributeError("Rows are clustered by one code each: set n_codes=1 and n_levels=1.")
+    return True
 
 
 @document
@@ -72,7 +76,8 @@ class VQVAE(BaseAutoEncoder):
     codebook : {"ema", "gradient"}, default="ema"
         Learn the codebook by exponential moving averages, or by the gradient of its own loss.
     decay : float, default=0.99
-        What those averages keep in a step. Counts with "ema"; with "gradient", for the revival of codes alone.
+        What those averages keep in a step. Counts with "ema"; with "gradient", for the revival of codes and `entropy_weight`
+        alone.
     commitment_weight : float, default=0.25
         Weight of the squared distance between the encoder's vectors and the codebook.
     gradient : {"straight_through", "rotation"}, default="straight_through"
@@ -279,13 +284,13 @@ class VQVAE(BaseAutoEncoder):
         ValueError
             If a parameter, X or y is not as it should be, or the loss stops being finite in the first epoch.
         """
-        return self._fit(X, (y, False), sample_weight, once=False)
+        return self._fit(X, (y, None, False), sample_weight, once=False)
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y=None, *, sample_weight=None):
+    def partial_fit(self, X, y=None, classes=None, *, sample_weight=None):
         """Go on with one pass over some rows, of the autoencoder and of the prior.
 
-        The first call fixes the standardisation of the columns and the labels.
+        The first call fixes the standardisation of the columns and the labels, and fits a prior as `fit` does.
 
         Parameters
         ----------
@@ -293,6 +298,8 @@ class VQVAE(BaseAutoEncoder):
             Rows to learn from.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
             Labels for a class-conditional prior.
+        classes : array-like of shape (n_classes,) or list of array-like, default=None
+            All labels there will be, a list of them where there are several kinds; those of the first call by default.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows.
 
@@ -301,7 +308,7 @@ class VQVAE(BaseAutoEncoder):
         self : object
             The fitted estimator.
         """
-        return self._fit(X, (y, hasattr(self, "module_")), sample_weight, once=True)
+        return self._fit(X, (y, classes, hasattr(self, "module_")), sample_weight, once=True)
 
     @available_if(_is_clustering)
     def fit_predict(self, X, y=None, *, sample_weight=None):
@@ -325,7 +332,7 @@ class VQVAE(BaseAutoEncoder):
     def _condition(self, X: Any, told: Any, kept: Any, weight: np.ndarray | None, *, reset: bool) -> Table:
         table = super()._condition(X, None, kept, weight, reset=reset)
         self._rows_in = X  # all of them, for `labels_`
-        y, goes_on = told  # a warm start fits the prior anew
+        y, classes, goes_on = told  # a warm start fits the prior anew
         if not goes_on:
             self._conditions = None
         elif self._conditions is None:
@@ -340,22 +347,31 @@ class VQVAE(BaseAutoEncoder):
         if not goes_on:
             if not self._is_about_classes(labels, table.n_rows):
                 return table
-            self._conditions = Conditions(labels, weight, scaled=False)
+            self._conditions = Conditions(labels, weight, classes=classes, scaled=False)
         else:
+            if classes is not None:
+                self._conditions.check_classes(classes)
             self._conditions = self._conditions.extended(labels, weight)
         return table._replace(condition=self._conditions.encode(labels, table.n_rows))
 
     def _is_about_classes(self, labels: Any, n_rows: int) -> bool:
         """Whether targets are labels that the prior should depend on."""
-        is_continuous = not hasattr(labels, "columns") and type_of_target(labels, input_name="y").startswith("continuous")
-        if self.class_conditional is True:
-            if is_continuous:
-                raise ValueError("class_conditional=True takes labels, but y is continuous.")
-            return True
-        if is_continuous:
+        try:
+            is_continuous = not hasattr(labels, "columns") and type_of_target(labels, input_name="y").startswith("continuous")
+            candidate = None if is_continuous else Conditions(labels, None, scaled=False)
+        except ValueError:  # missing entries, for example, in a target that need not be for the prior
+            if self.class_conditional is True:
+                raise
             return False
-        candidate = Conditions(labels, None, scaled=False)
-        return candidate.is_labels and len(candidate.combinations()[0]) <= n_rows**0.5
+        if self.class_conditional is True:
+            if candidate is None:
+                raise ValueError("class_conditional=True takes labels, but y is continuous.")
+            if self.prior == "histogram" and candidate.n_columns > 1:
+                raise ValueError(f"prior='histogram' depends on one kind of label, but y has {candidate.n_columns} columns.")
+            return True
+        if candidate is None or not candidate.is_labels or (self.prior == "histogram" and candidate.n_columns > 1):
+            return False
+        return len(candidate.combinations()[0]) <= n_rows**0.5
 
     def _code_params(self, n_features: int) -> dict[str, Any]:
         n_codes = self.n_codes
@@ -449,10 +465,15 @@ class VQVAE(BaseAutoEncoder):
             )
         else:
             priors = copy.deepcopy(self.prior_)
+        # A stream may begin with rows that are too few to train a network on.
+        tries = anew or len(codes) >= 2 * self._prior_tried
+        if tries:
+            self._prior_tried = len(codes)
         losses = []
         for level, prior in enumerate(priors):
             rows = level_rows(self.module_, codes, level)
-            plan = level_plan(self._prior_plan(len(rows), anew=anew), level)
+            begins = anew or (tries and prior.learns and not prior.share)
+            plan = level_plan(self._prior_plan(len(rows), anew=begins), level)
             try:
                 loss, diverged = fit_code_prior(
                     prior,
@@ -462,8 +483,8 @@ class VQVAE(BaseAutoEncoder):
                     codebooks=codebooks_of(self.module_, level),
                     weight=data.weight,
                     condition=data.condition,
-                    anew=anew,
-                    remembered=REMEMBERED_ROWS,
+                    begins=begins,
+                    remembered=0 if anew else REMEMBERED_ROWS,
                 )
             except DivergedError:
                 raise ValueError(self._prior_divergence(plan)) from None
@@ -520,6 +541,8 @@ class VQVAE(BaseAutoEncoder):
             where = "" if len(active) == 1 else f" of level {i}"
             if n_distinct < level.n_embeddings:
                 advice = f"n_embeddings is larger than the number of distinct training vectors, {n_distinct}. Lower it."
+            elif self.entropy_weight > 0.0:
+                advice = f"lower entropy_weight (now {self.entropy_weight:g}) or n_embeddings."
             elif self.revive:
                 advice = (
                     f"lower n_embeddings or embedding_dim (now {level.embedding_dim}), or raise max_epochs (now "
@@ -775,6 +798,10 @@ class VQVAE(BaseAutoEncoder):
         """
         if not isinstance(step, Real) or not 0.0 < step < np.inf:
             raise ValueError(f"step={step!r} must be a number above 0.")
+        if self.likelihood == "bernoulli" and step != 1.0:
+            raise ValueError(
+                f"step={step!r} turns densities into probabilities, which those of likelihood='bernoulli' are already."
+            )
         return -(self.score_samples(X, y) / self.n_features_in_ + np.log(step)) / np.log(2.0)
 
     def compression(self, X, y=None):

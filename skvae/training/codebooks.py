@@ -76,7 +76,7 @@ def fit_code_prior(
     codebooks: list[np.ndarray],
     weight: np.ndarray | None = None,
     condition: np.ndarray | None = None,
-    anew: bool = True,
+    begins: bool = True,
     remembered: int = 0,
 ) -> tuple[np.ndarray, bool]:
     """Fit the prior of one level's codes, in place.
@@ -94,10 +94,10 @@ def fit_code_prior(
         Of the levels above, top first, and of this one.
     weight : ndarray of shape (n,), optional
     condition : ndarray of shape (n, n_conditions), optional
-    anew : bool, default=True
-        Start from the frequencies of the codes, instead of going on.
+    begins : bool, default=True
+        Whether the network has not been trained before.
     remembered : int, default=0
-        Earlier rows, at most, that count towards the frequencies when going on.
+        Earlier rows, at most, that count towards the frequencies of the codes.
 
     Returns
     -------
@@ -111,16 +111,18 @@ def fit_code_prior(
     DivergedError
         If not even one epoch ended with a finite loss.
     """
-    prior.fit_counts(rows[:, prior.n_upper :], weight, condition, remembered=0 if anew else remembered)
+    prior.fit_counts(rows[:, prior.n_upper :], weight, condition, remembered=remembered)
     if not prior.learns or (prior.n_features == 1 and prior.n_conditions == 0):  # one code that depends on nothing
         return np.empty(0), False
     prior.to(device)
-    if anew:
+    if begins:
         prior.set_embeddings(torch.from_numpy(codebooks[-1]), [torch.from_numpy(book) for book in codebooks[:-1]])
         if len(rows) < max(_FEWEST_ROWS, _FEWEST_PER_CODE * prior.n_embeddings):
             prior.share.zero_()  # type: ignore[operator]
         elif len(rows) <= FEW_ROWS:
             fit_share(prior, rows, device, plan, weight=weight, condition=condition)  # type: ignore[arg-type]
+        else:
+            prior.share.fill_(1.0)  # type: ignore[operator]
     if not prior.share:
         return np.empty(0), False
     known = Rows(rows, None, device, weight=weight, condition=condition)

@@ -258,7 +258,10 @@ def test_rows_come_back_with_the_columns_in_place(frame, columns):
     shares = model.explain_anomaly(frame)
     assert (shares[:, there] == 0.0).all()
     np.testing.assert_allclose(shares.sum(1), model.score_anomaly(frame))
-    assert model.interpolate(frame[:2], frame[2:4], told[:2], told[2:4], 3).shape == (2, 3, 4)
+    walk = model.interpolate(frame[:2], frame[2:4], n_steps=3)
+    assert walk.shape == (2, 3, 6)
+    np.testing.assert_allclose(walk[:, 0], model.reconstruct(frame[:2]), atol=1e-5)
+    np.testing.assert_allclose(walk[:, -1], model.reconstruct(frame[2:4]), atol=1e-5)
     mask = np.zeros((N_ROWS, 6), dtype=bool)
     mask[:, [0, 5]] = True
     filled = model.inpaint(frame, mask)

@@ -828,7 +828,9 @@ def test_labels_that_are_not_told_are_summed_out(X, prior):
         (np.arange(80.0) % 3, {}, True),
         (np.arange(80) % 3, {"prior": "uniform"}, False),
         (np.arange(80) % 3, {"prior": None}, False),
-        (np.column_stack([np.arange(80) % 2, np.arange(80) % 3]), {}, True),
+        (np.column_stack([np.arange(80) % 2, np.arange(80) % 3]), {}, False),  # a histogram depends on one kind
+        (np.column_stack([np.arange(80) % 2, np.arange(80) % 3]), {"prior": "transformer"}, True),
+        (np.where(np.arange(80) < 3, np.nan, np.arange(80.0) % 3), {}, False),
         (np.random.default_rng(0).normal(size=(80, 2)), {}, False),
         (pd.Series(list("xy") * 40), {}, True),
     ],
@@ -1131,3 +1133,39 @@ def test_rows_far_out_get_finite_scores(X, value):
     for method in PER_ROW:
         assert np.isfinite(getattr(model, method)(odd)).all(), method
     assert model.score_samples(odd)[0] < model.score_samples(X).min()
+
+
+def test_a_histogram_refuses_several_kinds_of_label(X):
+    y = np.column_stack([np.arange(80) % 2, np.arange(80) % 3])
+    with pytest.raises(ValueError, match=r"prior='histogram' depends on one kind of label, but y has 2 columns"):
+        quick(prior="histogram", class_conditional=True).fit(X, y)
+
+
+def test_a_stream_declares_its_labels(X):
+    y = np.repeat(list("ab"), 40)
+    model = quick(prior="histogram", class_conditional=True).partial_fit(X[:40], y[:40], classes=["b", "a"])
+    model.partial_fit(X[40:], y[40:])
+    assert list(model.classes_) == ["a", "b"]
+    with pytest.raises(ValueError, match="are not those of the first call"):
+        model.partial_fit(X, y, classes=["a", "c"])
+
+
+def test_a_stream_that_begins_small_trains_its_prior_later():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 1)) @ np.ones((1, 6)) + 0.1 * rng.normal(size=(300, 6))
+    model = quick(prior="transformer", n_codes=3, max_epochs=20).partial_fit(X[:2])
+    assert float(model.prior_[0].share) == 0.0
+    model.partial_fit(X)
+    assert float(model.prior_[0].share) > 0.5
+    assert len(model.partial_fit(X).prior_loss_[0]) > 1
+
+
+def test_probabilities_have_no_step(X):
+    model = quick(likelihood="bernoulli", prior="uniform").fit((X > X.mean(0)).astype(float))
+    with pytest.raises(ValueError, match=r"step=0.5 turns densities into probabilities"):
+        model.bits_per_dim((X > X.mean(0)).astype(float), step=0.5)
+
+
+def test_advice_about_few_codes_names_what_asks_for_few(X):
+    with pytest.warns(UserWarning, match=r"lower entropy_weight \(now 20\)"):
+        quick(entropy_weight=20.0, n_embeddings=64, prior=None, max_epochs=200).fit(np.repeat(X, 5, axis=0))

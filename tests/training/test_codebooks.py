@@ -180,7 +180,7 @@ def test_going_on_counts_on(cls):
     prior, whole, rows = make_prior(cls), make_prior(cls), chained(60)
     fit(prior, rows[:20])
     for part in (rows[20:30], rows[30:31], rows[31:]):
-        fit(prior, part, anew=False, remembered=1000)
+        fit(prior, part, begins=False, remembered=1000)
     fit(whole, rows)
     name = "frequency" if cls is HistogramPrior else "log_frequency"
     np.testing.assert_allclose(getattr(prior, name), getattr(whole, name), rtol=1e-5)
@@ -190,10 +190,10 @@ def test_earlier_rows_fade():
     prior = make_prior(HistogramPrior)
     fit(prior, np.zeros((500, 3), np.float32))
     for _ in range(20):
-        fit(prior, np.ones((10, 3), np.float32), anew=False, remembered=50)
+        fit(prior, np.ones((10, 3), np.float32), begins=False, remembered=50)
     assert prior.counts.sum(-1).max() <= 60 + 1e-3
     assert (prior.frequency[0, :, 1] > 0.85).all()
-    fit(prior, np.zeros((500, 3), np.float32), remembered=50)  # anew
+    fit(prior, np.zeros((500, 3), np.float32))
     assert (prior.counts[0, :, 1] == 0).all()
 
 
@@ -223,8 +223,8 @@ def test_a_network_begins_with_the_vectors_of_the_codes(monkeypatch):
     books = [np.ones((4, 2), np.float32), np.zeros((6, 3), np.float32)]
     rows = np.concatenate([np.zeros((50, 2), np.float32), chained(50)], axis=1)
     monkeypatch.setattr(codebooks, "fit_share", lambda *args, **params: None)
-    for anew in (True, False):
-        fit_code_prior(prior, rows, CPU, PLAN, codebooks=books, anew=anew)
+    for begins in (True, False):
+        fit_code_prior(prior, rows, CPU, PLAN, codebooks=books, begins=begins)
     ((own, (above,)),) = given
     assert (tuple(own.shape), tuple(above.shape)) == ((6, 3), (4, 2))
 
