@@ -110,6 +110,7 @@ def fit_share(
     losses, n_diverged = np.zeros_like(shares), 0
     for here, there in (halves, halves[::-1]):
         twin = copy.deepcopy(prior)
+        twin.share.fill_(1.0)
         twin.fit_counts(rows[here, prior.n_upper :], None if weight is None else weight[here])
         steps = plan.n_epochs * -(-len(here) // plan.batch_size)
         part = replace(plan, total_steps=steps, first_step=0, patience=None, verbose=0, callbacks={})
