@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--levels", type=int, default=1)
     parser.add_argument("--rows", type=int, default=60_000)
-    parser.add_argument("--entropy-weight", type=float, default=0.8)
+    parser.add_argument("--entropy-weight", type=float, default=0.65)
     parser.add_argument("--prior", default="auto")
     parser.add_argument("--prior-epochs", type=int, default=8)
     parser.add_argument("--labels", action="store_true", help="have the prior depend on the digit")
