@@ -25,7 +25,7 @@ _AUTO_STEPS, _AUTO_STEPS_LINEAR = 3000, 5000
 _MIN_EPOCHS, _MAX_EPOCHS, _MAX_EPOCHS_LINEAR = 10, 100, 1000
 _LEARNING_RATE, _LEARNING_RATE_SHALLOW = 0.002, 0.01
 REMEMBERED_ROWS = 4096  # rows of earlier partial_fit calls that weigh against those of the present one
-_MAX_SEED = 2**31 - 1
+MAX_SEED = 2**31 - 1
 
 
 class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -146,7 +146,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             data = self._condition(X, told, kept, weight, reset=not resume)
             self._check_fit(weight)
             if not goes_on:
-                self._seed = int(check_random_state(self.random_state).randint(_MAX_SEED))
+                self._seed = int(check_random_state(self.random_state).randint(MAX_SEED))
                 self._n_steps = self._n_passes = self._n_seen = 0
                 self._optimizer_state = None
             train_index, valid_index = self._split(data.n_rows)
@@ -437,7 +437,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         if not isinstance(n_samples, Integral) or n_samples < 1:
             raise ValueError(f"n_samples={n_samples!r} must be an integer of at least 1.")
         generator = check_random_state(self.random_state if random_state is None else random_state)
-        return seed_streams(int(generator.randint(_MAX_SEED)), 5, n=n)
+        return seed_streams(int(generator.randint(MAX_SEED)), 5, n=n)
 
     def _sample_codes(self, n_samples: int, seed: int) -> np.ndarray:
         """Draw what the decoder takes from the model's prior."""

@@ -129,6 +129,15 @@ class Conditions:
             raise ValueError(f"{self.name} has {len(y)} entries for {n_rows} row(s).")
         return y
 
+    def for_sample(self, y: Any, n_rows: int, seed: int) -> tuple[Any, np.ndarray]:
+        """Labels or numbers of new rows, given or drawn, as they are and encoded."""
+        given = self.draw(n_rows, seed) if y is None else self.spread(y, n_rows)
+        return given, self.encode(given, n_rows)
+
+    def n_told(self, y: Any) -> int:
+        """How many rows labels or numbers are meant for, where nobody says."""
+        return 1 if y is None or self.is_one(y) else len(y)
+
     def as_fitted(self, y: Any) -> np.ndarray:
         """Labels or numbers in the form that they had in `fit`."""
         given = zip(self._positions(y), self._columns(y), self._classes, strict=True)

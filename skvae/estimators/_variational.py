@@ -12,7 +12,7 @@ from skvae.estimators._continuous import ContinuousAutoEncoder
 from skvae.training import Table, inference
 from skvae.warnings import warn_user
 
-_NOISE_ROWS = 4096
+NOISE_ROWS = 4096
 _USAGE_ROWS = 2048
 _ACTIVE_VARIANCE = 0.01
 
@@ -40,7 +40,7 @@ class VariationalAutoEncoder(ContinuousAutoEncoder):
 
     def _finish(self, data: Table, device: torch.device, rate: float) -> None:
         """Settle the noise and count what the components carry."""
-        inference.fit_noise(self.module_, data, device, max_rows=_NOISE_ROWS)
+        inference.fit_noise(self.module_, data, device, max_rows=NOISE_ROWS)
         usage = inference.latent_usage(self.module_, data, device, max_rows=_USAGE_ROWS)
         self.kl_per_component_, variance, self._columns_are_correlated = usage
         self.n_active_units_ = int((variance > _ACTIVE_VARIANCE).sum())

@@ -14,7 +14,7 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from skvae.estimators import _validation as check
-from skvae.estimators._base import BaseAutoEncoder
+from skvae.estimators._base import MAX_SEED, BaseAutoEncoder
 from skvae.estimators._conditions import Conditions
 from skvae.estimators._docs import document
 from skvae.estimators._latent import between
@@ -22,7 +22,6 @@ from skvae.estimators._variational import VariationalAutoEncoder
 from skvae.modules import CVAE_PRIORS, CVAEModule
 from skvae.training import Table, complete, inference, seed_streams
 
-_MAX_SEED = 2**31 - 1
 _CHAINS, _STEPS = 8, 60  # of the Markov chains behind a completed row
 
 
@@ -549,10 +548,9 @@ class CVAE(VariationalAutoEncoder):
         """
         check_is_fitted(self, "module_")
         if n_samples is None:
-            n_samples = 1 if y is None or self._conditions.is_one(y) else len(y)
+            n_samples = self._conditions.n_told(y)
         codes_seed, noise_seed, y_seed = self._draw_seeds(n_samples, random_state, n=3)
-        given = self._conditions.draw(n_samples, y_seed) if y is None else self._conditions.spread(y, n_samples)
-        told = self._conditions.encode(given, n_samples)
+        given, told = self._conditions.for_sample(y, n_samples, y_seed)
         codes = self._sample_codes(n_samples, codes_seed)
         device = check.resolve_device(self.device)
         codes = inference.join_codes(self.module_, codes, told, device)
@@ -610,12 +608,16 @@ class CVAE(VariationalAutoEncoder):
         X, told, _, device = self._rows(X, y, condition, what, needed=not self._conditions_are_labels, scored=True)
         if told is not None:
             return inference.log_weights(self.module_, X, device, self.n_score_draws, None, reduce, told)
-        parts = []
-        for row, log_share in zip(*self._conditions.combinations(), strict=True):
-            everywhere = np.broadcast_to(row, (X.shape[0], len(row)))
-            parts.append(log_share + inference.log_weights(self.module_, X, device, self.n_score_draws, None, reduce, everywhere))
-        powers = np.array([1.0, power])[: parts[0].shape[1]]
-        return logsumexp(np.stack(parts) * powers, axis=0) / powers
+        rows, log_shares = self._conditions.combinations()
+        parts = self._under_each(rows, X, device, reduce) + log_shares[:, np.newaxis, np.newaxis]
+        powers = np.array([1.0, power])[: parts.shape[-1]]
+        return logsumexp(parts * powers, axis=0) / powers
+
+    def _under_each(self, rows: np.ndarray, X: Any, device: Any, reduce: Any) -> np.ndarray:
+        """Reduce the importance weights of all rows, told one condition after the other."""
+        everywhere = (np.broadcast_to(row, (X.shape[0], len(row))) for row in rows)
+        scored = (self.module_, X, device, self.n_score_draws, None, reduce)
+        return np.stack([inference.log_weights(*scored, told) for told in everywhere])
 
     @property
     def _conditions_are_labels(self) -> bool:
@@ -640,21 +642,8 @@ class CVAE(VariationalAutoEncoder):
                 f"log_likelihoods needs conditions that are one list of labels; here are {self._conditions.describe()}."
             )
         X, _, _, device = self._rows(X, None, None, "log_likelihoods", needed=False, scored=True)
-        return np.stack(
-            [
-                inference.log_weights(
-                    self.module_,
-                    X,
-                    device,
-                    self.n_score_draws,
-                    None,
-                    inference.log_mean_exp,
-                    np.broadcast_to(row, (X.shape[0], len(row))),
-                )
-                for row in self._conditions.encode(self.classes_, len(self.classes_))
-            ],
-            axis=1,
-        )
+        labels = self._conditions.encode(self.classes_, len(self.classes_))
+        return self._under_each(labels, X, device, inference.log_mean_exp).T
 
     def score(self, X, y=None, sample_weight=None, *, condition=None):
         """Mean log-likelihood of rows.
@@ -799,7 +788,7 @@ class CVAE(VariationalAutoEncoder):
                 raise ValueError("mask covers condition_columns, which the model has to be told.")
             mask, _ = self._without_columns(mask)
         generator = check_random_state(self.random_state if random_state is None else random_state)
-        (seed,) = seed_streams(int(generator.randint(_MAX_SEED)), 8, n=1)
+        (seed,) = seed_streams(int(generator.randint(MAX_SEED)), 8, n=1)
         options = {"n_chains": n_chains, "n_steps": _STEPS, "mean": mean}
         drawn = complete(self.module_, X, ~mask, told, device, seed, **options)
         drawn = drawn.mean(axis=1, keepdims=True) if mean else drawn

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from scipy.special import log_softmax
-from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context, clone
-from sklearn.utils import check_consistent_length, column_or_1d
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
+from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
+from skvae.estimators._labelled import check_labels, new_model, take_columns
 from skvae.estimators.cvae import CVAE
 
 
@@ -207,35 +205,6 @@ class CVAEClassifier(ClassifierMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
-
-
-def new_model(owner: Any, default: CVAE) -> CVAE:
-    """Unfitted model that is told one label a row, from the parameters `estimator` and `random_state` of `owner`."""
-    estimator = default if owner.estimator is None else clone(owner.estimator)
-    if estimator.condition_columns is not None:
-        raise ValueError(
-            f"{type(owner).__name__} tells its model the labels y; leave condition_columns of its estimator None, not "
-            f"{estimator.condition_columns!r}."
-        )
-    return estimator if owner.random_state is None else estimator.set_params(random_state=owner.random_state)
-
-
-def check_labels(owner: Any, y: Any) -> np.ndarray:
-    """Labels as an array of one dimension."""
-    if y is None:
-        raise ValueError(f"This {type(owner).__name__} estimator requires y to be passed, but the target y is None.")
-    y = column_or_1d(y, warn=True, input_name="y")
-    check_classification_targets(y)
-    return y
-
-
-def take_columns(owner: Any, estimator: CVAE) -> None:
-    """Note number and names of the columns that a model has seen."""
-    owner.n_features_in_ = estimator.n_features_in_
-    if hasattr(estimator, "feature_names_in_"):
-        owner.feature_names_in_ = estimator.feature_names_in_
-    elif hasattr(owner, "feature_names_in_"):
-        del owner.feature_names_in_
 
 
 def _totals(y: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

@@ -14,11 +14,11 @@ from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skvae.estimators import _validation as check
+from skvae.estimators._base import MAX_SEED
+from skvae.estimators._labelled import check_labels, new_model, take_columns
 from skvae.estimators.cvae import CVAE
-from skvae.estimators.cvae_classifier import check_labels, new_model, take_columns
 from skvae.warnings import warn_user
 
-_MAX_SEED = 2**31 - 1
 _ATTEMPTS = 10  # draws of a row that the guard turns down
 _MAX_VALUES = 20  # of a column that new rows take no others in
 _MAX_GUARD = 0.5  # up to which the nearest training row is the only one that can be too close
@@ -210,7 +210,7 @@ class CVAEResampler(BaseEstimator):
         settle = _settler(rows)
 
         def draw(labels: np.ndarray) -> np.ndarray:
-            drawn = model.sample(len(labels), y=labels, random_state=int(generator.randint(_MAX_SEED)))
+            drawn = model.sample(len(labels), y=labels, random_state=int(generator.randint(MAX_SEED)))
             return settle(drawn.reshape(len(drawn), -1)).reshape(drawn.shape)
 
         if not len(labels):

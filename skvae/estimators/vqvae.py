@@ -23,6 +23,7 @@ from skvae.estimators import _validation as check
 from skvae.estimators._base import REMEMBERED_ROWS, BaseAutoEncoder
 from skvae.estimators._conditions import Conditions
 from skvae.estimators._docs import document
+from skvae.estimators._variational import NOISE_ROWS
 from skvae.modules import CODE_PRIORS, CODEBOOKS, SIMILARITIES, STRAIGHT_GRADIENTS, LatentModule, VQVAEModule
 from skvae.training import DivergedError, Plan, PrivateRandomness, Rows, Table, inference, seed_streams
 from skvae.training.code_sampling import code_log_prob, draw_codes
@@ -30,7 +31,6 @@ from skvae.training.codebooks import FEW_ROWS, codebooks_of, fit_code_prior, ini
 from skvae.training.state import load_module_state, to_plain
 from skvae.warnings import warn_user
 
-_NOISE_ROWS = 4096
 _LEARNING_RATE_OF_CLUSTERS = 0.001  # faster encoders leave the clusters that they begin with, for worse ones
 _FEW_ALIVE = 0.5
 _PRIOR_STEPS = 9400
@@ -413,7 +413,7 @@ class VQVAE(BaseAutoEncoder):
 
     def _finish(self, data: Table, device: torch.device, rate: float) -> None:
         """Settle the noise, count the codes and fit their prior."""
-        inference.fit_noise(self.module_, data._replace(condition=None), device, max_rows=_NOISE_ROWS)
+        inference.fit_noise(self.module_, data._replace(condition=None), device, max_rows=NOISE_ROWS)
         codes = inference.find_codes(self.module_, data.X, device)
         self.n_codes_ = self.module_.n_codes
         self.code_shapes_ = list(self.module_.level_shapes)
@@ -533,6 +533,12 @@ class VQVAE(BaseAutoEncoder):
         )
 
     def _check_health(self) -> None:
+        if self._conditions is not None and not any(prior.hears_conditions for prior in self.prior_):
+            warn_user(
+                f"The prior of {type(self).__name__} does not depend on the labels, although it was told them: there are too "
+                "few rows, or too many labels, to learn it from. sample(y=...) draws the same whatever y; set "
+                "class_conditional=False."
+            )
         active = np.atleast_1d(self.n_active_codes_)
         for i, (level, n_active) in enumerate(zip(self.module_.levels, active, strict=True)):
             n_distinct = self._n_distinct[i]
@@ -645,8 +651,7 @@ class VQVAE(BaseAutoEncoder):
         levels = [levels] if isinstance(levels, Integral) else list(levels)
         if any(not isinstance(level, Integral) or not 0 <= level < n_levels for level in levels):
             raise ValueError(f"levels={levels!r} must be numbers from 0, the top, to {n_levels - 1}.")
-        embedding = torch.from_numpy(inference.encode(self.module_, X, device))
-        kept = self.module_.cpu().keep_levels(embedding, levels).detach().numpy()
+        kept = inference.keep_levels(self.module_, inference.encode(self.module_, X, device), levels, device)
         return self._as_images(inference.decode(self.module_, kept, device).astype(X.dtype, copy=False))
 
     # -- sampling -----------------------------------------------------------------------------------------------------
@@ -721,12 +726,11 @@ class VQVAE(BaseAutoEncoder):
         if y is not None and self._conditions is None:
             raise ValueError("y was given, but the prior does not depend on labels: fit with y and class_conditional=True.")
         if n_samples is None:
-            n_samples = 1 if y is None or self._conditions.is_one(y) else len(y)
+            n_samples = 1 if self._conditions is None else self._conditions.n_told(y)
         noise_seed, y_seed, *seeds = self._draw_seeds(n_samples, random_state, n=2 + len(priors))
         condition, given = None, None
         if self._conditions is not None:
-            given = self._conditions.draw(n_samples, y_seed) if y is None else self._conditions.spread(y, n_samples)
-            condition = self._conditions.encode(given, n_samples)
+            given, condition = self._conditions.for_sample(y, n_samples, y_seed)
         device = check.resolve_device(self.device)
         codes = np.empty((n_samples, 0), dtype=np.int64)
         for prior, seed in zip(priors, seeds, strict=True):

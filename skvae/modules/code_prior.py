@@ -55,6 +55,11 @@ class CodePrior(TrainableModule):
         self.n_features = self.n_upper + self.n_codes
         self.n_conditions = int(n_conditions)
 
+    @property
+    def hears_conditions(self) -> bool:
+        """Whether probabilities depend on the condition."""
+        return False
+
     @cached_property
     def depends_on_threads(self) -> bool:
         """Never, as far as anybody sees: scores are computed in double precision and rounded."""
@@ -294,6 +299,10 @@ class HistogramPrior(CodePrior):
         self.register_buffer("counts", torch.zeros(n_tables, self.n_codes, self.n_embeddings))
         self.register_buffer("per_class", torch.tensor(False))
 
+    @property
+    def hears_conditions(self) -> bool:
+        return bool(self.per_class)
+
     @cached_property
     def row_work(self) -> int:
         """Multiply-adds a row."""
@@ -365,6 +374,10 @@ class AutoregressivePrior(CodePrior):
         counts = count(codes, self.n_embeddings, weight) + faded(self.counts, remembered)
         self.counts.copy_(counts)
         self.log_frequency.copy_(smoothed(counts).log())
+
+    @property
+    def hears_conditions(self) -> bool:
+        return self.n_conditions > 0 and bool(self.share > 0.0)
 
     def depart(self, network: Tensor, position: int | None = None) -> Tensor:
         """Logits from a network's output, at one position or all of them."""

@@ -10,7 +10,7 @@ import torch
 
 from skvae.modules.code_prior import AutoregressivePrior, CodePrior
 from skvae.training.alignment import aligned_zeros
-from skvae.training.inference import _chunks, _run, chunk_rows
+from skvae.training.inference import chunk_rows, chunks, run
 from skvae.training.loader import Rows
 from skvae.training.net import DivergedError, Plan, train
 from skvae.training.randomness import make_generator, seed_streams
@@ -62,7 +62,7 @@ def code_log_prob(prior: CodePrior, rows: np.ndarray, device: torch.device, cond
         log_prob = precise.log_prob(here, given)[: chunk.stop - chunk.start]
         result[chunk] = log_prob.float().cpu().numpy()
 
-    _run(precise, len(rows), size, device, step, solves=True)
+    run(precise, len(rows), size, device, step, solves=True)
     return result
 
 
@@ -144,7 +144,7 @@ def _losses(
     size = min(chunk_rows(prior), _rows_in_memory(2 * prior.row_floats))
     losses = np.zeros(len(shares))
     with torch.no_grad(), threads_for(prior, size):
-        for chunk in _chunks(len(rows), size):
+        for chunk in chunks(len(rows), size):
             upper, codes = prior.split(torch.from_numpy(rows[chunk]).to(device))
             told = None if condition is None else torch.from_numpy(np.array(condition[chunk], np.float64)).to(dtype).to(device)
             network = prior.logits(codes, upper, told) - prior.log_frequency
@@ -199,7 +199,7 @@ def draw_codes(
     codes = np.empty((n, precise.n_codes), dtype=np.int64)
     at_once = min(n, size) // (precise.n_codes if cache else 1)  # rows' worth of work between two draws
     with torch.no_grad(), threads_for(precise, at_once):
-        for chunk in _chunks(n, size):
+        for chunk in chunks(n, size):
             given = None if upper is None else torch.from_numpy(np.array(upper[chunk], dtype=np.int64)).to(device)
             told = (
                 None if condition is None else torch.from_numpy(np.array(condition[chunk], dtype=np.float64)).to(dtype).to(device)

@@ -47,7 +47,8 @@ def score_rows(module: nn.Module, n_draws: int) -> int:
     return min(chunk_rows(module), 1 << (rows.bit_length() - 1)) if rows >= _MIN_SCORE_ROWS else 1
 
 
-def _chunks(n_rows: int, size: int) -> Iterator[slice]:
+def chunks(n_rows: int, size: int) -> Iterator[slice]:
+    """Cut rows into slices of a size, the last of which may be shorter."""
     for start in range(0, n_rows, size):
         yield slice(start, min(start + size, n_rows))
 
@@ -68,14 +69,14 @@ def _standardized(module: nn.Module, X: Any, rows: slice, buffer: torch.Tensor) 
     return buffer
 
 
-def _run(
+def run(
     module: nn.Module, n_rows: int, size: int, device: torch.device, step: Callable[[slice], Any], *, solves: bool = False
 ) -> list[Any]:
     """Call `step` on every chunk, in evaluation mode and without gradients."""
     place(module, device)
     threads = one_thread() if module.depends_on_threads else threads_for(module, size, solves=solves)
     with torch.no_grad(), threads, aligned_rows(device, module, scores=solves), private_randomness(module, _POOL_SEED):
-        return [step(rows) for rows in _chunks(n_rows, size)]
+        return [step(rows) for rows in chunks(n_rows, size)]
 
 
 def encode(module: nn.Module, X: Any, device: torch.device, condition: np.ndarray | None = None) -> np.ndarray:
@@ -95,6 +96,13 @@ def embed_codes(module: nn.Module, codes: np.ndarray, device: torch.device) -> n
         return module.embed(torch.from_numpy(codes.astype(np.int64)).to(device)).cpu().numpy()
 
 
+def keep_levels(module: nn.Module, Z: np.ndarray, levels: list[int], device: torch.device) -> np.ndarray:
+    """Embeddings ``(n_samples, n_components)`` of which some levels count, see `VQVAEModule.keep_levels`."""
+    place(module, device)
+    with torch.no_grad():
+        return module.keep_levels(torch.from_numpy(Z).to(device), levels).cpu().numpy()
+
+
 def preactivate(module: nn.Module, X: Any, device: torch.device) -> np.ndarray:
     """Linear responses ``(n_samples, n_components)`` of a sparse autoencoder's units."""
     return _per_row(module, X, device, lambda x: (module.preactivate(x),))[0]
@@ -105,7 +113,7 @@ def encode_training_rows(module: nn.Module, rows: Rows) -> np.ndarray:
     place(module, rows.device)
     codes = []
     with torch.no_grad(), private_randomness(module, _POOL_SEED):
-        for chunk in _chunks(len(rows), _MAX_ROWS):
+        for chunk in chunks(len(rows), _MAX_ROWS):
             x = rows.take(torch.arange(chunk.start, chunk.stop, device=rows.device))
             codes.append(module.encode(x).cpu().numpy())
     return np.concatenate(codes)
@@ -150,7 +158,7 @@ def _per_row(module, X, device, function, condition=None) -> list[np.ndarray]:
         for result, part in zip(results, parts, strict=True):
             result[rows] = part[: rows.stop - rows.start].cpu().numpy()
 
-    _run(module, n_rows, size, device, step)
+    run(module, n_rows, size, device, step)
     return results
 
 
@@ -209,7 +217,7 @@ def _per_code(module, Z, device, function) -> np.ndarray:
     def step(rows):
         return function(module.decode(_padded(Z[rows], size).to(device)), rows)
 
-    return np.concatenate(_run(module, len(Z), size, device, step))
+    return np.concatenate(run(module, len(Z), size, device, step))
 
 
 # -- importance-weighted scores ---------------------------------------------------------------------------------------
@@ -284,7 +292,7 @@ def log_weights(
         weights = module.log_weights(batch, prior if log_density is not None else None)
         return reduce(weights[: rows.stop - rows.start].cpu().numpy().astype(np.float64))
 
-    return np.concatenate(_run(module, X.shape[0], size, device, step, solves=True))
+    return np.concatenate(run(module, X.shape[0], size, device, step, solves=True))
 
 
 def log_mean_exp(weights: np.ndarray) -> np.ndarray:

@@ -1169,3 +1169,9 @@ def test_probabilities_have_no_step(X):
 def test_advice_about_few_codes_names_what_asks_for_few(X):
     with pytest.warns(UserWarning, match=r"lower entropy_weight \(now 20\)"):
         quick(entropy_weight=20.0, n_embeddings=64, prior=None, max_epochs=200).fit(np.repeat(X, 5, axis=0))
+
+
+def test_labels_without_a_say_are_reported(X):
+    with pytest.warns(UserWarning, match="does not depend on the labels"):
+        model = quick(prior="transformer", class_conditional=True, n_embeddings=16).fit(X[:3], list("aab"))
+    np.testing.assert_array_equal(model.sample(5, y="a"), model.sample(5, y="b"))
