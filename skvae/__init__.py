@@ -2,6 +2,7 @@
 
 from skvae.estimators import (
     CVAE,
+    TDVAE,
     VQVAE,
     AutoEncoder,
     ContractiveAE,
@@ -18,6 +19,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CVAE",
+    "TDVAE",
     "VQVAE",
     "AutoEncoder",
     "CVAEClassifier",

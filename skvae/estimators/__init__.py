@@ -7,11 +7,13 @@ from skvae.estimators.cvae_classifier import CVAEClassifier
 from skvae.estimators.cvae_resampler import CVAEResampler
 from skvae.estimators.denoising import DenoisingAE
 from skvae.estimators.sparse import SparseAE
+from skvae.estimators.tdvae import TDVAE
 from skvae.estimators.vae import VAETransformer
 from skvae.estimators.vqvae import VQVAE
 
 __all__ = [
     "CVAE",
+    "TDVAE",
     "VQVAE",
     "AutoEncoder",
     "CVAEClassifier",

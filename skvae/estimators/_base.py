@@ -141,7 +141,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             goes_on = once and resume
             if resume:
                 self._check_unchanged()
-            X = check.check_rows(self, X, reset=not resume, min_rows=1 if goes_on else 2, sets_form=not goes_on)
+            X = self._check_rows(X, reset=not resume, min_rows=1 if goes_on else 2, sets_form=not goes_on)
             kept, weight = check.check_weights(sample_weight, X, min_rows=1 if goes_on else 2)
             data = self._condition(X, told, kept, weight, reset=not resume)
             self._check_fit(weight)
@@ -152,12 +152,12 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             train_index, valid_index = self._split(data.n_rows)
             if resume:
                 module = copy.deepcopy(self.module_)
-                module.likelihood.check(data.X)
+                module.likelihood.check(self._measured(data).X)
             else:
                 module = self._build(data, train_index)
             module.to(device)
             with PrivateRandomness(self._seed):
-                check.check_network(module, self.encoder, self.decoder, self.activation)
+                self._check_network(module)
                 if not resume:
                     self._probe(module, data.X)
             noise_before = module.likelihood.moment.clone()
@@ -171,9 +171,9 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
                     self._pretrain(module, rows, plan)
                 outcome = train(module, rows, valid, plan, self._optimizer_state)
             except DivergedError:
-                raise ValueError(self._divergence(data.X, module)) from None
+                raise ValueError(self._divergence(data, module)) from None
             if outcome.diverged:
-                warn_user(self._divergence(data.X, module), ConvergenceWarning)
+                warn_user(self._divergence(data, module), ConvergenceWarning)
             self.module_ = module
             self.n_components_ = module.n_components
             self._optimizer_state = outcome.optimizer_state
@@ -200,6 +200,18 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         """Rows that are `kept`, with what the model is told about each; models that are told nothing look at rows alone."""
         return Table(X[kept] if isinstance(kept, np.ndarray) else X, weight)
 
+    def _measured(self, data: Table) -> Table:
+        """Rows as the likelihood knows them, which measures their columns."""
+        return data
+
+    def _check_rows(self, X: Any, *, reset: bool, min_rows: int = 1, sets_form: bool = False) -> Any:
+        """Rows as a checked array; see `_validation.check_rows`."""
+        return check.check_rows(self, X, reset=reset, min_rows=min_rows, sets_form=sets_form)
+
+    def _check_network(self, module: LatentModule) -> None:
+        """Raise what is wrong with networks of the user's own."""
+        check.check_network(module, self.encoder, self.decoder, self.activation)
+
     def _split(self, n_rows: int) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Draw the rows to train on and, with early stopping, those to hold out."""
         if not self.early_stopping:
@@ -218,12 +230,18 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         """Build the module with private random weights and let its likelihood measure the columns."""
         if self.likelihood == "bernoulli" and self.noise != "auto":
             raise ValueError(f"noise={self.noise!r} has no effect with likelihood='bernoulli', which has none; leave it 'auto'.")
-        self._spec = {"n_features": data.X.shape[1], **self._architecture(data.X.shape[1])}
+        n_features = data.X.shape[-1]
+        self._spec = {"n_features": n_features, **self._architecture(n_features)}
         module = self._new_module()
-        module.likelihood.check(data.X)
-        data = data if train_index is None else data.take(train_index)
-        module.likelihood.fit(data.X, data.weight, shared=None if self.image_shape_ is None else True)
+        module.likelihood.check(self._measured(data).X)
+        measured = self._measured(data if train_index is None else data.take(train_index))
+        module.likelihood.fit(measured.X, measured.weight, shared=self._columns_share_a_unit)
         return module
+
+    @property
+    def _columns_share_a_unit(self) -> bool | None:
+        """Whether columns are known to be measurements of one kind; None leaves it to the data."""
+        return None if self.image_shape_ is None else True
 
     def _architecture(self, n_features: int) -> dict[str, Any]:
         """Arguments of the module."""
@@ -263,7 +281,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     def _check_unchanged(self) -> None:
         """Raise if parameters that shape the module changed since it was built."""
         now = self._architecture(self._spec["n_features"])
-        if self.image_shape is not None:
+        if getattr(self, "image_shape", None) is not None:
             now["image_shape"] = check.check_image_shape(self.image_shape)
         changed = [name for name, value in now.items() if self._spec[name] != value]
         if changed:
@@ -274,10 +292,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
     def _plan(self, n_rows: int, *, once: bool, callbacks: dict[str, Any]) -> Plan:
         n_batches = -(-n_rows // self.batch_size)
-        n_epochs = self.max_epochs
-        if n_epochs == "auto":
-            steps, most = (_AUTO_STEPS_LINEAR, _MAX_EPOCHS_LINEAR) if self._is_linear else (_AUTO_STEPS, _MAX_EPOCHS)
-            n_epochs = int(np.clip(round(steps / n_batches), _MIN_EPOCHS, most))
+        n_epochs = self._auto_epochs(n_batches) if self.max_epochs == "auto" else self.max_epochs
         if self.normalization == "batch" and n_rows // n_batches < 2:
             raise ValueError(
                 f"normalization='batch' needs batches of at least 2 rows, but {n_rows} rows in batches of at most "
@@ -303,6 +318,11 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             callbacks=callbacks,
         )
 
+    def _auto_epochs(self, n_batches: int) -> int:
+        """Return the passes over the data for ``max_epochs="auto"``."""
+        steps, most = (_AUTO_STEPS_LINEAR, _MAX_EPOCHS_LINEAR) if self._is_linear else (_AUTO_STEPS, _MAX_EPOCHS)
+        return int(np.clip(round(steps / n_batches), _MIN_EPOCHS, most))
+
     @property
     def _is_linear(self) -> bool:
         return self._is_shallow
@@ -318,8 +338,9 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             return _LEARNING_RATE_SHALLOW if self._is_shallow else _LEARNING_RATE
         return float(self.learning_rate)
 
-    def _divergence(self, X: Any, module: LatentModule) -> str:
+    def _divergence(self, data: Table, module: LatentModule) -> str:
         """Message about a loss that is not finite: what may have caused it and what to change."""
+        X = self._measured(data).X
         largest, column = module.likelihood.largest_entry(X)
         cause = f"learning_rate={self._learning_rate:g} may be too large; lower it or set clip_norm (now {self.clip_norm})."
         if largest > 100.0:
@@ -347,7 +368,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     def _ready(self, X: Any, *, scored: bool = False) -> tuple[Any, torch.device]:
         """Rows as a checked array, within the likelihood's range if they are scored, and the device."""
         check_is_fitted(self, "module_")
-        X = check.check_rows(self, X, reset=False)
+        X = self._check_rows(X, reset=False)
         if scored:
             self.module_.likelihood.check(X)
         return X, check.resolve_device(self.device)

@@ -103,12 +103,17 @@ feature_names_in_ : ndarray of shape (n_features_in_,)
 
 
 def document(cls: type) -> type:
-    """Class decorator that fills in the shared parts of a docstring: parameters that the class has, with its defaults."""
+    """Class decorator that fills in the shared parts of a docstring: what the class has and does not describe itself.
+
+    Shared parameters come with the defaults of the class.
+    """
     parameters = signature(cls).parameters
-    for name, text in (("architecture", ARCHITECTURE), ("training", TRAINING)):
-        entries = [entry for entry in re.split(r"\n(?=\w)", text.strip()) if re.match(r"\w+", entry)[0] in parameters]
+    described = set(re.findall(r"^    (\w+) : ", cls.__doc__, re.M))
+    for name, text in (("architecture", ARCHITECTURE), ("training", TRAINING), ("fitted", FITTED)):
+        names = {entry: re.match(r"\w+", entry)[0] for entry in re.split(r"\n(?=\w)", text.strip())}
+        known = set(parameters) if name != "fitted" else {*names.values()} - getattr(cls, "_unfitted", set())
+        entries = [entry for entry, own in names.items() if own in known and own not in described]
         cls.__doc__ = cls.__doc__.replace(f"    %({name})s\n", _indent("\n".join(entries)))
-    cls.__doc__ = cls.__doc__.replace("    %(fitted)s\n", _indent(FITTED))
     for name, parameter in parameters.items():
         written = re.search(rf"^    (?:\w+, )*{name}(?:, \w+)* : .*, default=(.*)$", cls.__doc__, re.M)
         if written and literal_eval(written[1]) != parameter.default:

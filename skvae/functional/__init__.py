@@ -20,6 +20,7 @@ from skvae.functional.likelihood import (
     laplace_energy,
     laplace_log_normalizer,
     laplace_log_prob,
+    normal_log_prob,
     squared_error,
     weighted_row_sum,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "mask",
     "nearest_codes",
     "normal_cdf",
+    "normal_log_prob",
     "rotate_to",
     "salt_and_pepper",
     "squared_error",

@@ -108,6 +108,29 @@ def gaussian_log_prob(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     return -weighted_row_sum(gaussian_energy(x, loc), weight, gaussian_log_normalizer(weight))
 
 
+def normal_log_prob(z: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
+    """Log-density of codes under Gaussians that each has of its own.
+
+    Parameters
+    ----------
+    z, mean, log_var : Tensor of shape (..., n_components)
+
+    Returns
+    -------
+    Tensor of shape (...,)
+        Nats.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skvae.functional import normal_log_prob
+    >>> normal_log_prob(torch.zeros(1, 2), torch.zeros(1, 2), torch.zeros(1, 2))
+    tensor([-1.8379])
+    """
+    deviation = (z - mean) * torch.exp(-0.5 * log_var)
+    return -0.5 * (deviation.square() + log_var).sum(-1) - 0.5 * z.shape[-1] * math.log(2.0 * math.pi)
+
+
 def laplace_log_prob(x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     """Log-density of rows under a Laplace distribution with independent columns.
 

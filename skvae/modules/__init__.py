@@ -17,6 +17,7 @@ from skvae.modules.quantizer import CODEBOOKS, SIMILARITIES, VectorQuantizer
 from skvae.modules.quantizer import GRADIENTS as STRAIGHT_GRADIENTS
 from skvae.modules.sparse import PENALTIES, SparseModule
 from skvae.modules.specs import Conv, Net
+from skvae.modules.tdvae import CELLS, TDVAEModule
 from skvae.modules.transformer import TransformerPrior
 from skvae.modules.vae import VAEModule
 from skvae.modules.vqvae import VQVAEModule
@@ -30,6 +31,7 @@ CODE_PRIORS: dict[str, type[CodePrior]] = {
 
 __all__ = [
     "ACTIVATIONS",
+    "CELLS",
     "CODEBOOKS",
     "CODE_PRIORS",
     "CORRUPTIONS",
@@ -57,6 +59,7 @@ __all__ = [
     "Net",
     "PixelSNAILPrior",
     "SparseModule",
+    "TDVAEModule",
     "TrainableModule",
     "TransformerPrior",
     "UniformPrior",

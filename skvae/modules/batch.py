@@ -12,9 +12,9 @@ class Batch(NamedTuple):
 
     Attributes
     ----------
-    x : Tensor of shape (n, n_features)
+    x : Tensor of shape (n, n_features), or (n, n_timesteps, n_features) for sequences
         What the encoder reads, in standardised units.
-    target : Tensor of shape (n, n_features)
+    target : Tensor of the same shape
         What the decoder should return.
     weight : Tensor of shape (n,)
         Weights of the rows, one on average over the training set.

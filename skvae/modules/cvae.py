@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -180,8 +179,3 @@ class CVAEModule(VAEModule):
         prior = torch.exp(-log_var).to(exact)
         gradient = (slopes @ force.unsqueeze(-1)).squeeze(-1) + prior * (mean - z)
         return gradient, (slopes * information.unsqueeze(1)) @ slopes.mT + torch.diag_embed(prior)
-
-    def log_proposal(self, mean: Tensor, log_var: Tensor, z: Tensor) -> Tensor:
-        """Log-density of codes ``(..., n_components)`` under Gaussians of these moments."""
-        deviation = (z - mean) * torch.exp(-0.5 * log_var)
-        return -0.5 * (deviation.square() + log_var).sum(-1) - 0.5 * self.n_components * math.log(2.0 * math.pi)

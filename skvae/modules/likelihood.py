@@ -251,7 +251,7 @@ class Likelihood(nn.Module):
 
     def _restore_constants(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         if self.has_constant:
-            values[:, self.is_constant] = self.shift[self.is_constant]
+            values[..., self.is_constant] = self.shift[self.is_constant]
         return values
 
     # -- losses and scores --------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from skvae.functional import normal_log_prob
 from skvae.training.inference import place
 from skvae.training.randomness import make_generator, private_randomness
 from skvae.training.threads import threads_for
@@ -100,7 +101,7 @@ def _chains(module, x, observed, condition, generator, n_chains, n_steps, mean) 
             rows = torch.where(is_seen, x, likelihood.scatter(output, generator))
             mean_q, log_var_q = module.posterior(rows, condition)
             proposal = mean_q + torch.exp(0.5 * log_var_q) * normal(*z.shape)
-            log_ratio = module.log_proposal(mean_q, log_var_q, z) - module.log_proposal(mean_q, log_var_q, proposal)
+            log_ratio = normal_log_prob(z, mean_q, log_var_q) - normal_log_prob(proposal, mean_q, log_var_q)
         else:  # a step at random, of many sizes
             width = 2.4 / module.n_components**0.5 * torch.exp(-2.0 * uniform(len(z), 1))
             proposal = z + width * _colored(normal(*z.shape), factor)

@@ -27,7 +27,7 @@ _CHUNK_WORK = 2**28  # multiply-adds a chunk may take
 _MAX_ROWS, _MIN_ROWS = 2048, 64
 _MIN_SCORE_ROWS = 32
 _CHUNK_FLOATS = 2**22  # numbers the widest layer may hold when many draws are decoded at once
-_POOL_SIZE = 2**16
+POOL_SIZE = 2**16
 _POOL_SEED = 20140130
 
 
@@ -224,9 +224,9 @@ def _per_code(module, Z, device, function) -> np.ndarray:
 
 
 @lru_cache(maxsize=4)
-def _pool(n_components: int) -> np.ndarray:
+def normal_pool(n_components: int) -> np.ndarray:
     """Draw the standard normal numbers that every score reads from."""
-    return np.random.default_rng(_POOL_SEED).standard_normal((_POOL_SIZE, n_components), dtype=np.float32)
+    return np.random.default_rng(_POOL_SEED).standard_normal((POOL_SIZE, n_components), dtype=np.float32)
 
 
 def row_offsets(x: np.ndarray) -> np.ndarray:
@@ -243,7 +243,7 @@ def row_offsets(x: np.ndarray) -> np.ndarray:
         hashed = (mixed * np.uint64(0xBF58476D1CE4E5B9)).sum(axis=1)
         hashed ^= hashed >> np.uint64(32)
         hashed *= np.uint64(0x94D049BB133111EB)
-    return (hashed >> np.uint64(40)).astype(np.int64) % _POOL_SIZE
+    return (hashed >> np.uint64(40)).astype(np.int64) % POOL_SIZE
 
 
 def log_weights(
@@ -274,7 +274,7 @@ def log_weights(
     ndarray of shape (n_samples, ...)
     """
     size = score_rows(module, n_draws)
-    pool = torch.from_numpy(_pool(module.n_components)).to(device)
+    pool = torch.from_numpy(normal_pool(module.n_components)).to(device)
     window = torch.arange(n_draws, device=device)
     buffer = torch.zeros(size, module.n_features, dtype=torch.float32)
 
@@ -285,7 +285,7 @@ def log_weights(
     def step(rows):
         x = _standardized(module, X, rows, buffer)
         offsets = torch.from_numpy(row_offsets(x.numpy())).to(device)
-        noise = pool[(offsets.unsqueeze(1) + window) % _POOL_SIZE]
+        noise = pool[(offsets.unsqueeze(1) + window) % POOL_SIZE]
         x = x.to(device)
         told = None if condition is None else _padded(condition[rows], size).to(device)
         batch = Batch(x, x, torch.ones_like(x[:, 0]), told, noise={"posterior": noise})

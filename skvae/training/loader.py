@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +30,7 @@ class Table(NamedTuple):
 
     Attributes
     ----------
-    X : ndarray or CSR matrix of shape (n_samples, n_features)
+    X : ndarray of shape (n_samples, ..., n_features) or CSR matrix of shape (n_samples, n_features)
     weight : ndarray of shape (n_samples,) or None
     condition : ndarray of shape (n_samples, n_conditions) or None
     """
@@ -54,7 +55,7 @@ class Rows:
 
     Parameters
     ----------
-    X : ndarray or CSR matrix of shape (n_samples, n_features)
+    X : ndarray of shape (n_samples, ..., n_features) or CSR matrix of shape (n_samples, n_features)
         A dense array is standardised once and kept on the device if it fits; a sparse one is densified block by block.
     likelihood : Likelihood or None
         Standardises the rows; None hands them out as they are.
@@ -78,7 +79,7 @@ class Rows:
         index: np.ndarray | None = None,
     ):
         self.X, self.likelihood, self.device, self.index = X, likelihood, device, index
-        self.n_features = X.shape[1]
+        self.n_features = prod(X.shape[1:])
         self._resident: torch.Tensor | None = None
         n_rows = X.shape[0] if index is None else len(index)
         self.is_weighted = weight is not None
@@ -92,7 +93,7 @@ class Rows:
             chosen = condition if index is None else condition[index]
             self.condition = torch.from_numpy(chosen.astype(np.float32)).to(device)
         if not sparse.issparse(X) and fits_on(device, 4 * n_rows * self.n_features):
-            resident = torch.empty(n_rows, self.n_features, dtype=torch.float32)
+            resident = torch.empty(n_rows, *X.shape[1:], dtype=torch.float32)
             for block in row_blocks(n_rows, self.n_features):
                 self._standardize(block, out=resident[block])
             self._resident = resident.to(device)

@@ -158,7 +158,10 @@ def draws_random_numbers(module: nn.Module) -> bool:
     if module.training not in found:
         known = _DETERMINISTIC_LAYERS if module.training else (*_DETERMINISTIC_LAYERS, nn.Dropout)
         found[module.training] = (module.training and getattr(module, "draws_in_training", False)) or any(
-            type(layer) not in known and not type(layer).__module__.startswith("skvae.") for layer in module.modules()
+            type(layer) not in known
+            and not type(layer).__module__.startswith("skvae.")
+            and not (type(layer) in (nn.GRU, nn.LSTM) and not (module.training and layer.dropout))
+            for layer in module.modules()
         )
     return found[module.training]
 

@@ -398,7 +398,7 @@ def test_scoring_never_decodes_more_than_a_chunk(cls, n_score_draws, monkeypatch
 
 
 def test_the_pool_is_standard_normal():
-    pool = inference._pool(3)
+    pool = inference.normal_pool(3)
     assert pool.dtype == np.float32
     n = pool.size
     assert abs(pool.mean()) < 4 / np.sqrt(n)
@@ -406,13 +406,13 @@ def test_the_pool_is_standard_normal():
     assert stats.kstest(pool.ravel()[:20_000], "norm").pvalue > 1e-3
     assert np.abs(np.corrcoef(pool.T) - np.eye(3)).max() < 0.02
     assert abs(np.corrcoef(pool[:-1, 0], pool[1:, 0])[0, 1]) < 0.02
-    assert inference._pool(3) is pool
+    assert inference.normal_pool(3) is pool
 
 
 def test_offsets_differ_between_rows_and_cover_the_pool():
     x = np.random.default_rng(0).normal(size=(20_000, 4)).astype(np.float32)
     offsets = inference.row_offsets(x)
-    size = inference._POOL_SIZE
+    size = inference.POOL_SIZE
     assert offsets.min() >= 0
     assert offsets.max() < size
     expected = size * (1 - (1 - 1 / size) ** len(x))  # as many as a uniform draw would hit
@@ -476,9 +476,9 @@ def test_every_row_has_draws_of_its_own():
 
 
 def test_draws_wrap_around_the_end_of_the_pool(monkeypatch):
-    monkeypatch.setattr(inference, "row_offsets", lambda x: np.full(len(x), inference._POOL_SIZE - 2))
+    monkeypatch.setattr(inference, "row_offsets", lambda x: np.full(len(x), inference.POOL_SIZE - 2))
     noise = noise_of(np.ones((3, 4)), 5)[0]
-    pool = inference._pool(2)
+    pool = inference.normal_pool(2)
     np.testing.assert_array_equal(noise, np.concatenate([pool[-2:], pool[:3]]))
 
 

@@ -1,0 +1,162 @@
+"""What users pass in as sequences, and what they get back."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import check_array, validate_data
+
+from skvae.estimators import _validation as check
+
+MIN_TIMESTEPS = 2
+
+
+def holds_rows(X: Any) -> bool:
+    """Whether sequences come as rows."""
+    return _as_array(X)[1]
+
+
+def check_sequences(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> np.ndarray:
+    """Sequences as an array ``(n_sequences, n_timesteps, n_features)`` of float, NaN behind the end of each.
+
+    Takes that, a list of arrays ``(n_timesteps, n_features)`` or ``(n_timesteps,)``, or rows: flattened sequences of
+    `n_timesteps` steps or, without, univariate ones. Where `reset`, notes numbers and names of the columns, and the length.
+    """
+    X, is_rows = _as_array(X)
+    options: Any = {"dtype": [np.float64, np.float32], "ensure_all_finite": "allow-nan", "ensure_min_samples": min_rows}
+    if is_rows:
+        check._refuse_text(X)
+        if not reset and not hasattr(estimator, "_n_columns"):  # fitted on arrays of three dimensions
+            X = check_array(X, input_name="X", estimator=estimator, **options)
+        else:
+            X = validate_data(estimator, X, reset=reset, **options)
+        n_columns, n_timesteps = X.shape[1], _timesteps_of_rows(estimator, X.shape[1], reset=reset)
+        X = X.reshape(len(X), n_timesteps, n_columns // n_timesteps)
+    else:
+        X = check_array(X, allow_nd=True, input_name="X", estimator=estimator, **options)
+        if X.shape[2] == 0:
+            raise ValueError(f"Found array with 0 feature(s) (shape={X.shape}) while a minimum of 1 is required.")
+    _check_padding(X, min_timesteps=MIN_TIMESTEPS if reset else 1)
+    if reset:
+        if is_rows:
+            estimator._n_columns = n_columns
+        else:
+            vars(estimator).pop("_n_columns", None)
+            vars(estimator).pop("feature_names_in_", None)
+            estimator.n_features_in_ = X.shape[2]
+        estimator.n_timesteps_ = X.shape[1]
+        estimator.n_step_features_ = X.shape[2]
+    elif X.shape[2] != estimator.n_step_features_:
+        raise ValueError(
+            f"X has {X.shape[2]} features a step, but {type(estimator).__name__} was fitted on {estimator.n_step_features_}."
+        )
+    return X
+
+
+def _as_array(X: Any) -> tuple[Any, bool]:
+    """Return sequences as something with two dimensions or three, and whether it has two."""
+    ndim = getattr(X, "ndim", None)
+    if ndim is None and isinstance(X, (list, tuple)) and len(X) and all(np.ndim(x) or hasattr(x, "__len__") for x in X):
+        parts = [np.asarray(x) for x in X]
+        depths = {part.ndim for part in parts}
+        if depths == {1} and len({len(part) for part in parts}) == 1:
+            return X, True
+        if depths <= {1, 2}:
+            return _pad([part.reshape(len(part), -1) for part in parts]), False
+        if depths == {3}:
+            raise ValueError("X is a list of arrays of 3 dimensions; sequences are arrays (n_timesteps, n_features).")
+    elif ndim == 1 and getattr(X.dtype, "kind", "") == "O" and len(X) and all(np.ndim(x) for x in X):
+        return _as_array(list(X))
+    elif ndim == 3:
+        return X, False
+    elif ndim is not None and ndim > 3:
+        raise ValueError(
+            f"X has {ndim} dimensions, {tuple(X.shape)}; sequences are (n_sequences, n_timesteps, n_features). Flatten the "
+            "frames first: X.reshape(*X.shape[:2], -1)."
+        )
+    return X, True
+
+
+def _pad(parts: list[np.ndarray]) -> np.ndarray:
+    """Sequences of different lengths as one array, NaN behind the end of each."""
+    widths = {part.shape[1] for part in parts}
+    if len(widths) > 1:
+        first = parts[0].shape[1]
+        odd = next(i for i, part in enumerate(parts) if part.shape[1] != first)
+        raise ValueError(
+            f"Sequences must have the same features in every step, but X[0] has {first} and X[{odd}] has {parts[odd].shape[1]}."
+        )
+    empty = [i for i, part in enumerate(parts) if not len(part)]
+    if empty:
+        raise ValueError(f"X[{empty[0]}] is a sequence without any step.")
+    text = [i for i, part in enumerate(parts) if part.dtype.kind not in "biufO"]
+    if text:
+        raise ValueError(f"X[{text[0]}] holds {parts[text[0]].dtype}; sequences are of numbers.")
+    dtype = np.float32 if all(part.dtype == np.float32 for part in parts) else np.float64
+    longest = max(len(part) for part in parts)
+    X = np.full((len(parts), longest, widths.pop()), np.nan, dtype=dtype)
+    for i, part in enumerate(parts):
+        _refuse_nan(part.astype(dtype), i)
+        X[i, : len(part)] = part
+    return X
+
+
+def _refuse_nan(part: np.ndarray, i: int) -> None:
+    if np.isnan(part).any():
+        step = int(np.isnan(part).any(axis=1).argmax())
+        raise ValueError(f"Input X contains NaN: X[{i}] at step {step}. In a list, sequences end where their arrays end.")
+
+
+def _timesteps_of_rows(estimator: Any, n_columns: int, *, reset: bool) -> int:
+    """Return how many steps the sequences have that are rows."""
+    n_timesteps = estimator.n_timesteps
+    if n_timesteps is None:
+        if not reset and estimator.n_step_features_ > 1:
+            raise ValueError(
+                f"X has rows, but {type(estimator).__name__} was fitted on sequences of {estimator.n_step_features_} features a "
+                "step: pass (n_sequences, n_timesteps, n_features), or set n_timesteps."
+            )
+        if reset and n_columns < MIN_TIMESTEPS:
+            raise ValueError(
+                f"X has {n_columns} feature(s), which with n_timesteps=None are the steps of a sequence; at least "
+                f"{MIN_TIMESTEPS} are needed."
+            )
+        return n_columns
+    if n_columns % n_timesteps:
+        raise ValueError(
+            f"X has {n_columns} columns, which n_timesteps={n_timesteps} does not divide: rows are flattened sequences, the "
+            f"features of the first step first. {_divisors(n_columns)} would fit."
+        )
+    return int(n_timesteps)
+
+
+def _divisors(n: int) -> str:
+    """Write down the lengths that a number of columns allows."""
+    fits = [str(k) for k in range(MIN_TIMESTEPS, n + 1) if n % k == 0]
+    return ", ".join(fits if len(fits) < 6 else [*fits[:4], "...", fits[-1]])
+
+
+def _check_padding(X: np.ndarray, *, min_timesteps: int) -> None:
+    """Raise a ValueError about NaN that are not behind the end of a sequence, and about short sequences."""
+    missing = np.isnan(X)
+    gone = missing.all(axis=2)
+    length = X.shape[1] - np.cumprod(gone[:, ::-1], axis=1).sum(axis=1)
+    inside = missing & (np.arange(X.shape[1]) < length[:, np.newaxis])[..., np.newaxis]
+    if inside.any():
+        i, step, feature = (int(part[0]) for part in np.nonzero(inside))
+        raise ValueError(
+            f"Input X contains NaN inside a sequence: sequence {i}, step {step}, feature {feature}. NaN may only fill the steps "
+            "behind the end of a sequence; impute the others."
+        )
+    if length.min(initial=min_timesteps) < min_timesteps:
+        i = int(length.argmin())
+        raise ValueError(f"Sequence {i} has {int(length[i])} step(s); at least {min_timesteps} are needed.")
+
+
+def check_count(name: str, value: Any, *, at_least: int = 1) -> int:
+    """Return an integer that is large enough."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < at_least:
+        raise ValueError(f"{name}={value!r} must be an integer of at least {at_least}.")
+    return int(value)

@@ -1,0 +1,233 @@
+"""Running a trained `TDVAEModule` over sequences."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from scipy.stats import norm, qmc
+
+from skvae.modules import TDVAEModule
+from skvae.training.inference import POOL_SIZE, chunk_rows, log_mean_exp, normal_pool, place, row_offsets, run
+from skvae.training.randomness import make_generator
+
+_MAX_DRAWN = 2**13  # draws of a state that are decoded at once
+_MAX_FLOATS = 2**24  # numbers that the frames and beliefs of a chunk may take
+_ACTIVE = 0.1  # standard deviation of means over the uncertainty of each
+_QUASI_SEED = 20190506
+
+
+@lru_cache(maxsize=8)
+def _spread_draws(n_draws: int, size: int) -> np.ndarray:
+    """Draw standard normal numbers ``(n_draws, size)`` that fill space more evenly than independent ones."""
+    sobol = qmc.Sobol(size, seed=_QUASI_SEED)
+    points = sobol.random_base2(int(np.ceil(np.log2(n_draws))))[:n_draws]
+    return norm.ppf(np.clip(points, 1e-6, 1.0 - 1e-6)).astype(np.float32)
+
+
+def _take(module: TDVAEModule, X: np.ndarray, rows: slice, size: int, device: torch.device) -> torch.Tensor:
+    """Standardised sequences of a chunk, with zeros behind them up to its size."""
+    x = torch.zeros(size, *X.shape[1:], dtype=torch.float32)
+    module.likelihood.standardize(X, rows, out=x)
+    return x.to(device)
+
+
+def _chunk(module: TDVAEModule, n_timesteps: int) -> int:
+    """Sequences of a chunk."""
+    most = _MAX_FLOATS // (n_timesteps * max(module.n_features, module.n_components))
+    return max(1, min(chunk_rows(module), 1 << max(0, most.bit_length() - 1)))
+
+
+def beliefs(module: TDVAEModule, X: np.ndarray, device: torch.device) -> np.ndarray:
+    """Beliefs after every frame, ``(n_sequences, n_timesteps, n_components)``; NaN where a sequence has ended.
+
+    Parameters
+    ----------
+    module : TDVAEModule
+    X : ndarray of shape (n_sequences, n_timesteps, n_features)
+        In the units of the data, with NaN where a sequence has ended.
+    device : torch.device
+    """
+    result = np.empty((*X.shape[:2], module.n_components), dtype=np.float32)
+    size = _chunk(module, X.shape[1])
+
+    def step(rows):
+        result[rows] = module.read(_take(module, X, rows, size, device))[0][: rows.stop - rows.start].cpu().numpy()
+
+    run(module, len(X), size, device, step)
+    result[np.isnan(X[..., 0])] = np.nan
+    return result
+
+
+def update(
+    module: TDVAEModule, x: np.ndarray, memory: tuple[np.ndarray, ...] | None, device: torch.device
+) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+    """Beliefs ``(n_sequences, n_components)`` after one more frame, and what the recurrent network remembers."""
+    place(module, device)
+    with torch.no_grad():
+        before = None if memory is None else tuple(torch.from_numpy(part).to(device) for part in memory)
+        after, memory = module.read(module.likelihood.standardize(x[:, np.newaxis]).to(device), before)
+    return after[:, 0].cpu().numpy(), tuple(part.cpu().numpy() for part in memory)
+
+
+def _per_belief(module, n_rows, n_draws, device, function, *arrays: np.ndarray) -> np.ndarray:
+    """Call a function of rows of several arrays, chunk by chunk; each row has several draws."""
+    size = max(1, _MAX_DRAWN // n_draws)
+    results = []
+
+    def step(rows):
+        parts = []
+        for array in arrays:
+            part = torch.zeros(size, *array.shape[1:], dtype=torch.float32)
+            part[: rows.stop - rows.start] = torch.from_numpy(array[rows])
+            parts.append(part.to(device))
+        results.append(function(*parts, rows)[: rows.stop - rows.start])
+
+    run(module, n_rows, size, device, step)
+    return np.concatenate(results)
+
+
+def _decode(module: TDVAEModule, states: torch.Tensor) -> torch.Tensor:
+    """Decode several states ``(n, n_draws, state_size)`` of each row."""
+    return torch.unflatten(module.decode(states.flatten(0, 1)), 0, states.shape[:2])
+
+
+def present_frames(module: TDVAEModule, Z: np.ndarray, device: torch.device) -> np.ndarray:
+    """Frames ``(n, n_features)``, in the units of the data, that beliefs ``(n, n_components)`` have just seen."""
+
+    def function(belief, rows):
+        return module.likelihood.mean(module.decode(module.draw(module.belief_moments(belief), None)))
+
+    return _per_belief(module, len(Z), 1, device, function, Z)
+
+
+def forecasts(module: TDVAEModule, Z: np.ndarray, horizon: int, n_draws: int, device: torch.device) -> np.ndarray:
+    """Frames ``(n, n_features)``, in the units of the data, some steps after beliefs, on average over draws of the states."""
+    noise = _spread_draws(n_draws, (1 + module.n_jumps(horizon)) * module.state_size)
+    noise = torch.from_numpy(noise).unflatten(1, (-1, module.state_size)).to(device)
+
+    def function(belief, rows):
+        frames = module.likelihood.mean(_decode(module, module.jump(belief, horizon, noise)).flatten(0, 1))
+        return frames.reshape(len(belief), n_draws, -1).mean(axis=1)
+
+    return _per_belief(module, len(Z), n_draws, device, function, Z)
+
+
+def futures(
+    module: TDVAEModule, Z: np.ndarray, n_steps: int, n_futures: int, seed: int, device: torch.device, *, mean: bool
+) -> np.ndarray:
+    """Frames ``(n, n_futures, n_steps, n_features)`` that follow beliefs, step by step.
+
+    Parameters
+    ----------
+    module : TDVAEModule
+    Z : ndarray of shape (n, n_components)
+    n_steps, n_futures : int
+    seed : int
+    device : torch.device
+    mean : bool
+        Leave out the likelihood's noise.
+    """
+    generator = make_generator(seed, device)
+    likelihood = module.likelihood
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, device=device)
+
+    def function(belief, rows):
+        shape = (len(belief), n_futures, module.state_size)
+        state = module.jump(belief, 0, normal(*shape[:2], 1, shape[2]))
+        frames = np.empty((len(belief), n_futures, n_steps, module.n_features))
+        for i in range(n_steps):
+            state = module.advance(state, normal(*shape))
+            output = _decode(module, state).flatten(0, 1)
+            drawn = likelihood.mean(output) if mean else likelihood.draw(output, generator)
+            frames[:, :, i] = drawn.reshape(*shape[:2], -1)
+        return frames
+
+    return _per_belief(module, len(Z), n_futures, device, function, Z)
+
+
+# -- scores -----------------------------------------------------------------------------------------------------------
+
+
+def _transitions(module: TDVAEModule, X: np.ndarray, device: torch.device) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which frames there are, and the beliefs before and after each of them, ``(n_frames, n_components)``."""
+    after = beliefs(module, X, device)
+    before = np.concatenate([np.zeros_like(after[:, :1]), after[:, :-1]], axis=1)
+    present = ~np.isnan(X[..., 0])
+    return present, before[present], after[present]
+
+
+def step_deviance(module: TDVAEModule, X: np.ndarray, n_draws: int, device: torch.device) -> np.ndarray:
+    """Nats by which each entry falls short of the best, as its predecessors foresee it, in the shape of `X`.
+
+    The prediction is summed up by its mean and variance, noise included. NaN where a sequence has ended.
+    """
+    present, before, _ = _transitions(module, X, device)
+    frames = module.likelihood.standardize(X[present])
+    noise = torch.from_numpy(_spread_draws(n_draws, 2 * module.state_size)).unflatten(1, (2, -1)).to(device)
+
+    def function(belief, frame, rows):
+        mean, variance = module.prediction(_decode(module, module.jump(belief, 1, noise)))
+        return module.surprise(frame, mean, variance).cpu().double().numpy()
+
+    result = np.full(X.shape, np.nan)
+    result[present] = _per_belief(module, len(before), n_draws, device, function, before, frames.numpy())
+    return result
+
+
+def log_likelihood(module: TDVAEModule, X: np.ndarray, n_draws: int, device: torch.device) -> np.ndarray:
+    """Importance-weighted estimate of the log-likelihood of sequences, in nats and in the units of the data, ``(n,)``."""
+    present, before, after = _transitions(module, X, device)
+    frames = module.likelihood.standardize(X[present]).numpy()
+    # Draws depend on a frame, the one before it and when it comes, as `row_offsets` asks for.
+    x = module.likelihood.standardize(X)
+    told = torch.cat([x, torch.nn.functional.pad(x, (0, 0, 1, 0))[:, :-1]], dim=2).numpy()[present]
+    offsets = row_offsets(np.column_stack([told, np.nonzero(present)[1].astype(np.float32)])).astype(np.int64)
+    numbers = torch.from_numpy(normal_pool(2 * module.state_size)).to(device)
+    window = torch.arange(n_draws, device=device)
+
+    def function(before, after, frame, rows):
+        here = torch.zeros(len(before), dtype=torch.int64)
+        here[: rows.stop - rows.start] = torch.from_numpy(offsets[rows])
+        noise = numbers[(here.to(device).unsqueeze(1) + window) % POOL_SIZE]
+        return log_mean_exp(module.step_log_weights(before, after, frame, noise).cpu().numpy().astype(np.float64))
+
+    scores = np.zeros(X.shape[:2])
+    scores[present] = _per_belief(module, len(before), n_draws, device, function, before, after, frames)
+    return scores.sum(axis=1)
+
+
+def fit_noise(
+    module: TDVAEModule, X: np.ndarray, weight: np.ndarray | None, device: torch.device, seed: int, *, max_rows: int
+) -> None:
+    """Fit the likelihood's noise, once a module is trained, to evenly spaced sequences and draws from their beliefs."""
+    chosen = np.linspace(0, len(X) - 1, min(len(X), max_rows)).astype(int)
+    present, _, after = _transitions(module, X[chosen], device)
+    share = np.ones(len(chosen)) if weight is None else weight[chosen]
+    share = np.repeat(share, present.sum(axis=1)).astype(np.float32)
+    frames = module.likelihood.standardize(X[chosen][present])
+    generator = make_generator(seed, device)
+    with torch.no_grad():
+        belief = torch.from_numpy(after).to(device)
+        noise = torch.randn(len(belief), module.state_size, generator=generator, device=device)
+        states = module.draw(module.belief_moments(belief), noise)
+        module.fit_noise(frames.to(device), torch.from_numpy(share).to(device), states)
+
+
+def n_active_units(module: TDVAEModule, X: np.ndarray, device: torch.device, *, max_rows: int) -> int:
+    """How many numbers in the state have means that differ between steps, next to their own uncertainty."""
+    chosen = np.linspace(0, len(X) - 1, min(len(X), max_rows)).astype(int)
+    _, _, after = _transitions(module, X[chosen], device)
+    with torch.no_grad():
+        moments = module.belief_moments(torch.from_numpy(after).to(device))
+        layers: list[torch.Tensor] = []
+        log_stds = []
+        for layer in range(module.n_latent_layers):
+            mean, log_std = moments(layer, layers)
+            layers.append(mean)
+            log_stds.append(log_std)
+        varies = torch.cat(layers, -1).std(0, correction=0) > _ACTIVE * torch.cat(log_stds, -1).exp().mean(0)
+    return int(varies.sum())
