@@ -93,6 +93,17 @@ def _decode(module: TDVAEModule, states: torch.Tensor) -> torch.Tensor:
     return torch.unflatten(module.decode(states.flatten(0, 1)), 0, states.shape[:2])
 
 
+def draw_states(module: TDVAEModule, Z: np.ndarray, seed: int) -> np.ndarray:
+    """Draw a state ``(n, state_size)`` from each belief ``(n, n_components)``."""
+    device = next(module.parameters()).device
+    noise = torch.randn(len(Z), 1, module.state_size, generator=make_generator(seed)).numpy()
+
+    def function(belief, noise, rows):
+        return module.jump(belief, 0, noise.unsqueeze(2))[:, 0].cpu().numpy()
+
+    return _per_belief(module, len(Z), 1, device, function, Z, noise)
+
+
 def present_frames(module: TDVAEModule, Z: np.ndarray, device: torch.device) -> np.ndarray:
     """Frames ``(n, n_features)``, in the units of the data, that beliefs ``(n, n_components)`` have just seen."""
 
