@@ -130,10 +130,11 @@ def main() -> int:
     for seed in args.seeds:
         X, _ = draw_sequences(train, 1 if args.mnist else 4, seed)
         X_test, direction = draw_sequences(test, 1 if args.mnist else 4, 1000 + seed)
-        epochs = args.epochs or (20 if args.mnist else 16)
+        epochs = args.epochs or (25 if args.mnist else 16)
         size = {"n_components": 256, "n_latents": 32} if args.mnist else {"n_components": 128, "n_latents": 16}
+        size["max_gap"] = min(width, N_FRAMES - N_SHOWN)
         began = time.perf_counter()
-        model = TDVAE(likelihood="bernoulli", max_gap=8, max_epochs=epochs, random_state=seed, **size).fit(X)
+        model = TDVAE(likelihood="bernoulli", max_epochs=epochs, random_state=seed, **size).fit(X)
         print(f"seed {seed}: {len(X)} sequences, fitted in {time.perf_counter() - began:.0f} s")
         print("jump   direction right (after two frames)   squared error   mean frame   last frame")
         for gap, right, at_once, error, mean_error, last_error in examine(model, X_test, direction, X.mean(axis=(0, 1)), width):

@@ -22,7 +22,7 @@ def check_sequences(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -
     """Sequences as an array ``(n_sequences, n_timesteps, n_features)`` of float, NaN behind the end of each.
 
     Takes that, a list of arrays ``(n_timesteps, n_features)`` or ``(n_timesteps,)``, or rows: flattened sequences of
-    `n_timesteps` steps or, without, univariate ones. Where `reset`, notes numbers and names of the columns, and the length.
+    `n_timesteps` steps or, without, univariate ones. Where `reset`, notes numbers and names of the columns.
     """
     X, is_rows = _as_array(X)
     options: Any = {"dtype": [np.float64, np.float32], "ensure_all_finite": "allow-nan", "ensure_min_samples": min_rows}
@@ -46,7 +46,6 @@ def check_sequences(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -
             vars(estimator).pop("_n_columns", None)
             vars(estimator).pop("feature_names_in_", None)
             estimator.n_features_in_ = X.shape[2]
-        estimator.n_timesteps_ = X.shape[1]
         estimator.n_step_features_ = X.shape[2]
     elif X.shape[2] != estimator.n_step_features_:
         raise ValueError(
@@ -58,25 +57,40 @@ def check_sequences(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -
 def _as_array(X: Any) -> tuple[Any, bool]:
     """Return sequences as something with two dimensions or three, and whether it has two."""
     ndim = getattr(X, "ndim", None)
-    if ndim is None and isinstance(X, (list, tuple)) and len(X) and all(np.ndim(x) or hasattr(x, "__len__") for x in X):
-        parts = [np.asarray(x) for x in X]
-        depths = {part.ndim for part in parts}
-        if depths == {1} and len({len(part) for part in parts}) == 1:
-            return X, True
-        if depths <= {1, 2}:
-            return _pad([part.reshape(len(part), -1) for part in parts]), False
-        if depths == {3}:
-            raise ValueError("X is a list of arrays of 3 dimensions; sequences are arrays (n_timesteps, n_features).")
-    elif ndim == 1 and getattr(X.dtype, "kind", "") == "O" and len(X) and all(np.ndim(x) for x in X):
-        return _as_array(list(X))
-    elif ndim == 3:
+    if ndim == 1 and getattr(X.dtype, "kind", "") == "O":
+        X, ndim = list(X), None
+    if ndim is None and isinstance(X, (list, tuple)):
+        if not len(X):
+            raise ValueError("X is an empty list; it takes one array (n_timesteps, n_features) a sequence.")
+        return _as_one(X) if any(hasattr(x, "__len__") and not isinstance(x, (str, bytes)) for x in X) else (X, True)
+    if ndim == 3:
+        if getattr(X.dtype, "kind", "f") not in "biufcO":
+            raise ValueError(f"X holds {X.dtype}; sequences are of numbers.")
         return X, False
-    elif ndim is not None and ndim > 3:
+    if ndim is not None and ndim > 3:
         raise ValueError(
             f"X has {ndim} dimensions, {tuple(X.shape)}; sequences are (n_sequences, n_timesteps, n_features). Flatten the "
             "frames first: X.reshape(*X.shape[:2], -1)."
         )
     return X, True
+
+
+def _as_one(X: Any) -> tuple[Any, bool]:
+    """Return a list of sequences as `_as_array` does; it holds rows where all have one dimension and one length."""
+    parts = []
+    for i, x in enumerate(X):
+        try:
+            parts.append(np.asarray(x))
+        except ValueError:
+            raise ValueError(
+                f"X[{i}] has different numbers of features in its steps; it must be an array or equal lists."
+            ) from None
+        if parts[i].ndim not in (1, 2):
+            given = f"has {parts[i].ndim} dimensions" if parts[i].ndim else f"is of type {type(x).__name__}"
+            raise ValueError(f"X[{i}] {given}; in a list, sequences are arrays (n_timesteps, n_features) or (n_timesteps,).")
+    if {part.ndim for part in parts} == {1} and len({len(part) for part in parts}) == 1:
+        return X, True
+    return _pad([part[:, np.newaxis] if part.ndim == 1 else part for part in parts]), False
 
 
 def _pad(parts: list[np.ndarray]) -> np.ndarray:
@@ -98,8 +112,11 @@ def _pad(parts: list[np.ndarray]) -> np.ndarray:
     longest = max(len(part) for part in parts)
     X = np.full((len(parts), longest, widths.pop()), np.nan, dtype=dtype)
     for i, part in enumerate(parts):
-        _refuse_nan(part.astype(dtype), i)
-        X[i, : len(part)] = part
+        try:
+            X[i, : len(part)] = part
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"X[{i}] holds what is not a number: {error}.") from error
+        _refuse_nan(X[i, : len(part)], i)
     return X
 
 
@@ -126,8 +143,8 @@ def _timesteps_of_rows(estimator: Any, n_columns: int, *, reset: bool) -> int:
         return n_columns
     if n_columns % n_timesteps:
         raise ValueError(
-            f"X has {n_columns} columns, which n_timesteps={n_timesteps} does not divide: rows are flattened sequences, the "
-            f"features of the first step first. {_divisors(n_columns)} would fit."
+            f"X has {n_columns} column(s), which n_timesteps={n_timesteps} does not divide: rows are flattened sequences, the "
+            f"features of the first step first. {_divisors(n_columns)}."
         )
     return int(n_timesteps)
 
@@ -135,7 +152,8 @@ def _timesteps_of_rows(estimator: Any, n_columns: int, *, reset: bool) -> int:
 def _divisors(n: int) -> str:
     """Write down the lengths that a number of columns allows."""
     fits = [str(k) for k in range(MIN_TIMESTEPS, n + 1) if n % k == 0]
-    return ", ".join(fits if len(fits) < 6 else [*fits[:4], "...", fits[-1]])
+    listing = ", ".join(fits if len(fits) < 6 else [*fits[:4], "...", fits[-1]])
+    return f"With {n} columns, n_timesteps may be {listing}" if fits else f"At least {MIN_TIMESTEPS} columns are needed"
 
 
 def _check_padding(X: np.ndarray, *, min_timesteps: int) -> None:
@@ -152,7 +170,9 @@ def _check_padding(X: np.ndarray, *, min_timesteps: int) -> None:
         )
     if length.min(initial=min_timesteps) < min_timesteps:
         i = int(length.argmin())
-        raise ValueError(f"Sequence {i} has {int(length[i])} step(s); at least {min_timesteps} are needed.")
+        found = f"{int(length[i])} step(s)" if length[i] else "no step that is not NaN" if X.shape[1] else "no step"
+        needed = "one is" if min_timesteps == 1 else f"{min_timesteps} are"
+        raise ValueError(f"Sequence {i} has {found}; at least {needed} needed.")
 
 
 def check_count(name: str, value: Any, *, at_least: int = 1) -> int:

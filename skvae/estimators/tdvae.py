@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
+from scipy import sparse
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
@@ -18,7 +19,8 @@ from skvae.modules import CELLS, LatentModule, TDVAEModule
 from skvae.training import Table, seed_streams, sequences
 from skvae.warnings import warn_user
 
-_AUTO_STEPS, _MIN_EPOCHS, _MAX_EPOCHS = 2000, 10, 100
+_AUTO_STEPS, _MIN_EPOCHS = 2000, 10
+_EPOCHS_PER_STEP, _FEW_EPOCHS, _MAX_EPOCHS = 10, 100, 400  # longer sequences have more pairs to be seen
 _LEARNING_RATE = 0.006
 _AUTO_GAP = 20
 _NOISE_ROWS, _USAGE_ROWS = 512, 256
@@ -88,7 +90,8 @@ class TDVAE(BaseAutoEncoder):
     batch_size : int, default=48
         Largest number of sequences a step sees.
     max_epochs : int or "auto", default="auto"
-        Passes over the data; "auto" aims at 2,000 steps in 10 to 100 passes.
+        Passes over the data; "auto" aims at 2,000 steps, in at least 10 and at most 100 to 400 passes: ten for every step of
+        the longest sequence.
     %(training)s
 
     Attributes
@@ -172,11 +175,11 @@ class TDVAE(BaseAutoEncoder):
         likelihood="gaussian",
         noise="auto",
         learning_rate="auto",
+        batch_size=48,
+        max_epochs="auto",
         learning_rate_schedule="cosine",
         optimizer="adam",
         optimizer_params=None,
-        batch_size=48,
-        max_epochs="auto",
         early_stopping=False,
         validation_fraction=0.1,
         n_iter_no_change=20,
@@ -209,11 +212,11 @@ class TDVAE(BaseAutoEncoder):
         self.likelihood = likelihood
         self.noise = noise
         self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
         self.learning_rate_schedule = learning_rate_schedule
         self.optimizer = optimizer
         self.optimizer_params = optimizer_params
-        self.batch_size = batch_size
-        self.max_epochs = max_epochs
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
@@ -234,6 +237,14 @@ class TDVAE(BaseAutoEncoder):
             self._gives_rows = holds_rows(X)
         return check_sequences(self, X, reset=reset, min_rows=min_rows)
 
+    def _condition(self, X: Any, told: Any, kept: Any, weight: np.ndarray | None, *, reset: bool) -> Table:
+        """Sequences that are kept, as long as the longest of them; rows keep their number of columns."""
+        data = super()._condition(X, told, kept, weight, reset=reset)
+        longest = int((~np.isnan(data.X[..., 0])).sum(axis=1).max())
+        if reset:
+            self.n_timesteps_ = data.X.shape[1] if self._gives_rows else longest
+        return data._replace(X=data.X[:, :longest])
+
     def _measured(self, data: Table) -> Table:
         """Frames, without those behind the end of a sequence."""
         present = ~np.isnan(data.X[..., 0])
@@ -245,7 +256,16 @@ class TDVAE(BaseAutoEncoder):
         return None
 
     def _check_network(self, module: LatentModule) -> None:
-        """Nothing: there are no networks of the user's own."""
+        """Raise what is wrong with an activation of the user's own."""
+        if isinstance(self.activation, str):
+            return
+        module.eval()
+        try:
+            with torch.no_grad():
+                module.decode(torch.zeros(2, module.n_decoder_inputs, device=next(module.parameters()).device))
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}"
+            raise ValueError(f"activation={self.activation.__name__} fails: {what}") from error
 
     def _code_params(self, n_features: int) -> dict[str, Any]:
         longest = self.n_timesteps_ - 1
@@ -275,7 +295,8 @@ class TDVAE(BaseAutoEncoder):
         }
 
     def _auto_epochs(self, n_batches: int) -> int:
-        return int(np.clip(round(_AUTO_STEPS / n_batches), _MIN_EPOCHS, _MAX_EPOCHS))
+        most = np.clip(_EPOCHS_PER_STEP * self.n_timesteps_, _FEW_EPOCHS, _MAX_EPOCHS)
+        return int(np.clip(round(_AUTO_STEPS / n_batches), _MIN_EPOCHS, most))
 
     @property
     def _learning_rate(self) -> float:
@@ -369,7 +390,7 @@ class TDVAE(BaseAutoEncoder):
         (30, 1)
         """
         check_is_fitted(self, "module_")
-        x = check.as_array(x)
+        x = x if sparse.issparse(x) else np.asarray(x)
         if x.ndim == 1 and self.n_step_features_ == 1:
             x = x[:, np.newaxis]
         x = check.check_array(x, dtype=[np.float64, np.float32], input_name="x", estimator=self)
@@ -382,6 +403,8 @@ class TDVAE(BaseAutoEncoder):
         if state is not None and len(state.belief) != len(x):
             raise ValueError(f"state is about {len(state.belief)} sequences, but x has frames of {len(x)}.")
         memory = None if state is None else state.memory
+        if memory is not None and [part.shape for part in memory] != self.module_.memory_shapes(len(x)):
+            raise ValueError(f"state comes from another model: what it remembers does not fit this {type(self).__name__}.")
         belief, memory = sequences.update(self.module_, x, memory, check.resolve_device(self.device))
         return BeliefState(belief.astype(x.dtype, copy=False), memory)
 
@@ -418,6 +441,7 @@ class TDVAE(BaseAutoEncoder):
         X_hat : ndarray of the shape of X
             What the model makes of every frame; NaN behind the end of a sequence.
         """
+        check_is_fitted(self, "module_")
         is_rows = holds_rows(X)
         X, device = self._ready(X)
         present = ~np.isnan(X[..., 0])
@@ -479,7 +503,7 @@ class TDVAE(BaseAutoEncoder):
         n_draws = check_count("n_draws", n_draws)
         device = check.resolve_device(self.device)
         several = np.ndim(horizon) > 0
-        horizons = [check_count("horizon", h) for h in (np.asarray(horizon).tolist() if several else [horizon])]
+        horizons = [check_count("horizon", h) for h in (list(horizon) if several else [horizon])]
         if not horizons:
             raise ValueError("horizon is empty; it takes integers of at least 1.")
         frames = [sequences.forecasts(self.module_, Z, h, n_draws, device) for h in horizons]
@@ -532,6 +556,7 @@ class TDVAE(BaseAutoEncoder):
             Sequences in the units of the training data; flattened where `fit` was given rows.
         """
         check_is_fitted(self, "module_")
+        n_samples = check_count("n_samples", n_samples)
         n_timesteps = self.n_timesteps_ if n_timesteps is None else check_count("n_timesteps", n_timesteps)
         (seed,) = self._draw_seeds(n_samples, random_state, n=1)
         nothing = np.zeros((n_samples, self.n_components_), dtype=np.float32)
@@ -607,6 +632,7 @@ class TDVAE(BaseAutoEncoder):
         shares : ndarray of the shape of X
             Sum to `score_anomaly` over the steps and features of a sequence; NaN behind its end.
         """
+        check_is_fitted(self, "module_")
         is_rows = holds_rows(X)
         X, device = self._ready(X, scored=True)
         shares = sequences.step_deviance(self.module_, X, _FORECAST_DRAWS, device)

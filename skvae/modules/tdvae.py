@@ -195,6 +195,10 @@ class TDVAEModule(LatentModule):
         beliefs, end = self.encoder(self.likelihood.network_input(x.nan_to_num(0.0)), start)
         return beliefs, (end,) if is_gru else tuple(end)
 
+    def memory_shapes(self, n: int) -> list[tuple[int, int, int]]:
+        """Shapes of what the recurrent network remembers of several sequences."""
+        return [(self.encoder.num_layers, n, self.n_components)] * (1 if isinstance(self.encoder, nn.GRU) else 2)
+
     def encode(self, x: Tensor) -> Tensor:
         """Belief after the last frame, ``(n, n_timesteps, n_features)`` to ``(n, n_components)``."""
         beliefs = self.read(x)[0]
@@ -417,7 +421,11 @@ class BentLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         output: Tensor = self.linear(x)
-        return output if self.bend is None else output + self.bend(x)
+        if self.bend is None:
+            return output
+        # Rows, since what normalises a batch takes further dimensions for channels.
+        bent: Tensor = self.bend(x.reshape(-1, x.shape[-1]))
+        return output + bent.view_as(output)
 
 
 def lengths(x: Tensor) -> Tensor:

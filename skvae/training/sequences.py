@@ -21,6 +21,8 @@ _QUASI_SEED = 20190506
 @lru_cache(maxsize=8)
 def _spread_draws(n_draws: int, size: int) -> np.ndarray:
     """Draw standard normal numbers ``(n_draws, size)`` that fill space more evenly than independent ones."""
+    if size > qmc.Sobol.MAXDIM:  # of very many jumps
+        return np.random.default_rng(_QUASI_SEED).standard_normal((n_draws, size), dtype=np.float32)
     sobol = qmc.Sobol(size, seed=_QUASI_SEED)
     points = sobol.random_base2(int(np.ceil(np.log2(n_draws))))[:n_draws]
     return norm.ppf(np.clip(points, 1e-6, 1.0 - 1e-6)).astype(np.float32)
@@ -66,21 +68,21 @@ def update(
     """Beliefs ``(n_sequences, n_components)`` after one more frame, and what the recurrent network remembers."""
     place(module, device)
     with torch.no_grad():
-        before = None if memory is None else tuple(torch.from_numpy(part).to(device) for part in memory)
+        before = None if memory is None else tuple(torch.tensor(part, device=device) for part in memory)
         after, memory = module.read(module.likelihood.standardize(x[:, np.newaxis]).to(device), before)
     return after[:, 0].cpu().numpy(), tuple(part.cpu().numpy() for part in memory)
 
 
-def _per_belief(module, n_rows, n_draws, device, function, *arrays: np.ndarray) -> np.ndarray:
+def _per_belief(module, n_rows, n_draws, device, function, *arrays: np.ndarray, size: int | None = None) -> np.ndarray:
     """Call a function of rows of several arrays, chunk by chunk; each row has several draws."""
-    size = max(1, _MAX_DRAWN // n_draws)
+    size = max(1, _MAX_DRAWN // n_draws) if size is None else size
     results = []
 
     def step(rows):
         parts = []
         for array in arrays:
             part = torch.zeros(size, *array.shape[1:], dtype=torch.float32)
-            part[: rows.stop - rows.start] = torch.from_numpy(array[rows])
+            part[: rows.stop - rows.start] = torch.from_numpy(array[rows].astype(np.float32))
             parts.append(part.to(device))
         results.append(function(*parts, rows)[: rows.stop - rows.start])
 
@@ -96,7 +98,7 @@ def _decode(module: TDVAEModule, states: torch.Tensor) -> torch.Tensor:
 def draw_states(module: TDVAEModule, Z: np.ndarray, seed: int) -> np.ndarray:
     """Draw a state ``(n, state_size)`` from each belief ``(n, n_components)``."""
     device = next(module.parameters()).device
-    noise = torch.randn(len(Z), 1, module.state_size, generator=make_generator(seed)).numpy()
+    noise = torch.randn(len(Z), 1, module.state_size, generator=make_generator(seed), dtype=torch.float32).numpy()
 
     def function(belief, noise, rows):
         return module.jump(belief, 0, noise.unsqueeze(2))[:, 0].cpu().numpy()
@@ -144,7 +146,7 @@ def futures(
     likelihood = module.likelihood
 
     def normal(*shape):
-        return torch.randn(*shape, generator=generator, device=device)
+        return torch.randn(*shape, generator=generator, device=device, dtype=torch.float32)
 
     def function(belief, rows):
         shape = (len(belief), n_futures, module.state_size)
@@ -157,7 +159,9 @@ def futures(
             frames[:, :, i] = drawn.reshape(*shape[:2], -1)
         return frames
 
-    return _per_belief(module, len(Z), n_futures, device, function, Z)
+    # Draws depend on their place anyhow, so that chunks need not have one size for all.
+    most = min(_MAX_DRAWN // n_futures, _MAX_FLOATS // (n_futures * n_steps * module.n_features))
+    return _per_belief(module, len(Z), n_futures, device, function, Z, size=min(len(Z), max(1, most)))
 
 
 # -- scores -----------------------------------------------------------------------------------------------------------
@@ -223,7 +227,7 @@ def fit_noise(
     generator = make_generator(seed, device)
     with torch.no_grad():
         belief = torch.from_numpy(after).to(device)
-        noise = torch.randn(len(belief), module.state_size, generator=generator, device=device)
+        noise = torch.randn(len(belief), module.state_size, generator=generator, device=device, dtype=torch.float32)
         states = module.draw(module.belief_moments(belief), noise)
         module.fit_noise(frames.to(device), torch.from_numpy(share).to(device), states)
 

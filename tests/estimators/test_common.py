@@ -106,13 +106,19 @@ def test_documentation_names_every_parameter_and_attribute(any_estimator_class, 
 
 # Without a tie a contraction can be dodged; a dictionary is wide and has one layer.
 # A decoder that is told the label must hear of it before the code carries it. A prior of discrete codes is another thing than one
-# of real numbers.
+# of real numbers. A sequence is many rows, read by a network of one width.
 OWN_DEFAULTS = {
     ("ContractiveAE", "tied_weights"),
     ("SparseAE", "hidden_layer_sizes"),
     ("SparseAE", "n_components"),
     ("CVAE", "kl_warmup"),
     ("VQVAE", "prior"),
+    ("TDVAE", "n_components"),
+    ("TDVAE", "kl_warmup"),
+    ("TDVAE", "hidden_layer_sizes"),
+    ("TDVAE", "learning_rate"),
+    ("TDVAE", "batch_size"),
+    ("TDVAE", "max_epochs"),
 }
 
 

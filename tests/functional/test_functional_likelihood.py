@@ -14,6 +14,7 @@ from skvae.functional import (
     laplace_energy,
     laplace_log_normalizer,
     laplace_log_prob,
+    normal_log_prob,
     squared_error,
     weighted_row_sum,
 )
@@ -37,6 +38,14 @@ def draws(*shape, seed=0):
 def test_location_scale_families(log_prob, distribution, shape):
     x, loc, scale = 3.0 * draws(*shape), draws(*shape, seed=1), draws(3, seed=2).exp()
     torch.testing.assert_close(log_prob(x, loc, scale), distribution(loc, scale).log_prob(x).sum(-1))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_normal_that_every_code_has_of_its_own(shape):
+    z, mean, log_var = draws(*shape), draws(*shape, seed=1), draws(*shape, seed=2)
+    expected = distributions.Normal(mean, (0.5 * log_var).exp()).log_prob(z).sum(-1)
+    torch.testing.assert_close(normal_log_prob(z, mean, log_var), expected)
+    assert torch.isfinite(normal_log_prob(z.float(), mean.float(), torch.full(shape, -16.0))).all()
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -1,0 +1,478 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.distributions import Bernoulli, Laplace, Normal, kl_divergence
+
+from skvae.modules import Batch, TDVAEModule
+from skvae.modules.tdvae import BentLinear, lengths
+
+pytestmark = pytest.mark.usefixtures("one_core")
+
+N_FEATURES, N_COMPONENTS, LENGTH, MAX_GAP = 2, 3, 7, 4
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+def build(*, spread=0.0, **params):
+    """A module in double precision, whose weights are drawn where they have a spread."""
+    base = {"n_timesteps": LENGTH, "max_gap": MAX_GAP, "n_latents": 2, "n_pairs": 5, "hidden_layer_sizes": (6,)}
+    module = TDVAEModule(N_FEATURES, N_COMPONENTS, **{**base, **params}).double()
+    if spread:
+        for parameter in module.parameters():
+            nn.init.normal_(parameter, std=spread)
+    if module.likelihood.has_noise:
+        module.likelihood.set_moment(torch.tensor([0.5, 2.0]))
+    return module
+
+
+def sequences(n=4, length=LENGTH):
+    """Frames, some of which lie behind the end of their sequence."""
+    x = torch.randn(n, length, N_FEATURES, dtype=torch.float64)
+    for i, end in enumerate(length - torch.arange(n) % 3):
+        x[i, end:] = math.nan
+    return x
+
+
+def batch_of(module, x):
+    noise = {name: torch.randn(len(x), *shape, dtype=x.dtype) for name, shape in module.noise_shapes.items()}
+    return Batch(x, x, torch.ones(len(x), dtype=x.dtype), noise=noise)
+
+
+SCHEDULE = {"beta": 0.7, "auxiliary": 0.4}
+STRUCTURES = [
+    {"cell": cell, "n_latent_layers": n_layers, "n_recurrent_layers": n_recurrent, "hidden_layer_sizes": sizes}
+    for cell, n_layers, n_recurrent, sizes in [
+        ("gru", 1, 1, (6,)),
+        ("lstm", 2, 1, ()),
+        ("lstm", 1, 2, (6,)),
+        ("gru", 3, 1, (6, 5)),
+    ]
+]
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("params", STRUCTURES, ids=str)
+def test_reading_goes_on_where_it_was_left(params):
+    module, x = build(spread=0.5, **params), sequences().nan_to_num(0.3)
+    whole, end = module.read(x)
+    first, memory = module.read(x[:, :3])
+    second, last = module.read(x[:, 3:], memory)
+    assert whole.shape == (4, LENGTH, N_COMPONENTS)
+    torch.testing.assert_close(torch.cat([first, second], 1), whole)
+    assert [part.shape for part in last] == module.memory_shapes(4)
+    assert len(last) == (1 if params["cell"] == "gru" else 2)
+    torch.testing.assert_close(last, end)
+    torch.testing.assert_close(last[0][-1], whole[:, -1])
+
+
+def test_encode_stops_where_a_sequence_does():
+    module, x = build(spread=0.5), sequences()
+    assert lengths(x).tolist() == [7, 6, 5, 7]
+    for i, length in enumerate(lengths(x)):
+        torch.testing.assert_close(module.encode(x)[i], module.read(x[i : i + 1, :length])[0][0, -1])
+
+
+def test_columns_that_were_constant_are_not_read():
+    module, x = build(spread=0.5), sequences()
+    module.likelihood.fit(np.column_stack([np.arange(9.0), np.full(9, 3.0)]))
+    moved = x.clone()
+    moved[..., 1] += 5.0
+    torch.testing.assert_close(module.encode(moved), module.encode(x))
+
+
+# -- the objective, written again with torch.distributions, one pair of steps after the other -------------------------
+
+
+def normal(output):
+    mean, log_std = output.chunk(2, -1)
+    return Normal(mean, log_std.clamp(-8.0, 4.0).exp())
+
+
+def terms_of_a_pair(module, x, gap, second, present, past):
+    """Terms of the loss for one sequence and one pair of its steps."""
+    size = module.n_latents
+    beliefs = torch.cat([torch.zeros(1, N_COMPONENTS, dtype=x.dtype), module.read(x[None, :second])[0][0]])
+    before, after, told = beliefs[second - gap], beliefs[second], module.gap_features.weight[gap - 1]
+    later, earlier, mean, smoothing, transition = [], [], [], 0.0, 0.0
+    for layer, head in enumerate(module.belief):
+        density = normal(head(torch.cat([after, *later])))
+        later.append(density.mean + density.stddev * present[layer * size : (layer + 1) * size])
+        transition += density.log_prob(later[-1]).sum()
+        mean.append(normal(head(torch.cat([before, *mean]))).mean)
+    later, mean = torch.cat(later), torch.cat(mean)
+    for layer, head in enumerate(module.smoothing):
+        expected = normal(module.belief[layer](torch.cat([before, *earlier])))
+        shift, factor = head(torch.cat([later, before, after, told, *earlier])).chunk(2)
+        density = Normal(expected.mean + shift, (expected.stddev.log() + factor).clamp(-8.0, 4.0).exp())
+        earlier.append(density.mean + density.stddev * past[layer * size : (layer + 1) * size])
+        smoothing += kl_divergence(density, expected).sum()
+    earlier, foreseen = torch.cat(earlier), []
+    for layer, head in enumerate(module.transition):
+        part = slice(layer * size, (layer + 1) * size)
+        density = normal(head(torch.cat([earlier, told, later[: part.start]])))
+        moved = (module.jumps[gap - 1] @ earlier)[part]
+        transition -= Normal(density.mean + moved, density.stddev).log_prob(later[part]).sum()
+        shift = normal(head(torch.cat([mean, told, *foreseen]))).mean
+        foreseen.append(shift + (module.jumps[gap - 1] @ mean)[part])
+    scale = module.likelihood.moment.sqrt()
+    target = x[second - 1]
+    reconstruction = -Normal(module.decode(later), scale).log_prob(target).sum()
+    auxiliary = (0.5 * ((target - module.decode(torch.cat(foreseen))) / scale) ** 2).sum()
+    return torch.stack([reconstruction, smoothing, transition, auxiliary])
+
+
+@pytest.mark.parametrize("params", STRUCTURES, ids=str)
+def test_terms_are_what_the_densities_say(params):
+    module, x = build(spread=0.2, **params), sequences()
+    batch = batch_of(module, x)
+    terms = module.loss(batch, SCHEDULE)
+    assert list(terms) == ["reconstruction", "smoothing", "transition", "auxiliary"]
+    gaps, seconds = module.pairs(batch.noise["pairs"], lengths(x))
+    for i in range(len(x)):
+        expected = torch.stack(
+            [
+                terms_of_a_pair(module, x[i], gap, second, batch.noise["present"][i, k], batch.noise["past"][i, k])
+                for k, (gap, second) in enumerate(zip(gaps[i].tolist(), seconds[i].tolist(), strict=True))
+            ]
+        ).mean(0)
+        found = torch.stack([term[i] for term in terms.values()])
+        torch.testing.assert_close(found, expected * torch.tensor([1.0, 0.7, 0.7, 0.4], dtype=torch.float64))
+
+
+def test_terms_come_per_row_and_depend_on_no_other_row():
+    module, x = build(spread=0.5), sequences()
+    batch = batch_of(module, x)
+    terms = module.loss(batch, SCHEDULE)
+    alone = Batch(x[1:2], x[1:2], batch.weight[:1], noise={name: part[1:2] for name, part in batch.noise.items()})
+    for name, term in module.loss(alone, SCHEDULE).items():
+        assert terms[name].shape == (4,)
+        torch.testing.assert_close(term[0], terms[name][1])
+
+
+def test_without_weight_there_is_no_auxiliary_term():
+    module, x = build(), sequences()
+    assert list(module.loss(batch_of(module, x), {"beta": 1.0, "auxiliary": 0.0})) == [
+        "reconstruction",
+        "smoothing",
+        "transition",
+    ]
+
+
+def test_smoothing_that_adds_nothing_to_the_belief_is_free():
+    module, x = build(spread=0.5, n_latent_layers=2), sequences()
+    for parameter in module.smoothing.parameters():
+        nn.init.zeros_(parameter)
+    smoothing = module.loss(batch_of(module, x), SCHEDULE)["smoothing"]
+    torch.testing.assert_close(smoothing, torch.zeros_like(smoothing))
+
+
+@pytest.mark.parametrize("likelihood", ["laplace", "bernoulli"])
+def test_other_likelihoods(likelihood):
+    module, x = build(spread=0.5, likelihood=likelihood), torch.rand(4, LENGTH, N_FEATURES, dtype=torch.float64)
+    batch = batch_of(module, x)
+    terms = module.loss(batch, SCHEDULE)
+    seconds = module.pairs(batch.noise["pairs"], lengths(x))[1]
+    beliefs = nn.functional.pad(module.read(x)[0], (0, 0, 1, 0))
+    row = torch.arange(4).unsqueeze(1)
+    output = module.decode(module.draw(module.belief_moments(beliefs[row, seconds]), batch.noise["present"]))
+    if likelihood == "laplace":
+        density = Laplace(output, module.likelihood.moment)
+    else:
+        density = Bernoulli(logits=output, validate_args=False)
+    expected = -density.log_prob(x[row, seconds - 1]).sum(-1).mean(1)
+    torch.testing.assert_close(terms["reconstruction"], expected)
+
+
+# -- what the gradient reaches ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("padding", [1, 4])
+def test_padding_changes_neither_terms_nor_gradients(padding):
+    module, x = build(spread=0.5), sequences()
+    batch = batch_of(module, x)
+    longer = nn.functional.pad(x, (0, 0, 0, padding), value=math.nan).requires_grad_()
+    terms = module.loss(Batch(longer, longer, batch.weight, noise=batch.noise), SCHEDULE)
+    for name, term in module.loss(batch, SCHEDULE).items():
+        torch.testing.assert_close(terms[name], term)
+    sum(term.sum() for term in terms.values()).backward()
+    gone = torch.isnan(longer)
+    assert (longer.grad[gone] == 0).all()
+    assert (longer.grad[~gone][:10] != 0).all()
+    assert all(parameter.grad.isfinite().all() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("gap", [1, 2, 4])
+def test_the_belief_that_a_longer_jump_ends_in_is_taken_for_given(monkeypatch, gap):
+    module, x = build(spread=0.5), torch.randn(3, LENGTH, N_FEATURES, dtype=torch.float64).requires_grad_()
+    steps = torch.full((3, 5), gap), torch.full((3, 5), 6)
+    monkeypatch.setattr(module, "pairs", lambda noise, length: steps)
+    terms = module.loss(batch_of(module, x), SCHEDULE)
+    weight = module.encoder.weight_hh_l0
+    (grad,) = torch.autograd.grad(terms["reconstruction"].sum(), weight, retain_graph=True, allow_unused=True)
+    assert (grad is not None and bool(grad.any())) == (gap == 1)
+    for name in ("smoothing", "transition"):
+        (grad,) = torch.autograd.grad(terms[name].sum(), x, retain_graph=True)
+        assert grad[:, : 6 - gap].any()  # through the belief before the jump
+        assert bool(grad[:, 6 - gap : 6].any()) == (gap == 1)
+        assert not grad[:, 6:].any()
+
+
+def test_the_auxiliary_term_knows_nothing_of_the_noise():
+    module, x = build(spread=0.5), sequences()
+    module.before_training()
+    terms = module.loss(batch_of(module, x), SCHEDULE)
+    noise = module.likelihood.weight
+    assert torch.autograd.grad(terms["auxiliary"].sum(), noise, retain_graph=True, allow_unused=True) == (None,)
+    assert torch.autograd.grad(terms["reconstruction"].sum(), noise)[0].all()
+
+
+def test_the_auxiliary_term_takes_the_way_of_the_means():
+    module, x = build(spread=0.5), sequences()
+    batch = batch_of(module, x)
+    expected = module.loss(batch, SCHEDULE)["auxiliary"]
+    for name in ("present", "past"):
+        batch.noise[name].normal_()
+    torch.testing.assert_close(module.loss(batch, SCHEDULE)["auxiliary"], expected)
+
+
+# -- pairs of steps ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("length", [1, 2, 4, 7])
+def test_pairs_lie_within_sequences_and_none_is_left_out(length, fraction):
+    module, n = build(one_step_fraction=fraction), 40_000
+    gap, second = module.pairs(torch.randn(1, n, 3), torch.tensor([length]))
+    longest = min(MAX_GAP, length)
+    assert gap.min() >= 1
+    assert gap.max() <= longest
+    assert (second >= gap).all()
+    assert second.max() <= length
+    expected = {}  # uniform gaps but for the neighbours, and uniform places
+    for g in range(1, longest + 1):
+        share = (1 - fraction) / longest + (fraction if g == 1 else 0.0)
+        expected.update({(g, s): share / (length - g + 1) for s in range(g, length + 1)})
+    found = dict.fromkeys(expected, 0.0)
+    for pair in zip(gap[0].tolist(), second[0].tolist(), strict=True):
+        found[pair] += 1
+    for pair, share in expected.items():
+        assert found[pair] == pytest.approx(n * share, abs=4 * math.sqrt(n * share * (1 - share)))
+
+
+def test_pairs_of_extreme_numbers():
+    numbers = torch.tensor([-40.0, -8.0, 8.0, 40.0])
+    module, noise = build(one_step_fraction=0.5), torch.cartesian_prod(numbers, numbers, numbers)
+    gap, second = module.pairs(noise.expand(LENGTH, -1, -1), torch.arange(1, LENGTH + 1))
+    length = torch.arange(1, LENGTH + 1).unsqueeze(1)
+    assert ((gap >= 1) & (gap <= length.clamp(max=MAX_GAP)) & (second >= gap) & (second <= length)).all()
+    assert {(int(g), int(s)) for g, s in zip(gap[-1], second[-1], strict=True)} == {(1, 1), (1, 7), (4, 4), (4, 7)}
+
+
+# -- the schedule -----------------------------------------------------------------------------------------------------
+
+
+def test_the_state_grows_dearer_and_the_auxiliary_term_fades():
+    module = build(beta=2.0, kl_warmup=0.5, auxiliary=3.0)
+    for progress, beta, auxiliary in [(0.0, 0.02, 3.0), (0.25, 1.01, 2.25), (0.5, 2.0, 1.5), (0.8, 2.0, 0.6), (1.0, 2.0, 0.0)]:
+        assert module.schedule(progress) == pytest.approx({"beta": beta, "auxiliary": auxiliary})
+    assert build(kl_warmup=0.0).schedule(0.0)["beta"] == 1.0
+    assert build(kl_warmup=1.0).schedule(1.0)["beta"] == 1.0
+    assert build(kl_warmup=0.6, auxiliary=0.0).warmup == 0.6
+
+
+# -- importance weights -----------------------------------------------------------------------------------------------
+
+
+def linear_gaussian(n_latent_layers, n_latents):
+    """A module all of whose densities are Gaussian with means that are linear in what they are told."""
+    module = build(spread=0.25, hidden_layer_sizes=(), n_latents=n_latents, n_latent_layers=n_latent_layers)
+    with torch.no_grad():
+        module.gap_features.weight.zero_()
+        for heads, log_std in ((module.belief, 0.0), (module.transition, 0.2), (module.smoothing, 0.1)):
+            for head in heads:
+                head.linear.weight[n_latents:] = 0.0
+                head.linear.bias[n_latents:] = log_std
+    return module
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("n_latent_layers", "n_latents"), [(1, 2), (2, 1), (2, 2)])
+def test_importance_weights_average_to_the_density(n_latent_layers, n_latents):
+    module, n, n_draws = linear_gaussian(n_latent_layers, n_latents), 3, 50_000
+    before, after = torch.randn(2, n, N_COMPONENTS, dtype=torch.float64)
+    target = torch.randn(n, N_FEATURES, dtype=torch.float64)
+    # A prediction is linear in its noise: what unit vectors make of it tells its covariance.
+    probes = torch.cat([torch.zeros(1, 2 * module.state_size), torch.eye(2 * module.state_size)]).double()
+    output = module.decode(module.jump(before, 1, probes.unflatten(1, (2, -1))))
+    mean, slope = output[:, 0], output[:, 1:] - output[:, :1]
+    covariance = slope.mT @ slope + module.likelihood.moment.diag()
+    exact = torch.distributions.MultivariateNormal(mean, covariance).log_prob(target)
+    noise = torch.randn(n, n_draws, 2 * module.state_size, dtype=torch.float64)
+    log_weights = module.step_log_weights(before, after, target, noise)
+    assert log_weights.shape == (n, n_draws)
+    weights = (log_weights - exact.unsqueeze(1)).exp()
+    error = weights.std(1) / math.sqrt(n_draws)
+    assert (error < 0.05).all()
+    assert ((weights.mean(1) - 1.0).abs() < 4.0 * error).all()
+    assert ((log_weights.mean(1) - exact) < 0.0).all()
+
+
+@torch.no_grad()
+def test_importance_weights_of_a_perfect_proposal_are_all_the_density():
+    """Belief and smoothing distribution set to the exact posterior of a chain that is known."""
+    module = build(hidden_layer_sizes=(), n_latents=1)
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    module.likelihood.set_moment(torch.ones(2))
+    # z1 ~ N(m, 1) with m the first component of the belief, z2|z1 ~ N(z1, 1), and both columns N(z2, 1).
+    module.belief[0].linear.weight[0, 0] = 1.0
+    module.jumps[0] = 1.0
+    module.decoder.linear.weight[:] = 1.0
+    m, x = 0.7, torch.tensor([[1.5, -0.4]], dtype=torch.float64)
+    before = torch.tensor([[m, 0.0, 0.0]], dtype=torch.float64)
+    # The posterior of z2 has precision 1/2 + 2; its mean stands in the second component of the belief after the frame,
+    # which also says how much more certain it is than the belief before.
+    mean, std = (m / 2 + x.sum()) / 2.5, math.sqrt(1 / 2.5)
+    after = torch.tensor([[0.0, 0.0, 1.0]], dtype=torch.float64)
+    after[0, 1] = mean
+    module.belief[0].linear.weight[0, 1] = 1.0
+    module.belief[0].linear.weight[1, 2] = math.log(std)
+    # Given z2, z1 has mean (m + z2) / 2 and variance 1/2.
+    module.smoothing[0].linear.weight[0, 0] = 0.5
+    module.smoothing[0].linear.weight[0, 1] = -0.5
+    module.smoothing[0].linear.bias[1] = 0.5 * math.log(0.5)
+    log_weights = module.step_log_weights(before, after, x, torch.randn(1, 50, 2, dtype=torch.float64))
+    exact = torch.distributions.MultivariateNormal(torch.full((2,), m).double(), torch.full((2, 2), 2.0).double() + torch.eye(2))
+    torch.testing.assert_close(log_weights, exact.log_prob(x).unsqueeze(1).expand(1, 50))
+
+
+# -- jumps ------------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("n_latent_layers", [1, 2])
+def test_long_jumps_are_made_of_short_ones(n_latent_layers):
+    module = build(spread=0.3, n_latent_layers=n_latent_layers)
+    belief = torch.randn(3, N_COMPONENTS, dtype=torch.float64)
+    for gap, parts in [(0, []), (1, [1]), (4, [4]), (5, [4, 1]), (8, [4, 4]), (11, [4, 4, 3])]:
+        assert module.n_jumps(gap) == len(parts)
+        noise = torch.randn(6, 1 + len(parts), module.state_size, dtype=torch.float64)
+        for i in range(3):
+            state = module.draw(module.belief_moments(belief[i].expand(6, -1)), noise[:, 0])
+            for k, part in enumerate(parts):
+                told = torch.full((6,), part)
+                state = module.draw(module.transition_moments(state, told), noise[:, k + 1])
+            torch.testing.assert_close(module.jump(belief, gap, noise)[i], state)
+        own = torch.randn(3, 6, *noise.shape[1:], dtype=torch.float64)
+        own[1] = noise
+        torch.testing.assert_close(module.jump(belief, gap, own)[1], module.jump(belief, gap, noise)[1])
+
+
+@torch.no_grad()
+def test_a_step_is_a_jump_by_one():
+    module, belief = build(spread=0.3), torch.randn(3, N_COMPONENTS, dtype=torch.float64)
+    noise = torch.randn(3, 6, 2, module.state_size, dtype=torch.float64)
+    state = module.jump(belief, 0, noise[:, :, :1])
+    torch.testing.assert_close(module.advance(state, noise[:, :, 1]), module.jump(belief, 1, noise))
+
+
+def test_draws_and_log_densities_agree():
+    """The change of variables from the noise: log q(z) = log N(noise) - sum of log standard deviations."""
+    module = build(spread=0.5, n_latent_layers=3)
+    moments = module.belief_moments(torch.randn(8, N_COMPONENTS, dtype=torch.float64))
+    noise = torch.randn(8, module.state_size, dtype=torch.float64)
+    state = module.draw(moments, noise)
+    layers = [state[:, :2], state[:, 2:4], state[:, 4:]]
+    log_std = sum(moments(layer, layers[:layer])[1].sum(-1) for layer in range(3))
+    torch.testing.assert_close(module.log_density(state, moments), Normal(0, 1).log_prob(noise).sum(-1) - log_std)
+    torch.testing.assert_close(module.draw(moments, None), module.draw(moments, torch.zeros_like(noise)))
+
+
+# -- predictions ------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("likelihood", "noise_variance"), [("gaussian", [0.5, 2.0]), ("laplace", [2 * 0.5**2, 2 * 2.0**2]), ("bernoulli", None)]
+)
+def test_a_prediction_has_the_moments_of_the_mixture(likelihood, noise_variance):
+    module, output = build(likelihood=likelihood), 2.0 * torch.randn(3, 50, N_FEATURES, dtype=torch.float64)
+    mean, variance = module.prediction(output)
+    if likelihood == "bernoulli":
+        torch.testing.assert_close(mean, torch.sigmoid(output).mean(1))
+        torch.testing.assert_close(variance, mean * (1 - mean))
+    else:
+        torch.testing.assert_close(mean, output.mean(1))
+        torch.testing.assert_close(variance, output.var(1, correction=0) + torch.tensor(noise_variance, dtype=torch.float64))
+
+
+def test_surprise_is_what_the_likelihood_misses():
+    x, mean, variance = torch.randn(3, 2), torch.randn(3, 2), torch.rand(3, 2) + 0.5
+    found = build().surprise(x, mean, variance)
+    torch.testing.assert_close(found, Normal(mean, variance.sqrt()).log_prob(mean) - Normal(mean, variance.sqrt()).log_prob(x))
+    module, p = build(likelihood="bernoulli"), torch.tensor([[0.2, 0.9, 0.0, 1.0]])
+    ones, zeros = (module.surprise(value.expand(1, 4), p, p) for value in (torch.ones(1, 1), torch.zeros(1, 1)))
+    torch.testing.assert_close(ones[0, :2], -p[0, :2].log())
+    torch.testing.assert_close(zeros[0, :2], -(1 - p[0, :2]).log())
+    assert ones.isfinite().all()
+    assert zeros.isfinite().all()
+    assert ones[0, 2] > 10
+    assert zeros[0, 2] < 1e-5
+    x = torch.rand(1, 4)
+    expected = kl_divergence(Bernoulli(x[:, :2]), Bernoulli(p[:, :2]))
+    torch.testing.assert_close(module.surprise(x, p, p)[:, :2], expected)
+
+
+@torch.no_grad()
+def test_noise_is_that_of_the_frames_around_their_states():
+    module = build(spread=0.5)
+    frames, states, weight = torch.randn(30, 2), torch.randn(30, module.state_size), torch.rand(30)
+    frames, states, weight = frames.double(), states.double(), weight.double()
+    module.fit_noise(frames, weight, states)
+    squares = (frames - module.decode(states)) ** 2
+    torch.testing.assert_close(module.likelihood.moment, (weight / weight.sum()) @ squares)
+    fixed = build(noise=0.3)
+    before = fixed.likelihood.moment.clone()
+    fixed.fit_noise(frames, weight, states)
+    torch.testing.assert_close(fixed.likelihood.moment, before)
+
+
+# -- how it begins ----------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_states_begin_certain_and_jumps_begin_as_no_motion():
+    module = TDVAEModule(2, 32, n_timesteps=9, max_gap=5, n_latents=4, n_latent_layers=2, cell="lstm")
+    log_std = module.belief_moments(0.3 * torch.randn(200, 32))(0, ())[1]
+    assert log_std.mean().item() == pytest.approx(-1.5, abs=0.3)
+    state = torch.randn(200, 8)
+    moved = module.draw(module.transition_moments(state, torch.full((200,), 3)), None)
+    assert torch.corrcoef(torch.stack([moved.flatten(), state.flatten()]))[0, 1] > 0.8
+    forget = module.encoder.bias_hh_l0[32:64]
+    assert forget.mean().item() == pytest.approx(1.0, abs=0.2)
+    later, before, after = torch.randn(200, 8), torch.randn(200, 32), torch.randn(200, 32)
+    expected = module.belief_moments(before)
+    smoothed = module.smoothing_moments(later, before, after, torch.ones(200, dtype=torch.int64), expected)
+    assert (smoothed(0, ())[0] - expected(0, ())[0]).abs().mean() < 0.5 * expected(0, ())[0].abs().mean()
+
+
+def test_a_bent_linear_map():
+    layer = BentLinear(3, (8,), 2, activation="tanh")
+    x = torch.randn(4, 5, 3)
+    torch.testing.assert_close(layer(x), layer.linear(x) + layer.bend(x))
+    assert layer.bend(x).square().mean() < layer.linear(x).square().mean()
+    straight = BentLinear(3, (), 2)
+    torch.testing.assert_close(straight(x), straight.linear(x))
+    assert len(list(straight.parameters())) == 2
+    normalised = BentLinear(3, (8,), 2, normalization="batch")
+    torch.testing.assert_close(normalised(x).flatten(0, 1), normalised(x.flatten(0, 1)))
