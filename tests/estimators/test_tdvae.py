@@ -674,6 +674,23 @@ def test_streams_and_resident_sequences_train_alike(X, ragged, monkeypatch):
     assert [signature(quick(batch_size=7).fit(data), X) for data in (X, ragged)] == expected
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_on_a_gpu(X, ragged, cell):
+    model = quick(cell=cell, device="cuda", max_epochs=5).fit(ragged)
+    assert next(model.module_.parameters()).is_cuda
+    loaded = pickle.loads(pickle.dumps(model)).set_params(device="cpu")
+    np.testing.assert_allclose(loaded.transform(ragged), model.transform(ragged), atol=1e-4)
+    np.testing.assert_allclose(loaded.score_samples(ragged), model.score_samples(ragged), atol=1e-2)
+    np.testing.assert_allclose(loaded.forecast(X, [1, 9]), model.forecast(X, [1, 9]), rtol=1e-2, atol=1e-2)
+    np.testing.assert_allclose(loaded.score_anomaly_steps(X), model.score_anomaly_steps(X), rtol=1e-2, atol=1e-2)
+    state = model.update_belief(X[:, 1], model.update_belief(X[:, 0]))
+    np.testing.assert_allclose(state.belief, model.transform(X[:, :2]), atol=1e-4)
+    assert model.rollout(X, 2).shape == (N, 1, 2, WIDTH)
+    model.sample(3), model.partial_fit(X), loaded.partial_fit(X)
+
+
 def test_another_default_dtype(X):
     torch.set_default_dtype(torch.float64)
     try:
