@@ -1,5 +1,6 @@
 """Autoencoders that behave like any other scikit-learn estimator."""
 
+from skvae.anomaly import AnomalyDetector
 from skvae.estimators import (
     CVAE,
     TDVAE,
@@ -21,6 +22,7 @@ __all__ = [
     "CVAE",
     "TDVAE",
     "VQVAE",
+    "AnomalyDetector",
     "AutoEncoder",
     "CVAEClassifier",
     "CVAEResampler",

@@ -1,0 +1,655 @@
+"""Outlier detection at a false-alarm rate of one's own, by rows held out of training."""
+
+from __future__ import annotations
+
+from inspect import signature
+from math import floor
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+from sklearn import get_config
+from sklearn.base import BaseEstimator, OutlierMixin, _fit_context, clone
+from sklearn.model_selection import KFold
+from sklearn.pipeline import Pipeline
+from sklearn.utils import _safe_indexing, check_random_state, get_tags
+from sklearn.utils._param_validation import HasMethods, Interval, InvalidParameterError, StrOptions
+from sklearn.utils.parallel import Parallel, delayed
+from sklearn.utils.validation import _check_sample_weight, _num_samples, check_is_fitted, has_fit_parameter
+
+from skvae.estimators import AutoEncoder
+from skvae.pipeline import _flat, _forth, _is_active, _split
+from skvae.warnings import warn_user
+
+_MIN_TRAINING = 2  # rows that an estimator of the package needs
+_Fitted = tuple[list[Any], np.ndarray, np.ndarray]  # models, calibration rows, scores of rows by models that did not see them
+_ENOUGH = 100  # calibration rows beyond the threshold, after which more add little
+
+
+class AnomalyDetector(OutlierMixin, BaseEstimator):
+    r"""Flags anomalous rows at a false-alarm rate that is set beforehand.
+
+    The rows are scored by an estimator's `score_anomaly`. What score is too high is read off rows that were held out of
+    training: of new rows like these, a fraction `alpha` is flagged (conformal prediction [1]_, [2]_). Every row gets a
+    p-value: the probability that a normal row is at least as anomalous.
+
+    Parameters
+    ----------
+    estimator : estimator, Pipeline or None, default=None
+        Any estimator with `score_anomaly`, or a pipeline with such a step; it is cloned. None is ``AutoEncoder()``. Its
+        parameters are ``estimator__<name>``.
+    alpha : float, default=0.05
+        False-alarm rate: the share of normal rows that are flagged. It may be changed after `fit`.
+    contamination : float or None, default=None
+        Takes the place of `alpha`: the share of the training rows that are flagged, in (0, 0.5]. All rows then train, none is
+        held out, and there are no p-values.
+    calibration : {"split", "cross"}, default="split"
+        How rows are held out. "split" holds out one part of the rows, once. "cross" fits `n_repeats` times `n_folds`
+        estimators, so that every row is held out `n_repeats` times and trained on otherwise; of each repetition one estimator
+        is kept.
+    calibration_fraction : float or "auto", default="auto"
+        Share of the rows that "split" holds out. "auto" is a quarter, or less if there are plenty of rows, or up to two thirds
+        if `alpha` needs as many.
+    n_folds : int, default=3
+        Number of parts into which "cross" divides the rows.
+    n_repeats : int, default=3
+        Number of divisions for "cross", which is the number of estimators whose mean score counts.
+    method : str, default="auto"
+        Handed on to `score_anomaly` and `explain_anomaly`, where the estimator's take a `method`; "auto" leaves it to the
+        estimator.
+    random_state : int, RandomState instance or None, default=None
+        Decides which rows are held out, and takes the place of the estimator's own `random_state`, unless it is None.
+    n_jobs : int or None, default=None
+        Number of fits that run side by side with "cross".
+
+    Attributes
+    ----------
+    estimators_ : list
+        The fitted estimators whose mean score counts: one, or one for each repetition of "cross".
+    calibration_indices_ : ndarray of shape (n_calibration,)
+        Training rows that the threshold and p-values are read off. Their number plus one, times `alpha`, is as close to a
+        whole number as can be. Empty with `contamination`.
+    calibration_scores_ : ndarray of shape (n_calibration,)
+        Their anomaly scores, by estimators that have not seen them.
+    offset_ : float
+        Rows with `score_samples` below it are flagged. It follows `alpha`. Minus infinity, so that no row is flagged, if there
+        are too few calibration rows.
+    threshold_ : float
+        Anomaly score above which rows are flagged, ``-offset_``.
+    decision_scores_ : ndarray of shape (n_samples,)
+        Anomaly scores of the training rows, held out wherever they were.
+    labels_ : ndarray of shape (n_samples,)
+        1 for training rows with `decision_scores_` above `threshold_`, else 0.
+    n_features_in_ : int
+        Number of columns of X.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Their names, where X had names that are strings.
+
+    See Also
+    --------
+    AutoEncoder : The default estimator.
+    skvae.score_anomaly : Scores rows through a pipeline.
+    sklearn.ensemble.IsolationForest : Trees in place of networks.
+
+    Notes
+    -----
+    With "split", the guarantee is exact: if the held-out rows and a new one are exchangeable, the new one's p-value is at most
+    :math:`\alpha` with a probability of at most :math:`\alpha`, whatever the estimator. The probability is
+    :math:`\lfloor\alpha(n+1)\rfloor/(n+1)`, of `n` calibration rows, if scores have no ties; `n` is chosen such that this is
+    :math:`\alpha`, which may set up to :math:`1/\alpha` rows aside for training. It is the mean over samples of calibration
+    rows: with one sample at hand, the rate is spread around it with a standard deviation of about
+    :math:`\sqrt{\alpha(1-\alpha)/n}`.
+
+    With "cross" it holds approximately. A new row is scored as calibration rows are, by a mean over as many estimators,
+    trained on as many rows; but those of different calibration rows differ, and have trained on the others. There are more
+    calibration rows, but fewer train each estimator than fit was given, and `n_repeats` times `n_folds` fits cost their time.
+
+    Rows with equal scores count against each other in full, which makes p-values larger, never smaller. Weights count
+    calibration rows by their weight over the mean weight; a new row has the mean weight. The guarantee then is approximate.
+
+    References
+    ----------
+    .. [1] Vovk, Gammerman and Shafer, "Algorithmic learning in a random world", Springer 2005.
+    .. [2] Bates et al., "Testing for outliers with conformal p-values", Annals of Statistics 2023.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvae import AnomalyDetector, AutoEncoder
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(400, 2)) @ rng.normal(size=(2, 5)) + 0.1 * rng.normal(size=(400, 5))
+    >>> detector = AnomalyDetector(AutoEncoder(2, max_epochs=20), alpha=0.05, random_state=0).fit(X)
+    >>> odd = X[:2] + [0, 0, 5, 0, 0]
+    >>> detector.predict(odd)
+    array([-1, -1])
+    >>> detector.p_values(odd)
+    array([0.01, 0.01])
+    >>> detector.explain(odd).shape
+    (2, 5)
+    """
+
+    _parameter_constraints = {
+        "estimator": [HasMethods(["fit", "score_anomaly"]), Pipeline, None],
+        "alpha": [Interval(Real, 0, 1, closed="neither")],
+        "contamination": [Interval(Real, 0, 0.5, closed="right"), None],
+        "calibration": [StrOptions({"split", "cross"})],
+        "calibration_fraction": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="neither")],
+        "n_folds": [Interval(Integral, 2, None, closed="left")],
+        "n_repeats": [Interval(Integral, 1, None, closed="left")],
+        "method": [str],
+        "random_state": ["random_state"],
+        "n_jobs": [Integral, None],
+    }
+
+    _doc_link_module = "skvae"
+    _doc_link_template = "https://skvae.readthedocs.io/en/stable/api.html#skvae.{estimator_name}"
+
+    def _doc_link_url_param_generator(self) -> dict[str, str]:
+        return {"estimator_name": type(self).__name__}
+
+    def __init__(
+        self,
+        estimator=None,
+        *,
+        alpha=0.05,
+        contamination=None,
+        calibration="split",
+        calibration_fraction="auto",
+        n_folds=3,
+        n_repeats=3,
+        method="auto",
+        random_state=None,
+        n_jobs=None,
+    ):
+        self.estimator = estimator
+        self.alpha = alpha
+        self.contamination = contamination
+        self.calibration = calibration
+        self.calibration_fraction = calibration_fraction
+        self.n_folds = n_folds
+        self.n_repeats = n_repeats
+        self.method = method
+        self.random_state = random_state
+        self.n_jobs = n_jobs
+
+    # -- fitting ------------------------------------------------------------------------------------------------------
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y=None, sample_weight=None):
+        """Fit the estimator and find the scores of rows that it was not trained on.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Normal rows, for the most part; or what else the estimator takes.
+        y : None
+            Ignored, whatever labels it has: all rows count as normal ones.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows, in training and in calibration; rows of weight zero are left out.
+
+        Returns
+        -------
+        self : object
+            The fitted detector.
+
+        Raises
+        ------
+        ValueError
+            If a parameter or X is not as it should be, or the estimator takes no weights and was given some.
+        TypeError
+            If no step of the estimator can score anomalies.
+
+        Warns
+        -----
+        UserWarning
+            If there are fewer calibration rows than `alpha` needs, so that no row is flagged.
+        """
+        template = self._template()
+        X = _indexable(X)
+        n_rows = _num_samples(X)
+        rows, weight = np.arange(n_rows), np.ones(n_rows)
+        if sample_weight is not None:
+            weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+            rows = np.flatnonzero(weight > 0)
+        given = None if sample_weight is None else weight
+        random = check_random_state(self.random_state)
+        if self.contamination is not None:
+            self._need_rows(len(rows), _MIN_TRAINING)
+            models, held_out, scores = [self._new_fit(template, X, rows, given, self._seed(random))], rows[:0], None
+        elif self.calibration == "split":
+            models, held_out, scores = self._fit_split(template, X, rows, given, random)
+        else:
+            models, held_out, scores = self._fit_cross(template, X, rows, given, random)
+        decision_scores = self._mean_score(models, X)
+        if scores is not None:
+            known = ~np.isnan(scores)  # of rows that were held out
+            decision_scores[known] = scores[known]
+        if np.isnan(decision_scores[rows]).any():
+            raise ValueError(f"score_anomaly of {type(template).__name__} gives NaN for rows that it was fitted to.")
+        self.estimators_ = models
+        self.calibration_indices_ = held_out
+        self.calibration_scores_ = decision_scores[held_out]
+        self.decision_scores_ = decision_scores
+        self._calibration_weight = weight[held_out] / weight[held_out].mean() if len(held_out) else weight[held_out]
+        self._fixed_threshold = None
+        if self.contamination is not None:
+            self._fixed_threshold = _upper_quantile(
+                decision_scores[rows], given if given is None else given[rows], self.contamination
+            )
+        self._contamination = self.contamination
+        self._take_columns(models[0])
+        self._alpha = self.alpha
+        self._n_rows = len(rows)
+        if np.isneginf(self.offset_):
+            self._warn_of_too_few()
+        return self
+
+    def _template(self) -> Any:
+        """Return the estimator to clone, once it is known that it can score."""
+        estimator = AutoEncoder() if self.estimator is None else self.estimator
+        if isinstance(estimator, type):
+            raise InvalidParameterError(
+                f"estimator={estimator.__name__} is a class; pass an instance, {estimator.__name__}(...)."
+            )
+        if isinstance(estimator, Pipeline) and not any(hasattr(step, "score_anomaly") for _, step in _flat(estimator)):
+            names = [name for name, _ in _flat(estimator)]
+            raise InvalidParameterError(f"estimator is a Pipeline of which no step of {names} has the method 'score_anomaly'.")
+        if self.method != "auto":
+            step = [step for _, step in _steps(estimator) if hasattr(step, "score_anomaly")][-1]
+            if "method" not in signature(step.score_anomaly).parameters:
+                name = type(step).__name__
+                raise ValueError(f"method={self.method!r} has no effect: score_anomaly of {name} takes none; leave it 'auto'.")
+        return estimator
+
+    def _need_rows(self, n_rows: int, least: int) -> None:
+        if n_rows < least:
+            raise ValueError(
+                f"AnomalyDetector needs at least {least} rows with a positive weight here, but got n_samples = {n_rows}."
+            )
+
+    def _fit_split(self, template: Any, X: Any, rows: np.ndarray, weight: Any, random: Any) -> _Fitted:
+        """Hold out some rows, fit to the others."""
+        self._need_rows(len(rows), _MIN_TRAINING + 1)
+        n_held_out = self._n_held_out(len(rows))
+        if len(rows) - n_held_out < _MIN_TRAINING:
+            raise ValueError(
+                f"calibration_fraction={self.calibration_fraction} of {len(rows)} rows leaves {len(rows) - n_held_out} to train "
+                f"on; at least {_MIN_TRAINING} are needed."
+            )
+        order = random.permutation(rows)
+        held_out = np.sort(order[:n_held_out])
+        model = self._new_fit(template, X, np.sort(order[n_held_out:]), weight, self._seed(random))
+        scores = np.full(_num_samples(X), np.nan)
+        scores[held_out] = self._score(model, _safe_indexing(X, held_out))
+        return [model], held_out, scores
+
+    def _n_held_out(self, n_rows: int) -> int:
+        """Count the rows that "split" holds out."""
+        need = _least_rows(1, self.alpha)
+        if self.calibration_fraction != "auto":
+            return _snap(max(1, round(self.calibration_fraction * n_rows)), self.alpha)
+        quarter = max(1, int(min(n_rows / 4, _ENOUGH / self.alpha)))
+        if quarter < need <= _most_held_out(n_rows):
+            return need
+        return _snap(quarter, self.alpha)
+
+    def _fit_cross(self, template: Any, X: Any, rows: np.ndarray, weight: Any, random: Any) -> _Fitted:
+        """Hold out every part of the rows in turn; keep one model of each division.
+
+        New rows must be scored as held-out rows are: by as many models that are trained on as many rows. A mean over all
+        models, or a model fitted to all rows, has less spread, and flags too few.
+        """
+        self._need_rows(len(rows), max(self.n_folds, _MIN_TRAINING + 1))
+        parts = [
+            part
+            for _ in range(self.n_repeats)
+            for part in KFold(self.n_folds, shuffle=True, random_state=random.randint(2**31 - 1)).split(rows)
+        ]
+        seeds = [self._seed(random) for _ in parts]
+        done = Parallel(n_jobs=self.n_jobs)(
+            delayed(_fit_and_score)(self, template, X, rows[train], rows[test], weight, seed, number % self.n_folds == 0)
+            for number, ((train, test), seed) in enumerate(zip(parts, seeds, strict=True))
+        )
+        scores = np.full(_num_samples(X), np.nan)
+        scores[rows] = 0.0
+        for (_, test), (_, held_out) in zip(parts, done, strict=True):
+            scores[rows[test]] += held_out / self.n_repeats
+        kept = np.sort(random.permutation(rows)[: _snap(len(rows), self.alpha)])
+        return [model for model, _ in done if model is not None], kept, scores
+
+    def _seed(self, random: Any) -> int | None:
+        return None if self.random_state is None else int(random.randint(2**31 - 1))
+
+    def _new_fit(self, template: Any, X: Any, rows: np.ndarray, weight: np.ndarray | None, seed: int | None) -> Any:
+        """Fit a clone to some rows."""
+        model = clone(template)
+        if seed is not None:
+            own = model.get_params(deep=isinstance(model, Pipeline)) if hasattr(model, "get_params") else {}
+            model.set_params(**{name: seed for name in own if name.split("__")[-1] == "random_state"})
+        params = {} if weight is None else {_weight_name(model): weight[rows]}
+        if len(rows) != _num_samples(X):
+            X = _safe_indexing(X, rows)
+        return model.fit(X, **params)
+
+    def _take_columns(self, model: Any) -> None:
+        """Note number and names of the columns that a model has seen."""
+        for name in ("n_features_in_", "feature_names_in_"):
+            if hasattr(model, name):
+                setattr(self, name, getattr(model, name))
+            elif hasattr(self, name):
+                delattr(self, name)
+
+    # -- scores -------------------------------------------------------------------------------------------------------
+
+    def _score(self, model: Any, X: Any) -> np.ndarray:
+        before, step = _split(model, "score_anomaly")
+        return np.asarray(step.score_anomaly(_forth(before, X), **self._method(step.score_anomaly)), dtype=np.float64)
+
+    def _method(self, function: Any) -> dict[str, str]:
+        return {"method": self.method} if self.method != "auto" and "method" in signature(function).parameters else {}
+
+    def _mean_score(self, models: list, X: Any) -> np.ndarray:
+        return np.mean([self._score(model, X) for model in models], axis=0)
+
+    def score_samples(self, X):
+        """Score how normal rows are.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data.
+
+        Returns
+        -------
+        score : ndarray of shape (n_samples,)
+            The estimator's `score_anomaly` with the sign turned, averaged over `estimators_`. Lower is more anomalous.
+        """
+        check_is_fitted(self)
+        return -self._mean_score(self.estimators_, _indexable(X))
+
+    def decision_function(self, X):
+        """Score how far rows are from being flagged.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data.
+
+        Returns
+        -------
+        decision : ndarray of shape (n_samples,)
+            ``score_samples(X) - offset_``; negative where rows are flagged.
+        """
+        scores, offset = self.score_samples(X), self.offset_
+        with np.errstate(invalid="ignore"):
+            return np.where(scores == offset, 0.0, scores - offset)
+
+    def predict(self, X):
+        """Flag anomalous rows.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,)
+            -1 for anomalous rows, whose p-value is at most `alpha`, and 1 for all others.
+        """
+        scores, offset = self.score_samples(X), self.offset_
+        if np.isneginf(offset) and self.alpha != self._alpha:  # of which fit has not warned
+            self._warn_of_too_few()
+        return np.where(scores >= offset, 1, -1)
+
+    def p_values(self, X):
+        r"""Compute the probability that a normal row is at least as anomalous.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data.
+
+        Returns
+        -------
+        p : ndarray of shape (n_samples,)
+            :math:`(1 + \#\{i: s_i \ge s\})/(n + 1)`, of the scores :math:`s_i` of `n` calibration rows; never 0. `predict` flags
+            the rows with a p-value of at most `alpha`.
+
+        Raises
+        ------
+        ValueError
+            If the detector was fitted with `contamination`.
+        """
+        check_is_fitted(self)
+        if self._contamination is not None:
+            raise ValueError(
+                "p_values needs rows that were held out of training, and with contamination="
+                f"{self._contamination} there are none; fit with contamination=None."
+            )
+        scores = -self.score_samples(X)
+        above, total = self._weight_above(scores, side="left"), len(self.calibration_scores_)
+        return (1.0 + above) / (1.0 + total)
+
+    def _weight_above(self, scores: np.ndarray, *, side: str) -> np.ndarray:
+        """Weight of the calibration rows with at least ("left") or more than ("right") a score."""
+        order = np.argsort(self.calibration_scores_)
+        if (self._calibration_weight == 1.0).all():
+            tail = np.arange(len(order), -1.0, -1.0)
+        else:
+            tail = np.append(np.cumsum(self._calibration_weight[order][::-1])[::-1], 0.0)
+        return tail[np.searchsorted(self.calibration_scores_[order], scores, side=side)]
+
+    def explain(self, X):
+        """Split the anomaly scores of rows into the shares of the columns.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data.
+
+        Returns
+        -------
+        shares : {ndarray, DataFrame} of shape (n_samples, n_features_in_)
+            Those of the estimator's `explain_anomaly`, averaged over `estimators_`. A data frame with the columns and the index
+            of X, if X is one. Columns that steps of a pipeline leave out have shares of 0.
+
+        Raises
+        ------
+        TypeError
+            If the estimator has no `explain_anomaly`, or a step of a pipeline before it mixes columns.
+        """
+        check_is_fitted(self)
+        shares = np.mean([self._explain_by(model, _indexable(X)) for model in self.estimators_], axis=0)
+        if hasattr(X, "iloc"):
+            return type(X)(shares, index=X.index, columns=X.columns)
+        if hasattr(X, "columns") and hasattr(X, "schema"):  # polars
+            return type(X)(shares, schema=list(X.columns))
+        return shares
+
+    def _explain_by(self, model: Any, X: Any) -> np.ndarray:
+        before, step = _split(model, "explain_anomaly")
+        columns = _columns_behind(model, before) if before else None
+        shares = np.asarray(step.explain_anomaly(_forth(before, X), **self._method(step.explain_anomaly)), dtype=np.float64)
+        if columns is None:
+            return shares
+        placed = np.zeros((len(shares), model.n_features_in_))
+        placed[:, columns] = shares
+        return placed
+
+    # -- thresholds ---------------------------------------------------------------------------------------------------
+
+    def threshold_at(self, alpha):
+        """Compute the anomaly score above which rows are flagged at a false-alarm rate.
+
+        Parameters
+        ----------
+        alpha : float
+            False-alarm rate, in (0, 1).
+
+        Returns
+        -------
+        threshold : float
+            Infinity if there are too few calibration rows.
+
+        Raises
+        ------
+        ValueError
+            If `alpha` is not in (0, 1), or the detector was fitted with `contamination`.
+        """
+        check_is_fitted(self)
+        if not isinstance(alpha, Real) or not 0 < alpha < 1:
+            raise ValueError(f"alpha={alpha!r} must be a number in (0, 1).")
+        if self._contamination is not None:
+            raise ValueError(
+                f"The detector was fitted with contamination={self._contamination}, which needs no calibration rows: there is no "
+                "threshold at a false-alarm rate. Fit with contamination=None."
+            )
+        values = np.unique(self.calibration_scores_)
+        p_beyond = (1.0 + self._weight_above(values, side="right")) / (1.0 + len(self.calibration_scores_))
+        reached = values[p_beyond <= alpha]
+        return float(reached[0]) if len(reached) else np.inf
+
+    @property
+    def threshold_(self):
+        """Anomaly score above which rows are flagged."""
+        check_is_fitted(self)
+        if self.contamination != self._contamination:
+            raise ValueError(
+                f"contamination is {self.contamination}, but was {self._contamination} when the detector was fitted; fit again."
+            )
+        return self.threshold_at(self.alpha) if self._fixed_threshold is None else self._fixed_threshold
+
+    @property
+    def offset_(self):
+        """Value of `score_samples` below which rows are flagged."""
+        return -self.threshold_
+
+    @property
+    def labels_(self):
+        """Training rows that are flagged, 1, and others, 0."""
+        return (self.decision_scores_ > self.threshold_).astype(int)
+
+    def _warn_of_too_few(self) -> None:
+        """Warn that no row can be flagged, and say how many calibration rows are needed."""
+        need, n_held_out = _least_rows(1, self.alpha), len(self.calibration_scores_)
+        if n_held_out >= need:  # whose scores are infinite
+            return
+        if self.calibration == "cross":
+            advice = f"calibration='cross' calibrates with every row, so {max(need, self.n_folds)} rows are enough"
+        else:
+            enough = _rows_needed(need, self.calibration_fraction)
+            advice = f"calibration='split' with calibration_fraction={self.calibration_fraction!r} needs {enough} rows in all"
+            advice += f", calibration='cross' {max(need, self.n_folds)}"
+        warn_user(
+            f"alpha={self.alpha:g} needs at least {need} calibration rows, but {n_held_out} of {self._n_rows} rows are held out: "
+            f"predict will flag no row. {advice}; or raise alpha. p_values are valid all the same."
+        )
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        estimator = AutoEncoder() if self.estimator is None else self.estimator
+        if hasattr(estimator, "__sklearn_tags__") and not isinstance(estimator, type):
+            inner = get_tags(estimator).input_tags
+            for name in ("sparse", "allow_nan", "three_d_array", "positive_only"):
+                setattr(tags.input_tags, name, getattr(inner, name))
+        return tags
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "estimators_")
+
+
+def _indexable(X: Any) -> Any:
+    """Rows in a form of which some can be taken; they are checked by the estimator."""
+    if sparse.issparse(X):
+        return X.tocsr()
+    return X if hasattr(X, "shape") or isinstance(X, (list, tuple)) else np.asarray(X)
+
+
+def _fit_and_score(detector: Any, template: Any, X: Any, train: Any, test: Any, weight: Any, seed: Any, is_kept: bool) -> Any:
+    """Fit to some rows, score others; return the model where it is kept."""
+    model = detector._new_fit(template, X, train, weight, seed)
+    scores = detector._score(model, _safe_indexing(X, test))
+    return (model if is_kept else None), scores
+
+
+# -- how many rows ----------------------------------------------------------------------------------------------------
+
+
+def _least_rows(n_flagged: int, alpha: float) -> int:
+    """Fewest calibration rows of which, with a new one, a share of at most `alpha` is this many."""
+    n = max(floor(n_flagged / alpha) - 2, n_flagged)
+    while n_flagged / (n + 1) > alpha:  # as p-values are compared, so that rounding cannot disagree
+        n += 1
+    return n
+
+
+def _snap(n_rows: int, alpha: float) -> int:
+    """Most calibration rows, at most so many, whose number plus one times `alpha` is as good as whole."""
+    n_flagged = floor(alpha * (n_rows + 1)) + 1
+    while n_flagged and _least_rows(n_flagged, alpha) > n_rows:
+        n_flagged -= 1
+    return _least_rows(n_flagged, alpha) if n_flagged else n_rows
+
+
+def _most_held_out(n_rows: int) -> int:
+    return min(2 * n_rows // 3, n_rows - _MIN_TRAINING)
+
+
+def _rows_needed(need: int, fraction: float | str) -> int:
+    """Fewest rows of which "split" holds out as many as are needed."""
+    n = need
+    while (_most_held_out(n) if fraction == "auto" else min(round(fraction * n), n - _MIN_TRAINING)) < need:
+        n += 1
+    return n
+
+
+def _upper_quantile(scores: np.ndarray, weight: np.ndarray | None, share: float) -> float:
+    """Score above which a share of the rows lies."""
+    if weight is None:
+        return float(np.percentile(scores, 100.0 * (1.0 - share)))
+    order = np.argsort(scores)
+    total = np.cumsum(weight[order])
+    return float(scores[order][np.searchsorted(total, (1.0 - share) * total[-1] * (1.0 - 1e-12))])
+
+
+# -- estimators and pipelines -----------------------------------------------------------------------------------------
+
+
+def _steps(estimator: Any) -> list[tuple[str, Any]]:
+    return _flat(estimator) if isinstance(estimator, Pipeline) else [("", estimator)]
+
+
+def _weight_name(model: Any) -> str:
+    """Name under which a model's `fit` takes weights for what scores anomalies."""
+    if not isinstance(model, Pipeline):
+        if not has_fit_parameter(model, "sample_weight"):
+            raise ValueError(f"sample_weight was given, but fit of {type(model).__name__} takes none.")
+        return "sample_weight"
+    if get_config()["enable_metadata_routing"]:
+        return "sample_weight"  # for the steps that ask for it
+    for name, step in reversed(model.steps):
+        if _is_active(step) and any(hasattr(inner, "score_anomaly") for _, inner in _steps(step)):
+            return f"{name}__{_weight_name(step)}"
+    raise AssertionError("the steps were looked at before")
+
+
+def _columns_behind(model: Any, steps: list[tuple[str, Any]]) -> np.ndarray:
+    """Positions of a pipeline's columns that are left behind some steps, each of which keeps or drops columns."""
+    given = getattr(model, "feature_names_in_", None)
+    names = np.asarray([f"x{j}" for j in range(model.n_features_in_)] if given is None else given, dtype=object)
+    positions = {name: j for j, name in enumerate(names)}
+    for label, step in steps:
+        if not _is_active(step):
+            continue
+        out = None
+        if hasattr(step, "get_feature_names_out"):
+            out = step.get_feature_names_out(names)
+        if out is None or not set(out) <= set(names) or len(set(out)) < len(out):
+            raise TypeError(
+                f"Step {label!r} ({type(step).__name__}) mixes or renames columns, so that shares cannot be led back to those of "
+                "X; explain goes through steps that keep columns, such as scalers."
+            )
+        names = np.asarray(out, dtype=object)
+    return np.array([positions[name] for name in names])

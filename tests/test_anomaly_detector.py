@@ -1,0 +1,563 @@
+import ast
+import inspect
+import pickle
+import re
+import warnings
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from conftest import ALL_ESTIMATORS, requires_y
+from joblib import parallel_config
+from numpydoc.validate import validate
+from scipy import sparse, stats
+from sklearn import config_context
+from sklearn.base import BaseEstimator, clone
+from sklearn.decomposition import PCA
+from sklearn.exceptions import NotFittedError
+from sklearn.feature_selection import VarianceThreshold
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler, Normalizer, StandardScaler
+from sklearn.utils import estimator_checks as checks
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import skvae
+from skvae import TDVAE, AnomalyDetector, AutoEncoder, VAETransformer
+from skvae.anomaly import _least_rows, _snap
+
+pytestmark = pytest.mark.usefixtures("one_core")
+IGNORED = {"GL01", "ES01", "EX01", "SA01", "SS06", "RT03", "GL03", "PR06", "PR07", "PR08", "PR09", "SA04", "RT02", "RT04", "RT05"}
+NOT_EXACT = "weighted and repeated rows are held out and divided differently"
+
+
+def expected_failed_checks(estimator):
+    if estimator.calibration == "split" and estimator.contamination is None:
+        return {}  # so few rows are held out there that none is flagged, with weights or without
+    return {
+        "check_sample_weight_equivalence_on_dense_data": NOT_EXACT,
+        "check_sample_weight_equivalence_on_sparse_data": NOT_EXACT,
+    }
+
+
+class Distance(BaseEstimator):
+    """Squared distance to the mean over the variance, column by column: fits in no time."""
+
+    def __init__(self, power=2.0, random_state=None):
+        self.power, self.random_state = power, random_state
+
+    def fit(self, X, y=None, sample_weight=None):
+        X = np.asarray(X, dtype=float)
+        self.n_features_in_, self.rows_ = X.shape[1], X
+        self.mean_ = np.average(X, axis=0, weights=sample_weight)
+        self.scale_ = X.std(axis=0) + 1e-9
+        return self
+
+    def explain_anomaly(self, X, method="auto"):
+        return np.abs((np.asarray(X, dtype=float) - self.mean_) / self.scale_) ** (1.0 if method == "absolute" else self.power)
+
+    def score_anomaly(self, X, method="auto"):
+        return self.explain_anomaly(X, method).sum(axis=1)
+
+
+class Rounded(Distance):
+    """Scores with many ties."""
+
+    def score_anomaly(self, X):
+        return np.round(super().score_anomaly(X) / 3.0)
+
+
+def tiny(**params):
+    return AutoEncoder(**{"n_components": 2, "hidden_layer_sizes": (8,), "max_epochs": 5, "random_state": 0, **params})
+
+
+def detector(estimator=None, **params):
+    return AnomalyDetector(Distance() if estimator is None else estimator, **{"random_state": 0, **params})
+
+
+@parametrize_with_checks(
+    [
+        AnomalyDetector(AutoEncoder(max_epochs=3)),
+        AnomalyDetector(AutoEncoder(max_epochs=3), calibration="cross", n_folds=2, n_repeats=1),
+    ],
+    expected_failed_checks=expected_failed_checks,
+)
+def test_sklearn_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
+@parametrize_with_checks(
+    [AnomalyDetector(), AnomalyDetector(calibration="cross"), AnomalyDetector(contamination=0.1)],
+    expected_failed_checks=expected_failed_checks,
+)
+def test_sklearn_checks_at_the_defaults(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        checks.check_dataframe_column_names_consistency,
+        checks.check_param_validation,
+        checks.check_n_features_in,
+        checks.check_outlier_contamination,
+        checks.check_outliers_train,
+        checks.check_outliers_fit_predict,
+    ],
+    ids=lambda check: check.__name__,
+)
+@pytest.mark.parametrize("contamination", [None, 0.1])
+def test_checks_of_outlier_detectors(check, contamination):
+    check("AnomalyDetector", AnomalyDetector(AutoEncoder(max_epochs=2), contamination=contamination))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["AnomalyDetector"]
+    + [
+        f"AnomalyDetector.{name}"
+        for name, value in vars(AnomalyDetector).items()
+        if inspect.isfunction(value) and not name.startswith("_")
+    ],
+)
+def test_docstrings_follow_numpydoc(name):
+    assert [(code, text) for code, text in validate(f"skvae.{name}")["errors"] if code not in IGNORED] == []
+
+
+def test_documentation_names_every_parameter_and_attribute(X):
+    fitted = detector().fit(X)
+    attributes = {name for name in dir(fitted) if name.endswith("_") and not name.startswith("_")}
+    for name, value in {**fitted.get_params(deep=False), **dict.fromkeys(attributes)}.items():
+        written = re.search(rf"^    {name} : (?:.*, default=(.*))?", AnomalyDetector.__doc__, re.M)
+        assert written, name
+        if name not in attributes | {"estimator", "random_state"}:
+            assert ast.literal_eval(written[1]) == value, name
+
+
+def test_html_representation_links_to_the_documentation():
+    assert "skvae.readthedocs.io/en/stable/api.html#skvae.AnomalyDetector" in AnomalyDetector()._repr_html_()
+    assert "Distance" in detector()._repr_html_()
+
+
+# -- the false-alarm rate ---------------------------------------------------------------------------------------------
+
+ALPHAS = (0.01, 0.05, 0.1)
+
+
+def calibration_over_splits(make, n_splits, n_rows, n_new, draw):
+    """False-alarm rates over splits, and one p-value each, spread evenly over the step that it stands for."""
+    rates, p_values = [], []
+    for seed in range(n_splits):
+        rng = np.random.default_rng(seed)
+        X = draw(rng, n_rows + n_new)
+        rates.append([])
+        for alpha in ALPHAS:
+            model = make(seed, alpha).fit(X[:n_rows])
+            rates[-1].append((model.predict(X[n_rows:]) == -1).mean())
+        p_values.append(model.p_values(X[n_rows : n_rows + 1])[0] - rng.random() / (len(model.calibration_scores_) + 1))
+    return np.array(rates), np.array(p_values)
+
+
+@pytest.mark.parametrize("calibration", ["split", "cross"])
+@pytest.mark.parametrize("draw", [lambda rng, n: rng.normal(size=(n, 4)), lambda rng, n: rng.standard_t(3, size=(n, 2))])
+def test_the_false_alarm_rate_is_alpha(calibration, draw):
+    n_splits, n_new = (300 if calibration == "split" else 60), 100
+
+    def make(seed, alpha):
+        return detector(calibration=calibration, alpha=alpha, random_state=seed)
+
+    rates, p_values = calibration_over_splits(make, n_splits, 250, n_new, draw)
+    n_calibration = len(make(0, 0.01).fit(draw(np.random.default_rng(0), 250)).calibration_scores_)
+    assert n_calibration >= 99
+    for alpha, rate in zip(ALPHAS, rates.T, strict=True):
+        n = len(make(0, alpha).fit(draw(np.random.default_rng(0), 250)).calibration_scores_)
+        error = np.sqrt(alpha * (1 - alpha) * (1 / n + 1 / n_new) / n_splits)
+        assert abs(rate.mean() - alpha) < 3.5 * error, (alpha, rate.mean(), error)
+    assert stats.kstest(p_values, "uniform").pvalue > 0.005
+
+
+def test_thresholds_from_rows_trained_on_are_too_low():
+    rates = []
+    for seed in range(50):
+        X = np.random.default_rng(seed).normal(size=(1040, 20))
+        rates.append((detector(contamination=0.05).fit(X[:40]).predict(X[40:]) == -1).mean())
+    assert np.mean(rates) > 0.07  # so that the test above is able to fail
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.05, 0.1, 0.03, 0.29, 0.07, 1 / 3, 0.5, 0.9])
+def test_numbers_of_calibration_rows_hit_alpha(alpha):
+    for n in range(1, 400):
+        snapped = _snap(n, alpha)
+        if snapped == n < _least_rows(1, alpha):
+            continue
+        assert n - 1.0 / alpha - 1 <= snapped <= n
+        n_flagged = int(alpha * (snapped + 1) + 1e-9)
+        assert n_flagged / (snapped + 1) <= alpha < n_flagged / snapped
+    assert (_least_rows(1, 0.05), _least_rows(1, 0.01), _least_rows(1, 0.1)) == (19, 99, 9)
+
+
+@pytest.mark.parametrize("calibration", ["split", "cross"])
+@pytest.mark.parametrize("estimator", [Distance(), Rounded()], ids=["continuous", "ties"])
+@pytest.mark.parametrize("alpha", [0.02, 0.05, 0.07, 0.1, 0.29, 0.5])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_predict_decision_and_p_values_agree(calibration, estimator, alpha, weighted):
+    rng = np.random.default_rng(0)
+    X, X_new = rng.normal(size=(203, 3)), 1.5 * rng.normal(size=(500, 3))
+    weight = rng.integers(0, 4, 203) if weighted else None
+    model = detector(estimator, calibration=calibration, alpha=alpha).fit(X, sample_weight=weight)
+    rows = np.concatenate([X_new, X])
+    flagged = model.predict(rows) == -1
+    np.testing.assert_array_equal(flagged, model.p_values(rows) <= alpha)
+    np.testing.assert_array_equal(flagged, model.decision_function(rows) < 0)
+    np.testing.assert_array_equal(flagged, -model.score_samples(rows) > model.threshold_)
+    np.testing.assert_allclose(model.decision_function(rows), model.score_samples(rows) - model.offset_)
+    assert 0 < flagged.sum() < len(rows)
+    assert model.threshold_ == -model.offset_ == model.threshold_at(alpha)
+
+
+def test_p_values_are_counted():
+    X = np.random.default_rng(0).normal(size=(100, 3))
+    model = detector(Rounded()).fit(X)
+    scores, held_out = -model.score_samples(X), model.calibration_scores_
+    expected = [(1 + (held_out >= score).sum()) / (1 + len(held_out)) for score in scores]
+    np.testing.assert_array_equal(model.p_values(X), expected)
+    np.testing.assert_array_equal(held_out, scores[model.calibration_indices_])
+    trained = np.setdiff1d(np.arange(100), model.calibration_indices_)
+    np.testing.assert_array_equal(model.estimators_[0].rows_, X[trained])
+    assert model.p_values(X + 1e6).tolist() == [1 / (1 + len(held_out))] * 100
+
+
+def test_ties_make_p_values_larger():
+    shares = []
+    for seed in range(200):
+        X = np.random.default_rng(seed).normal(size=(150, 2))
+        shares.append((detector(Rounded(), alpha=0.1, random_state=seed).fit(X[:100]).p_values(X[100:]) <= 0.1).mean())
+    assert np.mean(shares) < 0.1 + 0.01
+
+
+def test_cross_holds_every_row_out_and_scores_new_ones_alike():
+    X = np.random.default_rng(0).normal(size=(99, 3))
+    model = detector(calibration="cross", n_folds=3, n_repeats=2).fit(X)
+    np.testing.assert_array_equal(model.calibration_indices_, np.arange(99))
+    assert [len(one.rows_) for one in model.estimators_] == [66, 66]
+    expected = np.mean([one.score_anomaly(X) for one in model.estimators_], axis=0)
+    np.testing.assert_allclose(-model.score_samples(X), expected)
+    in_both = [row for row in range(99) if all((one.rows_ == X[row]).all(axis=1).any() for one in model.estimators_)]
+    assert not np.isclose(model.decision_scores_[in_both], expected[in_both]).any()
+    np.testing.assert_array_equal(model.decision_scores_, model.calibration_scores_)
+    assert len(detector(calibration="cross").fit(X[:90]).calibration_scores_) == 79
+    with parallel_config(backend="threading"):
+        side_by_side = detector(calibration="cross", n_folds=3, n_repeats=2, n_jobs=2).fit(X)
+    np.testing.assert_array_equal(side_by_side.decision_scores_, model.decision_scores_)
+
+
+def test_weights_count_in_calibration():
+    rng = np.random.default_rng(0)
+    X, weight = rng.normal(size=(200, 3)), rng.integers(0, 4, 200).astype(float)
+    model = detector().fit(X, sample_weight=weight)
+    held_out = model.calibration_indices_
+    assert (weight[held_out] > 0).all()
+    assert (weight[np.setdiff1d(np.arange(200), held_out)] == 0).any()
+    share = weight[held_out] / weight[held_out].mean()
+    score = -model.score_samples(X[:1])
+    expected = (1 + share[model.calibration_scores_ >= score].sum()) / (1 + len(held_out))
+    assert model.p_values(X[:1])[0] == pytest.approx(expected)
+    np.testing.assert_array_equal(detector().fit(X, sample_weight=np.full(200, 7.0)).p_values(X), detector().fit(X).p_values(X))
+    assert model.estimators_[0].mean_ != pytest.approx(model.estimators_[0].rows_.mean(axis=0))
+
+
+# -- alpha and contamination ------------------------------------------------------------------------------------------
+
+
+def test_alpha_may_change_after_fit(X):
+    model = detector(alpha=0.05).fit(X)
+    for alpha in (0.1, 0.3, 0.05):
+        model.set_params(alpha=alpha)
+        np.testing.assert_array_equal(model.predict(X) == -1, model.p_values(X) <= alpha)
+        assert model.threshold_ == model.threshold_at(alpha)
+        np.testing.assert_array_equal(model.labels_, model.decision_scores_ > model.threshold_)
+    for alpha in (0, 1, -0.1, 2.0, np.nan, "a", None):
+        with pytest.raises(ValueError, match=r"alpha=.* must be a number in \(0, 1\)"):
+            model.threshold_at(alpha)
+        with pytest.raises(ValueError, match="alpha"):
+            model.set_params(alpha=alpha).predict(X)
+
+
+def test_an_alpha_that_is_out_of_reach_after_fit_is_told(X):
+    model = detector(alpha=0.1).fit(X)
+    with pytest.warns(UserWarning, match=r"alpha=0\.01 needs at least 99 calibration rows, but 19 of 80"):
+        assert (model.set_params(alpha=0.01).predict(X + 1e6) == 1).all()
+
+
+def test_contamination_is_a_share_of_the_training_rows():
+    X = np.random.default_rng(0).normal(size=(200, 3))
+    for share in (0.01, 0.1, 0.25, 0.5):
+        model = detector(contamination=share).fit(X)
+        assert (model.predict(X) == -1).sum() == model.labels_.sum() == 200 * share
+        assert len(model.estimators_[0].rows_) == 200
+        np.testing.assert_array_equal(model.decision_scores_, -model.score_samples(X))
+        assert len(model.calibration_scores_) == 0
+    for call in (lambda: model.p_values(X), lambda: model.threshold_at(0.1)):
+        with pytest.raises(ValueError, match=r"contamination=0\.5"):
+            call()
+    with pytest.raises(ValueError, match=r"contamination is None, but was 0\.5 when the detector was fitted; fit again"):
+        model.set_params(contamination=None).predict(X)
+    weight = np.repeat([1.0, 3.0], 100)
+    model = detector(contamination=0.1).fit(X, sample_weight=weight)
+    assert weight[model.predict(X) == -1].sum() == pytest.approx(40, abs=3)
+
+
+def test_attributes_that_pyod_users_know(X):
+    model = detector().fit(X)
+    assert set(model.labels_) <= {0, 1}
+    np.testing.assert_array_equal(model.labels_, model.decision_scores_ > model.threshold_)
+    assert model.decision_scores_.shape == (80,)
+    np.testing.assert_array_equal(model.fit_predict(X), model.predict(X))
+
+
+# -- estimators, pipelines, forms of the data -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cls", [cls for cls in ALL_ESTIMATORS if not requires_y(cls)], ids=lambda cls: cls.__name__)
+def test_every_estimator_is_taken(cls, X):
+    rows = np.round(X, 2)
+    model = AnomalyDetector(cls(max_epochs=2), alpha=0.1, random_state=0).fit(rows)
+    np.testing.assert_array_equal(-model.score_samples(rows), model.estimators_[0].score_anomaly(rows))
+    np.testing.assert_allclose(model.explain(rows).sum(axis=1), -model.score_samples(rows))
+    assert ((0 < model.p_values(rows)) & (model.p_values(rows) <= 1)).all()
+
+
+def test_the_default_finds_anomalies(X):
+    model = AnomalyDetector(random_state=0).fit(X)
+    assert isinstance(model.estimators_[0], AutoEncoder)
+    assert (model.predict(X + np.array([0, 200, 0, 0, 0])) == -1).all()
+
+
+def test_sequences_and_images_are_taken(X):
+    sequences = np.random.default_rng(0).normal(size=(60, 6, 2))
+    for rows in (sequences, list(sequences)):
+        model = AnomalyDetector(TDVAE(max_epochs=1), alpha=0.1, random_state=0).fit(rows)
+        assert model.predict(rows).shape == (60,)
+        np.testing.assert_allclose(np.sum(model.explain(sequences), axis=(1, 2)), -model.score_samples(rows), rtol=1e-5)
+    images = X[:, :4].reshape(-1, 1, 2, 2)
+    model = AnomalyDetector(tiny(), random_state=0).fit(images)
+    assert model.explain(images).shape == images.shape
+
+
+@pytest.mark.parametrize("calibration", ["split", "cross"])
+def test_pipelines_are_scored_and_explained_through_their_steps(X, calibration):
+    frame = pd.DataFrame(X, columns=list("abcde"), index=np.arange(80) + 7)
+    frame.insert(2, "constant", 1.0)
+    pipe = make_pipeline(VarianceThreshold(), make_pipeline(StandardScaler(), "passthrough", tiny()))
+    model = AnomalyDetector(pipe, calibration=calibration, random_state=0).fit(frame)
+    expected = np.mean([skvae.score_anomaly(one, frame) for one in model.estimators_], axis=0)
+    np.testing.assert_array_equal(-model.score_samples(frame), expected)
+    shares = model.explain(frame)
+    pd.testing.assert_index_equal(shares.index, frame.index)
+    pd.testing.assert_index_equal(shares.columns, frame.columns)
+    np.testing.assert_allclose(shares.sum(axis=1), expected)
+    assert (shares["constant"] == 0.0).all()
+    odd = frame[:20].assign(d=frame["d"][:20] + 100.0)
+    assert (model.explain(odd)["d"] > model.explain(frame[:20])["d"]).all()
+    assert list(model.feature_names_in_) == list(frame.columns)
+    plain = AnomalyDetector(clone(pipe), calibration=calibration, random_state=0).fit(frame.to_numpy())
+    np.testing.assert_allclose(plain.explain(frame.to_numpy()), shares, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("step", [PCA(), Normalizer(), PCA(2)], ids=str)
+def test_columns_that_are_mixed_cannot_be_explained(X, step):
+    model = AnomalyDetector(make_pipeline(step, tiny()), random_state=0).fit(X)
+    assert model.predict(X).shape == (80,)
+    if isinstance(step, PCA):
+        with pytest.raises(TypeError, match=r"Step 'pca' \(PCA\) mixes or renames columns"):
+            model.explain(X)
+    else:
+        assert model.explain(X).shape == X.shape
+
+
+def test_forms_of_the_data_agree(X):
+    model = AnomalyDetector(tiny(), random_state=0).fit(X)
+    expected = model.p_values(X)
+    frame = pl.DataFrame(X, schema=list("abcde"))
+    polars = AnomalyDetector(tiny(), random_state=0).fit(frame)
+    np.testing.assert_array_equal(polars.p_values(frame), expected)
+    assert isinstance(polars.explain(frame), pl.DataFrame)
+    assert polars.explain(frame).columns == frame.columns
+    np.testing.assert_array_equal(AnomalyDetector(tiny(), random_state=0).fit(X.tolist()).p_values(X), expected)
+    compressed = AnomalyDetector(tiny(), random_state=0).fit(sparse.coo_matrix(X))
+    np.testing.assert_allclose(compressed.score_samples(sparse.csc_array(X)), model.score_samples(X), rtol=1e-4)
+    assert not hasattr(polars.fit(X), "feature_names_in_")
+
+
+def test_method_is_handed_on_to_estimators_that_take_it(X):
+    model = detector(method="absolute").fit(X)
+    np.testing.assert_array_equal(-model.score_samples(X), model.estimators_[0].score_anomaly(X, "absolute"))
+    np.testing.assert_array_equal(model.explain(X), model.estimators_[0].explain_anomaly(X, "absolute"))
+    with pytest.raises(ValueError, match="method='absolute' has no effect: score_anomaly of Rounded takes none"):
+        detector(Rounded(), method="absolute").fit(X)
+
+
+# -- as any other estimator -------------------------------------------------------------------------------------------
+
+
+def test_searches_reach_the_parameters_of_the_estimator(X):
+    y = np.where(np.arange(80) % 8, 1, -1)
+    rows = X + np.where(y == -1, 40.0, 0.0)[:, np.newaxis]
+    search = GridSearchCV(detector(), {"estimator__power": [1.0, 2.0], "alpha": [0.1]}, scoring="roc_auc", cv=2).fit(rows, y)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    assert search.best_estimator_.estimators_[0].power == search.best_params_["estimator__power"]
+
+
+def test_pickles_and_clones(X):
+    model = AnomalyDetector(tiny(), random_state=0).fit(X)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).p_values(X), model.p_values(X))
+    other = clone(model)
+    assert not hasattr(other, "estimators_")
+    np.testing.assert_array_equal(other.fit(X).decision_function(X), model.decision_function(X))
+
+
+def test_random_state_decides(X):
+    given = VAETransformer(2, max_epochs=1, random_state=5)
+    first, again, other = (AnomalyDetector(given, random_state=seed).fit(X) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first.decision_scores_, again.decision_scores_)
+    assert (first.calibration_indices_ != other.calibration_indices_).any()
+    assert first.estimators_[0].random_state != 5
+    assert AnomalyDetector(given).fit(X).estimators_[0].random_state == 5
+    assert not hasattr(given, "module_")
+    pipe = make_pipeline(StandardScaler(), given)
+    np.testing.assert_array_equal(*(AnomalyDetector(pipe, random_state=3).fit(X).decision_scores_ for _ in range(2)))
+
+
+def test_weights_reach_the_step_that_scores(X):
+    weight = np.linspace(0.1, 1.0, 80)
+    pipe = make_pipeline(StandardScaler(), make_pipeline(MinMaxScaler(), Distance()))
+    plain = detector(pipe).fit(X)
+    weighted = detector(pipe).fit(X, sample_weight=weight)
+    assert weighted.estimators_[0][-1][-1].mean_ != pytest.approx(plain.estimators_[0][-1][-1].mean_)
+    with config_context(enable_metadata_routing=True):
+        asks = make_pipeline(
+            StandardScaler().set_fit_request(sample_weight=False), Distance().set_fit_request(sample_weight=True)
+        )
+        routed = detector(asks).fit(X, sample_weight=weight)
+        outer = make_pipeline(MinMaxScaler(), detector().set_fit_request(sample_weight=True)).fit(X, sample_weight=weight)
+    flat = detector(make_pipeline(StandardScaler(), Distance())).fit(X, sample_weight=weight)
+    np.testing.assert_allclose(routed.decision_scores_, flat.decision_scores_)
+    assert outer[-1]._calibration_weight.std() > 0
+
+
+def test_tags_are_those_of_the_estimator():
+    assert AnomalyDetector().__sklearn_tags__().input_tags.sparse
+    assert not detector().__sklearn_tags__().input_tags.sparse
+    assert AnomalyDetector(TDVAE()).__sklearn_tags__().input_tags.three_d_array
+
+
+# -- what cannot be done ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("params", "n_rows", "message"),
+    [
+        ({}, 20, r"at least 19 calibration rows, but 5 of 20 rows are held out: predict will flag no row.* needs 29 rows in all"),
+        ({"alpha": 0.01}, 100, r"at least 99 calibration rows.* needs 149 rows in all, calibration='cross' 99"),
+        ({"calibration_fraction": 0.1}, 100, r"needs 186 rows in all"),
+        ({"calibration": "cross"}, 18, r"at least 19 calibration rows, but 18 of 18 .* 19 rows are enough"),
+    ],
+)
+def test_too_few_calibration_rows(params, n_rows, message):
+    X = np.random.default_rng(0).normal(size=(400, 3))
+    with pytest.warns(UserWarning, match=message):
+        model = detector(**params).fit(X[:n_rows])
+    assert (model.predict(1e9 * X) == 1).all()
+    assert model.offset_ == -np.inf
+    assert (model.decision_function(X) == np.inf).all()
+    assert model.p_values(1e9 * X).min() == 1 / (1 + len(model.calibration_scores_))
+    enough = max(int(number) for number in re.findall(r"(\d+) rows (?:in all|are enough)", message))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isfinite(detector(**params).fit(X[:enough]).offset_)
+    with pytest.warns(UserWarning, match="flag no row"):
+        detector(**params).fit(X[: enough - 1])
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        *[({"alpha": alpha}, "'alpha' parameter of AnomalyDetector must be a float in the range") for alpha in (0, 1, -1, 1.5)],
+        ({"alpha": np.nan}, "'alpha' parameter"),
+        ({"contamination": 0.6}, "'contamination' parameter"),
+        ({"contamination": 0.0}, "'contamination' parameter"),
+        ({"calibration": "none"}, "'calibration' parameter"),
+        ({"calibration_fraction": 1.0}, "'calibration_fraction' parameter"),
+        ({"calibration_fraction": 0.999}, "leaves 1 to train on; at least 2 are needed"),
+        ({"n_folds": 1}, "'n_folds' parameter"),
+        ({"n_repeats": 0}, "'n_repeats' parameter"),
+        ({"estimator": PCA()}, "must be an object implementing 'fit' and 'score_anomaly'.*Got PCA"),
+        ({"estimator": AutoEncoder}, "estimator=AutoEncoder is a class; pass an instance"),
+        ({"estimator": make_pipeline(StandardScaler(), PCA())}, r"no step of \['standardscaler', 'pca'\] has the method"),
+        ({"estimator": 5}, "score_anomaly"),
+        ({"estimator": AutoEncoder(n_components=-1)}, "'n_components' parameter of AutoEncoder"),
+    ],
+    ids=str,
+)
+def test_parameters_that_cannot_be(X, params, message):
+    with pytest.raises(ValueError, match=message):
+        detector().set_params(**params).fit(X)
+
+
+def test_an_estimator_that_cannot_score_is_a_type_error_too(X):
+    for estimator in (PCA(), make_pipeline(StandardScaler(), PCA())):
+        with pytest.raises(TypeError, match="score_anomaly"):
+            AnomalyDetector(estimator).fit(X)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("calibration", ["split", "cross"])
+def test_rows_that_are_no_numbers(X, value, calibration):
+    model = AnomalyDetector(tiny(max_epochs=1), calibration=calibration, random_state=0).fit(X)
+    before, expected = dict(vars(model)), model.p_values(X)
+    for where in (np.s_[3], np.s_[:, 2], np.s_[:]):
+        bad = X.copy()
+        bad[where] = value
+        for call in (model.fit, model.predict, model.score_samples, model.p_values, model.explain):
+            with pytest.raises(ValueError, match=r"NaN|infinity"):
+                call(bad)
+    assert vars(model) == before
+    np.testing.assert_array_equal(model.p_values(X), expected)
+
+
+@pytest.mark.parametrize("y", [np.zeros(80), np.arange(80) % 2, np.full(80, -1), ["a"] * 80], ids=["0", "01", "-1", "text"])
+def test_labels_are_ignored(X, y):
+    np.testing.assert_array_equal(detector().fit(X, y).p_values(X), detector().fit(X).p_values(X))
+
+
+def test_weights_that_cannot_be(X):
+    class Weightless(Distance):
+        def fit(self, X, y=None):
+            return super().fit(X)
+
+    with pytest.raises(ValueError, match="sample_weight was given, but fit of Weightless takes none"):
+        detector(Weightless()).fit(X, sample_weight=np.ones(80))
+    with pytest.raises(ValueError, match=r"at least 3 rows with a positive weight here, but got n_samples = 2"):
+        detector().fit(X, sample_weight=np.arange(80) < 2)
+    with pytest.raises(ValueError, match=r"[Nn]egative"):
+        detector().fit(X, sample_weight=-np.ones(80))
+
+
+def test_scores_that_are_no_numbers(X):
+    class Broken(Distance):
+        def score_anomaly(self, X):
+            return np.full(len(X), np.nan)
+
+    with pytest.raises(ValueError, match="score_anomaly of Broken gives NaN"):
+        detector(Broken()).fit(X)
+
+
+@pytest.mark.parametrize("name", ["predict", "decision_function", "score_samples", "p_values", "explain"])
+def test_it_must_be_fitted_first(X, name):
+    with pytest.raises(NotFittedError):
+        getattr(AnomalyDetector(), name)(X)
+    with pytest.raises(NotFittedError):
+        AnomalyDetector().threshold_at(0.1)
+    assert not hasattr(AnomalyDetector(), "offset_")
