@@ -84,7 +84,7 @@ def reconstruct(estimator, X, *, y=None):
     return _back(before, step.reconstruct(_forth(before, X), **_told(step, "reconstruct", y)))
 
 
-def score_anomaly(estimator, X, *, y=None):
+def score_anomaly(estimator, X, *, y=None, method="auto"):
     """Score rows, in the units of what goes into a pipeline, by how anomalous they are.
 
     Parameters
@@ -95,6 +95,8 @@ def score_anomaly(estimator, X, *, y=None):
         Rows.
     y : scalar or array-like, default=None
         Labels or numbers of the rows, where the step is conditional.
+    method : {"auto", "neighbors", "mahalanobis", "reconstruction", "likelihood"}, default="auto"
+        How rows are scored, see :meth:`VAETransformer.score_anomaly`.
 
     Returns
     -------
@@ -104,10 +106,13 @@ def score_anomaly(estimator, X, *, y=None):
     Raises
     ------
     TypeError
-        If no step can score anomalies.
+        If no step can score anomalies, or the one that can has but one method.
     """
     before, step = _split(estimator, "score_anomaly")
-    return step.score_anomaly(_forth(before, X), **_told(step, "score_anomaly", y))
+    chosen = {} if method == "auto" else {"method": method}
+    if chosen and "method" not in signature(step.score_anomaly).parameters:
+        raise TypeError(f"method={method!r} was given, but score_anomaly of {type(step).__name__} takes none.")
+    return step.score_anomaly(_forth(before, X), **_told(step, "score_anomaly", y), **chosen)
 
 
 def step_score(name):

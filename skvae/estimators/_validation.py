@@ -17,6 +17,7 @@ from torch import nn
 
 from skvae.modules import Conv, Net
 from skvae.modules.columns import dense_rows
+from skvae.training import anomaly
 
 # What `net_params` may hold: the rest of skorch's arguments are the estimators' own parameters or would be ignored.
 _OWNED = {
@@ -321,6 +322,19 @@ def check_score_weights(sample_weight: Any, scores: np.ndarray) -> np.ndarray | 
     if not weight.any():
         raise ValueError("sample_weight is zero for every row; there is nothing to average.")
     return weight
+
+
+def check_anomaly_method(method: Any, default: str, *, splits: bool = False) -> str:
+    """Name of a method that scores anomalies; of one whose scores split into shares of the columns, where needed."""
+    names = [*anomaly.METHODS, "likelihood"]
+    if splits and method == "likelihood":
+        raise ValueError(
+            "method='likelihood' has no shares: the log-likelihood of a row does not split into those of its columns. "
+            f"explain_anomaly takes {', '.join(map(repr, anomaly.METHODS))}."
+        )
+    if not isinstance(method, str) or method not in ("auto", *names):
+        raise ValueError(f"method={method!r} must be one of 'auto', {', '.join(map(repr, names))}.")
+    return default if method == "auto" else method
 
 
 def check_architecture(estimator: Any) -> None:

@@ -21,6 +21,7 @@ from skvae.estimators._latent import between
 from skvae.estimators._variational import VariationalAutoEncoder
 from skvae.modules import CVAE_PRIORS, CVAEModule
 from skvae.training import Table, complete, inference, seed_streams
+from skvae.training.anomaly import Scorer
 
 _CHAINS, _STEPS = 8, 60  # of the Markov chains behind a completed row
 
@@ -667,25 +668,34 @@ class CVAE(VariationalAutoEncoder):
         scores = self.score_samples(X, y, condition=condition)
         return float(np.average(scores, weights=check.check_score_weights(sample_weight, scores)))
 
-    def score_anomaly(self, X, y=None, *, condition=None):
-        """Score how far rows lie from their reconstruction.
+    def score_anomaly(self, X, y=None, *, condition=None, method="auto"):
+        """Score how anomalous rows are.
+
+        The methods are those of :meth:`VAETransformer.score_anomaly`, with reconstructions under the labels or numbers that rows
+        come with.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Rows in the units of the training data.
         y, condition : scalar or array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
-            Labels or numbers of the rows. Without them, every row gets the label under which it is reconstructed best.
+            Labels or numbers of the rows. Without them, every row gets the label under which it is the least anomalous; by
+            "likelihood", labels are summed out.
+        method : {"auto", "neighbors", "mahalanobis", "reconstruction", "likelihood"}, default="auto"
+            How rows are scored; "auto" is "neighbors".
 
         Returns
         -------
         score : ndarray of shape (n_samples,)
-            Nats by which the likelihood of a row, given its reconstruction, falls short of the best possible. Higher is more
-            anomalous.
+            Higher is more anomalous.
         """
-        return self._shares(X, y, condition, "score_anomaly").sum(axis=1)
+        name = check.check_anomaly_method(method, self._anomaly_method)
+        if name == "likelihood":
+            return -self.score_samples(X, y, condition=condition)
+        X, told, scorer = self._scored(X, y, condition, name, "score_anomaly")
+        return self._told_best(X, scorer)[0] if told is None else scorer.score(X, told)
 
-    def explain_anomaly(self, X, y=None, *, condition=None):
+    def explain_anomaly(self, X, y=None, *, condition=None, method="auto"):
         """Split the anomaly score of rows into the shares of the columns.
 
         Parameters
@@ -693,33 +703,33 @@ class CVAE(VariationalAutoEncoder):
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Rows in the units of the training data.
         y, condition : scalar or array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
-            Labels or numbers of the rows. Without them, every row gets the label under which it is reconstructed best.
+            Labels or numbers of the rows. Without them, every row gets the label under which it is the least anomalous.
+        method : {"auto", "neighbors", "mahalanobis", "reconstruction"}, default="auto"
+            How rows are scored, see :meth:`VAETransformer.explain_anomaly`. Scores by "likelihood" do not split.
 
         Returns
         -------
         shares : ndarray of shape (n_samples, n_features_in_)
-            Sum to `score_anomaly` along each row; zero for `condition_columns`.
+            Not negative; sum to `score_anomaly` along each row; zero for `condition_columns`.
         """
-        shares = self._shares(X, y, condition, "explain_anomaly")
+        name = check.check_anomaly_method(method, self._anomaly_method, splits=True)
+        X, told, scorer = self._scored(X, y, condition, name, "explain_anomaly")
+        shares = scorer.shares(X, self._told_best(X, scorer)[1] if told is None else told)
         return self._with_columns(shares, np.zeros((len(shares), self._conditions.n_columns)))
 
-    def _shares(self, X: Any, y: Any, condition: Any, what: str) -> np.ndarray:
+    def _scored(self, X: Any, y: Any, condition: Any, name: str, what: str) -> tuple[Any, np.ndarray | None, Scorer]:
+        """Rows, what the model is told about them, and the method that scores them."""
         X, told, _, device = self._rows(X, y, condition, what, needed=not self._conditions_are_labels, scored=True)
-        if told is not None:
-            return self._deviance_given(X, told, device)
-        best = None
-        for row in self._conditions.combinations()[0]:
-            shares = self._deviance_given(X, np.broadcast_to(row, (X.shape[0], len(row))), device)
-            if best is None:
-                best = shares
-            else:
-                better = shares.sum(axis=1) < best.sum(axis=1)
-                best[better] = shares[better]
-        return best
+        return X, told, self._scorer(name, device)
 
-    def _deviance_given(self, X: Any, told: np.ndarray, device: Any) -> np.ndarray:
-        codes = inference.encode(self.module_, X, device, told)
-        return inference.deviance(self.module_, X, np.hstack([codes, told]), device)
+    def _told_best(self, X: Any, scorer: Scorer) -> tuple[np.ndarray, np.ndarray]:
+        """Scores of rows under the labels that make them the least anomalous, and these."""
+        rows = self._conditions.combinations()[0]
+        scores = np.stack([scorer.score(X, np.broadcast_to(row, (X.shape[0], len(row)))) for row in rows])
+        return scores.min(axis=0), rows[scores.argmin(axis=0)]
+
+    def _codes_given(self, X: Any, condition: np.ndarray | None, device: Any) -> np.ndarray:
+        return np.hstack([inference.encode(self.module_, X, device, condition), condition])
 
     # -- rows of which a part is missing ------------------------------------------------------------------------------
 

@@ -309,6 +309,9 @@ class TDVAE(BaseAutoEncoder):
         sequences.fit_noise(self.module_, data.X, data.weight, device, seed, max_rows=_NOISE_ROWS)
         self.n_active_units_ = sequences.n_active_units(self.module_, data.X, device, max_rows=_USAGE_ROWS)
 
+    def _remember(self, data: Table, device: torch.device, rate: float) -> None:
+        """Keep nothing: frames are compared with what those before them foretell."""
+
     def _check_health(self) -> None:
         if self.n_active_units_ == 0:
             warn_user(

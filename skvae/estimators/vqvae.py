@@ -431,6 +431,9 @@ class VQVAE(BaseAutoEncoder):
             del self.classes_
         self._fit_prior(codes, data, device, anew=rate == 1.0)
 
+    def _remember(self, data: Table, device: torch.device, rate: float) -> None:
+        super()._remember(data._replace(condition=None), device, rate)  # which is for the prior
+
     def _count_codes(self, codes: np.ndarray, weight: np.ndarray | None, rate: float) -> None:
         counts = []
         for level, part in zip(self.module_.levels, self.module_.code_slices, strict=True):

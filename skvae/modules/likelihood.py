@@ -303,6 +303,19 @@ class Likelihood(nn.Module):
         location = self.locate(output).cpu().double()
         return (self.energy(target, location) * self.weight.cpu().double()).numpy()
 
+    def errors(self, X: Any, output: Tensor) -> NDArray[np.float64]:
+        """Rows of `X` and their residuals, side by side and in standardised units, in double precision, ``(n, 2 n_features)``."""
+        return self._beside(X, self.locate(output).cpu().double())
+
+    def _beside(self, X: Any, mean: Tensor) -> NDArray[np.float64]:
+        """Rows of `X` and what they differ from a mean by."""
+        target = self._standardize_wide(X).clamp_(-MAX_STANDARDIZED, MAX_STANDARDIZED)
+        return torch.cat([target, target - mean], dim=1).numpy()
+
+    def restore(self, x: Tensor) -> NDArray[np.float64]:
+        """Standardised rows in the units of the data, in double precision."""
+        return self._rescale(x)
+
     def log_prob(self, X: Any, output: Tensor) -> NDArray[np.float64]:
         """Log-likelihood of rows of `X`, in nats and in the units of the data, in double precision, ``(n,)``."""
         weight = self.weight.detach().cpu().double()
@@ -480,6 +493,9 @@ class Bernoulli(Likelihood):
         target = self._standardize_wide(X)
         entropy = -(torch.xlogy(target, target) + torch.xlogy(1.0 - target, 1.0 - target))
         return (fn.bernoulli_energy(target, output.cpu().double()) - entropy).clamp(min=0.0).numpy()
+
+    def errors(self, X: Any, output: Tensor) -> NDArray[np.float64]:
+        return self._beside(X, torch.sigmoid(output.cpu().double()))
 
     def noise_scale(self) -> NDArray[np.float64]:
         return np.zeros(self.n_features)

@@ -194,6 +194,11 @@ def deviance(module: nn.Module, X: Any, Z: np.ndarray, device: torch.device) -> 
     return _beside_rows(module, X, Z, device, module.likelihood.deviance)
 
 
+def errors(module: nn.Module, X: Any, Z: np.ndarray, device: torch.device) -> np.ndarray:
+    """Rows and their residuals, given codes, side by side and in standardised units, ``(n_samples, 2 * n_features)``."""
+    return _beside_rows(module, X, Z, device, module.likelihood.errors)
+
+
 def log_likelihood(module: nn.Module, X: Any, Z: np.ndarray, device: torch.device) -> np.ndarray:
     """Log-likelihood of rows given codes, in nats and in the units of the data, ``(n_samples,)``."""
     return _beside_rows(module, X, Z, device, module.likelihood.log_prob)

@@ -137,10 +137,10 @@ def test_shared_noise_is_one_number(quick, X):
 # -- scores -----------------------------------------------------------------------------------------------------------
 
 
-def test_anomaly_shares_sum_to_the_score_and_follow_the_definition(quick, X):
+def test_anomaly_shares_by_reconstruction_follow_the_definition(quick, X):
     model = quick(max_epochs=20).fit(X)
-    shares = model.explain_anomaly(X)
-    np.testing.assert_allclose(shares.sum(axis=1), model.score_anomaly(X))
+    shares = model.explain_anomaly(X, method="reconstruction")
+    np.testing.assert_allclose(shares.sum(axis=1), model.score_anomaly(X, method="reconstruction"))
     expected = (X - model.reconstruct(X)) ** 2 / (2 * model.noise_scale_**2)
     np.testing.assert_allclose(shares, expected, rtol=1e-4, atol=1e-6)
     assert shares.dtype == np.float64

@@ -559,13 +559,17 @@ def test_a_refit_that_fails_leaves_the_fitted_estimator(X, y):
 
 def test_anomaly_scores(X, y):
     model = quick(max_epochs=20).fit(X, y)
-    shares = model.explain_anomaly(X, y)
+    shares = model.explain_anomaly(X, y, method="reconstruction")
     np.testing.assert_allclose(shares, (X - model.reconstruct(X, y)) ** 2 / (2 * model.noise_scale_**2), rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(shares.sum(1), model.score_anomaly(X, y))
-    by_label = np.stack([model.score_anomaly(X, label) for label in range(3)])
-    np.testing.assert_allclose(model.score_anomaly(X), by_label.min(0))
-    best = by_label.argmin(0)
-    np.testing.assert_array_equal(model.explain_anomaly(X), model.explain_anomaly(X, best))
+    np.testing.assert_array_equal(model.score_anomaly(X, y, method="likelihood"), -model.score_samples(X, y))
+    np.testing.assert_array_equal(model.score_anomaly(X, method="likelihood"), -model.score_samples(X))
+    for method in ("neighbors", "mahalanobis", "reconstruction"):
+        scores = model.score_anomaly(X, y, method=method)
+        np.testing.assert_allclose(model.explain_anomaly(X, y, method=method).sum(1), scores)
+        by_label = np.stack([model.score_anomaly(X, label, method=method) for label in range(3)])
+        np.testing.assert_array_equal(model.score_anomaly(X, method=method), by_label.min(0))
+        shares = model.explain_anomaly(X, by_label.argmin(0), method=method)
+        np.testing.assert_array_equal(model.explain_anomaly(X, method=method), shares)
 
 
 def test_a_row_with_another_label_is_an_anomaly():

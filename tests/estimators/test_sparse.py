@@ -527,7 +527,7 @@ def test_the_noise_of_wide_codes_is_that_of_the_residuals(params):
     ratio = model.noise_scale_ / residual
     assert 0.45 < np.median(ratio) < 1.2
     assert ratio.min() > 0.3
-    assert 0.8 < 2 * model.score_anomaly(X[600:]).mean() / 400 < 4.0
+    assert 0.8 < 2 * model.score_anomaly(X[600:], method="reconstruction").mean() / 400 < 4.0
     assert np.isfinite(model.score_samples(X[600:610])).all()
 
 

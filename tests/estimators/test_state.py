@@ -145,5 +145,6 @@ def test_on_a_gpu(estimator_class, X):
     loaded = pickle.loads(pickle.dumps(model)).set_params(device="cpu")
     np.testing.assert_allclose(loaded.transform(X), on_gpu, atol=1e-4)
     np.testing.assert_allclose(loaded.score_samples(X), model.score_samples(X), atol=1e-2)
+    np.testing.assert_allclose(loaded.explain_anomaly(X).sum(1), model.score_anomaly(X), rtol=1e-3)
     loaded.partial_fit(X)
     model.sample(3), model.partial_fit(X)

@@ -274,6 +274,17 @@ def test_deviance_formula_of_bernoulli():
     np.testing.assert_allclose(deviance, -stats.bernoulli.logpmf(binary.astype(int), p), rtol=1e-9)
 
 
+def test_errors_are_rows_beside_their_residuals(likelihood_class):
+    X = rows_for(likelihood_class)
+    likelihood, output = fitted(likelihood_class, X), outputs()
+    x, error = np.hsplit(likelihood.errors(X, output), 2)
+    np.testing.assert_allclose(x, target_for(likelihood, X).numpy(), rtol=1e-12)
+    np.testing.assert_allclose(error, likelihood.residual(target_for(likelihood, X), output).numpy(), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(likelihood.restore(torch.from_numpy(x)), X, rtol=1e-9, atol=1e-12)
+    np.testing.assert_array_equal(likelihood.errors(sparse.csr_array(X), output), np.hstack([x, error]))
+    assert np.abs(likelihood.errors(np.full_like(X, 1e200), output)).max() <= 1.1e15
+
+
 def test_deviance_is_what_a_row_falls_short_of_the_best(likelihood_class):
     X = np.random.default_rng(0).random((N_ROWS, N_FEATURES))
     likelihood = fitted(likelihood_class, X)

@@ -1,0 +1,304 @@
+"""How anomalous rows are, given their reconstructions: one class per method, and the training rows they compare with.
+
+A method reads one vector of numbers per row, made by the likelihood's function `entries` from the row and what is decoded from
+its code, and turns it into a score and the columns' shares of it. Those that set `occludes` prefer shares that `Scorer`
+finds by reconstructing a row anew for every column. There is no matrix product of many rows at once: sums run
+over one row in a fixed order, so that a row's result does not depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from scipy import sparse
+from scipy.spatial.distance import cdist
+
+from skvae.modules.columns import row_blocks
+
+_MOST_REFERENCES, _FEWEST_REFERENCES = 1024, 64
+_REFERENCE_NUMBERS = 2**19  # entries of the references of wide tables
+MAX_OCCLUDED = 64  # columns up to which shares come from a reconstruction per column
+
+
+class References(NamedTuple):
+    """Some training rows that others are compared with.
+
+    Attributes
+    ----------
+    x, error : ndarray of float32, shape (n_references, n_features)
+        The rows and their residuals, in the units of the likelihood.
+    weight : ndarray of shape (n_references,)
+        Their weights.
+    condition : ndarray of shape (n_references, n_conditions) or None
+        What a conditional model is told about them.
+    """
+
+    x: np.ndarray
+    error: np.ndarray
+    weight: np.ndarray
+    condition: np.ndarray | None
+
+    @classmethod
+    def of(cls, errors: np.ndarray, weight: np.ndarray | None, condition: np.ndarray | None) -> References:
+        """Keep rows whose `Likelihood.errors` are given."""
+        x, error = np.hsplit(errors.astype(np.float32), 2)
+        return cls(x, error, np.ones(len(x)) if weight is None else weight, condition)
+
+    def take(self, rows: np.ndarray) -> References:
+        """Keep some rows."""
+        return References(*(None if part is None else part[rows] for part in self))
+
+    def joined(self, later: References, rate: float, seed: int) -> References:
+        """Draw from these rows and later ones, with the shares ``1 - rate`` and `rate`."""
+        rng = np.random.default_rng(seed)
+        total = min(n_references(self.x.shape[1]), len(self.x) + len(later.x))
+        n_later = min(max(1, round(rate * total)), len(later.x))
+        parts = [part.take(np.sort(rng.permutation(len(part.x))[:n])) for part, n in ((self, total - n_later), (later, n_later))]
+        return References(*(None if both[0] is None else np.concatenate(both) for both in zip(*parts, strict=True)))
+
+
+def n_references(n_features: int) -> int:
+    """Most rows that are kept."""
+    return int(np.clip(_REFERENCE_NUMBERS // n_features, _FEWEST_REFERENCES, _MOST_REFERENCES))
+
+
+def draw_references(n_rows: int, n_features: int, seed: int) -> np.ndarray:
+    """Positions of the rows to keep, in order."""
+    return np.sort(np.random.default_rng(seed).permutation(n_rows)[: n_references(n_features)])
+
+
+class NeighborDistance:
+    r"""Expected squared distance to the nearest of some references that are drawn at random.
+
+    Rows are compared by :math:`u = (x, \sqrt{\lambda}\,e / s)`: themselves and their residuals, the latter in units of their
+    standard deviation over the references, but no less than `floor`.
+
+    Parameters
+    ----------
+    n_drawn : float
+        How many references are drawn.
+    largest_share : float
+        Largest share of those there are that is drawn.
+    error_weight : float
+        The :math:`\lambda` of the residuals.
+    floor : float
+        Smallest standard deviation of residuals, in the units of the likelihood.
+
+    References
+    ----------
+    .. [1] Pang, Ting and Albrecht, "LeSiNN: detecting anomalies by identifying least similar nearest neighbours", ICDM
+       Workshops 2015.
+    .. [2] Sugiyama and Borgwardt, "Rapid distance-based outlier detection via sampling", NIPS 2013.
+    """
+
+    entries: ClassVar[str] = "errors"
+    occludes: ClassVar[bool] = True
+    _least_weight = 1e-12  # references that are the nearest less often are left out
+
+    def __init__(self, n_drawn: float = 96.0, largest_share: float = 0.25, error_weight: float = 0.3, floor: float = 0.03):
+        self.n_drawn, self.largest_share, self.error_weight, self.floor = n_drawn, largest_share, error_weight, floor
+
+    def fit(self, references: References) -> NeighborDistance:
+        """Measure the residuals and keep the references."""
+        x, error, weight, _ = references
+        error = error.astype(np.float64)
+        share = weight / weight.sum()
+        column = share[:, np.newaxis]
+        scale = np.sqrt((column * (error - (column * error).sum(axis=0)) ** 2).sum(axis=0))
+        factor = np.sqrt(self.error_weight) / np.maximum(scale, self.floor)
+        self._factor = np.concatenate([np.ones(x.shape[1]), factor])
+        self._references = np.hstack([x, error]) * self._factor
+        self._share = None if np.all(weight == weight[0]) else share
+        self._power = min(self.n_drawn, max(1.0, self.largest_share * len(x)))
+        if self._share is None:
+            self._weights = self._nearest(np.arange(1, len(x) + 1) / len(x))
+        return self
+
+    def _nearest(self, cumulated: np.ndarray) -> np.ndarray:
+        """Probability of each reference to be the nearest of those drawn, from the shares of all that are as near or nearer."""
+        beyond = np.maximum(1.0 - cumulated, 0.0) ** self._power
+        beyond[..., -1] = 0.0  # whatever the rounding
+        weights = -np.diff(beyond, axis=-1, prepend=1.0)
+        return np.where(weights < self._least_weight, 0.0, weights)
+
+    def _weighted(self, distance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Order of the references from the nearest on, and their weights."""
+        order = np.argsort(distance, axis=-1, kind="stable")
+        weights = self._weights if self._share is None else self._nearest(np.cumsum(self._share[order], axis=-1))
+        return order, weights
+
+    def score(self, values: np.ndarray) -> np.ndarray:
+        """Score of rows, from `Likelihood.errors`."""
+        distance = cdist(values * self._factor, self._references, "sqeuclidean")
+        if self._share is None:
+            distance.sort(axis=1)
+            return (distance * self._weights).sum(axis=1)
+        order, weights = self._weighted(distance)
+        return (np.take_along_axis(distance, order, axis=1) * weights).sum(axis=1)
+
+    def shares(self, values: np.ndarray) -> np.ndarray:
+        """Share of every column in the distances: that of its entry and of its residual."""
+        u = values * self._factor
+        order, weights = self._weighted(cdist(u, self._references, "sqeuclidean"))
+        weights = np.broadcast_to(weights, order.shape)
+        shares = np.empty(u.shape)
+        for i, row in enumerate(u):
+            counts = weights[i] > 0.0
+            apart = self._references[order[i, counts]] - row
+            apart *= apart
+            apart *= weights[i, counts, np.newaxis]
+            apart.sum(axis=0, out=shares[i])
+        return _per_column(shares)
+
+
+class MahalanobisDistance:
+    r"""Squared Mahalanobis distance of rows' reconstructions and residuals from those of the references.
+
+    One covariance of both, :math:`\Sigma`, is shrunk towards a multiple of the identity [1]_. Where there are more numbers in a
+    row than references, it is only known along these, and what lies beside them is divided by that multiple alone. The distance
+    is the squared length of :math:`w = \Sigma^{-1/2}(v - \mu)` with the symmetric root, and a column's share is what its
+    two entries of `w` have in it [2]_.
+
+    Parameters
+    ----------
+    least_shrinkage : float
+        Smallest share of the identity.
+
+    References
+    ----------
+    .. [1] Ledoit and Wolf, "A well-conditioned estimator for large-dimensional covariance matrices", Journal of Multivariate
+       Analysis 88, 2004.
+    .. [2] Garthwaite and Koch, "Evaluating the contributions of individual variables to a quadratic form", Australian & New
+       Zealand Journal of Statistics 58, 2016.
+    """
+
+    entries: ClassVar[str] = "errors"
+    occludes: ClassVar[bool] = True
+
+    def __init__(self, least_shrinkage: float = 1e-4):
+        self.least_shrinkage = least_shrinkage
+
+    @staticmethod
+    def _read(values: np.ndarray) -> np.ndarray:
+        """Reconstructions and residuals, side by side."""
+        x, error = np.hsplit(values, 2)
+        return np.hstack([x - error, error])
+
+    def fit(self, references: References) -> MahalanobisDistance:
+        """Measure the covariance."""
+        v = self._read(np.hstack([references.x, references.error]).astype(np.float64))
+        share = references.weight / references.weight.sum()
+        self._mean = share @ v
+        centred = v - self._mean
+        # From the smaller of two matrices with the same eigenvalues.
+        root = centred * np.sqrt(share)[:, np.newaxis]
+        wide = root.shape[1] > root.shape[0]
+        variance, vectors = np.linalg.eigh(root @ root.T if wide else root.T @ root)
+        variance = np.maximum(variance, 0.0)
+        kept = variance > 1e-10 * max(variance.max(), 1e-300)
+        variance, vectors = variance[kept], vectors[:, kept]
+        axes = (root.T @ vectors / np.sqrt(variance)).T if wide else vectors.T
+        width, trace = v.shape[1], variance.sum()
+        level = trace / width if trace > 0.0 else 1.0
+        spread = (variance**2).sum() - trace**2 / width  # squared Frobenius norm of the covariance beside its mean variance
+        along = ((centred @ axes.T) ** 2 @ variance) @ share**2
+        error = ((centred**2).sum(axis=1) ** 2) @ share**2 - 2.0 * along + (variance**2).sum() * (share**2).sum()
+        shrinkage = max(min(error, spread) / spread if spread > 0.0 else 1.0, self.least_shrinkage)
+        beside = shrinkage * level
+        self._axes = np.ascontiguousarray(axes)
+        self._beside = beside**-0.5
+        self._along = ((1.0 - shrinkage) * variance + beside) ** -0.5 - self._beside
+        return self
+
+    def shares(self, values: np.ndarray) -> np.ndarray:
+        """Squared entries of the whitened row, those of a column together."""
+        centred = self._read(values) - self._mean
+        scores = np.einsum("nj,kj->nk", centred, self._axes) * self._along
+        return _per_column((np.einsum("nk,kj->nj", scores, self._axes) + self._beside * centred) ** 2)
+
+    def score(self, values: np.ndarray) -> np.ndarray:
+        """Squared length of the whitened row."""
+        return self.shares(values).sum(axis=1)
+
+
+class Deviance:
+    """Nats by which the likelihood of rows, given their reconstruction, falls short of the best possible."""
+
+    entries: ClassVar[str] = "deviance"
+    occludes: ClassVar[bool] = False
+
+    def fit(self, references: References) -> Deviance:
+        """Do nothing: all is known to the likelihood."""
+        return self
+
+    def shares(self, values: np.ndarray) -> np.ndarray:
+        """Return the deviance of every entry."""
+        return values
+
+    def score(self, values: np.ndarray) -> np.ndarray:
+        """Return their sum."""
+        return values.sum(axis=1)
+
+
+def _per_column(parts: np.ndarray) -> np.ndarray:
+    """Add up what a column has twice: for itself, or its reconstruction, and for its residual."""
+    first, second = np.hsplit(parts, 2)
+    return first + second
+
+
+METHODS: dict[str, type] = {"neighbors": NeighborDistance, "reconstruction": Deviance, "mahalanobis": MahalanobisDistance}
+
+
+class Scorer:
+    """A method at work on rows in the units of the data, block by block.
+
+    Parameters
+    ----------
+    method : NeighborDistance, MahalanobisDistance or Deviance
+        Fitted.
+    read : callable
+        Returns what the method reads of rows, from its `entries`, the rows and what the model is told about them.
+    reconstruct : callable
+        Returns reconstructions in the units of the data, from rows and what the model is told about them.
+    """
+
+    def __init__(self, method: Any, read: Callable[[str, Any, Any], np.ndarray], reconstruct: Callable[[Any, Any], np.ndarray]):
+        self._method, self._read, self._reconstruct = method, read, reconstruct
+
+    def score(self, X: Any, condition: np.ndarray | None = None) -> np.ndarray:
+        """Scores of rows, ``(n_samples,)``."""
+        return np.concatenate([self._method.score(self._values(*block)) for block in self._blocks(X, condition)])
+
+    def shares(self, X: Any, condition: np.ndarray | None = None) -> np.ndarray:
+        """Shares of the columns in the scores of rows, ``(n_samples, n_features)``."""
+        if self._method.occludes and X.shape[1] <= MAX_OCCLUDED:
+            return np.concatenate([self._occlude(*block) for block in self._blocks(X, condition, copies=X.shape[1])])
+        return np.concatenate([self._method.shares(self._values(*block)) for block in self._blocks(X, condition)])
+
+    def _values(self, X: Any, condition: np.ndarray | None) -> np.ndarray:
+        return self._read(self._method.entries, X, condition)
+
+    @staticmethod
+    def _blocks(X: Any, condition: np.ndarray | None, copies: int = 1) -> Iterator[tuple[Any, np.ndarray | None]]:
+        """Rows and what is told about them, as many as leave room for their distances from the references."""
+        for rows in row_blocks(X.shape[0], copies * (4 * X.shape[1] + _MOST_REFERENCES)):
+            yield X[rows], None if condition is None else condition[rows]
+
+    def _occlude(self, X: Any, condition: np.ndarray | None) -> np.ndarray:
+        """Share a score out by its drops when one column takes its reconstructed value."""
+        X = X.toarray() if sparse.issparse(X) else X
+        n_rows, n_columns = X.shape
+        values = self._values(X, condition)
+        score = self._method.score(values)[:, np.newaxis]
+        repaired = np.repeat(X, n_columns, axis=0)
+        repaired[np.arange(X.size), np.tile(np.arange(n_columns), n_rows)] = self._reconstruct(X, condition).ravel()
+        told = None if condition is None else np.repeat(condition, n_columns, axis=0)
+        drop = np.maximum(score - self._method.score(self._values(repaired, told)).reshape(n_rows, n_columns), 0.0)
+        total = drop.sum(axis=1, keepdims=True)
+        shares = score * (drop / np.where(total > 0.0, total, 1.0))
+        idle = total[:, 0] == 0.0
+        if idle.any():
+            shares[idle] = self._method.shares(values[idle])
+        return shares

@@ -1,0 +1,225 @@
+"""The arithmetic of anomaly scores, against its definitions."""
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+from sklearn.covariance import ledoit_wolf
+
+from skvae.training import anomaly
+from skvae.training.anomaly import METHODS, Deviance, MahalanobisDistance, NeighborDistance, References, Scorer
+
+
+def make_errors(n_rows, n_features, seed=0):
+    """Rows and residuals, side by side, in single precision as references are kept."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n_rows, 3)) @ rng.normal(size=(3, n_features)) + 0.3 * rng.normal(size=(n_rows, n_features))
+    error = 0.4 * rng.normal(size=(n_rows, n_features)) * np.linspace(0.5, 2, n_features)
+    return np.hstack([x, error]).astype(np.float32).astype(np.float64)
+
+
+def distances(values, references):
+    """Squared differences per column by the definition, (n_rows, n_references, n_features)."""
+    x, error = np.hsplit(values, 2)
+    scale = np.maximum(references.error.std(axis=0, dtype=np.float64), 0.03)
+    apart = (x[:, None] - references.x) ** 2
+    return apart + 0.3 * ((error[:, None] - references.error) / scale) ** 2
+
+
+@pytest.fixture(params=[None, "weights"])
+def references(request):
+    weight = None if request.param is None else np.random.default_rng(3).uniform(0.2, 3, 60)
+    return References.of(make_errors(60, 4), weight, None)
+
+
+def test_one_draw_gives_the_mean_distance(references):
+    values = make_errors(20, 4, seed=1)
+    weight = references.weight
+    scale = np.sqrt(np.average((references.error - np.average(references.error, 0, weight)) ** 2, 0, weight))
+    factor = np.concatenate([np.ones(4), np.sqrt(0.3) / scale])
+    expected = cdist(values * factor, np.hstack([references.x, references.error]) * factor, "sqeuclidean")
+    found = NeighborDistance(n_drawn=1).fit(references).score(values)
+    np.testing.assert_allclose(found, np.average(expected, axis=1, weights=weight))
+
+
+def test_many_draws_give_the_nearest_distance():
+    references, values = References.of(make_errors(60, 4), None, None), make_errors(20, 4, seed=1)
+    found = NeighborDistance(n_drawn=1e6, largest_share=np.inf).fit(references).score(values)
+    np.testing.assert_allclose(found, distances(values, references).sum(axis=2).min(axis=1))
+
+
+def test_the_score_is_the_expected_distance_to_the_nearest_reference_drawn(references):
+    values = make_errors(4, 4, seed=1)
+    method = NeighborDistance(n_drawn=5).fit(references)
+    apart = cdist(values * method._factor, np.hstack([references.x, references.error]) * method._factor, "sqeuclidean")
+    share = references.weight / references.weight.sum()
+    drawn = np.random.default_rng(0).choice(60, size=(40_000, 5), p=share)
+    nearest = apart[:, drawn].min(axis=2)
+    error = nearest.std(axis=1) / 200
+    assert (np.abs(method.score(values) - nearest.mean(axis=1)) < 4 * error).all()
+
+
+def test_no_more_than_a_quarter_is_drawn_and_at_least_one():
+    values = make_errors(5, 3, seed=1)
+    for n_rows, n_drawn in ((2, 1), (40, 10), (384, 96), (800, 96)):
+        references = References.of(make_errors(n_rows, 3), None, None)
+        expected = NeighborDistance(n_drawn, largest_share=np.inf).fit(references).score(values)
+        np.testing.assert_array_equal(NeighborDistance().fit(references).score(values), expected)
+
+
+def test_weights_are_repetitions():
+    errors, values = make_errors(500, 4), make_errors(20, 4, seed=1)
+    times = np.random.default_rng(0).integers(1, 4, 500)
+    weighted = NeighborDistance().fit(References.of(errors, times.astype(float), None))
+    repeated = NeighborDistance().fit(References.of(errors.repeat(times, axis=0), None, None))
+    np.testing.assert_allclose(weighted.score(values), repeated.score(values), rtol=1e-9)
+    np.testing.assert_allclose(weighted.shares(values), repeated.shares(values), rtol=1e-9)
+    np.testing.assert_array_equal(weighted.score(values), weighted.fit(References.of(errors, 2.0 * times, None)).score(values))
+
+
+def test_shares_by_neighbors_are_parts_of_the_distances():
+    references, values = References.of(make_errors(60, 4), None, None), make_errors(20, 4, seed=1)
+    method = NeighborDistance().fit(references)
+    apart = distances(values, references)
+    beyond = 1 - np.arange(61) / 60
+    weights = beyond[:-1] ** 15 - beyond[1:] ** 15
+    order = apart.sum(axis=2).argsort(axis=1)
+    expected = np.einsum("m,nmd->nd", weights, np.take_along_axis(apart, order[:, :, None], axis=1))
+    np.testing.assert_allclose(method.shares(values), expected, rtol=1e-6)
+
+
+def whitened(values, references):
+    """Rows whitened by the symmetric root of a shrunk covariance, straight from the definition."""
+
+    def read(both):
+        x, error = np.hsplit(both, 2)
+        return np.hstack([x - error, error])
+
+    v = read(np.hstack([references.x, references.error]).astype(np.float64))
+    covariance = ledoit_wolf(v)[0]
+    variance, vectors = np.linalg.eigh(covariance)
+    return (read(values) - v.mean(axis=0)) @ (vectors / np.sqrt(variance)) @ vectors.T
+
+
+@pytest.mark.parametrize(("n_references", "n_features"), [(200, 4), (12, 20)])
+def test_mahalanobis_distance(n_references, n_features):
+    references, values = References.of(make_errors(n_references, n_features), None, None), make_errors(15, n_features, seed=1)
+    method, white = MahalanobisDistance(least_shrinkage=0.0).fit(references), whitened(values, references)
+    np.testing.assert_allclose(method.score(values), (white**2).sum(axis=1), rtol=1e-6)
+    expected = white[:, :n_features] ** 2 + white[:, n_features:] ** 2
+    np.testing.assert_allclose(method.shares(values), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("n_references", "n_features"), [(100, 7), (2, 5), (20, 70), (700, 3)])
+def test_shares_sum_and_rows_do_not_depend_on_neighbours(name, n_references, n_features):
+    errors = make_errors(n_references, n_features)
+    errors[:, [0, n_features]] = 0.0  # a constant column
+    method, values = METHODS[name]().fit(References.of(errors, None, None)), np.abs(make_errors(90, n_features, seed=1))
+    score, shares = method.score(values), method.shares(values)
+    assert score.shape == (90,)
+    assert (shares >= 0).all()
+    if name == "reconstruction":
+        np.testing.assert_array_equal(shares, values)
+    else:
+        assert shares.shape == (90, n_features)
+    np.testing.assert_allclose(shares.sum(axis=1), score, rtol=1e-9)
+    order = np.random.default_rng(0).permutation(90)
+    for rows in (order, order[:7], [3], slice(5, 40), slice(89, None)):
+        np.testing.assert_array_equal(method.score(values[rows]), score[rows])
+        np.testing.assert_array_equal(method.shares(values[rows]), shares[rows])
+
+
+def test_identical_references():
+    references = References.of(np.zeros((10, 6)), None, None)
+    values = np.zeros((2, 6))
+    values[1, 1] = 2.0
+    for name in ("neighbors", "mahalanobis"):
+        method = METHODS[name]().fit(references)
+        shares = method.shares(values)
+        assert method.score(values)[0] == 0.0
+        assert shares[1].argmax() == 1
+        assert shares[1, 1] > 0.0
+
+
+def test_a_small_cluster_of_anomalies_among_the_references_stays_anomalous():
+    errors = make_errors(1000, 4)
+    errors[:5] = 0.01 * errors[:5] + 6.0
+    apart = NeighborDistance().fit(References.of(errors, None, None)).score(errors)
+    assert apart[:5].min() > np.quantile(apart[5:], 0.99)
+    nearest = np.sort(cdist(errors, errors), axis=1)[:, 1]
+    assert nearest[:5].max() < np.median(nearest)
+
+
+# -- references -------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_of_references():
+    assert [anomaly.n_references(d) for d in (1, 10, 512, 784, 3072, 100_000)] == [1024, 1024, 1024, 668, 170, 64]
+    drawn = anomaly.draw_references(5000, 10, 0)
+    assert len(drawn) == len(set(drawn)) == 1024
+    assert (np.diff(drawn) > 0).all()
+    np.testing.assert_array_equal(anomaly.draw_references(30, 10, 0), np.arange(30))
+
+
+def test_references_of_a_stream():
+    condition = np.arange(900.0)[:, None]
+    earlier = References.of(make_errors(900, 3), None, condition)
+    later = References.of(make_errors(500, 3) + 100.0, np.full(500, 2.0), condition[:500])
+    joined = earlier.joined(later, 0.25, 0)
+    is_later = joined.x[:, 0] > 50.0
+    assert len(joined.x) == len(joined.error) == len(joined.weight) == len(joined.condition) == 1024
+    assert is_later.sum() == 256
+    np.testing.assert_array_equal(joined.weight, np.where(is_later, 2.0, 1.0))
+    np.testing.assert_array_equal(joined.x[~is_later], earlier.x[joined.condition[~is_later, 0].astype(int)])
+    assert earlier._replace(condition=None).joined(later._replace(condition=None), 0.25, 0).condition is None
+
+
+def test_shares_are_drops_of_the_score_and_blocks_do_not_change_results(monkeypatch):
+    rng = np.random.default_rng(0)
+    X, mixing = rng.normal(size=(300, 5)), rng.normal(size=(5, 5)) * 0.2
+
+    def reconstruct(X, condition):
+        return np.einsum("ni,ij->nj", X, mixing) + condition
+
+    def read(entries, X, condition):
+        return np.hstack([X, X - reconstruct(X, condition)])
+
+    condition = rng.normal(size=(300, 1))
+    references = References.of(read("errors", X, condition), None, condition)
+    for method in (NeighborDistance(), MahalanobisDistance()):
+        scorer = Scorer(method.fit(references), read, reconstruct)
+        score, shares = scorer.score(X, condition), scorer.shares(X, condition)
+        np.testing.assert_allclose(shares.sum(axis=1), score, rtol=1e-9)
+        drop = np.empty((300, 5))
+        for j in range(5):
+            repaired = X.copy()
+            repaired[:, j] = reconstruct(X, condition)[:, j]
+            drop[:, j] = np.maximum(score - method.score(read("errors", repaired, condition)), 0.0)
+        lowered = drop.sum(axis=1) > 0
+        expected = score[lowered, None] * drop[lowered] / drop[lowered].sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(shares[lowered], expected, rtol=1e-9)
+        np.testing.assert_array_equal(shares[~lowered], method.shares(read("errors", X, condition))[~lowered])
+        assert 0.5 < lowered.mean() < 1.0
+        with monkeypatch.context() as patch:
+            patch.setattr("skvae.modules.columns.BLOCK_BYTES", 200_000)
+            np.testing.assert_array_equal(scorer.score(X, condition), score)
+            np.testing.assert_array_equal(scorer.shares(X, condition), shares)
+            patch.setattr(anomaly, "MAX_OCCLUDED", 4)
+            values = read("errors", X, condition)
+            np.testing.assert_array_equal(scorer.shares(X, condition), method.shares(values))
+
+
+def test_rows_that_no_column_lowers_get_the_terms_of_the_sum():
+    references = References.of(make_errors(60, 4), None, None)
+    method, X = NeighborDistance().fit(references), make_errors(10, 4)[:, :4]
+
+    def read(entries, X, condition):
+        return np.hstack([X, np.zeros_like(X)])
+
+    scorer = Scorer(method, read, lambda X, condition: X)
+    np.testing.assert_array_equal(scorer.shares(X), method.shares(read("errors", X, None)))
+
+
+def test_the_deviance_is_passed_through():
+    values = make_errors(5, 2)
+    np.testing.assert_array_equal(Deviance().fit(None).score(values), values.sum(axis=1))
