@@ -1,4 +1,5 @@
 import os
+import re
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # tests side by side: threads that wait for a busy core take seconds
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -12,6 +13,11 @@ from skvae.estimators._continuous import ContinuousAutoEncoder
 from skvae.training.threads import one_thread
 
 ALL_ESTIMATORS = [value for value in vars(skvae).values() if isinstance(value, type) and issubclass(value, BaseAutoEncoder)]
+
+
+def in_words(value):
+    """Name of a parameter's value: as it prints, but without the address of a function, which differs between processes."""
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
 
 def requires_y(cls):

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+from conftest import in_words
 from numpydoc.validate import validate
 from scipy import sparse
 from sklearn.base import clone
@@ -93,7 +94,7 @@ def table(counts=(60, 30, 10), seed=0):
         ({2: 10}, {2: 0}, [60, 30, 10]),
         (lambda y: {2: int((y == 1).sum())}, {2: 20}, [60, 30, 30]),
     ],
-    ids=str,
+    ids=in_words,
 )
 def test_classes_grow_as_they_are_asked_to(quick, strategy, new, sizes):
     X, y = table()
@@ -142,7 +143,7 @@ def test_balanced_classes_stay_as_they_are(quick):
         ({"estimator": AutoEncoder()}, "'estimator' parameter of CVAEResampler must be an instance of .*CVAE"),
         ({"estimator": CVAE(condition_columns=[0])}, "CVAEResampler tells its model the labels y; leave condition_columns"),
     ],
-    ids=str,
+    ids=in_words,
 )
 def test_parameters_that_cannot_be(quick, params, message):
     for method in ("fit", "fit_resample"):

@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from conftest import in_words
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.datasets import load_digits
@@ -78,7 +79,7 @@ def recorded(monkeypatch):
 # -- randomness -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("corruption", [*CORRUPTIONS, list(CORRUPTIONS), jitter], ids=str)
+@pytest.mark.parametrize("corruption", [*CORRUPTIONS, list(CORRUPTIONS), jitter], ids=in_words)
 def test_every_step_corrupts_anew(X, recorded, corruption):
     make(corruption=corruption, corruption_rate=0.4, max_epochs=5, batch_size=40).fit(X)
     assert len(recorded) == 5 * 2
@@ -90,7 +91,7 @@ def test_every_step_corrupts_anew(X, recorded, corruption):
     assert all(batch.target is batch.x for batch, _ in recorded)
 
 
-@pytest.mark.parametrize("corruption", [*CORRUPTIONS, list(CORRUPTIONS), jitter], ids=str)
+@pytest.mark.parametrize("corruption", [*CORRUPTIONS, list(CORRUPTIONS), jitter], ids=in_words)
 def test_the_random_state_decides_and_global_generators_are_left_alone(X, corruption):
     def fit(seed=0):
         return make(corruption=corruption, corruption_rate=0.4, random_state=seed).fit(X).transform(X)
@@ -127,7 +128,7 @@ def test_pretraining_leaves_global_generators_alone(X):
         {"corruption": "masking", "mask_value": 100.0},
         {"pretraining_epochs": 1},
     ],
-    ids=str,
+    ids=in_words,
 )
 def test_every_parameter_changes_the_result(X, params):
     reference = make(corruption="masking") if len(params) == 2 else make()
@@ -223,7 +224,7 @@ def test_a_function_may_differentiate(X):
 # -- what the loss compares -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("corruption", [*CORRUPTIONS, ("gaussian", "dropout"), halve], ids=str)
+@pytest.mark.parametrize("corruption", [*CORRUPTIONS, ("gaussian", "dropout"), halve], ids=in_words)
 @pytest.mark.parametrize("likelihood", ["gaussian", "laplace", "bernoulli"])
 def test_the_target_is_clean(pixels, corruption, likelihood):
     model = make(corruption=corruption, likelihood=likelihood).fit(pixels)
@@ -383,7 +384,7 @@ def initial_weights(monkeypatch, X, **params):
         {"corruption": "masking", "likelihood": "bernoulli"},
         {"corruption": ["salt_and_pepper", "dropout"], "activation": nn.Softplus},
     ],
-    ids=str,
+    ids=in_words,
 )
 def test_pretraining_sets_every_layer_and_records_its_losses(pixels, params, monkeypatch):
     params = {"hidden_layer_sizes": (24, 12), "activation": "tanh", "batch_size": 20, **params}
@@ -496,7 +497,7 @@ def test_pretraining_refuses_images(X):
         ({"pretraining_epochs": -1}, ["pretraining_epochs", "-1", "[0, inf)"]),
         ({"pretraining_epochs": 1.5}, ["pretraining_epochs", "1.5", "int"]),
     ],
-    ids=lambda value: str(value) if isinstance(value, dict) else "",
+    ids=lambda value: in_words(value) if isinstance(value, dict) else "",
 )
 def test_errors_name_parameter_value_and_what_is_allowed(X, params, parts):
     model = make(**params)
