@@ -12,6 +12,7 @@ from skvae.estimators import (
     SparseAE,
     VAETransformer,
 )
+from skvae.imputation import AutoencoderImputer
 from skvae.modules import Conv, Net
 from skvae.pipeline import reconstruct, sample, score_anomaly, step_score
 
@@ -22,6 +23,7 @@ __all__ = [
     "TDVAE",
     "VQVAE",
     "AutoEncoder",
+    "AutoencoderImputer",
     "CVAEClassifier",
     "CVAEResampler",
     "ContractiveAE",

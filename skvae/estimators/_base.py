@@ -126,6 +126,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     def _validate_params(self) -> None:
         check.check_architecture(self)
         super()._validate_params()
+        check.check_missing_values(self)
 
     def _fit(self, X: Any, told: Any, sample_weight: Any, *, once: bool) -> BaseAutoEncoder:
         """Fit anew, or from the state there is; for one pass, or for a run. State changes only if all goes well.
@@ -161,10 +162,11 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
                 if not resume:
                     self._probe(module, data.X)
             noise_before = module.likelihood.moment.clone()
-            rows = Rows(data.X, module.likelihood, device, weight=weight, condition=data.condition, index=train_index)
+            shared = {"weight": weight, "condition": data.condition, "missing": inference.misses_entries(module, data.X)}
+            rows = Rows(data.X, module.likelihood, device, index=train_index, **shared)
             valid = None
             if valid_index is not None:
-                valid = Rows(data.X, module.likelihood, device, weight=weight, condition=data.condition, index=valid_index)
+                valid = Rows(data.X, module.likelihood, device, index=valid_index, **shared)
             plan = self._plan(len(rows), once=once, callbacks=callbacks)
             try:
                 if not resume:
@@ -232,6 +234,8 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             raise ValueError(f"noise={self.noise!r} has no effect with likelihood='bernoulli', which has none; leave it 'auto'.")
         n_features = data.X.shape[-1]
         self._spec = {"n_features": n_features, **self._architecture(n_features)}
+        if self._module_class.takes_missing:
+            self._spec.update(self._missing_params(data.X if train_index is None else data.X[train_index]))
         module = self._new_module()
         module.likelihood.check(self._measured(data).X)
         measured = self._measured(data if train_index is None else data.take(train_index))
@@ -252,6 +256,11 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             "noise": self.noise if isinstance(self.noise, str) else float(self.noise),
             **self._module_params(),
         }
+
+    def _missing_params(self, X: Any) -> dict[str, Any]:
+        """Arguments of the module that tell of missing entries: the columns that have any in the training rows."""
+        indicated = check.check_missing(self, X)
+        return {"indicated": indicated} if indicated else {}
 
     def _code_params(self, n_features: int) -> dict[str, Any]:
         """Parameters that decide on the size of the code."""
@@ -548,6 +557,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
+        tags.input_tags.allow_nan = check.is_nan(getattr(self, "missing_values", None))
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
