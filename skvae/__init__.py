@@ -13,6 +13,7 @@ from skvae.estimators import (
     SparseAE,
     VAETransformer,
 )
+from skvae.imputation import AutoencoderImputer
 from skvae.modules import Conv, Net
 from skvae.pipeline import reconstruct, sample, score_anomaly, step_score
 
@@ -24,6 +25,7 @@ __all__ = [
     "VQVAE",
     "AnomalyDetector",
     "AutoEncoder",
+    "AutoencoderImputer",
     "CVAEClassifier",
     "CVAEResampler",
     "ContractiveAE",

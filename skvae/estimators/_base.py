@@ -129,6 +129,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     def _validate_params(self) -> None:
         check.check_architecture(self)
         super()._validate_params()
+        check.check_missing_values(self)
 
     def _fit(self, X: Any, told: Any, sample_weight: Any, *, once: bool) -> BaseAutoEncoder:
         """Fit anew, or from the state there is; for one pass, or for a run. State changes only if all goes well.
@@ -164,10 +165,11 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
                 if not resume:
                     self._probe(module, data.X)
             noise_before = module.likelihood.moment.clone()
-            rows = Rows(data.X, module.likelihood, device, weight=weight, condition=data.condition, index=train_index)
+            shared = {"weight": weight, "condition": data.condition, "missing": inference.misses_entries(module, data.X)}
+            rows = Rows(data.X, module.likelihood, device, index=train_index, **shared)
             valid = None
             if valid_index is not None:
-                valid = Rows(data.X, module.likelihood, device, weight=weight, condition=data.condition, index=valid_index)
+                valid = Rows(data.X, module.likelihood, device, index=valid_index, **shared)
             plan = self._plan(len(rows), once=once, callbacks=callbacks)
             try:
                 if not resume:
@@ -236,6 +238,8 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             raise ValueError(f"noise={self.noise!r} has no effect with likelihood='bernoulli', which has none; leave it 'auto'.")
         n_features = data.X.shape[-1]
         self._spec = {"n_features": n_features, **self._architecture(n_features)}
+        if self._module_class.takes_missing:
+            self._spec.update(self._missing_params(data.X if train_index is None else data.X[train_index]))
         module = self._new_module()
         module.likelihood.check(self._measured(data).X)
         measured = self._measured(data if train_index is None else data.take(train_index))
@@ -256,6 +260,11 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             "noise": self.noise if isinstance(self.noise, str) else float(self.noise),
             **self._module_params(),
         }
+
+    def _missing_params(self, X: Any) -> dict[str, Any]:
+        """Arguments of the module that tell of missing entries: the columns that have any in the training rows."""
+        indicated = check.check_missing(self, X)
+        return {"indicated": indicated} if indicated else {}
 
     def _code_params(self, n_features: int) -> dict[str, Any]:
         """Parameters that decide on the size of the code."""
@@ -370,7 +379,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         some = data.take(draw_references(data.n_rows, data.X.shape[1], seed))
         references = References.of(self._read("errors", some.X, some.condition, device), some.weight, some.condition)
         if rate < 1.0:
-            X = self.module_.likelihood.restore(torch.from_numpy(self._references.x))
+            X = self.module_.likelihood.rescale(torch.from_numpy(self._references.x))
             errors = self._read("errors", X, self._references.condition, device)  # as the model reconstructs them by now
             earlier = self._references._replace(error=References.of(errors, None, None).error)
             references = earlier.joined(references, rate, seed)
@@ -624,6 +633,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
+        tags.input_tags.allow_nan = check.is_nan(getattr(self, "missing_values", None))
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 

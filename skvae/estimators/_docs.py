@@ -34,6 +34,9 @@ noise : {"auto", "feature", "shared"} or float, default="auto"
     units of X. "auto" shares it, and the unit of standardisation, where all columns lie on one grid, as
     pixels do. Estimated scales never fall below 1% of a column's standard deviation or its resolution
     over the square root of 12.
+missing_values : float or None, default=None
+    What stands for a missing entry, such as ``np.nan``: scores are then those of what is observed, whose likelihood is
+    learned, and the encoder sees columns' means in place of the rest and which they are. None takes no missing entries.
 """
 
 TRAINING = """

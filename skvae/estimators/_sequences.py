@@ -27,7 +27,7 @@ def check_sequences(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -
     X, is_rows = _as_array(X)
     options: Any = {"dtype": [np.float64, np.float32], "ensure_all_finite": "allow-nan", "ensure_min_samples": min_rows}
     if is_rows:
-        check._refuse_text(X)
+        check.refuse_text(X)
         if not reset and not hasattr(estimator, "_n_columns"):  # fitted on arrays of three dimensions
             X = check_array(X, input_name="X", estimator=estimator, **options)
         else:

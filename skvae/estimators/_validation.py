@@ -12,12 +12,16 @@ import numpy as np
 import torch
 from scipy import sparse
 from sklearn.utils import _safe_indexing, check_consistent_length
+from sklearn.utils._param_validation import MissingValues
 from sklearn.utils.validation import _check_sample_weight, check_array, validate_data
 from torch import nn
 
 from skvae.modules import Conv, Net
-from skvae.modules.columns import dense_rows
+from skvae.modules.columns import dense_rows, has_missing
 from skvae.training import anomaly
+
+# What `missing_values` takes.
+MISSING_VALUES = [MissingValues(numeric_only=True), None]
 
 # What `net_params` may hold: the rest of skorch's arguments are the estimators' own parameters or would be ignored.
 _OWNED = {
@@ -40,7 +44,8 @@ def check_rows(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1, sets_f
     With `sets_form`, results come in the form of `X`, rows or images, from now on.
     """
     X = _flatten_images(estimator, X, reset=reset, sets_form=sets_form)
-    _refuse_text(X)
+    refuse_text(X)
+    missing = getattr(estimator, "missing_values", None)
     X = validate_data(
         estimator,
         X,
@@ -48,7 +53,9 @@ def check_rows(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1, sets_f
         accept_sparse="csr",
         dtype=[np.float64, np.float32],
         ensure_min_samples=min_rows,
+        ensure_all_finite="allow-nan" if is_nan(missing) else True,
     )
+    X = mark_missing(X, missing)
     if estimator._gives_images and estimator._n_condition_columns:
         raise ValueError("condition_columns are columns of rows; X is images, which have none to spare.")
     n_pixels = X.shape[1] - estimator._n_condition_columns
@@ -56,6 +63,58 @@ def check_rows(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1, sets_f
         n_given = prod(estimator.image_shape_)
         raise ValueError(f"image_shape={estimator.image_shape_} has {n_given} pixels, but X has {n_pixels} features.")
     return X
+
+
+def is_nan(value: Any) -> bool:
+    """Whether a value of a parameter is NaN."""
+    return isinstance(value, Real) and bool(np.isnan(value))
+
+
+def check_missing_values(estimator: Any) -> None:
+    """Raise a ValueError where what stands for a missing entry is no number that X can have."""
+    value = getattr(estimator, "missing_values", None)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, Real) or np.isinf(value)):
+        raise ValueError(
+            f"missing_values={value!r} must be np.nan or a finite number, which stands for a missing entry, or None."
+        )
+
+
+def mark_missing(X: Any, missing: Any) -> Any:
+    """Rows in which entries that are missing are NaN; `missing` is the number that stands for them, if there is one."""
+    if missing is None or is_nan(missing):
+        return X
+    if sparse.issparse(X):
+        if missing == 0:
+            raise ValueError("missing_values=0 is what sparse matrices leave out; pass X as a dense array, X.toarray().")
+        if (X.data == missing).any():
+            X = X.copy()
+            X.data[X.data == missing] = np.nan
+        return X
+    is_missing = X == missing
+    return np.where(is_missing, X.dtype.type(np.nan), X) if is_missing.any() else X
+
+
+def missing_entries(X: Any) -> np.ndarray:
+    """How many entries of each column are NaN."""
+    if sparse.issparse(X):
+        rows_and_columns = X.tocoo()
+        return np.bincount(rows_and_columns.col[np.isnan(rows_and_columns.data)], minlength=X.shape[1])
+    return np.isnan(X).sum(axis=0)
+
+
+def check_missing(estimator: Any, X: Any) -> tuple[int, ...]:
+    """Positions of the columns that have missing entries; none may have no others."""
+    if getattr(estimator, "missing_values", None) is None or not has_missing(X):
+        return ()
+    n_missing = missing_entries(X)
+    empty = np.flatnonzero(n_missing == X.shape[0])
+    if len(empty):
+        names = getattr(estimator, "feature_names_in_", None)
+        listing = [int(j) if names is None else str(names[j]) for j in empty[:5]]
+        raise ValueError(
+            f"Column(s) {listing} of X have no entry that is not missing, so that there is nothing to learn; drop them."
+        )
+    return tuple(int(j) for j in np.flatnonzero(n_missing))
 
 
 def _flatten_images(estimator: Any, X: Any, *, reset: bool, sets_form: bool) -> Any:
@@ -116,7 +175,7 @@ def check_image_shape(image_shape: Any) -> tuple[int, int, int] | None:
     return channels, height, width
 
 
-def _refuse_text(X: Any) -> None:
+def refuse_text(X: Any) -> None:
     """Raise a ValueError that names the columns which hold text or dates."""
     named: dict[str, Any] = {}
     if hasattr(X, "columns") and hasattr(X, "dtypes"):

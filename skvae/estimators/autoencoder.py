@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from sklearn.utils._param_validation import HasMethods
 
+from skvae.estimators import _validation as check
 from skvae.estimators._continuous import ContinuousAutoEncoder
 from skvae.estimators._density import (
     GaussianDensity,
@@ -75,6 +76,7 @@ class AutoEncoder(ContinuousAutoEncoder):
 
     _parameter_constraints = {
         **ContinuousAutoEncoder._parameter_constraints,
+        "missing_values": check.MISSING_VALUES,
         "density": [HasMethods(["fit", "score_samples", "sample"]), None],
     }
 
@@ -92,6 +94,7 @@ class AutoEncoder(ContinuousAutoEncoder):
         tied_weights=False,
         likelihood="gaussian",
         noise="auto",
+        missing_values=None,
         density=None,
         learning_rate="auto",
         learning_rate_schedule="cosine",
@@ -123,6 +126,7 @@ class AutoEncoder(ContinuousAutoEncoder):
         self.tied_weights = tied_weights
         self.likelihood = likelihood
         self.noise = noise
+        self.missing_values = missing_values
         self.density = density
         self.learning_rate = learning_rate
         self.learning_rate_schedule = learning_rate_schedule

@@ -114,6 +114,7 @@ class DenoisingAE(AutoEncoder):
         tied_weights=False,
         likelihood="gaussian",
         noise="auto",
+        missing_values=None,
         density=None,
         learning_rate="auto",
         learning_rate_schedule="cosine",
@@ -151,6 +152,7 @@ class DenoisingAE(AutoEncoder):
         self.tied_weights = tied_weights
         self.likelihood = likelihood
         self.noise = noise
+        self.missing_values = missing_values
         self.density = density
         self.learning_rate = learning_rate
         self.learning_rate_schedule = learning_rate_schedule

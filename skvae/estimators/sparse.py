@@ -11,6 +11,7 @@ import torch
 from scipy import sparse
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from skvae.estimators import _validation as check
 from skvae.estimators._continuous import ContinuousAutoEncoder
 from skvae.estimators._density import ActivityDensity, blend_moments, code_moments
 from skvae.estimators._docs import document
@@ -112,6 +113,7 @@ class SparseAE(ContinuousAutoEncoder):
 
     _parameter_constraints = {
         **ContinuousAutoEncoder._parameter_constraints,
+        "missing_values": check.MISSING_VALUES,
         "penalty": [StrOptions(set(PENALTIES))],
         "sparsity_weight": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "target_activation": [Interval(Real, 0, 1, closed="neither")],
@@ -144,6 +146,7 @@ class SparseAE(ContinuousAutoEncoder):
         tied_weights=False,
         likelihood="gaussian",
         noise="auto",
+        missing_values=None,
         learning_rate="auto",
         learning_rate_schedule="cosine",
         optimizer="adam",
@@ -182,6 +185,7 @@ class SparseAE(ContinuousAutoEncoder):
         self.tied_weights = tied_weights
         self.likelihood = likelihood
         self.noise = noise
+        self.missing_values = missing_values
         self.learning_rate = learning_rate
         self.learning_rate_schedule = learning_rate_schedule
         self.optimizer = optimizer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from skvae.estimators import _validation as check
 from skvae.estimators._docs import document
 from skvae.estimators._latent import LatentWalksMixin
 from skvae.estimators._variational import VariationalAutoEncoder
@@ -70,6 +71,11 @@ class VAETransformer(LatentWalksMixin, VariationalAutoEncoder):
 
     _module_class = VAEModule
 
+    _parameter_constraints = {
+        **VariationalAutoEncoder._parameter_constraints,
+        "missing_values": check.MISSING_VALUES,
+    }
+
     def __init__(
         self,
         n_components="auto",
@@ -89,6 +95,7 @@ class VAETransformer(LatentWalksMixin, VariationalAutoEncoder):
         tied_weights=False,
         likelihood="gaussian",
         noise="auto",
+        missing_values=None,
         learning_rate="auto",
         learning_rate_schedule="cosine",
         optimizer="adam",
@@ -124,6 +131,7 @@ class VAETransformer(LatentWalksMixin, VariationalAutoEncoder):
         self.tied_weights = tied_weights
         self.likelihood = likelihood
         self.noise = noise
+        self.missing_values = missing_values
         self.learning_rate = learning_rate
         self.learning_rate_schedule = learning_rate_schedule
         self.optimizer = optimizer

@@ -11,6 +11,7 @@ from skvae.modules.cvae import CVAEModule
 from skvae.modules.denoising import CORRUPTIONS, DenoisingModule
 from skvae.modules.layers import ACTIVATIONS, NORMALIZATIONS, mlp
 from skvae.modules.likelihood import LIKELIHOODS, NOISE_MODES, Bernoulli, Gaussian, Laplace, Likelihood
+from skvae.modules.missing import MECHANISMS, MaskModel, MIWAEModule
 from skvae.modules.networks import build_networks
 from skvae.modules.pixelsnail import PixelSNAILPrior
 from skvae.modules.quantizer import CODEBOOKS, SIMILARITIES, VectorQuantizer
@@ -38,6 +39,7 @@ __all__ = [
     "CVAE_PRIORS",
     "JACOBIANS",
     "LIKELIHOODS",
+    "MECHANISMS",
     "NOISE_MODES",
     "NORMALIZATIONS",
     "PENALTIES",
@@ -56,6 +58,8 @@ __all__ = [
     "Laplace",
     "LatentModule",
     "Likelihood",
+    "MIWAEModule",
+    "MaskModel",
     "Net",
     "PixelSNAILPrior",
     "SparseModule",

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from skvae.modules.base import LatentModule, Schedule
+from skvae.modules.base import LatentModule, Schedule, told_observed
 from skvae.modules.batch import Batch
 from skvae.modules.layers import TiedLinear
 
@@ -62,6 +62,7 @@ class AutoEncoderModule(LatentModule):
     secant: Tensor
 
     solves_per_row = True
+    takes_missing = True
 
     def __init__(self, n_features: int, n_components: int, **autoencoder: Any):
         super().__init__(n_features, n_components, **autoencoder)
@@ -70,8 +71,8 @@ class AutoEncoderModule(LatentModule):
         self.register_buffer("secant", torch.ones(n_components))
 
     def loss(self, batch: Batch, schedule: Schedule) -> dict[str, Tensor]:
-        output = self.decode(self.encode(batch.x))
-        return {"reconstruction": self.likelihood.distortion(batch.target, output)}
+        output = self.decode(self.encode(batch.x, **told_observed(batch.mask)))
+        return {"reconstruction": self.likelihood.distortion(batch.target, output, batch.mask)}
 
     # -- the generative model behind the score ------------------------------------------------------------------------
 
@@ -141,10 +142,12 @@ class AutoEncoderModule(LatentModule):
             return torch.cholesky_solve(gradient.mT, factor[0]).mT, factor
         return torch.cholesky_solve(gradient.unsqueeze(-1), factor).squeeze(-1), factor
 
-    def propose(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        code, free = self._code(x)
+    def propose(self, x: Tensor, noise: Tensor, *, observed: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        code, free = self._code(x, observed)
         output = self.decode(code)
         residual, information = self.likelihood.residual(x, output), self.likelihood.information(output)
+        if observed is not None:
+            residual, information = residual * observed, information * observed
         step, factor = self._laplace(code, free, self._slopes(code, free), residual, information)
         noise = noise[..., : free.positions.shape[1]].to(factor)
         active = free.active.unsqueeze(1)
@@ -155,16 +158,16 @@ class AutoEncoderModule(LatentModule):
         log_q = ((log_det - 0.5 * noise.square() - 0.5 * math.log(2.0 * math.pi)) * active).sum(-1)
         return z, log_q.to(x)
 
-    def _code(self, x: Tensor) -> tuple[Tensor, Free]:
+    def _code(self, x: Tensor, observed: Tensor | None = None) -> tuple[Tensor, Free]:
         """Codes of rows, zero outside their free entries."""
-        code = self.encode(x)
+        code = self.encode(x, **told_observed(observed))
         free = self._free(code)
         return torch.zeros_like(code).scatter(1, free.positions, code.gather(1, free.positions)), free
 
     # -- the noise ----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def fit_noise(self, x: Tensor, weight: Tensor, noise: Tensor) -> None:
+    def fit_noise(self, x: Tensor, weight: Tensor, noise: Tensor, *, observed: Tensor | None = None) -> None:
         """Fit the likelihood's noise by expectation-maximisation over the Laplace approximations of the posteriors.
 
         Where systems are too large to be solved for many rows, these few decide on the level of the noise alone, and the
@@ -172,36 +175,43 @@ class AutoEncoderModule(LatentModule):
         """
         if not self.likelihood.learns_noise:
             return
-        part = self._affordable(x)
-        code, free = self._code(x[part])
+        likelihood, part = self.likelihood, self._affordable(x, observed)
+        seen = None if observed is None else observed[part]
+        code, free = self._code(x[part], seen)
         output = self.decode(code)
-        residual, slopes = self.likelihood.residual(x[part], output), self._slopes(code, free)
-        share = weight[part] / weight[part].sum()
-        energy = start = share @ self.likelihood.energy(x[part], self.likelihood.locate(output))
+        residual, slopes = likelihood.residual(x[part], output), self._slopes(code, free)
+        if seen is not None:
+            residual = residual * seen
+        energy = start = likelihood.mean_energy(likelihood.energy(x[part], likelihood.locate(output)), weight[part], seen)
         each_column = len(code) >= min(len(x), _FEWEST_ROWS)
         if not each_column:
-            everything = self.likelihood.locate(self.decode(self._code(x)[0]))
-            energy = (weight / weight.sum()) @ self.likelihood.energy(x, everything)
-        self.likelihood.set_moment(energy)
-        is_wide = slopes.shape[1] > slopes.shape[2]
+            everything = likelihood.locate(self.decode(self._code(x, observed)[0]))
+            energy = likelihood.mean_energy(likelihood.energy(x, everything), weight, observed)
+        likelihood.set_moment(energy)
+        # What is missing has infinite noise, which systems of the rows' size cannot have.
+        is_wide = slopes.shape[1] > slopes.shape[2] and seen is None
         moments = (self._wide_moments if is_wide else self._moments)(code, free, slopes, residual)
         for _ in range(_NOISE_ITERATIONS):
-            moved, uncertainty = moments(self.likelihood.information(output))
-            expected = share @ self.likelihood.expected_energy(moved.to(x), uncertainty.to(x))
+            information = likelihood.information(output)
+            moved, uncertainty = moments(information if seen is None else information * seen)
+            expected = likelihood.expected_energy(moved.to(x), uncertainty.to(x))
+            expected = likelihood.mean_energy(expected, weight[part], seen)
             self.likelihood.set_moment(expected if each_column else energy * (expected.sum() / start.sum().clamp(min=1e-30)))
 
-    def _affordable(self, x: Tensor) -> slice:
+    def _affordable(self, x: Tensor, observed: Tensor | None = None) -> slice:
         """Evenly spaced rows whose slopes fit into memory and whose systems are solved in a moment."""
-        code, free = self._code(x[:1])
+        code, free = self._code(x[:1], None if observed is None else observed[:1])
         if (
-            self._linear_map is not None
+            observed is None
+            and self._linear_map is not None
             and free.positions.stride(0) == 0
             and self.likelihood.information(self.decode(code)).dim() == 1
         ):
             return slice(None)  # one system for all
         n_free = free.positions.shape[1]
         numbers = 2 * n_free * max(self.n_features, self.n_components)
-        work = min(n_free, self.n_features) ** 2 * max(n_free, self.n_features)
+        size = n_free if observed is not None else min(n_free, self.n_features)
+        work = size**2 * max(n_free, self.n_features)
         n_rows = max(1, min(_SLOPE_NUMBERS // numbers, _SOLVE_WORK // work))
         return slice(None, None, -(-len(x) // n_rows))
 

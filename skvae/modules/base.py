@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -86,13 +86,22 @@ class LatentModule(TrainableModule):
         A name in `skvae.modules.LIKELIHOODS`.
     noise : str or float
         See `skvae.modules.Likelihood`.
+    indicated : sequence of int
+        Columns of which the encoder is told whether they are missing, in training order.
     **networks : dict
         See `skvae.modules.build_networks`.
+
+    Notes
+    -----
+    Where rows have missing entries, these are filled by the columns' means, and methods are told by `observed`, a mask of the
+    rows' shape, which entries are not.
     """
 
     encoder_outputs_per_component = 1
     learns_noise = False  # whether the loss has the likelihood's noise in it
     passes_rows_on = True  # whether encoder and decoder take rows and codes as they come, with nothing joined to them
+    takes_missing = False  # whether rows may have missing entries
+    indicated: Tensor
 
     def __init__(
         self,
@@ -101,11 +110,18 @@ class LatentModule(TrainableModule):
         *,
         likelihood: str = "gaussian",
         noise: str | float = "auto",
+        indicated: Sequence[int] = (),
         **networks: Any,
     ):
         super().__init__()
         self.n_features = n_features
         self.n_components = n_components
+        self.n_indicators = len(indicated)
+        self._known: Tensor | None = None  # share of the last batch that has a column's entries
+        if indicated:
+            self.passes_rows_on = False
+            networks["n_indicators"] = len(indicated)
+            self.register_buffer("indicated", torch.tensor(indicated), persistent=False)
         self.image_shape = networks.get("image_shape")
         self.encoder, self.decoder = self._build_networks(**networks)
         self.likelihood = LIKELIHOODS[likelihood](n_features, noise)
@@ -113,7 +129,7 @@ class LatentModule(TrainableModule):
     @property
     def n_encoder_inputs(self) -> int:
         """Width of what the encoder takes."""
-        return self.n_features
+        return self.n_features + self.n_indicators
 
     @property
     def n_decoder_inputs(self) -> int:
@@ -150,7 +166,8 @@ class LatentModule(TrainableModule):
     def after_step(self) -> None:
         """Move the noise."""
         if self.learns_noise:
-            self.likelihood.update_noise(_NOISE_RATE)
+            self.likelihood.update_noise(_NOISE_RATE, self._known)
+            self._known = None
 
     def after_training(self) -> None:
         """Have the noise for a constant again."""
@@ -159,17 +176,31 @@ class LatentModule(TrainableModule):
 
     # -- the code -----------------------------------------------------------------------------------------------------
 
-    def encode(self, x: Tensor) -> Tensor:
+    def encode(self, x: Tensor, *, observed: Tensor | None = None) -> Tensor:
         """Code of standardised rows, ``(n, n_features)`` to ``(n, n_components)``."""
-        code: Tensor = self.encoder(self.likelihood.network_input(x))
+        code: Tensor = self.encoder(self.encoder_input(x, observed))
         return code
+
+    def encoder_input(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        """Return what the encoder takes: rows, and beside them ones where an entry of an indicated column is missing."""
+        x = self.likelihood.network_input(x)
+        if not self.n_indicators:
+            return x
+        if observed is None:
+            return nn.functional.pad(x, (0, self.n_indicators))
+        return torch.cat([x, (~observed[:, self.indicated]).to(x)], dim=1)
 
     def decode(self, z: Tensor) -> Tensor:
         """Return what the likelihood reads off a code, ``(n, n_components)`` to ``(n, n_features)``."""
         output: Tensor = self.decoder(z)
         return output
 
-    def fit_noise(self, x: Tensor, weight: Tensor, noise: Tensor) -> None:
+    def _note_known(self, batch: Batch) -> None:
+        """Note how much of a batch is observed, for the noise to be learned from."""
+        if batch.mask is not None and self.training:
+            self._known = (batch.weight / len(batch.weight)) @ batch.mask.to(batch.weight)
+
+    def fit_noise(self, x: Tensor, weight: Tensor, noise: Tensor, *, observed: Tensor | None = None) -> None:
         """Fit the likelihood's noise to standardised rows once encoder and decoder are trained.
 
         Parameters
@@ -178,12 +209,13 @@ class LatentModule(TrainableModule):
         weight : Tensor of shape (n,)
         noise : Tensor of shape (n, n_components)
             Standard normal draws.
+        observed : Tensor of bool, shape (n, n_features), optional
         """
         raise NotImplementedError
 
     # -- scoring: nats per row, without penalties, corruption or beta -------------------------------------------------
 
-    def propose(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def propose(self, x: Tensor, noise: Tensor, *, observed: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Draws from an approximate posterior, for importance sampling.
 
         Parameters
@@ -192,6 +224,7 @@ class LatentModule(TrainableModule):
             Standardised rows.
         noise : Tensor of shape (n, n_draws, n_components)
             Standard normal draws.
+        observed : Tensor of bool, shape (n, n_features), optional
 
         Returns
         -------
@@ -219,16 +252,26 @@ class LatentModule(TrainableModule):
         -------
         Tensor of shape (n, n_draws)
         """
+        return self.weigh(batch, log_prior)[0]
+
+    def weigh(self, batch: Batch, log_prior: Callable[[Tensor], Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """`log_weights`, and what the decoder returns for the draws, ``(n, n_draws, n_features)``."""
         assert batch.noise is not None
-        z, log_q = self.propose(batch.x, batch.noise["posterior"])
+        z, log_q = self.propose(batch.x, batch.noise["posterior"], **told_observed(batch.mask))
         output = torch.unflatten(self.decode(z.flatten(0, 1)), 0, z.shape[:2])
-        log_likelihood = -self.likelihood.nll(batch.target.unsqueeze(1), output)
-        return log_likelihood + (log_prior or self.log_prior)(z) - log_q
+        mask = None if batch.mask is None else batch.mask.unsqueeze(1)
+        log_likelihood = -self.likelihood.nll(batch.target.unsqueeze(1), output, mask)
+        return log_likelihood + (log_prior or self.log_prior)(z) - log_q, output
 
     def log_prob(self, batch: Batch, log_prior: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Importance-weighted estimate of the log-likelihood of rows, in nats and in the units of the data, ``(n,)``."""
         log_weights = self.log_weights(batch, log_prior)
         return torch.logsumexp(log_weights, dim=1) - math.log(log_weights.shape[1])
+
+
+def told_observed(observed: Tensor | None) -> dict[str, Tensor]:
+    """Return the argument that tells of missing entries, for modules that take it."""
+    return {} if observed is None else {"observed": observed}
 
 
 def _note(layer: nn.Module, name: str) -> int | None:

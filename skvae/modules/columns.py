@@ -52,6 +52,8 @@ class ColumnStatistics:
     minimum, maximum : ndarray of shape (n_features,)
     mean, spread : ndarray of shape (n_features,)
         Weighted means and standard deviations of each column alone; the latter 0 where it is constant.
+
+    Entries that are NaN are missing, and left out of everything.
     shared_unit : bool
         The columns are measurements of one kind on one grid, as pixels are.
     """
@@ -116,6 +118,8 @@ class ColumnStatistics:
 
 def _moments(X: Any, sample_weight: NDArray[np.float64] | None) -> tuple[NDArray[np.float64], ...]:
     """Weighted mean and standard deviation, minimum and maximum of every column, in two passes over row blocks."""
+    if has_missing(X):
+        return _moments_of_observed(X, sample_weight)
     n_rows, n_features = X.shape
     weight = np.full(n_rows, 1.0 / n_rows) if sample_weight is None else sample_weight / sample_weight.sum()
     mean = np.zeros(n_features)
@@ -131,13 +135,50 @@ def _moments(X: Any, sample_weight: NDArray[np.float64] | None) -> tuple[NDArray
             deviation = dense_rows(X, rows) - mean
             np.square(deviation, out=deviation)
             variance += weight[rows] @ deviation
+    _check_spread(variance, low, high)
+    return mean, np.sqrt(variance), low, high
+
+
+def _check_spread(variance: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]) -> None:
+    """Raise a ValueError about columns whose spread overflows or underflows."""
     for failed, size in ((~np.isfinite(variance), "large"), ((variance == 0.0) & (low < high), "small")):
         if failed.any():
             raise ValueError(
                 f"The spread of column(s) {np.flatnonzero(failed)[:5].tolist()} of X is too {size} to be computed in "
                 "double precision; divide them by a constant first."
             )
+
+
+def _moments_of_observed(X: Any, sample_weight: NDArray[np.float64] | None) -> tuple[NDArray[np.float64], ...]:
+    """Do the same over the entries that are not NaN; the mean of columns that have none is zero."""
+    n_rows, n_features = X.shape
+    weight = np.full(n_rows, 1.0 / n_rows) if sample_weight is None else sample_weight / sample_weight.sum()
+    total, mean, variance = np.zeros(n_features), np.zeros(n_features), np.zeros(n_features)
+    low, high = np.full(n_features, np.inf), np.full(n_features, -np.inf)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for rows in row_blocks(n_rows, n_features):
+            block = dense_rows(X, rows)
+            observed = ~np.isnan(block)
+            total += weight[rows] @ observed
+            mean += weight[rows] @ np.where(observed, block, 0.0)
+            low, high = np.fmin(low, np.fmin.reduce(block, axis=0)), np.fmax(high, np.fmax.reduce(block, axis=0))
+        total = np.where(total > 0.0, total, 1.0)
+        mean /= total
+        for rows in row_blocks(n_rows, n_features):
+            deviation = dense_rows(X, rows) - mean
+            variance += weight[rows] @ np.nan_to_num(np.square(deviation), nan=0.0, posinf=np.inf)
+        variance /= total
+    empty = low > high
+    low[empty] = high[empty] = 0.0
+    _check_spread(variance, low, high)
     return mean, np.sqrt(variance), low, high
+
+
+def has_missing(X: Any) -> bool:
+    """Whether a dense array or CSR matrix has entries that are NaN."""
+    values = X.data if hasattr(X, "toarray") else X
+    with np.errstate(over="ignore", invalid="ignore"):
+        return values.dtype.kind == "f" and bool(np.isnan(values.sum())) and bool(np.isnan(values).any())
 
 
 def _resolution(sample: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -146,9 +187,10 @@ def _resolution(sample: NDArray[np.float64]) -> NDArray[np.float64]:
     gaps = np.diff(ordered, axis=1)
     if gaps.shape[1] == 0:
         return np.zeros(len(ordered))
-    distinct = gaps > 1e-7 * (ordered[:, -1:] - ordered[:, :1])  # differences of rounding do not count
+    span = np.fmax.reduce(ordered, axis=1, keepdims=True) - ordered[:, :1]  # NaN comes last
+    distinct = gaps > 1e-7 * span  # differences of rounding do not count
     smallest = np.where(distinct, gaps, np.inf).min(axis=1)
-    few = 2 * (distinct.sum(axis=1) + 1) <= sample.shape[0]
+    few = 2 * (distinct.sum(axis=1) + 1) <= np.maximum((~np.isnan(ordered)).sum(axis=1), 1)
     return np.where(few & np.isfinite(smallest), smallest, 0.0)
 
 
@@ -168,7 +210,7 @@ def _share_a_unit(
     if alike.mean() < 0.5:
         return False
     looked_at = sample[:: -(-len(sample) // _UNION_ROWS), varying]
-    n_levels = 1 + int((np.diff(np.unique(looked_at)) > 1e-7 * span).sum())
+    n_levels = 1 + int((np.diff(np.unique(looked_at[~np.isnan(looked_at)])) > 1e-7 * span).sum())
     return n_levels <= min(_MAX_LEVELS, looked_at.size // 2)
 
 

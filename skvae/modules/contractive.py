@@ -113,19 +113,19 @@ class ContractiveModule(AutoEncoderModule):
         if not (self.contraction or self.hessian):
             return super().loss(batch, schedule)
         noise = batch.noise or {}
-        norm, change, code = self._contract(batch.x, noise)
-        terms = {"reconstruction": self.likelihood.distortion(batch.target, self.decode(code))}
+        norm, change, code = self._contract(batch.x, noise, batch.mask)
+        terms = {"reconstruction": self.likelihood.distortion(batch.target, self.decode(code), batch.mask)}
         if self.contraction:
             terms["contraction"] = self.contraction * norm
         if change is not None:
             terms["hessian"] = self.hessian * change
         return terms
 
-    def _contract(self, x: Tensor, noise: dict[str, Tensor]) -> tuple[Tensor, Tensor | None, Tensor]:
+    def _contract(self, x: Tensor, noise: dict[str, Tensor], observed: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor]:
         """Squared norms of the Jacobian and, where it counts, of its change, each ``(n,)``, and codes of the rows."""
         if self.hessian:
             try:
-                return self._contract_twice(x, self.hessian_noise * noise["perturbation"], noise)
+                return self._contract_twice(x, self.hessian_noise * noise["perturbation"], noise, observed)
             except RuntimeError as error:
                 if not _MAPPING_FAILED.search(str(error)):
                     raise
@@ -133,22 +133,42 @@ class ContractiveModule(AutoEncoderModule):
                     f"hessian={self.hessian:g} needs an encoder that torch.func.vmap can map, which this one is not; set "
                     f"hessian=0. torch says: {error}"
                 ) from error
+        encode = self._encode_observed(x, observed)
         if self.jacobian == "analytic":
-            code = self.encode(x)
-            return fn.layer_jacobian_norm(self._slope(code), self._weight), None, code
+            code = encode(x)
+            slope = self._slope(code)
+            if observed is not None:
+                return self._norm_of_observed(slope, observed), None, code
+            return fn.layer_jacobian_norm(slope, self._weight), None, code
         if self.jacobian == "exact":
-            norm, code = fn.jacobian_norm(self.encode, x)
+            norm, code = fn.jacobian_norm(encode, x)
         else:
-            norm, code = fn.hutchinson_norm(self.encode, x, noise["probes"])
+            norm, code = fn.hutchinson_norm(encode, x, noise["probes"])
         return norm, None, code
 
-    def _contract_twice(self, x: Tensor, perturbation: Tensor, noise: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def _contract_twice(
+        self, x: Tensor, perturbation: Tensor, noise: dict[str, Tensor], observed: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        encode = self._encode_observed(x, observed)
         if self.jacobian == "analytic":
-            code, moved = self.encode(x), self.encode(x + perturbation)
-            return *fn.layer_jacobian_change(self._slope(code), self._slope(moved), self._weight), code
+            code, moved = encode(x), encode(x + perturbation)
+            slope, other = self._slope(code), self._slope(moved)
+            if observed is not None:
+                return self._norm_of_observed(slope, observed), self._norm_of_observed(other - slope, observed), code
+            return *fn.layer_jacobian_change(slope, other, self._weight), code
         if self.jacobian == "exact":
-            return fn.jacobian_change(self.encode, x, perturbation)
-        return fn.hutchinson_change(self.encode, x, perturbation, noise["probes"])
+            return fn.jacobian_change(encode, x, perturbation)
+        return fn.hutchinson_change(encode, x, perturbation, noise["probes"])
+
+    def _encode_observed(self, x: Tensor, observed: Tensor | None) -> Callable[[Tensor], Tensor]:
+        """Return the encoder as a function of what is observed of rows, the rest of which stays as it is."""
+        if observed is None:
+            return self.encode
+        return lambda moved: self.encode(torch.where(observed, moved, x), observed=observed)
+
+    def _norm_of_observed(self, slope: Tensor, observed: Tensor) -> Tensor:
+        """Squared norms of the one layer's Jacobian, or of its change, in the entries that are observed."""
+        return (slope.square() * (observed.to(slope) @ self._weight.square().mT)).sum(1)
 
     def _slope(self, code: Tensor) -> Tensor:
         """Slopes of the one layer's activation, from its values."""
@@ -159,10 +179,14 @@ class ContractiveModule(AutoEncoderModule):
     def _weight(self) -> Tensor:
         """Weights of the one layer, without those of columns that it never sees."""
         assert self._single_layer is not None
-        return self.likelihood.network_input(self._single_layer[0].weight)
+        return self.likelihood.network_input(self._single_layer[0].weight[:, : self.n_features])
 
-    def jacobian_norm(self, x: Tensor) -> Tensor:
+    def jacobian_norm(self, x: Tensor, *, observed: Tensor | None = None) -> Tensor:
         """Norm of the Jacobian of the code at standardised rows ``(n, n_features)``, exactly, ``(n,)``."""
-        if self._single_layer is not None:
-            return fn.layer_jacobian_norm(self._slope(self.encode(x)), self._weight).sqrt()
-        return fn.jacobian_norm(self.encode, x)[0].sqrt()
+        encode = self._encode_observed(x, observed)
+        if self._single_layer is None:
+            return fn.jacobian_norm(encode, x)[0].sqrt()
+        slope = self._slope(encode(x))
+        if observed is not None:
+            return self._norm_of_observed(slope, observed).sqrt()
+        return fn.layer_jacobian_norm(slope, self._weight).sqrt()

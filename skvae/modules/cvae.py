@@ -41,6 +41,8 @@ class CVAEModule(VAEModule):
     .. [2] Sohn et al., "Learning structured output representation using deep conditional generative models", NeurIPS 2015.
     """
 
+    takes_missing = False
+
     def __init__(
         self,
         n_features: int,
@@ -73,7 +75,7 @@ class CVAEModule(VAEModule):
     def n_decoder_inputs(self) -> int:
         return self.n_components + self.n_conditions
 
-    def _encoder_output(self, x: Tensor, condition: Tensor | None) -> Tensor:
+    def _encoder_output(self, x: Tensor, condition: Tensor | None, observed: Tensor | None = None) -> Tensor:
         if not self.encode_condition:
             return super()._encoder_output(x, condition)
         assert condition is not None

@@ -67,7 +67,10 @@ class DenoisingModule(AutoEncoderModule):
                 self.noise_shapes["signs"] = (n_features,)
 
     def loss(self, batch: Batch, schedule: Schedule) -> dict[str, Tensor]:
-        return super().loss(batch._replace(x=self.corrupt(batch)), schedule)
+        corrupted = self.corrupt(batch)
+        if batch.mask is not None:  # what is missing stays what it is filled by
+            corrupted = torch.where(batch.mask, corrupted, batch.x)
+        return super().loss(batch._replace(x=corrupted), schedule)
 
     def corrupt(self, batch: Batch) -> Tensor:
         """Corrupted rows of a batch, standardised, ``(n, n_features)``."""
@@ -123,9 +126,10 @@ class DenoisingModule(AutoEncoderModule):
         unit = self._noise_unit().square().mean() / self.likelihood.column("spread").square().mean().clamp(min=1e-30)
         for i, (down, up) in enumerate(zip(encoder, decoder, strict=True)):
             stage = DenoisingModule(
-                down[0].in_features,
+                down[0].in_features if i else self.n_features,
                 down[0].out_features,
                 hidden_layer_sizes=(),
+                indicated=() if i or not self.n_indicators else self.indicated.tolist(),
                 corruption=self.corruption,
                 corruption_rate=self.corruption_rate,
                 noise_scale=self.noise_scale * float(unit.sqrt()),

@@ -102,13 +102,15 @@ class TiedLinear(nn.Module):
         Stays the owner of the weights, which are neither counted nor saved twice.
     n_inputs : int
         How many of its outputs, from the first on, are the inputs here.
+    n_outputs : int, optional
+        How many of its inputs, from the first on, are the outputs here; all by default.
     """
 
-    def __init__(self, source: nn.Linear, n_inputs: int):
+    def __init__(self, source: nn.Linear, n_inputs: int, n_outputs: int | None = None):
         super().__init__()
         self._source = (source,)  # a tuple, which does not register it
-        self.in_features, self.out_features = n_inputs, source.in_features
-        self.bias = nn.Parameter(torch.zeros(source.in_features))
+        self.in_features, self.out_features = n_inputs, source.in_features if n_outputs is None else n_outputs
+        self.bias = nn.Parameter(torch.zeros(self.out_features))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)
@@ -116,7 +118,7 @@ class TiedLinear(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The weights, ``(out_features, in_features)``."""
-        return self._source[0].weight[: self.in_features].mT
+        return self._source[0].weight[: self.in_features, : self.out_features].mT
 
     @property
     def row_work(self) -> int:
@@ -128,7 +130,7 @@ class TiedLinear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}"
 
 
-def tied_mlp(encoder: nn.Sequential, n_inputs: int, **hidden: Any) -> nn.Sequential:
+def tied_mlp(encoder: nn.Sequential, n_inputs: int, n_outputs: int | None = None, **hidden: Any) -> nn.Sequential:
     """Build the mirror of a perceptron, by its weights transposed.
 
     Parameters
@@ -137,6 +139,8 @@ def tied_mlp(encoder: nn.Sequential, n_inputs: int, **hidden: Any) -> nn.Sequent
         From `mlp`.
     n_inputs : int
         How many of its outputs are inputs here; the rest, such as log-variances, have no mirror.
+    n_outputs : int, optional
+        How many of its inputs are outputs here; all by default.
     **hidden : dict
         `activation`, `dropout` and `normalization` of the hidden layers.
 
@@ -147,7 +151,8 @@ def tied_mlp(encoder: nn.Sequential, n_inputs: int, **hidden: Any) -> nn.Sequent
     maps = [layer for layer in encoder if isinstance(layer, nn.Linear)][::-1]
     layers: list[nn.Module] = []
     for i, source in enumerate(maps):
-        layers.append(TiedLinear(source, n_inputs if i == 0 else source.out_features))
+        last = n_outputs if i == len(maps) - 1 else None
+        layers.append(TiedLinear(source, n_inputs if i == 0 else source.out_features, last))
         if i < len(maps) - 1:
             layers += after(source.in_features, **hidden)
     return nn.Sequential(*layers)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from skvae import functional as fn
-from skvae.modules.columns import ColumnStatistics, row_blocks
+from skvae.modules.columns import ColumnStatistics, has_missing, row_blocks
 
 NOISE_MODES = ("auto", "feature", "shared")
 MAX_STANDARDIZED = 1e15  # entries further out are taken for this, whose square is still a number in single precision
@@ -202,6 +202,18 @@ class Likelihood(nn.Module):
         """Location of the likelihood, in standardised units, from a decoder's output; constant columns stay put."""
         return output * self.varying if self.has_constant else output
 
+    def fill(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Tell apart what is observed of standardised rows, ``(..., n_features)``, of which NaN is not.
+
+        Returns
+        -------
+        filled : Tensor of the same shape
+            With the columns' means in place of what is missing.
+        observed : Tensor of bool, of the same shape
+        """
+        observed = ~x.isnan()
+        return torch.where(observed, x, 0.0 if self.has_noise else self.column("mean")), observed
+
     def column(self, name: str) -> Tensor:
         """Return a statistic of the columns in the network's units, float32 of shape (n_features,) on the module's device.
 
@@ -240,9 +252,13 @@ class Likelihood(nn.Module):
 
     def _to_data(self, x: Tensor) -> NDArray[np.float64]:
         """Locations in the units of the data."""
-        return self._rescale(x)
+        return self.rescale(x)
 
-    def _rescale(self, x: Tensor) -> NDArray[np.float64]:
+    def expectation(self, output: Tensor) -> Tensor:
+        """Mean of the likelihood in standardised units."""
+        return self.locate(output)
+
+    def rescale(self, x: Tensor) -> NDArray[np.float64]:
         """Rows in the units of the data, in double precision."""
         values = x.cpu().numpy().astype(np.float64)
         values *= self.scale
@@ -256,23 +272,46 @@ class Likelihood(nn.Module):
 
     # -- losses and scores --------------------------------------------------------------------------------------------
 
-    def nll(self, target: Tensor, output: Tensor) -> Tensor:
+    def nll(self, target: Tensor, output: Tensor, observed: Tensor | None = None) -> Tensor:
         """Negative log-likelihood of rows, in nats and in the units of the data.
 
         Parameters
         ----------
         target, output : Tensor of shape (..., n_features)
+        observed : Tensor of bool, of a shape that broadcasts with theirs, optional
+            Which entries count; the others, of which `target` has any finite numbers, are integrated out.
 
         Returns
         -------
         Tensor of shape (...,)
         """
-        return fn.weighted_row_sum(self.energy(target, self.locate(output)), self.weight, self.log_constant)
+        energy = self.energy(target, self.locate(output))
+        if observed is None:
+            return fn.weighted_row_sum(energy, self.weight, self.log_constant)
+        unseen = (~observed).to(energy) @ self.log_constants()
+        return fn.weighted_row_sum(energy * observed, self.weight, self.log_constant) - unseen
 
-    def distortion(self, target: Tensor, output: Tensor) -> Tensor:
+    def log_constants(self) -> Tensor:
+        """Return each column's part in `log_constant`, ``(n_features,)``."""
+        normalizer = self.log_normalizer(self.weight.detach().unsqueeze(-1))
+        return normalizer - self._inverse_scale.log().to(self.weight)
+
+    def distortion(self, target: Tensor, output: Tensor, observed: Tensor | None = None) -> Tensor:
         """Energy of rows at a noise of one standard deviation per column: half the squared error for a Gaussian."""
         energy = self.energy(target, self.locate(output))
+        if observed is not None:
+            energy = energy * observed
         return fn.weighted_row_sum(energy, self.training_weight, energy.new_zeros(()))
+
+    def mean_energy(self, energy: Tensor, weight: Tensor, observed: Tensor | None = None) -> Tensor:
+        """Weighted mean over rows of energies ``(n, n_features)``, for each column over the rows that have it."""
+        share = weight / weight.sum()
+        if observed is None:
+            return share @ energy
+        total, known = share @ (energy * observed), share @ observed.to(energy)
+        if self.noise == "shared":
+            return (total.sum() / known.sum().clamp(min=torch.finfo(total.dtype).tiny)).expand_as(total)
+        return torch.where(known > 0.0, total / known.clamp(min=torch.finfo(total.dtype).tiny), self.moment.to(total))
 
     def information(self, output: Tensor) -> Tensor:
         """Curvature of the negative log-likelihood in the decoder's output, entry by entry or per column."""
@@ -297,24 +336,21 @@ class Likelihood(nn.Module):
         Returns
         -------
         ndarray of shape (n, n_features)
-            For a Gaussian, squared residuals over twice the noise variance.
+            For a Gaussian, squared residuals over twice the noise variance; zero for missing entries.
         """
         target = self._standardize_wide(X)
         location = self.locate(output).cpu().double()
-        return (self.energy(target, location) * self.weight.cpu().double()).numpy()
+        return _zero_where_missing((self.energy(target, location) * self.weight.cpu().double()).numpy(), target)
 
     def errors(self, X: Any, output: Tensor) -> NDArray[np.float64]:
         """Rows of `X` and their residuals, side by side and in standardised units, in double precision, ``(n, 2 n_features)``."""
         return self._beside(X, self.locate(output).cpu().double())
 
     def _beside(self, X: Any, mean: Tensor) -> NDArray[np.float64]:
-        """Rows of `X` and what they differ from a mean by."""
+        """Rows of `X` and what they differ from a mean by; entries that are missing are taken to be as the mean."""
         target = self._standardize_wide(X).clamp_(-MAX_STANDARDIZED, MAX_STANDARDIZED)
+        target = torch.where(target.isnan(), mean, target)
         return torch.cat([target, target - mean], dim=1).numpy()
-
-    def restore(self, x: Tensor) -> NDArray[np.float64]:
-        """Standardised rows in the units of the data, in double precision."""
-        return self._rescale(x)
 
     def log_prob(self, X: Any, output: Tensor) -> NDArray[np.float64]:
         """Log-likelihood of rows of `X`, in nats and in the units of the data, in double precision, ``(n,)``."""
@@ -351,12 +387,25 @@ class Likelihood(nn.Module):
             self._refresh()
 
     @torch.no_grad()
-    def update_noise(self, rate: float) -> None:
-        """Move the noise towards the one that explains the last batch best; its gradient is the mean energy."""
+    def update_noise(self, rate: float, known: Tensor | None = None) -> None:
+        """Move the noise towards the one that explains the last batch best; its gradient is the mean energy.
+
+        Parameters
+        ----------
+        rate : float
+        known : Tensor of shape (n_features,), optional
+            Share of the batch that has a column's entries, where some are missing. They add nothing to the gradient, and the
+            noise moves in proportion to what there is.
+        """
         moment = self.weight.grad
         if moment is None:
             return
-        self.moment.lerp_(moment.mean() if self.shared else moment, rate)
+        if known is None:
+            self.moment.lerp_(moment.mean() if self.shared else moment, rate)
+        elif self.shared:
+            self.moment.add_(moment.mean() - known.mean() * self.moment, alpha=rate)
+        else:
+            self.moment.add_(moment - known * self.moment, alpha=rate)
         self.weight.grad = None
         self._refresh()
 
@@ -373,15 +422,19 @@ class Likelihood(nn.Module):
         """Draw rows, in standardised units, from the likelihood around a decoder's output."""
         raise NotImplementedError
 
+    def scatter_by(self, output: Tensor, noise: Tensor) -> Tensor:
+        """Turn standard normal numbers into draws, in standardised units, that gradients reach the output through."""
+        raise NotImplementedError
+
     def draw(self, output: Tensor, generator: torch.Generator) -> NDArray[np.float64]:
         """Draw rows, in the units of the data, from the likelihood around a decoder's output."""
-        return self._rescale(self.scatter(output, generator))
+        return self.rescale(self.scatter(output, generator))
 
     def largest_entry(self, X: Any) -> tuple[float, int]:
         """Largest absolute standardised entry of `X` and its column."""
         largest = np.zeros(self.n_features)
         for rows in row_blocks(X.shape[0], self.n_features):
-            np.maximum(largest, self._standardize_wide(X, rows).abs().amax(0).numpy(), out=largest)
+            np.fmax(largest, np.fmax.reduce(self._standardize_wide(X, rows).abs().numpy(), axis=0), out=largest)
         return float(largest.max()), int(largest.argmax())
 
     def check(self, X: Any) -> None:
@@ -409,7 +462,10 @@ class Gaussian(Likelihood):
 
     def scatter(self, output: Tensor, generator: torch.Generator) -> Tensor:
         noise = torch.randn(output.shape, generator=generator, device=output.device, dtype=output.dtype)
-        return self.locate(output) + noise * (2.0 * self.weight).rsqrt()
+        return self.scatter_by(output, noise)
+
+    def scatter_by(self, output: Tensor, noise: Tensor) -> Tensor:
+        return self.locate(output) + noise * (2.0 * self.weight.detach()).rsqrt()
 
 
 class Laplace(Likelihood):
@@ -440,6 +496,10 @@ class Laplace(Likelihood):
         uniform = torch.rand(output.shape, generator=generator, device=output.device, dtype=output.dtype) - 0.5
         noise = -uniform.sign() * torch.log1p(-2.0 * uniform.abs().clamp(max=0.5 - 1e-7))
         return self.locate(output) + noise / self.weight
+
+    def scatter_by(self, output: Tensor, noise: Tensor) -> Tensor:
+        tail = (2.0 * fn.normal_cdf(-noise.abs())).clamp(min=torch.finfo(noise.dtype).tiny)
+        return self.locate(output) - noise.sign() * tail.log() / self.weight.detach()
 
 
 class Bernoulli(Likelihood):
@@ -486,13 +546,16 @@ class Bernoulli(Likelihood):
     def locate(self, output: Tensor) -> Tensor:
         return output
 
+    def expectation(self, output: Tensor) -> Tensor:
+        return torch.sigmoid(output)
+
     def _to_data(self, x: Tensor) -> NDArray[np.float64]:
         return self._restore_constants(torch.sigmoid(x).cpu().numpy().astype(np.float64))
 
     def deviance(self, X: Any, output: Tensor) -> NDArray[np.float64]:
         target = self._standardize_wide(X)
         entropy = -(torch.xlogy(target, target) + torch.xlogy(1.0 - target, 1.0 - target))
-        return (fn.bernoulli_energy(target, output.cpu().double()) - entropy).clamp(min=0.0).numpy()
+        return _zero_where_missing((fn.bernoulli_energy(target, output.cpu().double()) - entropy).clamp(min=0.0).numpy(), target)
 
     def errors(self, X: Any, output: Tensor) -> NDArray[np.float64]:
         return self._beside(X, torch.sigmoid(output.cpu().double()))
@@ -503,17 +566,40 @@ class Bernoulli(Likelihood):
     def scatter(self, output: Tensor, generator: torch.Generator) -> Tensor:
         return torch.bernoulli(torch.sigmoid(output), generator=generator)
 
-    def _rescale(self, x: Tensor) -> NDArray[np.float64]:
+    def scatter_by(self, output: Tensor, noise: Tensor) -> Tensor:
+        """Turn standard normal numbers into zeros and ones, whose gradient is that of their probability."""
+        probability = torch.sigmoid(output)
+        drawn = (fn.normal_cdf(noise) < probability).to(probability)
+        return drawn + (probability - probability.detach())
+
+    def rescale(self, x: Tensor) -> NDArray[np.float64]:
         return self._restore_constants(x.cpu().numpy().astype(np.float64))
 
     def check(self, X: Any) -> None:
-        low, high = float(X.min()), float(X.max())
+        low, high = _range(X)
         if low < 0.0 or high > 1.0:
             hint = " Pixels from 0 to 255 are divided by 255 first." if low >= 0.0 and high <= 255.0 else ""
             raise ValueError(
                 f"likelihood='bernoulli' takes values in [0, 1], but X ranges from {low:g} to {high:g}.{hint} "
                 "Rescale X (MinMaxScaler) or choose likelihood='gaussian'."
             )
+
+
+def _zero_where_missing(values: NDArray[np.float64], target: Tensor) -> NDArray[np.float64]:
+    """Put zeros where the target is NaN."""
+    missing = target.isnan()
+    if missing.any():
+        values[missing.numpy()] = 0.0
+    return values
+
+
+def _range(X: Any) -> tuple[float, float]:
+    """Smallest and largest entry that is not missing, of an array or CSR matrix."""
+    if not has_missing(X):
+        return float(X.min()), float(X.max())
+    values = X.data if hasattr(X, "toarray") else X
+    low, high = float(np.fmin.reduce(values, axis=None)), float(np.fmax.reduce(values, axis=None))
+    return (min(low, 0.0), max(high, 0.0)) if hasattr(X, "toarray") else (low, high)
 
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {cls.name: cls for cls in (Gaussian, Laplace, Bernoulli)}

@@ -25,6 +25,7 @@ def build_networks(
     code_activation: str = "identity",
     n_conditions: int = 0,
     encode_condition: bool = False,
+    n_indicators: int = 0,
     **hidden: Any,
 ) -> tuple[nn.Module, nn.Module]:
     """Build an encoder and a decoder: perceptrons, convolutions for images, or networks of the user's own.
@@ -48,6 +49,8 @@ def build_networks(
         Inputs of the decoder beside the code.
     encode_condition : bool
         Have them beside the rows as inputs of the encoder, too.
+    n_indicators : int
+        Further inputs of the encoder: which entries are missing.
     **hidden : dict
         `activation`, `dropout` and `normalization` of the hidden layers.
 
@@ -65,7 +68,7 @@ def build_networks(
     if image_shape is not None:
         encoder = Conv() if encoder is None else encoder
         decoder = (encoder if isinstance(encoder, Conv) else Conv()) if decoder is None else decoder
-    n_beside = n_conditions if encode_condition else 0
+    n_beside = n_indicators + (n_conditions if encode_condition else 0)
     first: Any
     if isinstance(encoder, Net):
         first = encoder.build(n_features + n_beside, n_codes)
@@ -82,7 +85,7 @@ def build_networks(
         source = first if tied_weights else None
         second = conv_decoder(decoder, image_shape, n_components + n_conditions, sizes, tied_to=source, **hidden)
     elif tied_weights:
-        second = tied_mlp(first, n_components, **hidden)
+        second = tied_mlp(first, n_components, n_features, **hidden)
     else:
         second = mlp(n_components + n_conditions, sizes[::-1], n_features, **hidden)
     if code_activation != "identity":

@@ -119,14 +119,14 @@ class SparseModule(AutoEncoderModule):
 
     # -- the code -----------------------------------------------------------------------------------------------------
 
-    def preactivate(self, x: Tensor) -> Tensor:
+    def preactivate(self, x: Tensor, *, observed: Tensor | None = None) -> Tensor:
         """Linear responses of the units, before any are chosen, ``(n, n_components)``."""
-        response = super().encode(x)
+        response = super().encode(x, observed=observed)
         return response + self.offset if self.penalty == "kl" else response
 
-    def encode(self, x: Tensor) -> Tensor:
+    def encode(self, x: Tensor, *, observed: Tensor | None = None) -> Tensor:
         """Sparse code of standardised rows, ``(n, n_features)`` to ``(n, n_components)``."""
-        response = self.preactivate(x)
+        response = self.preactivate(x, observed=observed)
         if self.penalty == "batch_top_k":
             return response * (response > self.threshold)
         return self._activate(response, self.k_in_use)
@@ -151,16 +151,16 @@ class SparseModule(AutoEncoderModule):
         return {"k": round(start + (self.k - start) * progress / self.k_annealing)}
 
     def loss(self, batch: Batch, schedule: Schedule) -> dict[str, Tensor]:
-        response = self.preactivate(batch.x)
+        response = self.preactivate(batch.x, observed=batch.mask)
         code = self._activate(response, int(schedule["k"]))
         output = self.decode(code)
-        terms = {"reconstruction": self.likelihood.distortion(batch.target, output)}
+        terms = {"reconstruction": self.likelihood.distortion(batch.target, output, batch.mask)}
         if self.penalty == "l1":
             terms["sparsity"] = self.sparsity_weight * (code * self._decoder_norms()).sum(1)
         elif self.penalty == "kl":
             terms["sparsity"] = self.sparsity_weight * self._divergence(code, batch.weight)
         if self.revival_weight > 0.0:
-            terms["revival"] = self.revival_weight * self._revive(response, code.detach(), batch.target, output.detach())
+            terms["revival"] = self.revival_weight * self._revive(response, code.detach(), batch, output.detach())
         is_active = code.detach() > self.active_above if self.penalty == "kl" else code.detach() != 0.0
         self._active = is_active.any(0)
         return terms
@@ -182,7 +182,7 @@ class SparseModule(AutoEncoderModule):
         weight = getattr(layer, "weight", None)
         return 1.0 if weight is None or weight.dim() != 2 else weight.norm(dim=0)
 
-    def _revive(self, response: Tensor, code: Tensor, target: Tensor, output: Tensor) -> Tensor:
+    def _revive(self, response: Tensor, code: Tensor, batch: Batch, output: Tensor) -> Tensor:
         """Squared error of the largest dead units in reconstructing the residual, per row."""
         dead = self.idle >= _DEAD_STEPS
         reached = torch.sigmoid(response) if self.penalty == "kl" else response
@@ -191,7 +191,10 @@ class SparseModule(AutoEncoderModule):
         # What they add to the others: normalisation over a batch of dead units alone would be another.
         others = code.masked_fill(dead, 0.0)
         reconstruction = self.decode(others + chosen) - self.decode(others)
-        return fn.squared_error(self.likelihood.residual(target, output), reconstruction) * dead.any()
+        residual = self.likelihood.residual(batch.target, output)
+        if batch.mask is not None:
+            residual, reconstruction = residual * batch.mask, reconstruction * batch.mask
+        return fn.squared_error(residual, reconstruction) * dead.any()
 
     @torch.no_grad()
     def after_step(self) -> None:

@@ -112,7 +112,7 @@ class TDVAEModule(LatentModule):
         self.n_timesteps, self.max_gap = n_timesteps, max_gap
         self.n_pairs, self.one_step_fraction = n_pairs, one_step_fraction
         self.beta, self.kl_warmup, self.auxiliary = beta, kl_warmup, auxiliary
-        recurrent = {"cell": cell, "n_recurrent_layers": n_recurrent_layers}
+        recurrent: dict[str, Any] = {"cell": cell, "n_recurrent_layers": n_recurrent_layers}
         super().__init__(n_features, n_components, likelihood=likelihood, noise=noise, **recurrent, **hidden)
         sizes = tuple(hidden.pop("hidden_layer_sizes", (64,)))
 
@@ -199,7 +199,7 @@ class TDVAEModule(LatentModule):
         """Shapes of what the recurrent network remembers of several sequences."""
         return [(self.encoder.num_layers, n, self.n_components)] * (1 if isinstance(self.encoder, nn.GRU) else 2)
 
-    def encode(self, x: Tensor) -> Tensor:
+    def encode(self, x: Tensor) -> Tensor:  # type: ignore[override]  # which takes no missing entries
         """Belief after the last frame, ``(n, n_timesteps, n_features)`` to ``(n, n_components)``."""
         beliefs = self.read(x)[0]
         last = lengths(x) - 1
@@ -303,7 +303,7 @@ class TDVAEModule(LatentModule):
         return total
 
     @torch.no_grad()
-    def fit_noise(self, x: Tensor, weight: Tensor, noise: Tensor) -> None:
+    def fit_noise(self, x: Tensor, weight: Tensor, noise: Tensor) -> None:  # type: ignore[override]  # which takes no missing entries
         """Fit the likelihood's noise to frames ``(n, n_features)`` and draws ``(n, state_size)`` of their states."""
         if self.likelihood.learns_noise:
             energy = self.likelihood.energy(x, self.likelihood.locate(self.decode(noise)))

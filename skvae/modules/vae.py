@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from skvae.functional import gaussian_kl
-from skvae.modules.base import LatentModule, Schedule
+from skvae.modules.base import LatentModule, Schedule, told_observed
 from skvae.modules.batch import Batch
 
 MAX_LOG_VAR = 20.0  # keeps exp() finite on rows far outside the training data
@@ -42,6 +42,7 @@ class VAEModule(LatentModule):
 
     encoder_outputs_per_component = 2
     learns_noise = True
+    takes_missing = True
 
     def __init__(
         self,
@@ -73,17 +74,18 @@ class VAEModule(LatentModule):
             values["capacity"] = self.capacity * _ramp(progress, self.capacity_warmup)
         return values
 
-    def posterior(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of q(z|x), each ``(n, n_components)``."""
-        mean, log_var = self._encoder_output(x, condition).chunk(2, dim=-1)
+    def posterior(self, x: Tensor, condition: Tensor | None = None, *, observed: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of q(z|x), each ``(n, n_components)``; the prior's where nothing of a row is observed."""
+        mean, log_var = self._encoder_output(x, condition, observed).chunk(2, dim=-1)
         return mean, log_var.clamp(-MAX_LOG_VAR, MAX_LOG_VAR)
 
-    def encode(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+    def encode(self, x: Tensor, condition: Tensor | None = None, *, observed: Tensor | None = None) -> Tensor:
         """Posterior mean of standardised rows, ``(n, n_features)`` to ``(n, n_components)``."""
-        return self._encoder_output(x, condition).chunk(2, dim=-1)[0]
+        return self._encoder_output(x, condition, observed).chunk(2, dim=-1)[0]
 
-    def _encoder_output(self, x: Tensor, condition: Tensor | None) -> Tensor:
-        return super().encode(x)
+    def _encoder_output(self, x: Tensor, condition: Tensor | None, observed: Tensor | None = None) -> Tensor:
+        output = super().encode(x, observed=observed)
+        return output if observed is None else output * observed.any(1, keepdim=True)
 
     def join(self, z: Tensor, condition: Tensor | None) -> Tensor:
         """Return what the decoder takes: codes ``(n, ..., n_components)`` and what belongs beside them."""
@@ -97,16 +99,17 @@ class VAEModule(LatentModule):
 
     def loss(self, batch: Batch, schedule: Schedule) -> dict[str, Tensor]:
         assert batch.noise is not None
-        mean, log_var = self.posterior(batch.x, batch.condition)
+        mean, log_var = self.posterior(batch.x, batch.condition, **told_observed(batch.mask))
         std = torch.exp(0.5 * log_var)
-        noise = batch.noise["posterior"]
+        noise, mask = batch.noise["posterior"], batch.mask
+        self._note_known(batch)
         if noise.dim() == 2:
             z = self.join(torch.addcmul(mean, noise, std), batch.condition)
-            nll = self.likelihood.nll(batch.target, self.decode(z))
+            nll = self.likelihood.nll(batch.target, self.decode(z), mask)
         else:
             z = self.join(torch.addcmul(mean.unsqueeze(1), noise, std.unsqueeze(1)), batch.condition)
             output = torch.unflatten(self.decode(z.flatten(0, 1)), 0, z.shape[:2])
-            nll = self.likelihood.nll(batch.target.unsqueeze(1), output).mean(1)
+            nll = self.likelihood.nll(batch.target.unsqueeze(1), output, None if mask is None else mask.unsqueeze(1)).mean(1)
         kl, beta = self.divergence(mean, log_var, batch.condition), schedule["beta"]
         if "capacity" in schedule:
             mean_kl = (kl * batch.weight).sum() / batch.weight.sum()
@@ -114,16 +117,26 @@ class VAEModule(LatentModule):
         return {"reconstruction": nll, "kl": kl if beta == 1.0 else beta * kl}
 
     @torch.no_grad()
-    def fit_noise(self, x: Tensor, weight: Tensor, noise: Tensor, condition: Tensor | None = None) -> None:
+    def fit_noise(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        noise: Tensor,
+        condition: Tensor | None = None,
+        *,
+        observed: Tensor | None = None,
+    ) -> None:
         """Fit the likelihood's noise to the residuals of draws from the posteriors."""
         if self.likelihood.learns_noise:
-            mean, log_var = self.posterior(x, condition)
+            mean, log_var = self.posterior(x, condition, **told_observed(observed))
             output = self.decode(self.join(torch.addcmul(mean, noise, torch.exp(0.5 * log_var)), condition))
             energy = self.likelihood.energy(x, self.likelihood.locate(output))
-            self.likelihood.set_moment((weight / weight.sum()) @ energy)
+            self.likelihood.set_moment(self.likelihood.mean_energy(energy, weight, observed))
 
-    def propose(self, x: Tensor, noise: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        mean, log_var = self.posterior(x, condition)
+    def propose(
+        self, x: Tensor, noise: Tensor, condition: Tensor | None = None, *, observed: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        mean, log_var = self.posterior(x, condition, **told_observed(observed))
         z = torch.addcmul(mean.unsqueeze(1), noise, torch.exp(0.5 * log_var).unsqueeze(1))
         log_q = -0.5 * (noise.square().sum(-1) + log_var.sum(-1, keepdim=True) + self.n_components * math.log(2.0 * math.pi))
         return z, log_q

@@ -346,7 +346,7 @@ class VQVAEModule(LatentModule):
 
     # -- the code -----------------------------------------------------------------------------------------------------
 
-    def encode(self, x: Tensor) -> Tensor:
+    def encode(self, x: Tensor) -> Tensor:  # type: ignore[override]  # which takes no missing entries
         """Quantised embedding of standardised rows, ``(n, n_features)`` to ``(n, n_components)``."""
         return self.embed(self.codes(x))
 
@@ -495,7 +495,7 @@ class VQVAEModule(LatentModule):
             quantizer.forget()  # type: ignore[operator]
 
     @torch.no_grad()
-    def fit_noise(self, x: Tensor, weight: Tensor, noise: Tensor) -> None:
+    def fit_noise(self, x: Tensor, weight: Tensor, noise: Tensor) -> None:  # type: ignore[override]  # which takes no missing entries
         """Fit the likelihood's noise to the residuals of the reconstructions; the draws are not used."""
         if self.likelihood.learns_noise:
             energy = self.likelihood.energy(x, self.likelihood.locate(self.decode(self.encode(x))))

@@ -17,7 +17,8 @@ from scipy import sparse
 from torch import nn
 
 from skvae.modules import Batch
-from skvae.modules.columns import columns_are_correlated
+from skvae.modules.base import told_observed
+from skvae.modules.columns import columns_are_correlated, has_missing
 from skvae.training.alignment import aligned_rows, aligned_zeros
 from skvae.training.loader import Rows, Table
 from skvae.training.randomness import make_generator, private_randomness
@@ -81,7 +82,7 @@ def run(
 
 def encode(module: nn.Module, X: Any, device: torch.device, condition: np.ndarray | None = None) -> np.ndarray:
     """Deterministic codes ``(n_samples, n_components)`` of rows in the units of the data."""
-    return _per_row(module, X, device, lambda *x: (module.encode(*x),), condition)[0]
+    return _per_row(module, X, device, lambda *x, **seen: (module.encode(*x, **seen),), condition)[0]
 
 
 def find_codes(module: nn.Module, X: Any, device: torch.device) -> np.ndarray:
@@ -105,7 +106,7 @@ def keep_levels(module: nn.Module, Z: np.ndarray, levels: list[int], device: tor
 
 def preactivate(module: nn.Module, X: Any, device: torch.device) -> np.ndarray:
     """Linear responses ``(n_samples, n_components)`` of a sparse autoencoder's units."""
-    return _per_row(module, X, device, lambda x: (module.preactivate(x),))[0]
+    return _per_row(module, X, device, lambda x, **seen: (module.preactivate(x, **seen),))[0]
 
 
 def encode_training_rows(module: nn.Module, rows: Rows) -> np.ndarray:
@@ -114,8 +115,8 @@ def encode_training_rows(module: nn.Module, rows: Rows) -> np.ndarray:
     codes = []
     with torch.no_grad(), private_randomness(module, _POOL_SEED):
         for chunk in chunks(len(rows), _MAX_ROWS):
-            x = rows.take(torch.arange(chunk.start, chunk.stop, device=rows.device))
-            codes.append(module.encode(x).cpu().numpy())
+            x, observed = rows.fill(rows.take(torch.arange(chunk.start, chunk.stop, device=rows.device)))
+            codes.append(module.encode(x, **told_observed(observed)).cpu().numpy())
     return np.concatenate(codes)
 
 
@@ -138,21 +139,28 @@ def jacobian_norm(module: nn.Module, X: Any, device: torch.device) -> np.ndarray
     # A pass pulls every component back at once.
     size = max(1, min(chunk_rows(wide), _CHUNK_FLOATS // (wide.widest_layer * wide.n_components)))
 
-    def function(x):
-        return (torch.cat([wide.jacobian_norm(part) for part in x.to(dtype).split(size)]).unsqueeze(1),)
+    def function(x, observed=None):
+        parts = x.to(dtype).split(size)
+        masks = [{}] * len(parts) if observed is None else [{"observed": part} for part in observed.split(size)]
+        norms = [wide.jacobian_norm(part, **seen) for part, seen in zip(parts, masks, strict=True)]
+        return (torch.cat(norms).unsqueeze(1),)
 
     return _per_row(wide, X, device, function)[0][:, 0].astype(np.float64)
 
 
 def _per_row(module, X, device, function, condition=None) -> list[np.ndarray]:
-    """Call a function of standardised rows, and of their conditions where there are any, chunk by chunk."""
+    """Call a function of standardised rows, and of their conditions and masks where there are any, chunk by chunk."""
     size, n_rows = chunk_rows(module), X.shape[0]
+    missing = misses_entries(module, X)
     results: list[np.ndarray] = []
     buffer = aligned_zeros(size, module.n_features)
 
     def step(rows):
         told = () if condition is None else (_padded(condition[rows], size).to(device),)
-        parts = function(_standardized(module, X, rows, buffer).to(device), *told)
+        x, seen = _standardized(module, X, rows, buffer).to(device), {}
+        if missing:
+            x, seen = _filled(module, x)
+        parts = function(x, *told, **seen)
         if not results:
             results.extend(np.empty((n_rows, part.shape[1]), dtype=np.float32) for part in parts)
         for result, part in zip(results, parts, strict=True):
@@ -160,6 +168,17 @@ def _per_row(module, X, device, function, condition=None) -> list[np.ndarray]:
 
     run(module, n_rows, size, device, step)
     return results
+
+
+def misses_entries(module: nn.Module, X: Any) -> bool:
+    """Whether some of the rows' entries are missing, in the eyes of a module."""
+    return module.takes_missing and has_missing(X)
+
+
+def _filled(module: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Fill what is missing of standardised rows, in aligned rows, and say what is not."""
+    filled, observed = module.likelihood.fill(x)
+    return aligned_zeros(*x.shape).to(x.device).copy_(filled), {"observed": observed}
 
 
 def _padded(values: np.ndarray, size: int) -> torch.Tensor:
@@ -282,18 +301,22 @@ def log_weights(
     pool = torch.from_numpy(normal_pool(module.n_components)).to(device)
     window = torch.arange(n_draws, device=device)
     buffer = torch.zeros(size, module.n_features, dtype=torch.float32)
+    missing = misses_entries(module, X)
 
     def prior(z: torch.Tensor) -> torch.Tensor:
         flat = z.flatten(0, 1).cpu().numpy().astype(np.float64)
         return torch.from_numpy(log_density(flat).astype(np.float32)).to(device).unflatten(0, z.shape[:2])
 
     def step(rows):
-        x = _standardized(module, X, rows, buffer)
+        x, mask = _standardized(module, X, rows, buffer), None
+        if missing:
+            filled, mask = module.likelihood.fill(x.to(device))
+            x = filled.cpu()
         offsets = torch.from_numpy(row_offsets(x.numpy())).to(device)
         noise = pool[(offsets.unsqueeze(1) + window) % POOL_SIZE]
         x = x.to(device)
         told = None if condition is None else _padded(condition[rows], size).to(device)
-        batch = Batch(x, x, torch.ones_like(x[:, 0]), told, noise={"posterior": noise})
+        batch = Batch(x, x, torch.ones_like(x[:, 0]), told, mask, {"posterior": noise})
         weights = module.log_weights(batch, prior if log_density is not None else None)
         return reduce(weights[: rows.stop - rows.start].cpu().numpy().astype(np.float64))
 
@@ -327,14 +350,16 @@ def fit_noise(module: nn.Module, data: Table, device: torch.device, *, max_rows:
         Most rows to look at.
     """
     sample = data.take(_evenly_spaced(data, max_rows))
-    x = module.likelihood.standardize(sample.X).to(device)
+    x, seen = module.likelihood.standardize(sample.X).to(device), {}
+    if misses_entries(module, sample.X):
+        x, seen["observed"] = module.likelihood.fill(x)
     share = np.ones(len(x)) if sample.weight is None else sample.weight
     noise = torch.randn((len(x), module.n_components), generator=make_generator(_POOL_SEED), dtype=torch.float32)
     told = () if sample.condition is None else (sample.condition,)
     place(module, device)
     with threads_for(module, len(x), solves=True), private_randomness(module, _POOL_SEED):
         others = (torch.from_numpy(values.astype(np.float32)).to(device) for values in (share, *told))
-        module.fit_noise(x, next(others), noise.to(device), *others)
+        module.fit_noise(x, next(others), noise.to(device), *others, **seen)
 
 
 def _evenly_spaced(data: Table, max_rows: int) -> np.ndarray:
@@ -366,7 +391,7 @@ def latent_usage(module: nn.Module, data: Table, device: torch.device, *, max_ro
     told = None if sample.condition is None else torch.from_numpy(sample.condition.astype(np.float32)).to(device)
     with torch.no_grad():
         kl = module.divergence(*posteriors, told, per_component=True).mean(0)
-    x = module.likelihood.standardize(sample.X).numpy()
+    x = np.nan_to_num(module.likelihood.standardize(sample.X).numpy(), nan=0.0)
     if sample.condition is not None:  # what the decoder is told is no structure for the code to carry
         told = np.column_stack([np.ones(len(x)), sample.condition]).astype(np.float32)
         x = x - told @ np.linalg.lstsq(told, x, rcond=None)[0]

@@ -66,6 +66,8 @@ class Rows:
         What a conditional model is told about the rows.
     index : ndarray of int, optional
         Which rows of `X` to hand out; all by default.
+    missing : bool, default=False
+        Whether entries that are NaN are missing: batches then have a mask, and the columns' means in their place.
     """
 
     def __init__(
@@ -77,8 +79,10 @@ class Rows:
         weight: np.ndarray | None = None,
         condition: np.ndarray | None = None,
         index: np.ndarray | None = None,
+        missing: bool = False,
     ):
         self.X, self.likelihood, self.device, self.index = X, likelihood, device, index
+        self.missing = missing
         self.n_features = prod(X.shape[1:])
         self._resident: torch.Tensor | None = None
         n_rows = X.shape[0] if index is None else len(index)
@@ -118,6 +122,12 @@ class Rows:
         if self._resident is not None:
             return self._resident.index_select(0, index)
         return self._standardize(index.cpu().numpy()).to(self.device)
+
+    def fill(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Tell what is observed of rows that `take` handed out, and fill the rest."""
+        if not self.missing or self.likelihood is None:
+            return x, None
+        return self.likelihood.fill(x)
 
 
 class BatchLoader:
@@ -181,16 +191,17 @@ class BatchLoader:
             )
             noise = {name: self._draw((n_rows, *shape)).split(sizes) for name, shape in self.noise_shapes.items()}
             condition = None if self.rows.condition is None else self.rows.condition.index_select(0, index).split(sizes)
-            for i, x in enumerate(self._gather(index, sizes)):
+            for i, (x, mask) in enumerate(self._gather(index, sizes)):
                 told = None if condition is None else condition[i]
-                yield Batch(x, x, weight[i], told, noise={name: draws[i] for name, draws in noise.items()})
+                yield Batch(x, x, weight[i], told, mask, {name: draws[i] for name, draws in noise.items()})
 
-    def _gather(self, index: torch.Tensor, sizes: list[int]) -> Iterator[torch.Tensor]:
-        """Rows of one batch after the other, gathered for as many at once as memory allows."""
+    def _gather(self, index: torch.Tensor, sizes: list[int]) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+        """Rows of one batch after the other, and what is observed of them, gathered for as many at once as memory allows."""
         for start in range(0, len(sizes), self._gathered):
             part = sizes[start : start + self._gathered]
             here, index = index.tensor_split([sum(part)])
-            yield from self.rows.take(here).split(part)
+            x, observed = self.rows.fill(self.rows.take(here))
+            yield from zip(x.split(part), [None] * len(part) if observed is None else observed.split(part), strict=True)
 
     def _draw(self, shape: tuple[int, ...]) -> torch.Tensor:
         noise = torch.randn(shape, generator=self.noise, device=self.noise.device, dtype=torch.float32)

@@ -253,8 +253,10 @@ def test_lists_and_padding_agree_bit_for_bit(X, ragged, length):
     np.testing.assert_array_equal(other.loss_curve_, model.loss_curve_)
     for method in PER_SEQUENCE:
         np.testing.assert_array_equal(getattr(other, method)(padded(ragged)), getattr(model, method)(ragged))
-    rows = padded(ragged).reshape(N, -1)
-    of_rows = quick(n_timesteps=LENGTH).fit(rows)
+    rows = padded(ragged, length).reshape(N, -1)
+    of_rows = quick(n_timesteps=length, max_gap=5).fit(rows)
+    assert of_rows.n_timesteps_ == length
+    assert of_rows.sample(2).shape == (2, rows.shape[1])  # whatever comes before in a pipeline can take them back
     np.testing.assert_array_equal(of_rows.transform(rows), model.transform(ragged))
 
 

@@ -229,13 +229,6 @@ def test_log_posterior_differs_from_the_joint_by_a_constant(params):
     torch.testing.assert_close(nothing, module.conditional_log_prior(z, batch.condition))
 
 
-def test_log_proposal_against_torch_distributions():
-    module = build()
-    mean, log_var, z = (randn(4, 6, N_COMPONENTS, seed=seed) for seed in range(3))
-    expected = distributions.Normal(mean, torch.exp(0.5 * log_var)).log_prob(z).sum(-1)
-    torch.testing.assert_close(module.log_proposal(mean, log_var, z), expected)
-
-
 @pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
 @pytest.mark.parametrize("prior", ["standard", "conditional"])
 def test_newton_is_the_derivative_of_the_log_posterior(monkeypatch, prior, likelihood):

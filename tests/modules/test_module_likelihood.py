@@ -280,7 +280,7 @@ def test_errors_are_rows_beside_their_residuals(likelihood_class):
     x, error = np.hsplit(likelihood.errors(X, output), 2)
     np.testing.assert_allclose(x, target_for(likelihood, X).numpy(), rtol=1e-12)
     np.testing.assert_allclose(error, likelihood.residual(target_for(likelihood, X), output).numpy(), rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(likelihood.restore(torch.from_numpy(x)), X, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(likelihood.rescale(torch.from_numpy(x)), X, rtol=1e-9, atol=1e-12)
     np.testing.assert_array_equal(likelihood.errors(sparse.csr_array(X), output), np.hstack([x, error]))
     assert np.abs(likelihood.errors(np.full_like(X, 1e200), output)).max() <= 1.1e15
 

@@ -12,7 +12,7 @@ from skvae.modules import LIKELIHOODS, AutoEncoderModule, Batch, LatentModule, N
 N_ROWS, N_FEATURES, N_COMPONENTS = 12, 5, 2
 
 # Every module that takes rows alone to a code, found by discovery, and the branches of those that have some.
-OTHERS = {"LatentModule", "CVAEModule", "VQVAEModule"}
+OTHERS = {"LatentModule", "CVAEModule", "TDVAEModule", "VQVAEModule"}
 CASES = [(cls, {}) for cls in vars(modules).values() if isinstance(cls, type) and issubclass(cls, LatentModule)]
 CASES = [case for case in CASES if case[0].__name__ not in OTHERS]
 CASES += [(VAEModule, {"n_draws": 3}), (VAEModule, {"capacity": 4.0}), (VAEModule, {"beta": 2.5, "kl_warmup": 0.5})]

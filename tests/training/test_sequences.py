@@ -111,6 +111,19 @@ def test_spread_draws_are_standard_normal_and_always_the_same(n_draws, size):
         assert abs(draws.std(0) - 1).max() < 0.1
 
 
+def test_sequences_that_weigh_nothing_have_no_say_in_the_noise(module):
+    X = data()
+    weight = (np.arange(len(X)) % 3 > 0).astype(float)
+    spoilt = X.copy()
+    spoilt[weight == 0] *= 100.0
+    moments = []
+    for sequences_, given in ((X, weight), (spoilt, weight), (spoilt, None)):
+        sequences.fit_noise(module, sequences_, given, CPU, 0, max_rows=100)
+        moments.append(module.likelihood.moment.clone())
+    torch.testing.assert_close(moments[1], moments[0])
+    assert (moments[2] > 10 * moments[0]).all()
+
+
 def test_numbers_in_the_state_that_vary_are_counted(module):
     X = data()
     n_active = sequences.n_active_units(module, X, CPU, max_rows=30)

@@ -1,0 +1,329 @@
+"""Filling in missing values with the autoencoders."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin, _fit_context, clone
+from sklearn.impute import MissingIndicator
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
+
+from skvae.estimators import VAETransformer
+from skvae.estimators import _validation as check
+from skvae.estimators._base import MAX_SEED
+from skvae.estimators._continuous import ContinuousAutoEncoder
+from skvae.estimators._imputing import SIGNS, ImportanceWeightedVAE
+from skvae.modules import MECHANISMS
+from skvae.training import seed_streams
+from skvae.training.imputation import impute
+from skvae.warnings import warn_user
+
+
+class AutoencoderImputer(TransformerMixin, BaseEstimator):
+    r"""Fill in missing values from a deep latent variable model of the rows.
+
+    A variational autoencoder is trained on what is observed, by the importance-weighted bound [1]_. `transform` fills in the
+    conditional mean of what is missing given what is not; `impute` draws from the conditional distribution, so that what is
+    computed from several completed tables knows how uncertain they are. With `mechanism`, a model of why entries are missing
+    is learned along with the rows [2]_.
+
+    Parameters
+    ----------
+    estimator : estimator or None, default=None
+        An :class:`~skvae.VAETransformer`, which is trained by the importance-weighted bound, or an
+        :class:`~skvae.AutoEncoder`, :class:`~skvae.DenoisingAE`, :class:`~skvae.SparseAE` or :class:`~skvae.ContractiveAE`,
+        which are trained as they are. None is ``VAETransformer(hidden_layer_sizes=(64,), activation="elu")``. "auto" means
+        half as many components of a `VAETransformer` as columns here, and 3,000 steps in 10 to 300 passes; its `beta`,
+        `kl_warmup`, `capacity` and `n_draws` have no effect, as the bound here is another one.
+    missing_values : float, default=np.nan
+        What stands for a missing entry.
+    mechanism : {"random", "self_masking", "linear", "nonlinear"}, default="random"
+        What decides whether an entry is missing:
+
+        - "random": nothing that is not observed;
+        - "self_masking": its own value, by a logistic regression for every column;
+        - "linear": the values of the row, observed or not, by a logistic regression;
+        - "nonlinear": the same, by a network.
+
+        All but the first need a `VAETransformer`.
+    masking_sign : {"positive", "negative"} or None, default=None
+        With "self_masking", what is known of its direction: "positive" where large values are missing more often than small ones.
+    n_training_draws : int, default=5
+        Importance draws per row and training step of a `VAETransformer`; more make the bound tighter.
+    n_draws : int, default=1000
+        Importance draws per row that imputations come from.
+    add_indicator : bool, default=False
+        Append columns that say where entries were missing, for those columns that had missing entries in `fit`.
+    keep_empty_features : bool, default=False
+        Fill columns that had no entry in `fit` with zeros, instead of dropping them.
+    random_state : int, RandomState instance or None, default=None
+        Decides the training, where `estimator` has none of its own, and the draws of `impute`. `transform` draws no random
+        numbers.
+
+    Attributes
+    ----------
+    estimator_ : estimator
+        The trained model, of the columns that are kept.
+    indicator_ : MissingIndicator or None
+        Where entries were missing in `fit`.
+    n_features_in_ : int
+        Number of columns of X.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Their names, where X had names that are strings.
+
+    See Also
+    --------
+    sklearn.impute.IterativeImputer : One column from the others, by regressions.
+    sklearn.impute.KNNImputer : Means of the nearest rows.
+
+    Notes
+    -----
+    Observed entries come back as they are, bit for bit. A row of which nothing is observed is accepted, and filled with the
+    model's means. A column whose entries were all there in `fit` may have missing ones later, which count as missing at random.
+
+    References
+    ----------
+    .. [1] Mattei and Frellsen, "MIWAE: deep generative modelling and imputation of incomplete data sets", ICML 2019.
+    .. [2] Ipsen, Mattei and Frellsen, "not-MIWAE: deep generative modelling with missing not at random data", ICLR 2021.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import load_wine
+    >>> from skvae import AutoencoderImputer
+    >>> X = load_wine().data.copy()
+    >>> X[::3, 2] = np.nan
+    >>> imputer = AutoencoderImputer(random_state=0).fit(X)
+    >>> bool(np.isnan(imputer.transform(X)).any())
+    False
+    >>> imputer.impute(X, n_imputations=5).shape
+    (5, 178, 13)
+    """
+
+    _parameter_constraints: dict[str, list[Any]] = {
+        "estimator": [HasMethods(["fit", "transform"]), None],
+        "missing_values": check.MISSING_VALUES[:1],
+        "mechanism": [StrOptions(set(MECHANISMS))],
+        "masking_sign": [StrOptions({"positive", "negative"}), None],
+        "n_training_draws": [Interval(Integral, 1, None, closed="left")],
+        "n_draws": [Interval(Integral, 1, None, closed="left")],
+        "add_indicator": ["boolean"],
+        "keep_empty_features": ["boolean"],
+        "random_state": ["random_state"],
+    }
+
+    _doc_link_module = "skvae"
+    _doc_link_template = "https://skvae.readthedocs.io/en/stable/api.html#skvae.AutoencoderImputer"
+
+    def __init__(
+        self,
+        estimator=None,
+        *,
+        missing_values=np.nan,
+        mechanism="random",
+        masking_sign=None,
+        n_training_draws=5,
+        n_draws=1000,
+        add_indicator=False,
+        keep_empty_features=False,
+        random_state=None,
+    ):
+        self.estimator = estimator
+        self.missing_values = missing_values
+        self.mechanism = mechanism
+        self.masking_sign = masking_sign
+        self.n_training_draws = n_training_draws
+        self.n_draws = n_draws
+        self.add_indicator = add_indicator
+        self.keep_empty_features = keep_empty_features
+        self.random_state = random_state
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y=None):
+        """Learn to fill in missing values.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows, of which entries may be missing.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self : object
+            The fitted imputer.
+
+        Raises
+        ------
+        ValueError
+            If a parameter or X is not as it should be, or X has no entry at all.
+        """
+        with check.unchanged_on_failure(self):
+            check.check_missing_values(self)
+            model = self._model()
+            X = self._check_rows(X, reset=True)
+            is_empty = np.isnan(X).all(axis=0)
+            if is_empty.all():
+                raise ValueError("X has no entry that is not missing, so that there is nothing to learn from.")
+            if is_empty.any() and not self.keep_empty_features:
+                names = _check_feature_names_in(self)[is_empty].tolist()
+                warn_user(f"Column(s) {names} of X have no entry that is not missing; they are dropped.")
+            self._is_empty = is_empty
+            self.indicator_ = None
+            if self.add_indicator:
+                # Columns, as of now with NaN for whatever stands for a missing entry.
+                self.indicator_ = MissingIndicator(missing_values=np.nan, error_on_new=False).fit(X)
+            self.estimator_ = model.fit(X[:, ~is_empty])
+        return self
+
+    def _model(self) -> Any:
+        """Make the estimator to be trained."""
+        given = self.estimator
+        if given is None:
+            given = VAETransformer(hidden_layer_sizes=(64,), activation="elu")
+        elif not isinstance(given, ContinuousAutoEncoder) or "missing_values" not in given.get_params(deep=False):
+            raise ValueError(
+                f"estimator={given!r} must be an autoencoder of this package that takes missing_values, such as VAETransformer()."
+            )
+        if self.masking_sign is not None and self.mechanism != "self_masking":
+            raise ValueError(
+                f"masking_sign={self.masking_sign!r} has no effect with mechanism={self.mechanism!r}; leave it None."
+            )
+        model = clone(given)
+        if isinstance(given, VAETransformer):
+            model = ImportanceWeightedVAE.like(
+                model,
+                n_draws=int(self.n_training_draws),
+                mechanism=self.mechanism,
+                sign=SIGNS[self.masking_sign],
+            )
+        elif self.mechanism != "random":
+            raise ValueError(f"mechanism={self.mechanism!r} needs a VAETransformer, but estimator={given!r}.")
+        model.set_params(missing_values=np.nan)
+        if model.random_state is None:
+            model.set_params(random_state=int(check_random_state(self.random_state).randint(MAX_SEED)))
+        return model
+
+    def _check_rows(self, X: Any, *, reset: bool) -> np.ndarray:
+        """Rows with NaN for whatever is missing."""
+        check.refuse_text(X)
+        X = validate_data(
+            self,
+            X,
+            reset=reset,
+            dtype=[np.float64, np.float32],
+            ensure_min_samples=2 if reset else 1,
+            ensure_all_finite="allow-nan" if check.is_nan(self.missing_values) else True,
+        )
+        return check.mark_missing(X, self.missing_values)
+
+    # -- imputation ---------------------------------------------------------------------------------------------------
+
+    def transform(self, X):
+        """Fill in the conditional means of missing entries.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows, of which entries may be missing.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features_out)
+            Complete rows, and indicators behind them with `add_indicator`.
+        """
+        check_is_fitted(self)
+        X = self._check_rows(X, reset=False)
+        return self._with_indicators(X, self._complete(X, None, 0)[0])
+
+    def impute(self, X, n_imputations=10, *, random_state=None):
+        """Draw several completions of rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows, of which entries may be missing.
+        n_imputations : int, default=10
+            Number of completions.
+        random_state : int, RandomState instance or None, default=None
+            Decides the draws; the imputer's own `random_state` by default.
+
+        Returns
+        -------
+        X : ndarray of shape (n_imputations, n_samples, n_features_out)
+            Complete tables, which agree where entries are observed.
+        """
+        check_is_fitted(self)
+        if not isinstance(n_imputations, Integral) or isinstance(n_imputations, bool) or n_imputations < 1:
+            raise ValueError(f"n_imputations={n_imputations!r} must be an integer of at least 1.")
+        X = self._check_rows(X, reset=False)
+        generator = check_random_state(self.random_state if random_state is None else random_state)
+        (seed,) = seed_streams(int(generator.randint(MAX_SEED)), 8, n=1)
+        return np.stack([self._with_indicators(X, filled) for filled in self._complete(X, int(n_imputations), seed)])
+
+    def _complete(self, X: np.ndarray, n_imputations: int | None, seed: int) -> np.ndarray:
+        """Complete the columns that are known, ``(n_imputations or 1, n_samples, n_features)``; zeros where one is not."""
+        result = np.repeat(X[np.newaxis], n_imputations or 1, axis=0)
+        missing = np.isnan(X)
+        rows = np.flatnonzero((missing & ~self._is_empty).any(axis=1))
+        if len(rows):
+            model, known = self.estimator_, ~self._is_empty
+            filled = impute(
+                model.module_,
+                X[np.ix_(rows, known)],
+                check.resolve_device(model.device),
+                n_draws=int(self.n_draws),
+                n_imputations=n_imputations,
+                seed=seed,
+                log_density=model._log_density(),
+            )
+            part = result[:, rows][:, :, known]
+            np.copyto(part, filled.swapaxes(0, 1), where=missing[np.ix_(rows, known)], casting="same_kind")
+            result[np.ix_(np.arange(len(result)), rows, np.flatnonzero(known))] = part
+        result[:, :, self._is_empty] = np.where(missing, 0.0, X)[:, self._is_empty]
+        return result
+
+    def _with_indicators(self, X: np.ndarray, filled: np.ndarray) -> np.ndarray:
+        """Drop columns that are not kept, and append indicators."""
+        filled = filled if self.keep_empty_features else filled[:, ~self._is_empty]
+        if self.indicator_ is None:
+            return filled
+        return np.hstack([filled, self.indicator_.transform(X).astype(filled.dtype)])
+
+    # -- columns, tags ------------------------------------------------------------------------------------------------
+
+    def get_feature_names_out(self, input_features=None):
+        """Names of the columns that `transform` returns.
+
+        Parameters
+        ----------
+        input_features : array-like of str or None, default=None
+            Names of the columns of X; those seen in `fit` by default.
+
+        Returns
+        -------
+        names : ndarray of str objects
+        """
+        check_is_fitted(self)
+        names = _check_feature_names_in(self, input_features)
+        kept = names if self.keep_empty_features else names[~self._is_empty]
+        if self.indicator_ is None:
+            return kept
+        return np.concatenate([kept, self.indicator_.get_feature_names_out(names)])
+
+    def _doc_link_url_param_generator(self) -> dict[str, str]:
+        return {}
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = check.is_nan(self.missing_values)
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "estimator_")

@@ -1,0 +1,241 @@
+"""Variational autoencoders for rows with missing entries, and models of why entries are missing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from skvae.modules.base import Schedule
+from skvae.modules.batch import Batch
+from skvae.modules.layers import mlp
+from skvae.modules.vae import VAEModule
+
+MECHANISMS = ("random", "self_masking", "linear", "nonlinear")
+_MASK_WIDTH = 32
+_FIRST_SLOPE = 0.5
+_GAIN = 5.0  # by which steps of a logistic regression are larger than those of a network
+_TRIES = 64  # draws of which one is taken
+_NODES, _REACH = 17, 4.0  # numbers that stand for a normal distribution, and where they end
+
+
+class MaskModel(nn.Module):
+    """Log-odds that entries are missing, from the values of the row.
+
+    Parameters
+    ----------
+    n_features : int
+    columns : sequence of int
+        Columns whose entries may be missing.
+    mechanism : {"self_masking", "linear", "nonlinear"}
+        An entry's own value decides, by a logistic regression; or all of the row's, by one, or by a network.
+    sign : {-1, 0, 1}
+        With "self_masking", whether smaller or larger values are missing more often; 0 leaves that open.
+    rates : sequence of float
+        Shares of missing entries in those columns.
+    """
+
+    columns: Tensor
+
+    def __init__(self, n_features: int, columns: Sequence[int], mechanism: str, sign: int, rates: Sequence[float]):
+        super().__init__()
+        self.register_buffer("columns", torch.tensor(columns), persistent=False)
+        self.mechanism, self.sign = mechanism, sign
+        self.is_separate = mechanism == "self_masking"  # whether each entry depends on itself alone
+        odds = torch.logit(torch.tensor(rates, dtype=torch.float32), eps=1e-3)
+        if mechanism == "self_masking":
+            first = math.log(math.expm1(_FIRST_SLOPE / _GAIN)) if sign else 0.0
+            self.slope = nn.Parameter(torch.full((len(columns),), first))
+            self.bias = nn.Parameter(odds / _GAIN)
+        else:
+            hidden = (_MASK_WIDTH,) if mechanism == "nonlinear" else ()
+            self.network = mlp(n_features, hidden, len(columns), activation="tanh")
+            with torch.no_grad():
+                self.network[-1].weight.mul_(0.1)  # type: ignore[operator, union-attr]
+                self.network[-1].bias.copy_(odds)  # type: ignore[operator, union-attr]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Log-odds for standardised rows ``(..., n_features)``, ``(..., n_columns)``."""
+        if self.mechanism == "self_masking":
+            return self.own(x[..., self.columns])
+        log_odds: Tensor = self.network(x)
+        return log_odds
+
+    def own(self, values: Tensor) -> Tensor:
+        """Log-odds of "self_masking" for the values of its columns alone, ``(..., n_columns)``."""
+        slope = self.sign * nn.functional.softplus(self.slope) if self.sign else self.slope
+        return _GAIN * (self.bias + slope * values)
+
+    def log_prob(self, x: Tensor, observed: Tensor) -> Tensor:
+        """Log-probability of masks given complete rows, ``(...,)``."""
+        log_odds = self(x)
+        return -nn.functional.softplus(torch.where(observed[..., self.columns], log_odds, -log_odds)).sum(-1)
+
+
+class MIWAEModule(VAEModule):
+    r"""Variational autoencoder trained by the importance-weighted bound on what is observed, :math:`\log p(x_o)` [1]_.
+
+    .. math:: -\log \frac1K \sum_k \frac{p(x_o|z_k)\,p(z_k)}{q(z_k|x_o)}\,p(s|x_o, x_{m,k}), \quad z_k \sim q(z|x_o),
+        \quad x_{m,k} \sim p(x_m|z_k)
+
+    The last factor, the probability of the mask s, is there where entries are not missing at random [2]_.
+
+    Parameters
+    ----------
+    n_draws : int
+        Importance draws K per row and step.
+    mechanism : str
+        A name in `MECHANISMS`.
+    sign : int
+        See `MaskModel`.
+    rates : sequence of float
+        Shares of missing entries in the `indicated` columns.
+    n_features, n_components, **autoencoder
+        See `VAEModule`.
+
+    References
+    ----------
+    .. [1] Mattei and Frellsen, "MIWAE: deep generative modelling and imputation of incomplete data sets", ICML 2019.
+    .. [2] Ipsen, Mattei and Frellsen, "not-MIWAE: deep generative modelling with missing not at random data", ICLR 2021.
+    """
+
+    def __init__(
+        self,
+        n_features: int,
+        n_components: int,
+        *,
+        n_draws: int = 20,
+        mechanism: str = "random",
+        sign: int = 0,
+        rates: Sequence[float] = (),
+        indicated: Sequence[int] = (),
+        **autoencoder: Any,
+    ):
+        super().__init__(n_features, n_components, n_draws=n_draws, indicated=indicated, **autoencoder)
+        self.noise_shapes = {"posterior": (n_draws, n_components)}
+        self.mask_model = None
+        if mechanism != "random" and len(indicated):
+            self.mask_model = MaskModel(n_features, indicated, mechanism, sign, rates)
+            self.noise_shapes["entries"] = (n_draws, n_features)
+
+    def loss(self, batch: Batch, schedule: Schedule) -> dict[str, Tensor]:
+        log_weights = self.weigh_masks(batch)[0]
+        self._note_known(batch)
+        return {"reconstruction": math.log(log_weights.shape[1]) - torch.logsumexp(log_weights, dim=1)}
+
+    def _note_known(self, batch: Batch) -> None:
+        super()._note_known(batch)
+        if self.mask_model is not None and self._known is not None:
+            self._known = torch.ones_like(self._known)
+
+    def weigh_masks(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Log importance weights of draws of what is not observed, given what is and which it is.
+
+        Parameters
+        ----------
+        batch : Batch
+            With ``noise["posterior"]`` of shape ``(n, n_draws, n_components)`` and, where there is a mask model,
+            ``noise["entries"]`` of shape ``(n, n_draws, n_features)``.
+
+        Returns
+        -------
+        log_weights : Tensor of shape (n, n_draws)
+        output : Tensor of shape (n, n_draws, n_features)
+            What the decoder returns.
+        drawn : Tensor of shape (n, n_draws, n_features) or None
+            Complete rows, in standardised units, that the mask model was shown.
+        """
+        log_weights, output = self.weigh(batch)
+        if self.mask_model is None:
+            return log_weights, output, None
+        if self.mask_model.is_separate:
+            return *self._weigh_own_values(batch, log_weights, output), None
+        assert batch.noise is not None
+        observed = torch.ones_like(batch.x, dtype=torch.bool) if batch.mask is None else batch.mask
+        observed, likelihood = observed.unsqueeze(1), self.likelihood
+        guess = likelihood.scatter_by(output, batch.noise["entries"])
+        drawn = torch.where(observed, batch.target.unsqueeze(1), guess)
+        log_weights = log_weights + self.mask_model.log_prob(drawn, observed)
+        if self.training and likelihood.weight.requires_grad:
+            # The noise is learned from complete rows: what is observed has been chosen by its value. The term is zero.
+            energy = (likelihood.energy(guess, likelihood.locate(output)) * ~observed).detach()
+            log_weights = log_weights - energy @ (likelihood.weight - likelihood.weight.detach())
+        return log_weights, output, drawn
+
+    def _weigh_own_values(self, batch: Batch, log_weights: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+        """Integrate missing entries out, one by one, as each decides by itself whether it is missing."""
+        model, likelihood = self.mask_model, self.likelihood
+        assert model is not None
+        observed = torch.ones_like(batch.x, dtype=torch.bool) if batch.mask is None else batch.mask
+        values, log_mass = self._nodes(output)
+        log_missing = log_mass + nn.functional.logsigmoid(model.own(values))
+        present = observed[:, model.columns].unsqueeze(1)
+        log_present = nn.functional.logsigmoid(-model(batch.target)).unsqueeze(1)
+        log_weights = log_weights + torch.where(present, log_present, torch.logsumexp(log_missing, 2)).sum(-1)
+        if self.training and likelihood.weight.requires_grad:
+            # The noise is learned from complete rows: what is observed has been chosen by its value. The term is zero.
+            # The energy around an output does not depend on the output.
+            zero = torch.zeros_like(output[0, 0])
+            energy = likelihood.energy(likelihood.scatter_by(zero, self._grid(output)), zero)
+            mean = (log_mass.exp() * energy).sum(0).expand(output.shape)
+            share = torch.softmax(log_missing.detach(), 2)
+            mean = mean.index_copy(-1, model.columns, (share * energy[:, model.columns]).sum(2)) * ~observed.unsqueeze(1)
+            log_weights = log_weights - mean @ (likelihood.weight - likelihood.weight.detach())
+        return log_weights, output
+
+    @staticmethod
+    def _grid(output: Tensor) -> Tensor:
+        """Numbers that stand for a normal distribution, as a column."""
+        return torch.linspace(-_REACH, _REACH, _NODES, device=output.device, dtype=output.dtype).unsqueeze(1)
+
+    def _nodes(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        """Values of the mask model's columns that stand for the likelihood around outputs, and their log-masses.
+
+        The values are ``(..., n_nodes, n_columns)``.
+        """
+        assert self.mask_model is not None
+        grid, columns, likelihood = self._grid(output), self.mask_model.columns, self.likelihood
+        log_mass = torch.log_softmax(-0.5 * grid.square(), 0)
+        if not likelihood.has_noise:
+            return likelihood.scatter_by(output.unsqueeze(-2), grid)[..., columns], log_mass
+        around = likelihood.scatter_by(torch.zeros_like(likelihood.weight), grid)[:, columns]
+        return likelihood.locate(output)[..., columns].unsqueeze(-2) + around, log_mass
+
+    def mean_missing(self, output: Tensor) -> Tensor:
+        """Means of missing entries, in standardised units, given that they are missing and what the decoder returns."""
+        mean = self.likelihood.expectation(output)
+        model = self.mask_model
+        if model is None or not model.is_separate:
+            return mean
+        values, log_mass = self._nodes(output)
+        share = torch.softmax(log_mass + nn.functional.logsigmoid(model.own(values)), -2)
+        return mean.index_copy(-1, model.columns, (share * values).sum(-2))
+
+    def draw_missing(self, output: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw missing entries, in standardised units, given that they are missing and what the decoder returns."""
+        model = self.mask_model
+        if model is None or not model.is_separate:
+            return self.likelihood.scatter(output, generator)
+        several = self.likelihood.scatter(output.unsqueeze(-2).expand(*output.shape[:-1], _TRIES, -1), generator)
+        log_odds = nn.functional.logsigmoid(model(several))
+        uniform = torch.rand(several.shape, generator=generator, device=several.device).clamp(1e-20, 1.0 - 1e-7)
+        score = -torch.log(-torch.log(uniform))  # the largest of which is a draw, once log-probabilities are added
+        score[..., model.columns] += log_odds
+        return several.gather(-2, score.argmax(-2, keepdim=True)).squeeze(-2)
+
+    @torch.no_grad()
+    def fit_noise(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        noise: Tensor,
+        condition: Tensor | None = None,
+        *,
+        observed: Tensor | None = None,
+    ) -> None:
+        """Leave the noise to training, whose weighted draws know it better, but where columns shared it there."""
+        if self.likelihood.shared and self.mask_model is None:
+            super().fit_noise(x, weight, noise, condition, observed=observed)

@@ -1,0 +1,114 @@
+"""Filling in missing entries from draws of codes, weighted by importance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from skvae.modules import Batch, MIWAEModule
+from skvae.training.inference import POOL_SIZE, normal_pool, row_offsets, run
+from skvae.training.randomness import make_generator
+
+_CHUNK_NUMBERS = 2**21  # that the widest layer, or a row's draws, may hold at once
+
+
+def impute(
+    module: nn.Module,
+    X: Any,
+    device: torch.device,
+    *,
+    n_draws: int,
+    n_imputations: int | None = None,
+    seed: int = 0,
+    log_density: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> np.ndarray:
+    """Complete rows by the conditional mean of what is missing, or by draws from its conditional distribution [1]_.
+
+    Codes are drawn from the proposal and weighted by importance. Means are weighted averages; draws are made from codes that
+    are chosen in proportion to their weights.
+
+    Parameters
+    ----------
+    module : LatentModule
+    X : ndarray of shape (n_samples, n_features)
+        NaN where entries are missing.
+    device : torch.device
+    n_draws : int
+        Codes a row.
+    n_imputations : int or None
+        Number of draws; None asks for the mean, which depends on nothing but the row.
+    seed : int
+        Decides the draws.
+    log_density : callable or None
+        Log-density of codes under a prior that the module does not own.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_samples, n_imputations or 1, n_features)
+        Nothing but the missing entries is meant to be used.
+
+    References
+    ----------
+    .. [1] Mattei and Frellsen, "MIWAE: deep generative modelling and imputation of incomplete data sets", ICML 2019.
+    """
+    widest = max(module.widest_layer, module.n_components)
+    size = max(1, min(256, _CHUNK_NUMBERS // (widest * n_draws)))
+    generator = make_generator(seed, device)
+    pools = [torch.from_numpy(normal_pool(width)).to(device) for width in (module.n_components, module.n_features)]
+    window = torch.arange(n_draws, device=device)
+
+    def prior(z: torch.Tensor) -> torch.Tensor:
+        flat = z.flatten(0, 1).cpu().numpy().astype(np.float64)
+        return torch.from_numpy(log_density(flat).astype(np.float32)).to(device).unflatten(0, z.shape[:2])
+
+    def step(rows: slice) -> np.ndarray:
+        x = torch.zeros(size, module.n_features)
+        module.likelihood.standardize(X, rows, out=x)
+        filled, observed = module.likelihood.fill(x.to(device))
+        if n_imputations is None:
+            offsets = torch.from_numpy(row_offsets(filled.cpu().numpy())).to(device).unsqueeze(1)
+            noise = [pool[(offsets + window) % POOL_SIZE] for pool in pools]
+        else:
+            shapes = ((size, n_draws, pool.shape[1]) for pool in pools)
+            noise = [torch.randn(shape, generator=generator, device=device) for shape in shapes]
+        noise = {"posterior": noise[0], "entries": noise[1]}
+        batch = Batch(filled, filled, torch.ones_like(filled[:, 0]), None, observed, noise)
+        if isinstance(module, MIWAEModule):
+            log_weights, output, drawn = module.weigh_masks(batch)
+        else:
+            log_weights, output, drawn = *module.weigh(batch, None if log_density is None else prior), None
+        log_weights = log_weights.nan_to_num(nan=-torch.inf, neginf=-torch.finfo(torch.float32).max)
+        share = torch.softmax(log_weights.to(torch.float32 if device.type == "mps" else torch.float64), dim=1)
+        if n_imputations is None:
+            values = torch.einsum("nk,nkd->nd", share.to(output), _means(module, output, drawn)).unsqueeze(1)
+        else:
+            chosen = torch.multinomial(share, n_imputations, replacement=True, generator=generator)
+            chosen = chosen.unsqueeze(-1).expand(-1, -1, module.n_features)
+            if drawn is None:
+                values = _draw(module, output.gather(1, chosen), generator)
+            else:
+                values = drawn.gather(1, chosen)
+        values = values[: rows.stop - rows.start]
+        return module.likelihood.rescale(values.flatten(0, 1)).reshape(len(values), -1, module.n_features)
+
+    return np.concatenate(run(module, X.shape[0], size, device, step, solves=True))
+
+
+def _means(module: nn.Module, output: torch.Tensor, drawn: torch.Tensor | None) -> torch.Tensor:
+    """Means of missing entries given each code, in standardised units."""
+    if drawn is not None:
+        return drawn
+    if isinstance(module, MIWAEModule):
+        return module.mean_missing(output)
+    return module.likelihood.expectation(output)
+
+
+def _draw(module: nn.Module, output: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Draws of missing entries given each code, in standardised units."""
+    if isinstance(module, MIWAEModule):
+        return module.draw_missing(output, generator)
+    return module.likelihood.scatter(output, generator)

@@ -1,0 +1,162 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from skvae.modules import MECHANISMS, AutoEncoderModule, Batch, Gaussian, Laplace, MaskModel, MIWAEModule, VAEModule
+from skvae.modules.columns import ColumnStatistics
+
+N, D = 40, 4
+
+
+def normal(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def masks(seed=0):
+    return torch.rand((N, D), generator=torch.Generator().manual_seed(seed)) < 0.7
+
+
+def make(cls=MIWAEModule, **params):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return cls(D, 2, hidden_layer_sizes=(6,), **params)
+
+
+def batch_for(module, mask, seed=1):
+    noise = {name: normal(N, *shape, seed=seed) for name, shape in module.noise_shapes.items()}
+    x = torch.where(mask, normal(N, D, seed=2), 0.0) if mask is not None else normal(N, D, seed=2)
+    return Batch(x, x, torch.ones(N), None, mask, noise)
+
+
+def test_columns_are_measured_where_they_are_observed():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(50, 3)) * [1, 10, 100] + 5
+    X[rng.random(X.shape) < 0.3] = np.nan
+    weight = rng.random(50)
+    found = ColumnStatistics.of(X, weight)
+    for j in range(3):
+        seen = ~np.isnan(X[:, j])
+        alone = ColumnStatistics.of(X[seen, j : j + 1], weight[seen])
+        for name in ("shift", "std", "minimum", "maximum", "spread"):
+            np.testing.assert_allclose(getattr(found, name)[j], getattr(alone, name)[0])
+
+
+@pytest.mark.parametrize("cls", [Gaussian, Laplace])
+def test_masked_likelihood_is_that_of_the_columns_left(cls):
+    X = np.random.default_rng(0).normal(size=(30, 3)) * [1.0, 10.0, 0.1] + 2
+    likelihood = cls(3).double().fit(X)
+    likelihood.set_moment(torch.tensor([0.5, 0.2, 0.8], dtype=torch.float64))
+    target, output = likelihood.standardize(X).double(), normal(30, 3).double()
+    alone = cls(2).double().fit(X[:, :2])
+    alone.set_moment(torch.tensor([0.5, 0.2], dtype=torch.float64))
+    mask = torch.tensor([True, True, False]).expand(30, 3)
+    torch.testing.assert_close(likelihood.nll(target, output, mask), alone.nll(target[:, :2], output[:, :2]))
+    torch.testing.assert_close(likelihood.nll(target, output, torch.ones_like(mask)), likelihood.nll(target, output))
+
+
+@pytest.mark.parametrize("noise", ["feature", "shared"])
+def test_noise_goes_to_the_mean_energy_of_what_is_observed(noise):
+    likelihood = Gaussian(2, noise)
+    likelihood.fit(np.random.default_rng(0).normal(size=(50, 2)))
+    likelihood.weight.requires_grad_(True)
+    rates = torch.tensor([0.9, 0.3])
+    generator = torch.Generator().manual_seed(0)
+    scale, found = torch.tensor([0.5, 0.8]), []
+    for step in range(3000):
+        residual = torch.randn((64, 2), generator=generator) * scale
+        mask = torch.rand((64, 2), generator=generator) < rates
+        likelihood.nll(residual * mask, torch.zeros(64, 2), mask).mean().backward()
+        likelihood.update_noise(0.01, mask.float().mean(0))
+        if step >= 1000:
+            found.append(likelihood.moment.clone())
+    energy = scale.square()
+    expected = energy if noise == "feature" else ((energy * rates).sum() / rates.sum()).expand(2)
+    torch.testing.assert_close(torch.stack(found).mean(0), expected, rtol=0.03, atol=0)
+
+
+@pytest.mark.parametrize("cls", [VAEModule, MIWAEModule, AutoEncoderModule])
+def test_what_stands_in_for_missing_entries_does_not_count_in_the_target(cls):
+    module, mask = make(cls), masks()
+    batch = batch_for(module, mask)
+    other = batch._replace(target=torch.where(mask, batch.target, 7.0))
+    terms, others = (module.loss(some, module.schedule(1.0)) for some in (batch, other))
+    for name in terms:
+        torch.testing.assert_close(terms[name], others[name], msg=name)
+
+
+def test_the_encoder_is_told_what_is_missing():
+    module, mask = make(indicated=(1, 3)), masks()
+    x = torch.zeros(N, D)
+    assert module.encoder[0].in_features == D + 2
+    assert not torch.equal(module.encode(x, observed=mask), module.encode(x, observed=torch.ones_like(mask)))
+    torch.testing.assert_close(module.encode(x, observed=torch.ones_like(mask)), module.encode(x))
+
+
+def test_one_draw_gives_the_single_sample_bound_and_more_a_tighter_one():
+    bounds = []
+    for n_draws in (1, 10, 100):
+        module = make(n_draws=n_draws)
+        bounds.append(float(module.loss(batch_for(module, masks()), module.schedule(1.0))["reconstruction"].mean().detach()))
+    assert bounds[0] > bounds[1] > bounds[2]
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+def test_gradients_reach_every_parameter(mechanism):
+    module = make(mechanism=mechanism, sign=1, indicated=(0, 2), rates=(0.3, 0.4))
+    module.train()
+    module.before_training()
+    mask = masks()
+    mask[:, [1, 3]] = True
+    module.loss(batch_for(module, mask), module.schedule(1.0))["reconstruction"].mean().backward()
+    assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in module.parameters())
+    before = module.likelihood.moment.clone()
+    module.after_step()
+    assert not torch.equal(module.likelihood.moment, before)
+
+
+def test_loss_leaves_the_module_as_it_is():
+    module = make(mechanism="self_masking", indicated=(0,), rates=(0.3,))
+    before = copy.deepcopy(module.state_dict())
+    mask = masks()
+    module.loss(batch_for(module, mask), module.schedule(1.0))
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items() if torch.is_tensor(value))
+
+
+def test_own_values_are_integrated_out():
+    """The mass of a normal distribution that a logistic regression calls missing, by numerical integration."""
+    module = make(mechanism="self_masking", sign=1, indicated=(2,), rates=(0.5,), n_draws=3)
+    model = module.mask_model
+    mask = torch.ones(N, D, dtype=torch.bool)
+    mask[:, 2] = False
+    batch = batch_for(module, mask)
+    with torch.no_grad():
+        plain, output = module.weigh(batch)
+        extra = module.weigh_masks(batch)[0] - plain
+        loc, scale = output[..., 2], float((2 * module.likelihood.weight[2]).rsqrt())
+        nodes = torch.linspace(-8, 8, 2001)
+        mass = torch.softmax(-0.5 * nodes.square(), 0)
+        rows = torch.zeros(N, 3, 2001, D)
+        rows[..., 2] = loc.unsqueeze(-1) + scale * nodes
+        exact = (torch.sigmoid(model(rows)[..., 0]) * mass).sum(-1).log()
+    torch.testing.assert_close(extra, exact, atol=2e-3, rtol=2e-3)
+    drawn = module.draw_missing(output[:1, :1].expand(1, 20000, D), torch.Generator().manual_seed(0))[0, :, 2]
+    torch.testing.assert_close(drawn.mean(), module.mean_missing(output[0, 0])[2].detach(), atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize(("sign", "direction"), [(1, 1), (-1, -1)])
+def test_known_signs_are_kept(sign, direction):
+    model = MaskModel(D, (0,), "self_masking", sign, (0.5,))
+    slope = model(torch.ones(1, D)) - model(torch.zeros(1, D))
+    assert torch.sign(slope).item() == direction
+
+
+@pytest.mark.parametrize("cls", [Gaussian, Laplace])
+def test_draws_by_normal_numbers_follow_the_likelihood(cls):
+    likelihood = cls(1).fit(np.random.default_rng(0).normal(size=(50, 1)))
+    drawn = likelihood.scatter_by(torch.zeros(20000, 1), normal(20000, 1))[:, 0].numpy()
+    distribution = {Gaussian: stats.norm, Laplace: stats.laplace}[cls]
+    scale = float(likelihood.noise_scale()[0] / likelihood.scale[0])
+    assert stats.kstest(drawn, distribution(scale=scale).cdf).pvalue > 1e-3

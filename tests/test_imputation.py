@@ -1,0 +1,222 @@
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from skvae import CVAE, AutoEncoder, AutoencoderImputer, DenoisingAE, VAETransformer
+
+pytestmark = pytest.mark.usefixtures("one_core")
+
+
+def quick(**params):
+    return AutoencoderImputer(
+        VAETransformer(2, hidden_layer_sizes=(8,), max_epochs=3), **{"random_state": 0, "n_draws": 50, **params}
+    )
+
+
+def delete(X, rate=0.25, seed=1):
+    return np.where(np.random.default_rng(seed).random(X.shape) < rate, np.nan, X)
+
+
+@pytest.fixture
+def gaps(X):
+    return delete(X)
+
+
+def factors(n_rows, seed=0):
+    """Rows of a linear factor model, and their covariance."""
+    rng = np.random.default_rng(seed)
+    loadings = rng.normal(size=(2, 6))
+    X = rng.normal(size=(n_rows, 2)) @ loadings + 0.5 * rng.normal(size=(n_rows, 6))
+    return X, loadings.T @ loadings + 0.25 * np.eye(6)
+
+
+@parametrize_with_checks([quick()])
+def test_sklearn_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
+@parametrize_with_checks([AutoencoderImputer()])
+def test_sklearn_checks_at_the_defaults(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_observed_entries_stay(gaps, dtype):
+    gaps = gaps.astype(dtype)
+    imputer, seen = quick().fit(gaps), ~np.isnan(gaps)
+    filled = imputer.transform(gaps)
+    assert filled.dtype == dtype
+    assert np.isfinite(filled).all()
+    np.testing.assert_array_equal(filled[seen], gaps[seen])
+    several = imputer.impute(gaps, n_imputations=3)
+    assert several.shape == (3, *gaps.shape)
+    assert several.dtype == dtype
+    assert all(np.array_equal(one[seen], gaps[seen]) for one in several)
+    assert (several[0][~seen] != several[1][~seen]).all()
+    np.testing.assert_array_equal(several, imputer.impute(gaps, n_imputations=3))
+    assert not np.array_equal(several, imputer.impute(gaps, n_imputations=3, random_state=1))
+
+
+def test_transform_looks_at_a_row_alone(gaps):
+    imputer = quick().fit(gaps)
+    np.testing.assert_allclose(imputer.transform(gaps)[7:9], imputer.transform(gaps[7:9]), rtol=1e-6)
+
+
+def test_nothing_missing(X, gaps):
+    imputer = quick().fit(X)
+    np.testing.assert_array_equal(imputer.transform(X), X)
+    assert np.isfinite(imputer.transform(gaps)).all()
+
+
+def test_another_number_stands_for_missing(gaps):
+    marked = np.where(np.isnan(gaps), -1e3, gaps)
+    np.testing.assert_array_equal(quick(missing_values=-1e3).fit_transform(marked), quick().fit_transform(gaps))
+    with pytest.raises(ValueError, match="NaN"):
+        quick(missing_values=-1e3).fit(gaps)
+
+
+def test_empty_columns_and_rows(gaps):
+    mean, std = np.nanmean(gaps, axis=0)[[0, 2, 3, 4]], np.nanstd(gaps, axis=0)[[0, 2, 3, 4]]
+    gaps[:, 1], gaps[4] = np.nan, np.nan
+    with pytest.warns(UserWarning, match="x1"):
+        imputer = quick().fit(gaps)
+    filled = imputer.transform(gaps)
+    assert filled.shape == (80, 4)
+    assert list(imputer.get_feature_names_out()) == ["x0", "x2", "x3", "x4"]
+    # Of a row without entries nothing is known but what all rows are like.
+    assert (np.abs(filled[4] - mean) < 3 * std).all()
+    kept = quick(keep_empty_features=True).fit(gaps)
+    np.testing.assert_array_equal(kept.transform(gaps)[:, 1], 0)
+    assert kept.transform(gaps).shape == kept.impute(gaps, 2).shape[1:] == (80, 5)
+
+
+def test_indicators_names_and_frames(gaps):
+    gaps[:, 0] = 1.0 + np.arange(80)
+    frame = pd.DataFrame(gaps, columns=list("abcde"))
+    imputer = quick(add_indicator=True).set_output(transform="pandas").fit(frame)
+    filled = imputer.transform(frame)
+    assert list(filled.columns) == [*"abcde", *(f"missingindicator_{name}" for name in "bcde")]
+    np.testing.assert_array_equal(filled.iloc[:, 5:], np.isnan(gaps[:, 1:]))
+
+
+def test_in_a_pipeline_and_a_search(gaps, X):
+    y = X[:, 0] > X[:, 0].mean()
+    pipe = make_pipeline(quick(), LogisticRegression(max_iter=1000))
+    grid = {"autoencoderimputer__n_training_draws": [1, 2], "autoencoderimputer__estimator__n_components": [1, 2]}
+    search = GridSearchCV(pipe, grid, cv=2, error_score="raise").fit(gaps, y)
+    assert search.score(gaps, y) > 0.6
+
+
+def test_copies(gaps):
+    imputer = quick(mechanism="self_masking").fit(gaps)
+    expected = imputer.transform(gaps)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(imputer)).transform(gaps), expected)
+    np.testing.assert_array_equal(clone(imputer).fit_transform(gaps), expected)
+
+
+@pytest.mark.parametrize("estimator", [AutoEncoder, DenoisingAE])
+def test_other_models(gaps, estimator):
+    imputer = AutoencoderImputer(estimator(2, hidden_layer_sizes=(8,), max_epochs=3), n_draws=50, random_state=0).fit(gaps)
+    assert np.isfinite(imputer.transform(gaps)).all()
+    assert np.isfinite(imputer.impute(gaps, 2)).all()
+    assert type(imputer.estimator_) is estimator
+
+
+@pytest.mark.parametrize("mechanism", ["self_masking", "linear", "nonlinear"])
+@pytest.mark.parametrize("likelihood", ["gaussian", "laplace", "bernoulli"])
+def test_mechanisms(gaps, mechanism, likelihood):
+    rows = np.where(np.isnan(gaps), np.nan, gaps > 3) if likelihood == "bernoulli" else gaps
+    model = VAETransformer(2, hidden_layer_sizes=(8,), max_epochs=3, likelihood=likelihood)
+    imputer = AutoencoderImputer(model, mechanism=mechanism, n_draws=50, random_state=0).fit(rows)
+    filled, drawn = imputer.transform(rows), imputer.impute(rows, 2)
+    assert np.isfinite(filled).all()
+    assert np.isfinite(drawn).all()
+    if likelihood == "bernoulli":
+        assert np.isin(drawn, [0, 1]).all()
+        assert (filled >= 0).all()
+        assert (filled <= 1).all()
+
+
+@pytest.mark.parametrize(
+    ("params", "match"),
+    [
+        ({"missing_values": "nan"}, "missing_values"),
+        ({"missing_values": None}, "missing_values"),
+        ({"missing_values": np.inf}, "missing_values"),
+        ({"mechanism": "odd"}, "mechanism"),
+        ({"masking_sign": "positive"}, "masking_sign"),
+        ({"estimator": CVAE()}, "estimator=CVAE"),
+        ({"estimator": LogisticRegression()}, "estimator"),
+        ({"estimator": AutoEncoder(), "mechanism": "linear"}, "needs a VAETransformer"),
+        ({"n_draws": 0}, "n_draws"),
+    ],
+)
+def test_bad_parameters(gaps, params, match):
+    with pytest.raises(ValueError, match=match):
+        quick().set_params(**params).fit(gaps)
+
+
+def test_bad_rows(gaps):
+    with pytest.raises(ValueError, match="no entry"):
+        quick().fit(np.full((5, 3), np.nan))
+    with pytest.raises(ValueError, match="infinity"):
+        quick().fit(np.where(np.isnan(gaps), np.inf, gaps))
+    with pytest.raises(ValueError, match="cannot be converted"):
+        quick().fit(pd.DataFrame({"a": ["x", "y"] * 5, "b": range(10)}))
+    imputer = quick().fit(gaps)
+    with pytest.raises(ValueError, match="features"):
+        imputer.transform(gaps[:, :3])
+    with pytest.raises(ValueError, match="n_imputations"):
+        imputer.impute(gaps, 0)
+
+
+def test_imputations_have_the_conditional_moments_of_a_linear_model():
+    X, covariance = factors(1500)
+    gaps = delete(X, 0.3)
+    imputer = AutoencoderImputer(AutoEncoder(2, hidden_layer_sizes=(), max_epochs=100), n_draws=500, random_state=0).fit(gaps)
+    mean, drawn = imputer.transform(gaps[:60]), imputer.impute(gaps[:60], 400)
+    gaps_, exact_mean, exact_std, found_mean, found_std = gaps[:60], [], [], [], []
+    for i, row in enumerate(gaps_):
+        o, m = np.flatnonzero(~np.isnan(row)), np.flatnonzero(np.isnan(row))
+        if len(m) and len(o):
+            gain = covariance[np.ix_(m, o)] @ np.linalg.inv(covariance[np.ix_(o, o)])
+            exact_mean += (gain @ row[o]).tolist()
+            exact_std += np.sqrt(np.diag(covariance[np.ix_(m, m)] - gain @ covariance[np.ix_(o, m)])).tolist()
+            found_mean += mean[i, m].tolist()
+            found_std += drawn[:, i, m].std(0).tolist()
+    scale = np.mean(exact_std)
+    assert np.sqrt(np.mean((np.array(found_mean) - exact_mean) ** 2)) < 0.3 * scale
+    np.testing.assert_allclose(np.mean(found_std), scale, rtol=0.1)
+    assert np.corrcoef(found_std, exact_std)[0, 1] > 0.9
+
+
+def test_intervals_cover_and_means_beat_the_columns_means():
+    X, _ = factors(600, seed=2)
+    gaps = delete(X, 0.3)
+    deleted = np.isnan(gaps)
+    imputer = AutoencoderImputer(random_state=0, n_draws=300).fit(gaps)
+    error = (imputer.transform(gaps) - X)[deleted]
+    low, high = np.quantile(imputer.impute(gaps, 100), [0.05, 0.95], axis=0)
+    assert np.sqrt(np.mean(error**2)) < 0.75 * X[deleted].std()
+    assert 0.85 <= ((low <= X) & (X <= high))[deleted].mean() <= 0.95
+
+
+def test_a_model_of_the_mask_finds_values_that_are_missing_because_of_themselves():
+    X, _ = factors(800, seed=3)
+    deleted = np.zeros(X.shape, dtype=bool)
+    deleted[:, :3] = X[:, :3] > 0.3 * X[:, :3].std(0)
+    gaps = np.where(deleted, np.nan, X)
+    model = VAETransformer(2, hidden_layer_sizes=(), max_epochs=120)
+    errors = {}
+    for mechanism in ("random", "self_masking"):
+        filled = AutoencoderImputer(model, mechanism=mechanism, n_draws=200, random_state=0).fit(gaps).transform(gaps)
+        errors[mechanism] = np.sqrt(np.mean((filled - X)[deleted] ** 2))
+    assert errors["self_masking"] < 0.8 * errors["random"]
