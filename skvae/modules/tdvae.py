@@ -164,7 +164,7 @@ class TDVAEModule(LatentModule):
 
     @property
     def warmup(self) -> float:
-        return max(self.kl_warmup, 1.0 if self.auxiliary else 0.0)
+        return self.kl_warmup  # held-out losses have no auxiliary term in them
 
     def schedule(self, progress: float) -> Schedule:
         rise = 1.0 if progress >= self.kl_warmup else progress / self.kl_warmup

@@ -573,7 +573,7 @@ def test_warm_start_starts_where_the_last_fit_ended(X):
 
 
 def test_early_stopping(X):
-    params = {"early_stopping": True, "max_epochs": 100, "auxiliary": 0.0, "kl_warmup": 0.2}
+    params = {"early_stopping": True, "max_epochs": 100, "kl_warmup": 0.2}
     few = quick(n_iter_no_change=2, tol=1e6, **params).fit(X)
     many = quick(n_iter_no_change=60, tol=0.0, **params).fit(X)
     assert 20 <= few.n_iter_ < many.n_iter_

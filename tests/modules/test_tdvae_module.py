@@ -287,7 +287,7 @@ def test_the_state_grows_dearer_and_the_auxiliary_term_fades():
         assert module.schedule(progress) == pytest.approx({"beta": beta, "auxiliary": auxiliary})
     assert build(kl_warmup=0.0).schedule(0.0)["beta"] == 1.0
     assert build(kl_warmup=1.0).schedule(1.0)["beta"] == 1.0
-    assert build(kl_warmup=0.6, auxiliary=0.0).warmup == 0.6
+    assert build(kl_warmup=0.6, auxiliary=3.0).warmup == 0.6
 
 
 # -- importance weights -----------------------------------------------------------------------------------------------

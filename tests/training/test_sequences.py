@@ -64,6 +64,19 @@ def test_futures_in_chunks(module, monkeypatch):
 
 
 @torch.no_grad()
+def test_futures_scatter_as_jumps_do(module):
+    Z = np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)
+    frames = sequences.futures(module, Z, 2, 10_000, 0, CPU, mean=True)
+    noise = torch.randn(10_000, 3, module.state_size, generator=torch.Generator().manual_seed(1))
+    state = module.jump(torch.from_numpy(Z), 1, noise[:, :2])
+    for step in range(2):
+        expected = module.likelihood.locate(module.decode(state)).numpy() * module.likelihood.scale + module.likelihood.shift
+        np.testing.assert_allclose(frames[:, :, step].std(1), expected.std(1), rtol=0.05)
+        np.testing.assert_allclose(frames[:, :, step].mean(1), expected.mean(1), atol=0.05 * expected.std(1).max())
+        state = module.advance(state, noise[:, 2])
+
+
+@torch.no_grad()
 def test_a_score_adds_up_what_every_frame_weighs(module, monkeypatch):
     X, n_draws = data(), 256
     monkeypatch.setattr(sequences, "row_offsets", lambda rows: np.full(len(rows), 7))
