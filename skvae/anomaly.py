@@ -19,7 +19,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_sample_weight, _num_samples, check_is_fitted, has_fit_parameter
 
 from skvae.estimators import AutoEncoder
-from skvae.pipeline import _flat, _forth, _is_active, _split
+from skvae.pipeline import find_step, flat_steps, forth, is_active
 from skvae.warnings import warn_user
 
 _MIN_TRAINING = 2  # rows that an estimator of the package needs
@@ -252,8 +252,8 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
             raise InvalidParameterError(
                 f"estimator={estimator.__name__} is a class; pass an instance, {estimator.__name__}(...)."
             )
-        if isinstance(estimator, Pipeline) and not any(hasattr(step, "score_anomaly") for _, step in _flat(estimator)):
-            names = [name for name, _ in _flat(estimator)]
+        if isinstance(estimator, Pipeline) and not any(hasattr(step, "score_anomaly") for _, step in flat_steps(estimator)):
+            names = [name for name, _ in flat_steps(estimator)]
             raise InvalidParameterError(f"estimator is a Pipeline of which no step of {names} has the method 'score_anomaly'.")
         if self.method != "auto":
             step = [step for _, step in _steps(estimator) if hasattr(step, "score_anomaly")][-1]
@@ -343,8 +343,8 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
     # -- scores -------------------------------------------------------------------------------------------------------
 
     def _score(self, model: Any, X: Any) -> np.ndarray:
-        before, step = _split(model, "score_anomaly")
-        return np.asarray(step.score_anomaly(_forth(before, X), **self._method(step.score_anomaly)), dtype=np.float64)
+        before, step = find_step(model, "score_anomaly")
+        return np.asarray(step.score_anomaly(forth(before, X), **self._method(step.score_anomaly)), dtype=np.float64)
 
     def _method(self, function: Any) -> dict[str, str]:
         return {"method": self.method} if self.method != "auto" and "method" in signature(function).parameters else {}
@@ -469,9 +469,9 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         return shares
 
     def _explain_by(self, model: Any, X: Any) -> np.ndarray:
-        before, step = _split(model, "explain_anomaly")
+        before, step = find_step(model, "explain_anomaly")
         columns = _columns_behind(model, before) if before else None
-        shares = np.asarray(step.explain_anomaly(_forth(before, X), **self._method(step.explain_anomaly)), dtype=np.float64)
+        shares = np.asarray(step.explain_anomaly(forth(before, X), **self._method(step.explain_anomaly)), dtype=np.float64)
         if columns is None:
             return shares
         placed = np.zeros((len(shares), model.n_features_in_))
@@ -618,7 +618,7 @@ def _upper_quantile(scores: np.ndarray, weight: np.ndarray | None, share: float)
 
 
 def _steps(estimator: Any) -> list[tuple[str, Any]]:
-    return _flat(estimator) if isinstance(estimator, Pipeline) else [("", estimator)]
+    return flat_steps(estimator) if isinstance(estimator, Pipeline) else [("", estimator)]
 
 
 def _weight_name(model: Any) -> str:
@@ -630,7 +630,7 @@ def _weight_name(model: Any) -> str:
     if get_config()["enable_metadata_routing"]:
         return "sample_weight"  # for the steps that ask for it
     for name, step in reversed(model.steps):
-        if _is_active(step) and any(hasattr(inner, "score_anomaly") for _, inner in _steps(step)):
+        if is_active(step) and any(hasattr(inner, "score_anomaly") for _, inner in _steps(step)):
             return f"{name}__{_weight_name(step)}"
     raise AssertionError("the steps were looked at before")
 
@@ -641,7 +641,7 @@ def _columns_behind(model: Any, steps: list[tuple[str, Any]]) -> np.ndarray:
     names = np.asarray([f"x{j}" for j in range(model.n_features_in_)] if given is None else given, dtype=object)
     positions = {name: j for j, name in enumerate(names)}
     for label, step in steps:
-        if not _is_active(step):
+        if not is_active(step):
             continue
         out = None
         if hasattr(step, "get_feature_names_out"):

@@ -259,12 +259,11 @@ class AutoencoderImputer(TransformerMixin, BaseEstimator):
             Complete tables, which agree where entries are observed.
         """
         check_is_fitted(self)
-        if not isinstance(n_imputations, Integral) or isinstance(n_imputations, bool) or n_imputations < 1:
-            raise ValueError(f"n_imputations={n_imputations!r} must be an integer of at least 1.")
+        n_imputations = check.check_count("n_imputations", n_imputations)
         X = self._check_rows(X, reset=False)
         generator = check_random_state(self.random_state if random_state is None else random_state)
         (seed,) = seed_streams(int(generator.randint(MAX_SEED)), 8, n=1)
-        return np.stack([self._with_indicators(X, filled) for filled in self._complete(X, int(n_imputations), seed)])
+        return np.stack([self._with_indicators(X, filled) for filled in self._complete(X, n_imputations, seed)])
 
     def _complete(self, X: np.ndarray, n_imputations: int | None, seed: int) -> np.ndarray:
         """Complete the columns that are known, ``(n_imputations or 1, n_samples, n_features)``; zeros where one is not."""

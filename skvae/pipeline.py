@@ -51,7 +51,7 @@ def sample(estimator, n_samples=1, *, y=None, mean=False, random_state=None):
     >>> skvae.sample(pipe, 4).shape
     (4, 13)
     """
-    before, step = _split(estimator, "sample")
+    before, step = find_step(estimator, "sample")
     if "mean" in signature(step.sample).parameters:
         return _back(before, step.sample(n_samples, mean=mean, random_state=random_state, **_told(step, "sample", y)))
     _told(step, "sample", y)
@@ -80,8 +80,8 @@ def reconstruct(estimator, X, *, y=None):
     TypeError
         If no step can reconstruct, or a step before it cannot be inverted.
     """
-    before, step = _split(estimator, "reconstruct")
-    return _back(before, step.reconstruct(_forth(before, X), **_told(step, "reconstruct", y)))
+    before, step = find_step(estimator, "reconstruct")
+    return _back(before, step.reconstruct(forth(before, X), **_told(step, "reconstruct", y)))
 
 
 def score_anomaly(estimator, X, *, y=None, method="auto"):
@@ -108,11 +108,11 @@ def score_anomaly(estimator, X, *, y=None, method="auto"):
     TypeError
         If no step can score anomalies, or the one that can has but one method.
     """
-    before, step = _split(estimator, "score_anomaly")
+    before, step = find_step(estimator, "score_anomaly")
     chosen = {} if method == "auto" else {"method": method}
     if chosen and "method" not in signature(step.score_anomaly).parameters:
         raise TypeError(f"method={method!r} was given, but score_anomaly of {type(step).__name__} takes none.")
-    return step.score_anomaly(_forth(before, X), **_told(step, "score_anomaly", y), **chosen)
+    return step.score_anomaly(forth(before, X), **_told(step, "score_anomaly", y), **chosen)
 
 
 def step_score(name):
@@ -173,16 +173,16 @@ class StepScorer:
         weight = {} if sample_weight is None else {"sample_weight": sample_weight}
         if not getattr(step, "_is_told_y", True):  # whose `y` is another step's
             y = None
-        return step.score(_forth(estimator.steps[:position], X), y, **weight)
+        return step.score(forth(estimator.steps[:position], X), y, **weight)
 
     def __repr__(self) -> str:
         return f"step_score({self.name!r})"
 
 
-def _split(estimator: Any, method: str) -> tuple[list[tuple[str, Any]], Any]:
+def find_step(estimator: Any, method: str) -> tuple[list[tuple[str, Any]], Any]:
     """Find the last step with a method, and the steps before it."""
     check_is_fitted(estimator)
-    steps = _flat(estimator) if isinstance(estimator, Pipeline) else [(type(estimator).__name__, estimator)]
+    steps = flat_steps(estimator) if isinstance(estimator, Pipeline) else [(type(estimator).__name__, estimator)]
     for position in reversed(range(len(steps))):
         step = steps[position][1]
         if hasattr(step, method):
@@ -199,29 +199,31 @@ def _told(step: Any, method: str, y: Any) -> dict[str, Any]:
     return {"y": y}
 
 
-def _flat(pipeline: Pipeline) -> list[tuple[str, Any]]:
+def flat_steps(pipeline: Pipeline) -> list[tuple[str, Any]]:
     """List the steps of a pipeline, those of inner pipelines in their place."""
     steps = []
     for name, step in pipeline.steps:
-        steps += _flat(step) if isinstance(step, Pipeline) else [(name, step)]
+        steps += flat_steps(step) if isinstance(step, Pipeline) else [(name, step)]
     return steps
 
 
-def _forth(steps: list[tuple[str, Any]], X: Any) -> Any:
+def forth(steps: list[tuple[str, Any]], X: Any) -> Any:
+    """Take rows through steps."""
     for _, step in steps:
-        if _is_active(step):
+        if is_active(step):
             X = step.transform(X)
     return X
 
 
 def _back(steps: list[tuple[str, Any]], X: Any) -> Any:
     for name, step in reversed(steps):
-        if _is_active(step):
+        if is_active(step):
             if not hasattr(step, "inverse_transform"):
                 raise TypeError(f"Step {name!r} ({type(step).__name__}) has no inverse_transform: rows cannot be brought back.")
             X = step.inverse_transform(X)
     return X
 
 
-def _is_active(step: Any) -> bool:
+def is_active(step: Any) -> bool:
+    """Whether a step does anything."""
     return step is not None and step != "passthrough"

@@ -357,7 +357,8 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         largest, column = module.likelihood.largest_entry(X)
         cause = f"learning_rate={self._learning_rate:g} may be too large; lower it or set clip_norm (now {self.clip_norm})."
         if largest > 100.0:
-            name = getattr(self, "feature_names_in_", range(X.shape[1]))[column]
+            names = getattr(self, "feature_names_in_", ())
+            name = names[column] if len(names) == X.shape[1] else column  # of a frame, or without what the model is told
             cause += f" Column {name!r} has a value {largest:.3g} standard deviations from its mean: transform or clip it."
         return f"The training loss of {type(self).__name__} stopped being finite. {cause}"
 
@@ -480,8 +481,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
     def _draw_seeds(self, n_samples: Any, random_state: Any, *, n: int) -> list[int]:
         """Seeds of the random streams behind a sample."""
-        if not isinstance(n_samples, Integral) or n_samples < 1:
-            raise ValueError(f"n_samples={n_samples!r} must be an integer of at least 1.")
+        check.check_count("n_samples", n_samples)
         generator = check_random_state(self.random_state if random_state is None else random_state)
         return seed_streams(int(generator.randint(MAX_SEED)), 5, n=n)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -173,10 +172,3 @@ def _check_padding(X: np.ndarray, *, min_timesteps: int) -> None:
         found = f"{int(length[i])} step(s)" if length[i] else "no step that is not NaN" if X.shape[1] else "no step"
         needed = "one is" if min_timesteps == 1 else f"{min_timesteps} are"
         raise ValueError(f"Sequence {i} has {found}; at least {needed} needed.")
-
-
-def check_count(name: str, value: Any, *, at_least: int = 1) -> int:
-    """Return an integer that is large enough."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < at_least:
-        raise ValueError(f"{name}={value!r} must be an integer of at least {at_least}.")
-    return int(value)

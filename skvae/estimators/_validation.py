@@ -348,6 +348,13 @@ def check_discrete_codes(module: nn.Module, codes: Any) -> np.ndarray:
     return codes.astype(np.int64)
 
 
+def check_count(name: str, value: Any, *, at_least: int = 1) -> int:
+    """Return an integer that is large enough."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < at_least:
+        raise ValueError(f"{name}={value!r} must be an integer of at least {at_least}.")
+    return int(value)
+
+
 def check_codes(estimator: Any, Z: Any) -> np.ndarray:
     """Codes as a dense float32 or float64 array with as many columns as the estimator has components."""
     Z = check_array(Z, accept_sparse="csr", dtype=[np.float64, np.float32], input_name="Z")

@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from skvae.estimators import _validation as check
 from skvae.estimators._base import BaseAutoEncoder
 from skvae.estimators._docs import document
-from skvae.estimators._sequences import MIN_TIMESTEPS, check_count, check_sequences, holds_rows
+from skvae.estimators._sequences import MIN_TIMESTEPS, check_sequences, holds_rows
 from skvae.modules import CELLS, LatentModule, TDVAEModule
 from skvae.training import Table, seed_streams, sequences
 from skvae.warnings import warn_user
@@ -503,10 +503,10 @@ class TDVAE(BaseAutoEncoder):
         return self._forecast(Z, horizon, n_draws).astype(Z.dtype, copy=False)
 
     def _forecast(self, Z: np.ndarray, horizon: Any, n_draws: Any) -> np.ndarray:
-        n_draws = check_count("n_draws", n_draws)
+        n_draws = check.check_count("n_draws", n_draws)
         device = check.resolve_device(self.device)
         several = np.ndim(horizon) > 0
-        horizons = [check_count("horizon", h) for h in (list(horizon) if several else [horizon])]
+        horizons = [check.check_count("horizon", h) for h in (list(horizon) if several else [horizon])]
         if not horizons:
             raise ValueError("horizon is empty; it takes integers of at least 1.")
         frames = [sequences.forecasts(self.module_, Z, h, n_draws, device) for h in horizons]
@@ -534,7 +534,7 @@ class TDVAE(BaseAutoEncoder):
             What may follow.
         """
         X, device = self._ready(X)
-        n_steps, n_futures = check_count("n_steps", n_steps), check_count("n_futures", n_futures)
+        n_steps, n_futures = check.check_count("n_steps", n_steps), check.check_count("n_futures", n_futures)
         (seed,) = self._draw_seeds(len(X), random_state, n=1)
         Z = self._last_beliefs(X, device)
         return sequences.futures(self.module_, Z, n_steps, n_futures, seed, device, mean=mean).astype(X.dtype, copy=False)
@@ -559,8 +559,7 @@ class TDVAE(BaseAutoEncoder):
             Sequences in the units of the training data; flattened where `fit` was given rows.
         """
         check_is_fitted(self, "module_")
-        n_samples = check_count("n_samples", n_samples)
-        n_timesteps = self.n_timesteps_ if n_timesteps is None else check_count("n_timesteps", n_timesteps)
+        n_timesteps = self.n_timesteps_ if n_timesteps is None else check.check_count("n_timesteps", n_timesteps)
         (seed,) = self._draw_seeds(n_samples, random_state, n=1)
         nothing = np.zeros((n_samples, self.n_components_), dtype=np.float32)
         device = check.resolve_device(self.device)

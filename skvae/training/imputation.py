@@ -66,7 +66,7 @@ def impute(
         return torch.from_numpy(log_density(flat).astype(np.float32)).to(device).unflatten(0, z.shape[:2])
 
     def step(rows: slice) -> np.ndarray:
-        x = torch.zeros(size, module.n_features)
+        x = torch.zeros(size, module.n_features, dtype=torch.float32)
         module.likelihood.standardize(X, rows, out=x)
         filled, observed = module.likelihood.fill(x.to(device))
         if n_imputations is None:
@@ -74,7 +74,7 @@ def impute(
             noise = [pool[(offsets + window) % POOL_SIZE] for pool in pools]
         else:
             shapes = ((size, n_draws, pool.shape[1]) for pool in pools)
-            noise = [torch.randn(shape, generator=generator, device=device) for shape in shapes]
+            noise = [torch.randn(shape, generator=generator, device=device, dtype=torch.float32) for shape in shapes]
         noise = {"posterior": noise[0], "entries": noise[1]}
         batch = Batch(filled, filled, torch.ones_like(filled[:, 0]), None, observed, noise)
         if isinstance(module, MIWAEModule):
