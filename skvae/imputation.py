@@ -37,8 +37,8 @@ class AutoencoderImputer(TransformerMixin, BaseEstimator):
         An :class:`~skvae.VAETransformer`, which is trained by the importance-weighted bound, or an
         :class:`~skvae.AutoEncoder`, :class:`~skvae.DenoisingAE`, :class:`~skvae.SparseAE` or :class:`~skvae.ContractiveAE`,
         which are trained as they are. None is ``VAETransformer(hidden_layer_sizes=(64,), activation="elu")``. "auto" means
-        half as many components of a `VAETransformer` as columns here, and 3,000 steps in 10 to 300 passes; its `beta`,
-        `kl_warmup`, `capacity` and `n_draws` have no effect, as the bound here is another one.
+        half as many components of a `VAETransformer` as columns here, and 3,000 steps in 10 to 300 passes, or up to 600 where
+        `mechanism` is not "random"; its `beta`, `kl_warmup`, `capacity` and `n_draws` have no effect, as the bound here is another one.
     missing_values : float, default=np.nan
         What stands for a missing entry.
     mechanism : {"random", "self_masking", "linear", "nonlinear"}, default="random"

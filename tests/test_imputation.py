@@ -3,6 +3,7 @@ import pickle
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
@@ -220,3 +221,20 @@ def test_a_model_of_the_mask_finds_values_that_are_missing_because_of_themselves
         filled = AutoencoderImputer(model, mechanism=mechanism, n_draws=200, random_state=0).fit(gaps).transform(gaps)
         errors[mechanism] = np.sqrt(np.mean((filled - X)[deleted] ** 2))
     assert errors["self_masking"] < 0.8 * errors["random"]
+
+
+@pytest.mark.parametrize("sign", ["positive", "negative", None])
+def test_a_model_of_the_mask_finds_how_steeply_values_decide(sign):
+    direction, slope = -1 if sign == "negative" else 1, 3.0
+    X, _ = factors(1000, seed=4)
+    X /= X.std(axis=0)
+    odds = direction * slope * X[:, :3]
+    deleted = np.zeros(X.shape, dtype=bool)
+    deleted[:, :3] = np.random.default_rng(4).random(odds.shape) < 1 / (1 + np.exp(-odds))
+    gaps = np.where(deleted, np.nan, X)
+    model = VAETransformer(2, hidden_layer_sizes=(), max_epochs=150)
+    imputer = AutoencoderImputer(model, mechanism="self_masking", masking_sign=sign, random_state=0).fit(gaps)
+    mask_model = imputer.estimator_.module_.mask_model
+    with torch.no_grad():
+        found = (mask_model.own(torch.ones(3)) - mask_model.own(torch.zeros(3))).numpy() / np.nanstd(gaps[:, :3], axis=0)
+    np.testing.assert_allclose(found, direction * slope, rtol=0.3)

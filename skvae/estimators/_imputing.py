@@ -11,7 +11,8 @@ from skvae.estimators.vae import VAETransformer
 from skvae.modules import MIWAEModule
 from skvae.modules.columns import has_missing
 
-_STEPS, _EPOCHS = 3000, (10, 300)
+_STEPS, _FEWEST_EPOCHS = 3000, 10
+_MOST_EPOCHS, _MOST_EPOCHS_WITH_MECHANISM = 300, 600  # the mechanism and the rows are learned from each other, which takes longer
 SIGNS = {None: 0, "positive": 1, "negative": -1}
 
 
@@ -36,7 +37,8 @@ class ImportanceWeightedVAE(VAETransformer):
         return max(min(2, n_features), -(-n_features // 2))
 
     def _auto_epochs(self, n_batches: int) -> int:
-        return int(np.clip(round(_STEPS / n_batches), *_EPOCHS))
+        most = _MOST_EPOCHS if self._objective["mechanism"] == "random" else _MOST_EPOCHS_WITH_MECHANISM
+        return int(np.clip(round(_STEPS / n_batches), _FEWEST_EPOCHS, most))
 
     def _module_params(self) -> dict[str, Any]:
         return {**self._objective, "kl_warmup": 0.0}

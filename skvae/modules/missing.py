@@ -16,8 +16,10 @@ from skvae.modules.vae import VAEModule
 
 MECHANISMS = ("random", "self_masking", "linear", "nonlinear")
 _MASK_WIDTH = 32
-_FIRST_SLOPE = 0.5
-_GAIN = 5.0  # by which steps of a logistic regression are larger than those of a network
+_FIRST_SLOPE = 1.0
+# By which steps of a logistic regression are larger than those of a network: its few numbers have further to go. While its
+# sign is open they wait for what the network finds.
+_GAIN, _GAIN_OF_OPEN_SIGN = 30.0, 5.0
 _TRIES = 64  # draws of which one is taken
 _NODES, _REACH = 17, 4.0  # numbers that stand for a normal distribution, and where they end
 
@@ -46,10 +48,11 @@ class MaskModel(nn.Module):
         self.mechanism, self.sign = mechanism, sign
         self.is_separate = mechanism == "self_masking"  # whether each entry depends on itself alone
         odds = torch.logit(torch.tensor(rates, dtype=torch.float32), eps=1e-3)
+        self.gain = _GAIN if sign else _GAIN_OF_OPEN_SIGN
         if mechanism == "self_masking":
-            first = math.log(math.expm1(_FIRST_SLOPE / _GAIN)) if sign else 0.0
-            self.slope = nn.Parameter(torch.full((len(columns),), first))
-            self.bias = nn.Parameter(odds / _GAIN)
+            first = math.log(math.expm1(_FIRST_SLOPE)) if sign else 0.0
+            self.slope = nn.Parameter(torch.full((len(columns),), first / self.gain))
+            self.bias = nn.Parameter(odds / self.gain)
         else:
             hidden = (_MASK_WIDTH,) if mechanism == "nonlinear" else ()
             self.network = mlp(n_features, hidden, len(columns), activation="tanh")
@@ -66,8 +69,9 @@ class MaskModel(nn.Module):
 
     def own(self, values: Tensor) -> Tensor:
         """Log-odds of "self_masking" for the values of its columns alone, ``(..., n_columns)``."""
-        slope = self.sign * nn.functional.softplus(self.slope) if self.sign else self.slope
-        return _GAIN * (self.bias + slope * values)
+        slope = self.gain * self.slope
+        slope = self.sign * nn.functional.softplus(slope) if self.sign else slope
+        return self.gain * self.bias + slope * values
 
     def log_prob(self, x: Tensor, observed: Tensor) -> Tensor:
         """Log-probability of masks given complete rows, ``(...,)``."""
