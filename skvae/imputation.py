@@ -297,7 +297,7 @@ class AutoencoderImputer(TransformerMixin, BaseEstimator):
     # -- columns, tags ------------------------------------------------------------------------------------------------
 
     def get_feature_names_out(self, input_features=None):
-        """Names of the columns that `transform` returns.
+        """Return the names of the columns that `transform` gives.
 
         Parameters
         ----------
