@@ -38,7 +38,8 @@ class AutoencoderImputer(TransformerMixin, BaseEstimator):
         :class:`~skvae.AutoEncoder`, :class:`~skvae.DenoisingAE`, :class:`~skvae.SparseAE` or :class:`~skvae.ContractiveAE`,
         which are trained as they are. None is ``VAETransformer(hidden_layer_sizes=(64,), activation="elu")``. "auto" means
         half as many components of a `VAETransformer` as columns here, and 3,000 steps in 10 to 300 passes, or up to 600 where
-        `mechanism` is not "random"; its `beta`, `kl_warmup`, `capacity` and `n_draws` have no effect, as the bound here is another one.
+        `mechanism` is not "random"; its `beta`, `kl_warmup`, `capacity` and `n_draws` have no effect, as the bound here is
+        another one.
     missing_values : float, default=np.nan
         What stands for a missing entry.
     mechanism : {"random", "self_masking", "linear", "nonlinear"}, default="random"
@@ -297,7 +298,7 @@ class AutoencoderImputer(TransformerMixin, BaseEstimator):
     # -- columns, tags ------------------------------------------------------------------------------------------------
 
     def get_feature_names_out(self, input_features=None):
-        """Names of the columns that `transform` returns.
+        """Return the names of the columns that `transform` gives.
 
         Parameters
         ----------

@@ -79,6 +79,17 @@ def reconstruct(estimator, X, *, y=None):
     ------
     TypeError
         If no step can reconstruct, or a step before it cannot be inverted.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_wine
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> import skvae
+    >>> X, _ = load_wine(return_X_y=True)
+    >>> pipe = make_pipeline(StandardScaler(), skvae.AutoEncoder(2, max_epochs=20, random_state=0)).fit(X)
+    >>> skvae.reconstruct(pipe, X).shape
+    (178, 13)
     """
     before, step = find_step(estimator, "reconstruct")
     return _back(before, step.reconstruct(forth(before, X), **_told(step, "reconstruct", y)))
@@ -107,6 +118,17 @@ def score_anomaly(estimator, X, *, y=None, method="auto"):
     ------
     TypeError
         If no step can score anomalies, or the one that can has but one method.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_wine
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> import skvae
+    >>> X, _ = load_wine(return_X_y=True)
+    >>> pipe = make_pipeline(StandardScaler(), skvae.AutoEncoder(2, max_epochs=20, random_state=0)).fit(X)
+    >>> bool(skvae.score_anomaly(pipe, -X[:5]).min() > skvae.score_anomaly(pipe, X).max())
+    True
     """
     before, step = find_step(estimator, "score_anomaly")
     chosen = {} if method == "auto" else {"method": method}

@@ -1,9 +1,11 @@
+import inspect
 import pickle
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from numpydoc.docscrape import NumpyDocString
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
@@ -17,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("one_core")
 
 def quick(**params):
     return AutoencoderImputer(
-        VAETransformer(2, hidden_layer_sizes=(8,), max_epochs=3), **{"random_state": 0, "n_draws": 50, **params}
+        **{"estimator": VAETransformer(2, hidden_layer_sizes=(8,), max_epochs=3), "random_state": 0, "n_draws": 50, **params}
     )
 
 
@@ -177,6 +179,80 @@ def test_bad_rows(gaps):
         imputer.transform(gaps[:, :3])
     with pytest.raises(ValueError, match="n_imputations"):
         imputer.impute(gaps, 0)
+
+
+# -- parameters that must be obeyed -----------------------------------------------------------------------------------
+
+
+def model(**params):
+    return VAETransformer(**{"n_components": 2, "hidden_layer_sizes": (8,), "max_epochs": 3, **params})
+
+
+def transform(imputer, X):
+    return imputer.transform(X)
+
+
+def impute(imputer, X):
+    return imputer.impute(X, 2)
+
+
+MASKED = {"mechanism": "self_masking"}
+OWN_SEED = {"estimator": model(random_state=3)}
+# A parameter, settings that it is added to, another value than theirs, and what must differ.
+OBEYED = [
+    ("estimator", {}, model(n_components=3), transform),
+    ("estimator", {}, model(learning_rate=0.1), transform),
+    ("estimator", {}, model(random_state=3), transform),
+    ("estimator", {}, AutoEncoder(2, hidden_layer_sizes=(8,), max_epochs=3), transform),
+    ("missing_values", {}, 3.25, transform),
+    ("mechanism", {}, "self_masking", transform),
+    ("mechanism", {}, "linear", transform),
+    ("mechanism", {}, "nonlinear", transform),
+    ("mechanism", MASKED, "linear", transform),
+    ("mechanism", MASKED, "nonlinear", transform),
+    ("masking_sign", MASKED, "positive", transform),
+    ("masking_sign", {**MASKED, "masking_sign": "positive"}, "negative", transform),
+    ("n_training_draws", {}, 1, transform),
+    ("n_draws", {}, 51, transform),
+    ("n_draws", {}, 51, impute),
+    ("add_indicator", {}, True, transform),
+    ("add_indicator", {}, True, impute),
+    ("keep_empty_features", {}, True, transform),
+    ("keep_empty_features", {}, True, impute),
+    ("random_state", {}, 1, transform),
+    ("random_state", OWN_SEED, 1, impute),
+]
+
+
+@pytest.mark.filterwarnings("ignore:Column")
+@pytest.mark.parametrize(("name", "base", "value", "observe"), OBEYED, ids=[name for name, *_ in OBEYED])
+def test_every_parameter_changes_the_result(gaps, name, base, value, observe):
+    if name == "keep_empty_features":
+        gaps[:, 1] = np.nan
+    if name == "missing_values":  # a number that is an entry to one imputer, and stands for none to the other
+        gaps = np.where(np.isnan(gaps), value, gaps)
+    before, again, after = (observe(quick(**params).fit(gaps), gaps) for params in (base, base, {**base, name: value}))
+    np.testing.assert_array_equal(before, again)
+    assert not np.array_equal(before, after)
+
+
+def test_every_parameter_is_tried():
+    tried = {name for name, *_ in OBEYED}
+    assert tried == set(AutoencoderImputer._parameter_constraints) == set(inspect.signature(AutoencoderImputer).parameters)
+
+
+def test_the_seed_of_the_estimator_comes_first(gaps):
+    first, second = (quick(**OWN_SEED, random_state=seed).fit(gaps) for seed in (0, 1))
+    np.testing.assert_array_equal(first.transform(gaps), second.transform(gaps))
+
+
+def test_documentation_names_every_attribute(gaps):
+    fitted = quick(add_indicator=True).fit(pd.DataFrame(gaps, columns=list("abcde")))
+    attributes = {name for name in dir(fitted) if name.endswith("_") and not name.startswith("_")}
+    assert attributes == {entry.name for entry in NumpyDocString(inspect.getdoc(AutoencoderImputer))["Attributes"]}
+
+
+# -- how good imputations are -----------------------------------------------------------------------------------------
 
 
 def test_imputations_have_the_conditional_moments_of_a_linear_model():

@@ -98,17 +98,61 @@ class Net(Spec):
         return params
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the class and its keyword arguments by name."""
+        """Return the class and its keyword arguments by name.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+            Has no effect; searches pass it.
+
+        Returns
+        -------
+        params : dict
+        """
         return {"module_class": self.module_class, **self.params}
 
     def set_params(self, **params: Any) -> Net:
-        """Change keyword arguments."""
+        """Change keyword arguments.
+
+        Parameters
+        ----------
+        **params : dict
+            New values by name; the others stay.
+
+        Returns
+        -------
+        self : object
+            The specification itself.
+
+        Raises
+        ------
+        TypeError
+            If a value is a module or a tensor.
+        """
         self.module_class = params.pop("module_class", self.module_class)
         self.params = {**self.params, **self._checked(params)}
         return self
 
     def build(self, n_inputs: int, n_outputs: int) -> nn.Module:
-        """Build the network."""
+        """Build the network.
+
+        Parameters
+        ----------
+        n_inputs : int
+            Width of what goes in.
+        n_outputs : int
+            Width of what comes out.
+
+        Returns
+        -------
+        module : Module
+            With new weights.
+
+        Raises
+        ------
+        ValueError
+            If the class cannot be made with these arguments.
+        """
         try:
             return self.module_class(n_inputs, n_outputs, **self.params)
         except Exception as error:
@@ -149,11 +193,37 @@ class Conv(Spec):
         self.upsampling = upsampling
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the arguments by name."""
+        """Return the arguments by name.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+            Has no effect; searches pass it.
+
+        Returns
+        -------
+        params : dict
+        """
         return {"channels": self.channels, "residual_blocks": self.residual_blocks, "upsampling": self.upsampling}
 
     def set_params(self, **params: Any) -> Conv:
-        """Change arguments."""
+        """Change arguments.
+
+        Parameters
+        ----------
+        **params : dict
+            New values by name; the others stay.
+
+        Returns
+        -------
+        self : object
+            The specification itself.
+
+        Raises
+        ------
+        ValueError
+            If there is no argument of that name.
+        """
         for name, value in params.items():
             if name not in self.get_params():
                 raise ValueError(f"Conv has no parameter {name!r}; it has {', '.join(self.get_params())}.")
@@ -165,7 +235,13 @@ class Conv(Spec):
         return {**self.get_params(), "channels": np.asarray(self.channels).tolist() if listed else self.channels}
 
     def check(self) -> None:
-        """Raise a ValueError about an argument that is out of range."""
+        """Look whether the arguments are in range.
+
+        Raises
+        ------
+        ValueError
+            If one is not.
+        """
         listed = isinstance(self.channels, (list, tuple)) or (isinstance(self.channels, np.ndarray) and self.channels.ndim == 1)
         channels = tuple(self.channels) if listed else None
         if channels is None or not all(isinstance(c, Integral) and int(c) >= 1 for c in channels):

@@ -1,4 +1,3 @@
-import ast
 import inspect
 import pickle
 import re
@@ -9,7 +8,6 @@ import pandas as pd
 import polars as pl
 import pytest
 from conftest import in_words
-from numpydoc.validate import validate
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris
@@ -18,7 +16,6 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import estimator_checks as checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
-from test_cvae_classifier import IGNORED
 
 from skvae import CVAE, AutoEncoder, CVAEResampler
 
@@ -39,25 +36,13 @@ def test_checks_that_sklearn_keeps_to_itself(check):
     check("CVAEResampler", CVAEResampler())
 
 
-@pytest.mark.parametrize("name", ["CVAEResampler", "CVAEResampler.fit", "CVAEResampler.fit_resample"])
-def test_docstrings_follow_numpydoc(name):
-    assert [(code, text) for code, text in validate(f"skvae.{name}")["errors"] if code not in IGNORED] == []
-
-
-def test_documentation_names_every_parameter_and_attribute(quick):
+def test_documentation_names_every_attribute(quick):
     X, y = table()
     fitted = quick()
     fitted.fit_resample(pd.DataFrame(X, columns=list("abc")), y)
     attributes = {name for name in dir(fitted) if name.endswith("_") and not name.startswith("_")}
-    for name, value in {**fitted.get_params(deep=False), **dict.fromkeys(attributes)}.items():
-        written = re.search(rf"^    {name} : (?:.*, default=(.*))?", CVAEResampler.__doc__, re.M)
-        assert written, name
-        if name not in attributes | {"estimator", "random_state"}:
-            assert ast.literal_eval(written[1]) == value, name
-
-
-def test_html_representation_links_to_the_documentation():
-    assert "skvae.readthedocs.io/en/stable/api.html#skvae.CVAEResampler" in CVAEResampler()._repr_html_()
+    for name in attributes:
+        assert re.search(rf"^    {name} : ", CVAEResampler.__doc__, re.M), name
 
 
 @pytest.fixture
