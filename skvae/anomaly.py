@@ -18,7 +18,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, InvalidParamet
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_sample_weight, _num_samples, check_is_fitted, has_fit_parameter
 
-from skvae.estimators import AutoEncoder
+from skvae.estimators import CVAE, AutoEncoder
 from skvae.pipeline import find_step, flat_steps, forth, is_active
 from skvae.warnings import warn_user
 
@@ -37,8 +37,8 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
     Parameters
     ----------
     estimator : estimator, Pipeline or None, default=None
-        Any estimator with `score_anomaly`, or a pipeline with such a step; it is cloned. None is ``AutoEncoder()``. Its
-        parameters are ``estimator__<name>``.
+        Any estimator with `score_anomaly` that can be fitted without `y`, or a pipeline with such a step; it is cloned. None
+        is ``AutoEncoder()``. The parameters of an estimator that is given are ``estimator__<name>``.
     alpha : float, default=0.05
         False-alarm rate: the share of normal rows that are flagged. It may be changed after `fit`.
     contamination : float or None, default=None
@@ -255,6 +255,13 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         if isinstance(estimator, Pipeline) and not any(hasattr(step, "score_anomaly") for _, step in flat_steps(estimator)):
             names = [name for name, _ in flat_steps(estimator)]
             raise InvalidParameterError(f"estimator is a Pipeline of which no step of {names} has the method 'score_anomaly'.")
+        for name, step in _steps(estimator):
+            if is_active(step) and hasattr(step, "__sklearn_tags__") and get_tags(step).target_tags.required:
+                advice = "; name the columns of X that hold the condition as condition_columns" if isinstance(step, CVAE) else ""
+                raise ValueError(
+                    f"{f'Step {name!r} of the pipeline' if name else 'estimator'}={step!r} is fitted with y, but y is not handed "
+                    f"on: to a detector all rows are normal{advice}."
+                )
         if self.method != "auto":
             step = [step for _, step in _steps(estimator) if hasattr(step, "score_anomaly")][-1]
             if "method" not in signature(step.score_anomaly).parameters:
@@ -379,7 +386,8 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         Returns
         -------
         decision : ndarray of shape (n_samples,)
-            ``score_samples(X) - offset_``; negative where rows are flagged.
+            ``score_samples(X) - offset_``; negative where rows are flagged. Infinite for all rows where there are too few
+            calibration rows: rank rows by `score_samples`, which needs none.
         """
         scores, offset = self.score_samples(X), self.offset_
         with np.errstate(invalid="ignore"):
@@ -599,19 +607,24 @@ def _most_held_out(n_rows: int) -> int:
 
 def _rows_needed(need: int, fraction: float | str) -> int:
     """Fewest rows of which "split" holds out as many as are needed."""
-    n = need
-    while (_most_held_out(n) if fraction == "auto" else min(round(fraction * n), n - _MIN_TRAINING)) < need:
+    if fraction == "auto":
+        return max(-(-3 * need // 2), need + _MIN_TRAINING)
+    n = max(need + _MIN_TRAINING, floor((need - 1) / fraction))
+    while round(fraction * n) < need:
         n += 1
     return n
 
 
 def _upper_quantile(scores: np.ndarray, weight: np.ndarray | None, share: float) -> float:
-    """Score above which a share of the rows lies."""
+    """Score above which a share of the rows lies; a row of weight two is two of weight one."""
     if weight is None:
         return float(np.percentile(scores, 100.0 * (1.0 - share)))
     order = np.argsort(scores)
-    total = np.cumsum(weight[order])
-    return float(scores[order][np.searchsorted(total, (1.0 - share) * total[-1] * (1.0 - 1e-12))])
+    last = np.cumsum(weight[order])
+    first = last - weight[order]
+    last -= weight.min()
+    places = np.column_stack([first, last]).ravel()
+    return float(np.interp((1.0 - share) * last[-1], places, np.repeat(scores[order], 2)))
 
 
 # -- estimators and pipelines -----------------------------------------------------------------------------------------
@@ -648,8 +661,9 @@ def _columns_behind(model: Any, steps: list[tuple[str, Any]]) -> np.ndarray:
             out = step.get_feature_names_out(names)
         if out is None or not set(out) <= set(names) or len(set(out)) < len(out):
             raise TypeError(
-                f"Step {label!r} ({type(step).__name__}) mixes or renames columns, so that shares cannot be led back to those of "
-                "X; explain goes through steps that keep columns, such as scalers."
+                f"Step {label!r} ({type(step).__name__}) mixes or renames columns, or does not tell their names "
+                "(get_feature_names_out), so that shares cannot be led back to those of X; explain goes through steps that keep "
+                "columns, such as scalers."
             )
         names = np.asarray(out, dtype=object)
     return np.array([positions[name] for name in names])

@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator, TransformerMixin, _fit_context, clone
 from sklearn.impute import MissingIndicator
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
+from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
 from skvae.estimators import VAETransformer
 from skvae.estimators import _validation as check
@@ -171,9 +171,15 @@ class AutoencoderImputer(TransformerMixin, BaseEstimator):
             is_empty = np.isnan(X).all(axis=0)
             if is_empty.all():
                 raise ValueError("X has no entry that is not missing, so that there is nothing to learn from.")
-            if is_empty.any() and not self.keep_empty_features:
+            if is_empty.any():
                 names = _check_feature_names_in(self)[is_empty].tolist()
-                warn_user(f"Column(s) {names} of X have no entry that is not missing; they are dropped.")
+                if model.image_shape is not None:
+                    raise ValueError(
+                        f"Column(s) {names} of X have no entry that is not missing, but image_shape={model.image_shape} needs "
+                        "them all."
+                    )
+                if not self.keep_empty_features:
+                    warn_user(f"Column(s) {names} of X have no entry that is not missing; they are dropped.")
             self._is_empty = is_empty
             self.indicator_ = None
             if self.add_indicator:
@@ -195,6 +201,13 @@ class AutoencoderImputer(TransformerMixin, BaseEstimator):
             raise ValueError(
                 f"masking_sign={self.masking_sign!r} has no effect with mechanism={self.mechanism!r}; leave it None."
             )
+        own = given.missing_values
+        if own is not None and own != self.missing_values and not (check.is_nan(own) and check.is_nan(self.missing_values)):
+            raise ValueError(
+                f"estimator has missing_values={own!r}, but the imputer missing_values={self.missing_values!r}, which is what "
+                "counts; leave the estimator's None."
+            )
+        given._validate_params()  # which knows the estimator by the name it was given under
         model = clone(given)
         if isinstance(given, VAETransformer):
             model = ImportanceWeightedVAE.like(
@@ -213,15 +226,7 @@ class AutoencoderImputer(TransformerMixin, BaseEstimator):
     def _check_rows(self, X: Any, *, reset: bool) -> np.ndarray:
         """Rows with NaN for whatever is missing."""
         check.refuse_text(X)
-        X = validate_data(
-            self,
-            X,
-            reset=reset,
-            dtype=[np.float64, np.float32],
-            ensure_min_samples=2 if reset else 1,
-            ensure_all_finite="allow-nan" if check.is_nan(self.missing_values) else True,
-        )
-        return check.mark_missing(X, self.missing_values)
+        return check.validate_rows(self, X, self.missing_values, reset=reset, ensure_min_samples=2 if reset else 1)
 
     # -- imputation ---------------------------------------------------------------------------------------------------
 

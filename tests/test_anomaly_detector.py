@@ -3,6 +3,7 @@ import pickle
 import re
 import threading
 import warnings
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -23,8 +24,8 @@ from sklearn.utils import estimator_checks as checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import skvae
-from skvae import TDVAE, AnomalyDetector, AutoEncoder, AutoencoderImputer, VAETransformer
-from skvae.anomaly import _least_rows, _snap
+from skvae import CVAE, TDVAE, AnomalyDetector, AutoEncoder, AutoencoderImputer, ContractiveAE, VAETransformer
+from skvae.anomaly import _least_rows, _rows_needed, _snap, _upper_quantile
 
 pytestmark = pytest.mark.usefixtures("one_core")
 NOT_EXACT = "weighted and repeated rows are held out and divided differently"
@@ -177,6 +178,37 @@ def test_numbers_of_calibration_rows_hit_alpha(alpha):
         n_flagged = int(alpha * (snapped + 1) + 1e-9)
         assert n_flagged / (snapped + 1) <= alpha < n_flagged / snapped
     assert (_least_rows(1, 0.05), _least_rows(1, 0.01), _least_rows(1, 0.1)) == (19, 99, 9)
+
+
+@pytest.mark.parametrize("fraction", ["auto", 0.01, 0.3, 1 / 3, 0.5, 0.77, 0.99])
+def test_advice_is_the_smallest_number_of_rows_that_is_enough(fraction):
+    def n_held_out(n):
+        return min(2 * n // 3 if fraction == "auto" else round(fraction * n), n - 2)
+
+    for need in (1, 2, 3, 9, 19, 99):
+        enough = _rows_needed(need, fraction)
+        assert n_held_out(enough) >= need > n_held_out(enough - 1)
+    assert _rows_needed(10**12, fraction) > 10**12  # at once
+
+
+def test_weights_of_one_and_repeated_rows_count_alike_with_contamination():
+    rng = np.random.default_rng(0)
+    scores, weight = rng.normal(size=30), rng.integers(1, 4, size=30)
+    weight[4] = 1
+    for share in (0.05, 0.1, 0.333, 0.5):
+        assert _upper_quantile(scores, np.ones(30), share) == pytest.approx(_upper_quantile(scores, None, share))
+        repeated = _upper_quantile(np.repeat(scores, weight), None, share)
+        assert _upper_quantile(scores, weight, share) == pytest.approx(repeated)
+        assert _upper_quantile(scores, 0.01 * weight, share) == pytest.approx(repeated)
+
+
+@pytest.mark.parametrize("estimator", [ContractiveAE, partial(AutoEncoder, tied_weights=True)], ids=["contractive", "tied"])
+def test_labels_are_those_that_are_predicted(estimator):
+    X = np.random.default_rng(0).normal(size=(120, 7)) @ np.random.default_rng(1).normal(size=(7, 7))
+    for seed in range(3):
+        model = AnomalyDetector(estimator(2, max_epochs=2), contamination=0.2, random_state=seed).fit(X)
+        np.testing.assert_array_equal(model.labels_, model.predict(X) == -1)
+        np.testing.assert_array_equal(model.decision_scores_, -model.score_samples(X))
 
 
 @pytest.mark.parametrize("calibration", ["split", "cross"])
@@ -465,7 +497,7 @@ def test_a_number_that_stands_for_missing_ones():
 def test_missing_values_are_refused_where_the_estimator_takes_none(X):
     gaps = with_gaps(np.random.default_rng(1), 60)
     for estimator in (tiny(), make_pipeline(StandardScaler(), tiny())):
-        with pytest.raises(ValueError, match=r"contains NaN\.\s+AutoEncoder does not accept missing values"):
+        with pytest.raises(ValueError, match=r"contains NaN\..*AutoEncoder\(missing_values=np\.nan\)"):
             AnomalyDetector(estimator, alpha=0.1).fit(gaps)
         model = AnomalyDetector(estimator, alpha=0.1, random_state=0).fit(X)
         for call in (model.predict, model.p_values, model.explain):
@@ -656,6 +688,8 @@ def test_too_few_calibration_rows(params, n_rows, message):
         ({"estimator": make_pipeline(StandardScaler(), PCA())}, r"no step of \['standardscaler', 'pca'\] has the method"),
         ({"estimator": 5}, "score_anomaly"),
         ({"estimator": AutoEncoder(n_components=-1)}, "'n_components' parameter of AutoEncoder"),
+        ({"estimator": CVAE()}, r"estimator=CVAE\(\) is fitted with y, but y is not handed on.*as condition_columns"),
+        ({"estimator": make_pipeline(StandardScaler(), CVAE())}, r"Step 'cvae' of the pipeline=CVAE\(\) is fitted with y"),
     ],
     ids=str,
 )

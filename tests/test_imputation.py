@@ -154,6 +154,9 @@ def test_mechanisms(gaps, mechanism, likelihood):
         ({"missing_values": "nan"}, "missing_values"),
         ({"missing_values": None}, "missing_values"),
         ({"missing_values": np.inf}, "missing_values"),
+        ({"missing_values": 10**400}, "missing_values=1000"),
+        ({"estimator": VAETransformer(missing_values=-999)}, "estimator has missing_values=-999, but the imputer"),
+        ({"estimator": VAETransformer(max_epochs=-3)}, "'max_epochs' parameter of VAETransformer"),
         ({"mechanism": "odd"}, "mechanism"),
         ({"masking_sign": "positive"}, "masking_sign"),
         ({"estimator": CVAE()}, "estimator=CVAE"),
@@ -165,6 +168,26 @@ def test_mechanisms(gaps, mechanism, likelihood):
 def test_bad_parameters(gaps, params, match):
     with pytest.raises(ValueError, match=match):
         quick().set_params(**params).fit(gaps)
+
+
+def test_an_estimator_may_say_the_same_of_missing_values(gaps):
+    quick(missing_values=np.nan).set_params(estimator__missing_values=np.nan).fit(gaps)
+
+
+def test_images_need_all_their_columns(gaps):
+    gaps[:, 1] = np.nan
+    model = VAETransformer(2, image_shape=(1, 1, 5), max_epochs=1)
+    with pytest.raises(ValueError, match=r"Column\(s\) \['x1'\] of X have no entry .* image_shape=\(1, 1, 5\) needs them all"):
+        AutoencoderImputer(model, keep_empty_features=True).fit(gaps)
+
+
+@pytest.mark.parametrize("make", [lambda X: pd.DataFrame(X), lambda X: X], ids=["frame", "array"])
+def test_missing_entries_among_objects_are_told(gaps, make):
+    objects = np.where(np.isnan(gaps), pd.NA, gaps.astype(object))
+    with pytest.raises(ValueError, match=r"hold pandas.NA among other objects; X.convert_dtypes\(\)"):
+        quick().fit(make(objects))
+    frame = pd.DataFrame(objects).convert_dtypes()
+    np.testing.assert_array_equal(quick().fit_transform(frame), quick().fit_transform(gaps))
 
 
 def test_bad_rows(gaps):

@@ -146,7 +146,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             if resume:
                 self._check_unchanged()
             X = self._check_rows(X, reset=not resume, min_rows=1 if goes_on else 2, sets_form=not goes_on)
-            kept, weight = check.check_weights(sample_weight, X, min_rows=1 if goes_on else 2)
+            kept, weight = check.check_weights(sample_weight, X, self._without_use(X), min_rows=1 if goes_on else 2)
             data = self._condition(X, told, kept, weight, reset=not resume)
             self._check_fit(weight)
             if not goes_on:
@@ -205,6 +205,10 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     def _condition(self, X: Any, told: Any, kept: Any, weight: np.ndarray | None, *, reset: bool) -> Table:
         """Rows that are `kept`, with what the model is told about each; models that are told nothing look at rows alone."""
         return Table(X[kept] if isinstance(kept, np.ndarray) else X, weight)
+
+    def _without_use(self, X: Any) -> np.ndarray | None:
+        """Which rows nothing can be learned from, as none of their entries is there; None if there is no such row."""
+        return check.empty_rows(X) if self._module_class.takes_missing else None
 
     def _measured(self, data: Table) -> Table:
         """Rows as the likelihood knows them, which measures their columns."""

@@ -47,5 +47,9 @@ class ImportanceWeightedVAE(VAETransformer):
         n_missing = check.missing_entries(X) if has_missing(X) else np.zeros(0)
         return {**super()._missing_params(X), "rates": tuple(float(n / X.shape[0]) for n in n_missing[n_missing > 0])}
 
+    def _without_use(self, X: Any) -> np.ndarray | None:
+        """Masks of rows without any entry have something to tell of the mechanism."""
+        return super()._without_use(X) if self._objective["mechanism"] == "random" else None
+
     def _check_health(self) -> None:
         """Say nothing about components without use, of which imputation may have any number."""

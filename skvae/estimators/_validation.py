@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
@@ -17,7 +18,7 @@ from sklearn.utils.validation import _check_sample_weight, check_array, validate
 from torch import nn
 
 from skvae.modules import Conv, Net
-from skvae.modules.columns import dense_rows, has_missing
+from skvae.modules.columns import dense_rows, has_missing, row_blocks
 from skvae.training import anomaly
 
 # What `missing_values` takes.
@@ -46,16 +47,7 @@ def check_rows(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1, sets_f
     X = _flatten_images(estimator, X, reset=reset, sets_form=sets_form)
     refuse_text(X)
     missing = getattr(estimator, "missing_values", None)
-    X = validate_data(
-        estimator,
-        X,
-        reset=reset,
-        accept_sparse="csr",
-        dtype=[np.float64, np.float32],
-        ensure_min_samples=min_rows,
-        ensure_all_finite="allow-nan" if is_nan(missing) else True,
-    )
-    X = mark_missing(X, missing)
+    X = validate_rows(estimator, X, missing, reset=reset, accept_sparse="csr", ensure_min_samples=min_rows)
     if estimator._gives_images and estimator._n_condition_columns:
         raise ValueError("condition_columns are columns of rows; X is images, which have none to spare.")
     n_pixels = X.shape[1] - estimator._n_condition_columns
@@ -65,17 +57,46 @@ def check_rows(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1, sets_f
     return X
 
 
+def validate_rows(estimator: Any, X: Any, missing: Any, **options: Any) -> Any:
+    """Rows as `validate_data` returns them, with NaN in place of what `missing` says stands for a missing entry."""
+    dtype = [np.float64, np.float32]
+    try:
+        X = validate_data(estimator, X, dtype=dtype, ensure_all_finite="allow-nan" if is_nan(missing) else True, **options)
+    except ValueError as error:
+        if not str(error).startswith("Input X contains NaN."):
+            raise
+        raise ValueError(f"Input X contains NaN. {_what_to_do_about_nan(estimator, missing)}") from None
+    return mark_missing(X, missing)
+
+
+def _what_to_do_about_nan(estimator: Any, missing: Any) -> str:
+    name = type(estimator).__name__
+    if not hasattr(estimator, "missing_values"):
+        return f"{name} takes no missing values; fill them in first, with AutoencoderImputer or an imputer of scikit-learn."
+    if missing is None:
+        return (
+            f"If it stands for missing entries, {name}(missing_values=np.nan) learns from the others; AutoencoderImputer fills "
+            "them in."
+        )
+    return f"{name} has missing_values={missing!r}, which alone stands for a missing entry; np.nan takes NaN for one."
+
+
 def is_nan(value: Any) -> bool:
     """Whether a value of a parameter is NaN."""
-    return isinstance(value, Real) and bool(np.isnan(value))
+    return isinstance(value, Real) and bool(value != value)
 
 
 def check_missing_values(estimator: Any) -> None:
     """Raise a ValueError where what stands for a missing entry is no number that X can have."""
-    value = getattr(estimator, "missing_values", None)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, Real) or np.isinf(value)):
+    if not hasattr(estimator, "missing_values"):
+        return
+    value, may_be_none = estimator.missing_values, None in type(estimator)._parameter_constraints["missing_values"]
+    if value is None and may_be_none:
+        return
+    if isinstance(value, bool) or not isinstance(value, Real) or abs(value) > sys.float_info.max:
         raise ValueError(
-            f"missing_values={value!r} must be np.nan or a finite number, which stands for a missing entry, or None."
+            f"missing_values={value!r} must be np.nan or a finite number, which stands for a missing entry"
+            f"{', or None' if may_be_none else ''}."
         )
 
 
@@ -100,6 +121,14 @@ def missing_entries(X: Any) -> np.ndarray:
         rows_and_columns = X.tocoo()
         return np.bincount(rows_and_columns.col[np.isnan(rows_and_columns.data)], minlength=X.shape[1])
     return np.isnan(X).sum(axis=0)
+
+
+def empty_rows(X: Any) -> np.ndarray | None:
+    """Which rows have no entry that is not NaN; None if there is no such row."""
+    if not has_missing(X) or (sparse.issparse(X) and X.shape[1] > np.diff(X.indptr).max()):
+        return None
+    empty = np.concatenate([np.isnan(dense_rows(X, rows)).all(axis=1) for rows in row_blocks(*X.shape)])
+    return empty if empty.any() else None
 
 
 def check_missing(estimator: Any, X: Any) -> tuple[int, ...]:
@@ -185,6 +214,11 @@ def refuse_text(X: Any) -> None:
     elif isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype.kind in "OUST":
         named = {str(j): X[:, j] for j in range(X.shape[1])}
     examples = {name: value for name, column in named.items() if (value := _first_text(np.asarray(column))) is not None}
+    if absent := [name for name, value in examples.items() if type(value).__name__ == "NAType"]:
+        raise ValueError(
+            f"Column(s) {', '.join(absent[:5])} of X hold pandas.NA among other objects; X.convert_dtypes() makes columns of "
+            "numbers with missing entries of them."
+        )
     if examples:
         listing = ", ".join(f"{name} (e.g. {value!r})" for name, value in list(examples.items())[:5])
         raise ValueError(
@@ -204,7 +238,7 @@ def _first_text(values: np.ndarray) -> Any:
     except ValueError:
         return next((value for value in values if isinstance(value, str)), values[0])
     except TypeError:
-        return None
+        return next((value for value in values if type(value).__name__ == "NAType"), None)
     return None
 
 
@@ -367,15 +401,26 @@ def check_codes(estimator: Any, Z: Any) -> np.ndarray:
     return Z
 
 
-def check_weights(sample_weight: Any, X: Any, *, min_rows: int) -> tuple[np.ndarray | slice, np.ndarray | None]:
-    """Which rows have a positive weight, and those weights, one on average; None if there are none or all are equal."""
-    if sample_weight is None:
+def check_weights(
+    sample_weight: Any, X: Any, empty: np.ndarray | None, *, min_rows: int
+) -> tuple[np.ndarray | slice, np.ndarray | None]:
+    """Which rows have a positive weight and are not `empty`, and those weights, one on average.
+
+    There are no weights if none are given or all are equal.
+    """
+    if sample_weight is None and empty is None:
         return slice(None), None
-    weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+    weight = np.ones(X.shape[0])
+    if sample_weight is not None:
+        weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
     kept = weight > 0
     if kept.sum() < min_rows:
         raise ValueError(f"sample_weight leaves {int(kept.sum())} row(s) with a positive weight; at least {min_rows} are needed.")
-    weight = weight[kept] / weight.max()
+    if empty is not None:
+        kept &= ~empty
+        if kept.sum() < min_rows:
+            raise ValueError(f"X has {int(kept.sum())} row(s) with an entry that is not missing; at least {min_rows} are needed.")
+    weight = weight[kept] / weight[kept].max()
     weight = None if np.all(weight == weight[0]) else weight / weight.mean()
     return slice(None) if kept.all() else kept, weight
 

@@ -113,7 +113,11 @@ class TiedLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(self.out_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
+        weight = self.weight
+        if not torch.is_grad_enabled():
+            # By a transposed matrix, a row's product depends in its last bits on where the row stands.
+            weight = weight.contiguous()
+        return F.linear(x, weight, self.bias)
 
     @property
     def weight(self) -> Tensor:

@@ -116,6 +116,22 @@ def test_empty_columns_and_rows(make, gaps):
     assert model.score_anomaly(rows).argmax() != 3
 
 
+@pytest.mark.parametrize("params", [{}, {"early_stopping": True, "max_epochs": 5}], ids=["fit", "early stopping"])
+def test_rows_without_entries_take_no_part_in_learning(make, X, gaps, params):
+    gaps[::7] = np.nan
+    known = ~np.isnan(gaps).all(axis=1)
+    weight = np.random.default_rng(0).integers(0, 3, len(gaps))
+    for given in ({}, {"sample_weight": weight}):
+        among = make(missing_values=np.nan, **params).fit(gaps, **given)
+        alone = make(missing_values=np.nan, **params).fit(gaps[known], **{name: values[known] for name, values in given.items()})
+        for one, other in zip(state(among).values(), state(alone).values(), strict=True):
+            np.testing.assert_array_equal(one, other)
+        np.testing.assert_array_equal(among.score_anomaly(X), alone.score_anomaly(X))
+        np.testing.assert_array_equal(among.sample(5, random_state=0), alone.sample(5, random_state=0))
+    with pytest.raises(ValueError, match=r"X has 1 row\(s\) with an entry that is not missing; at least 2 are needed"):
+        make(missing_values=np.nan).fit(np.where(np.arange(len(X))[:, None] == 3, X, np.nan))
+
+
 def test_nothing_is_known_of_a_row_without_entries(gaps):
     model = VAETransformer(2, max_epochs=30, random_state=0, missing_values=np.nan).fit(gaps)
     nothing = np.full((1, 5), np.nan)

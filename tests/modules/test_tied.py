@@ -217,3 +217,14 @@ def test_a_linear_tied_autoencoder_is_as_good_as_pca(n_components):
     # The best tied weights are orthonormal.
     weight = model.module_.encoder[0].weight.detach()
     torch.testing.assert_close(weight @ weight.T, torch.eye(n_components), atol=0.02, rtol=0.0)
+
+
+@pytest.mark.parametrize("n_features", [3, 5, 7, 9])
+@pytest.mark.parametrize("hidden", [(), (7, 5)], ids=["one layer", "hidden layers"])
+def test_rows_do_not_depend_on_their_place(n_features, hidden):
+    X = randn(300, n_features).numpy() * 5 + 3
+    model = AutoEncoder(2, hidden_layer_sizes=hidden, tied_weights=True, max_epochs=1, random_state=0).fit(X)
+    for function in (model.transform, model.reconstruct, model.score_samples, model.score_anomaly):
+        whole = function(X)
+        for rows in (slice(1, None), slice(7, 50), slice(299, 300)):
+            assert (function(X[rows]) == whole[rows]).all()
