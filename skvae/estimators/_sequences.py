@@ -12,9 +12,16 @@ from skvae.estimators import _validation as check
 MIN_TIMESTEPS = 2
 
 
-def holds_rows(X: Any) -> bool:
-    """Whether sequences come as rows."""
-    return _as_array(X)[1]
+def holds_rows(X: Any, n_columns: int | None = None) -> bool:
+    """Whether sequences come as rows; those of a list, where a model that knows rows has seen so many columns."""
+    return _as_array(X, n_columns)[1]
+
+
+def columns_of_rows(estimator: Any) -> int | None:
+    """Columns of the rows that an estimator was fitted on: zero if it was on sequences, None where any number would do."""
+    if estimator.n_timesteps is not None or estimator.n_step_features_ > 1:
+        return None
+    return getattr(estimator, "_n_columns", 0)
 
 
 def check_sequences(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -> np.ndarray:
@@ -23,13 +30,14 @@ def check_sequences(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -
     Takes that, a list of arrays ``(n_timesteps, n_features)`` or ``(n_timesteps,)``, or rows: flattened sequences of
     `n_timesteps` steps or, without, univariate ones. Where `reset`, notes numbers and names of the columns.
     """
-    X, is_rows = _as_array(X)
+    X, is_rows = _as_array(X, None if reset else columns_of_rows(estimator))
     options: Any = {"dtype": [np.float64, np.float32], "ensure_all_finite": "allow-nan", "ensure_min_samples": min_rows}
     if is_rows:
         check.refuse_text(X)
         if not reset and not hasattr(estimator, "_n_columns"):  # fitted on arrays of three dimensions
             X = check_array(X, input_name="X", estimator=estimator, **options)
         else:
+            _check_width(estimator, X, reset=reset)
             X = validate_data(estimator, X, reset=reset, **options)
         n_columns, n_timesteps = X.shape[1], _timesteps_of_rows(estimator, X.shape[1], reset=reset)
         X = X.reshape(len(X), n_timesteps, n_columns // n_timesteps)
@@ -53,15 +61,25 @@ def check_sequences(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -
     return X
 
 
-def _as_array(X: Any) -> tuple[Any, bool]:
-    """Return sequences as something with two dimensions or three, and whether it has two."""
+def _check_width(estimator: Any, X: Any, *, reset: bool) -> None:
+    """Tell whoever passes rows of another length how univariate sequences of any length are passed."""
+    shape = getattr(X, "shape", ())
+    if not reset and columns_of_rows(estimator) and len(shape) == 2 and shape[1] not in (0, estimator.n_features_in_):
+        raise ValueError(
+            f"X has {shape[1]} features, but {type(estimator).__name__} is expecting {estimator.n_features_in_} features as "
+            "input. Sequences of other lengths are passed as (n_sequences, n_timesteps, 1) or as a list of arrays."
+        )
+
+
+def _as_array(X: Any, n_columns: int | None) -> tuple[Any, bool]:
+    """Return sequences as something with two dimensions or three, and whether it has two; see `holds_rows`."""
     ndim = getattr(X, "ndim", None)
     if ndim == 1 and getattr(X.dtype, "kind", "") == "O":
         X, ndim = list(X), None
     if ndim is None and isinstance(X, (list, tuple)):
         if not len(X):
             raise ValueError("X is an empty list; it takes one array (n_timesteps, n_features) a sequence.")
-        return _as_one(X) if any(hasattr(x, "__len__") and not isinstance(x, (str, bytes)) for x in X) else (X, True)
+        return _as_one(X, n_columns) if any(hasattr(x, "__len__") and not isinstance(x, (str, bytes)) for x in X) else (X, True)
     if ndim == 3:
         if getattr(X.dtype, "kind", "f") not in "biufcO":
             raise ValueError(f"X holds {X.dtype}; sequences are of numbers.")
@@ -74,8 +92,8 @@ def _as_array(X: Any) -> tuple[Any, bool]:
     return X, True
 
 
-def _as_one(X: Any) -> tuple[Any, bool]:
-    """Return a list of sequences as `_as_array` does; it holds rows where all have one dimension and one length."""
+def _as_one(X: Any, n_columns: int | None) -> tuple[Any, bool]:
+    """Return a list of sequences as `_as_array` does; it holds rows where all have one dimension and one length, that of rows."""
     parts = []
     for i, x in enumerate(X):
         try:
@@ -87,7 +105,8 @@ def _as_one(X: Any) -> tuple[Any, bool]:
         if parts[i].ndim not in (1, 2):
             given = f"has {parts[i].ndim} dimensions" if parts[i].ndim else f"is of type {type(x).__name__}"
             raise ValueError(f"X[{i}] {given}; in a list, sequences are arrays (n_timesteps, n_features) or (n_timesteps,).")
-    if {part.ndim for part in parts} == {1} and len({len(part) for part in parts}) == 1:
+    lengths = {len(part) for part in parts}
+    if {part.ndim for part in parts} == {1} and len(lengths) == 1 and (n_columns is None or lengths == {n_columns}):
         return X, True
     return _pad([part[:, np.newaxis] if part.ndim == 1 else part for part in parts]), False
 

@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from skvae.estimators import _validation as check
 from skvae.estimators._base import BaseAutoEncoder
 from skvae.estimators._docs import document
-from skvae.estimators._sequences import MIN_TIMESTEPS, check_sequences, holds_rows
+from skvae.estimators._sequences import MIN_TIMESTEPS, check_sequences, columns_of_rows, holds_rows
 from skvae.modules import CELLS, LatentModule, TDVAEModule
 from skvae.training import Table, seed_streams, sequences
 from skvae.warnings import warn_user
@@ -97,7 +97,9 @@ class TDVAE(BaseAutoEncoder):
     Attributes
     ----------
     n_timesteps_ : int
-        Steps of the longest sequence in training.
+        Steps of the longest sequence in training; with `partial_fit`, of those of the first call.
+    noise_scale_ : ndarray of shape (n_step_features_,)
+        Scale of the likelihood's noise of every feature, in the units of X.
     n_step_features_ : int
         Columns of a frame.
     max_gap_ : int
@@ -445,7 +447,7 @@ class TDVAE(BaseAutoEncoder):
             What the model makes of every frame; NaN behind the end of a sequence.
         """
         check_is_fitted(self, "module_")
-        is_rows = holds_rows(X)
+        is_rows = holds_rows(X, columns_of_rows(self))
         X, device = self._ready(X)
         present = ~np.isnan(X[..., 0])
         frames = np.full(X.shape, np.nan, dtype=X.dtype)
@@ -556,7 +558,7 @@ class TDVAE(BaseAutoEncoder):
         Returns
         -------
         X : ndarray of shape (n_samples, n_timesteps, n_step_features_)
-            Sequences in the units of the training data; flattened where `fit` was given rows.
+            Sequences in the units of the training data; flattened where `fit` was given rows, and `n_timesteps` is that of these.
         """
         check_is_fitted(self, "module_")
         n_timesteps = self.n_timesteps_ if n_timesteps is None else check.check_count("n_timesteps", n_timesteps)
@@ -564,7 +566,7 @@ class TDVAE(BaseAutoEncoder):
         nothing = np.zeros((n_samples, self.n_components_), dtype=np.float32)
         device = check.resolve_device(self.device)
         drawn = sequences.futures(self.module_, nothing, n_timesteps, 1, seed, device, mean=mean)[:, 0]
-        return self._as_given(drawn, self._gives_rows)
+        return self._as_given(drawn, self._gives_rows and n_timesteps == self.n_timesteps_)
 
     # -- scores -------------------------------------------------------------------------------------------------------
 
@@ -635,7 +637,7 @@ class TDVAE(BaseAutoEncoder):
             Sum to `score_anomaly` over the steps and features of a sequence; NaN behind its end.
         """
         check_is_fitted(self, "module_")
-        is_rows = holds_rows(X)
+        is_rows = holds_rows(X, columns_of_rows(self))
         X, device = self._ready(X, scored=True)
         shares = sequences.step_deviance(self.module_, X, _FORECAST_DRAWS, device)
         shares /= (~np.isnan(X[..., 0])).sum(axis=1)[:, np.newaxis, np.newaxis]

@@ -97,8 +97,8 @@ class VQVAE(BaseAutoEncoder):
         Further arguments of an autoregressive prior: "n_layers", "width", "n_heads", "dropout", and of its training:
         "learning_rate", "batch_size" and "max_epochs", which by default aims at 9,400 steps in 2 to 20 passes.
     class_conditional : bool or "auto", default="auto"
-        Have the prior depend on the labels that `fit` gets as `y`; "auto" does if they are fewer than the square root of the
-        number of rows, and takes other targets for something that is none of its business.
+        Have the prior depend on the labels that `fit` gets as `y`; "auto" does if there are no more kinds of them than
+        the square root of the number of rows, and takes other targets for something that is none of its business.
     %(architecture)s
     %(training)s
 
@@ -299,7 +299,8 @@ class VQVAE(BaseAutoEncoder):
         y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
             Labels for a class-conditional prior.
         classes : array-like of shape (n_classes,) or list of array-like, default=None
-            All labels there will be, a list of them where there are several kinds; those of the first call by default.
+            All labels there will be, a list of them where there are several kinds; those of the first call by default. With
+            ``class_conditional="auto"``, the first call decides whether the prior depends on `y`.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows.
 
@@ -333,6 +334,9 @@ class VQVAE(BaseAutoEncoder):
         table = super()._condition(X, None, kept, weight, reset=reset)
         self._rows_in = X  # all of them, for `labels_`
         y, classes, goes_on = told  # a warm start fits the prior anew
+        if classes is not None and (y is None or self.class_conditional is False or self.prior in (None, "uniform")):
+            without = "y" if y is None else f"class_conditional={self.class_conditional!r} and prior={self.prior!r}"
+            raise ValueError(f"classes={classes!r} has no effect with{'out' if y is None else ''} {without}.")
         if not goes_on:
             self._conditions = None
         elif self._conditions is None:
@@ -357,15 +361,16 @@ class VQVAE(BaseAutoEncoder):
     def _is_about_classes(self, labels: Any, n_rows: int) -> bool:
         """Whether targets are labels that the prior should depend on."""
         try:
-            is_continuous = not hasattr(labels, "columns") and type_of_target(labels, input_name="y").startswith("continuous")
+            with np.errstate(invalid="ignore"):  # NaN, which is refused as such
+                is_continuous = not hasattr(labels, "columns") and type_of_target(labels, input_name="y").startswith("continuous")
             candidate = None if is_continuous else Conditions(labels, None, scaled=False)
         except ValueError:  # missing entries, for example, in a target that need not be for the prior
             if self.class_conditional is True:
                 raise
             return False
         if self.class_conditional is True:
-            if candidate is None:
-                raise ValueError("class_conditional=True takes labels, but y is continuous.")
+            if candidate is None or not candidate.is_labels:
+                raise ValueError("class_conditional=True takes labels, but y holds numbers that are not: pass integers or text.")
             if self.prior == "histogram" and candidate.n_columns > 1:
                 raise ValueError(f"prior='histogram' depends on one kind of label, but y has {candidate.n_columns} columns.")
             return True

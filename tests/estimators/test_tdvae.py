@@ -230,6 +230,21 @@ def test_rows_and_sequences_agree(X):
     np.testing.assert_array_equal(model.set_params(n_timesteps=LENGTH).transform(rows), model.transform(X))
 
 
+def test_univariate_sequences_of_other_lengths_than_in_training(X):
+    rows, other = X[..., 0], X[:, :7, 0]
+    model, ragged = quick().fit(rows), quick().fit([row[: 7 + i % 3] for i, row in enumerate(rows)])
+    expected = model.transform(other[..., np.newaxis])
+    np.testing.assert_array_equal(model.transform(list(other)), expected)
+    np.testing.assert_array_equal(model.transform(list(other[:1])), expected[:1])
+    assert model.reconstruct(list(other)).shape == (N, 7, 1)
+    assert model.sample(2, n_timesteps=5).shape == (2, 5, 1)
+    assert model.transform(model.sample(2, n_timesteps=5)).shape == (2, 6)
+    with pytest.raises(ValueError, match=rf"X has 7 features, but TDVAE is expecting {LENGTH} features as input\. Sequences of"):
+        model.transform(other)
+    for lengths in ([7, 7], [7, 9]):
+        assert ragged.reconstruct([row[:n] for row, n in zip(rows, lengths, strict=False)]).ndim == 3
+
+
 def test_univariate_sequences(X):
     rows = X[..., 0]
     model, of_rows = quick().fit(rows[..., np.newaxis]), quick().fit(rows)

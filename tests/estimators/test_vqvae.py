@@ -545,7 +545,7 @@ def test_a_refit_that_fails_leaves_the_fitted_estimator(X):
         ({"learning_rate": 1e38, "optimizer": "sgd", "max_epochs": 20}, X, None),
     ):
         before = model.get_params()
-        with pytest.raises(ValueError, match=r"NaN|entries|depth|continuous|stopped being finite"):
+        with pytest.raises(ValueError, match=r"NaN|entries|depth|labels|stopped being finite"):
             model.set_params(**params).fit(rows, y)
         model.set_params(**before)
         assert set(vars(model)) == names
@@ -865,7 +865,7 @@ def test_which_targets_are_labels(X, y, params, depends):
         (lambda model, X, y: model.partial_fit(X, np.full(80, "z")), r"not seen in fit: 'z'"),
         (lambda model, X, y: model.fit(X, y[:3]), r"inconsistent numbers of samples"),
         (lambda model, X, y: quick(class_conditional=True).fit(X), r"prior depends on labels"),
-        (lambda model, X, y: quick(class_conditional=True).fit(X, X[:, 0]), r"takes labels, but y is continuous"),
+        (lambda model, X, y: quick(class_conditional=True).fit(X, X[:, 0]), r"takes labels, but y holds numbers that are not"),
         (lambda model, X, y: quick(class_conditional=True, prior=None).fit(X, y), r"no effect with prior=None"),
         (lambda model, X, y: quick(class_conditional=True, prior="uniform").fit(X, y), r"no effect with prior='uniform'"),
     ],
@@ -1175,3 +1175,19 @@ def test_labels_without_a_say_are_reported(X):
     with pytest.warns(UserWarning, match="does not depend on the labels"):
         model = quick(prior="transformer", class_conditional=True, n_embeddings=16).fit(X[:3], list("aab"))
     np.testing.assert_array_equal(model.sample(5, y="a"), model.sample(5, y="b"))
+
+
+@pytest.mark.parametrize("y", [pd.DataFrame({"t": np.arange(60) / 7}), np.arange(120).reshape(60, 2) / 7], ids=["frame", "array"])
+def test_numbers_are_no_classes(X, y):
+    with pytest.raises(ValueError, match="class_conditional=True takes labels"):
+        quick(prior="histogram", class_conditional=True).fit(X[:60], y)
+
+
+@pytest.mark.parametrize(
+    ("params", "y", "message"),
+    [({}, None, "has no effect without y"), ({"class_conditional": False}, np.arange(60) % 2, "with class_conditional=False")],
+    ids=["no labels", "not conditional"],
+)
+def test_classes_that_would_be_ignored_are_refused(X, params, y, message):
+    with pytest.raises(ValueError, match=message):
+        quick(**params).partial_fit(X[:60], y, classes=[0, 1])
