@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skvae.estimators import _validation as check
 from skvae.modules import ACTIVATIONS, LIKELIHOODS, NOISE_MODES, NORMALIZATIONS, Conv, LatentModule, Net
+from skvae.modules.columns import SpreadError
 from skvae.training import OPTIMIZER_NAMES, SCHEDULES, DivergedError, Plan, Rows, Table, inference, seed_streams, train
 from skvae.training.anomaly import METHODS, References, Scorer, draw_references
 from skvae.training.randomness import PrivateRandomness
@@ -247,7 +248,10 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         module = self._new_module()
         module.likelihood.check(self._measured(data).X)
         measured = self._measured(data if train_index is None else data.take(train_index))
-        module.likelihood.fit(measured.X, measured.weight, shared=self._columns_share_a_unit)
+        try:
+            module.likelihood.fit(measured.X, measured.weight, shared=self._columns_share_a_unit)
+        except SpreadError as error:
+            raise error.named(partial(self._name_of_column, n_columns=n_features), "X") from None
         return module
 
     @property
@@ -361,10 +365,14 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         largest, column = module.likelihood.largest_entry(X)
         cause = f"learning_rate={self._learning_rate:g} may be too large; lower it or set clip_norm (now {self.clip_norm})."
         if largest > 100.0:
-            names = getattr(self, "feature_names_in_", ())
-            name = names[column] if len(names) == X.shape[1] else column  # of a frame, or without what the model is told
+            name = self._name_of_column(column, X.shape[1])
             cause += f" Column {name!r} has a value {largest:.3g} standard deviations from its mean: transform or clip it."
         return f"The training loss of {type(self).__name__} stopped being finite. {cause}"
+
+    def _name_of_column(self, column: int, n_columns: int) -> Any:
+        """Name in X of one of the columns that the likelihood knows, or its position where it has none."""
+        names = getattr(self, "feature_names_in_", ())
+        return names[column] if len(names) == n_columns else column  # frames of a sequence have no names
 
     def _check_fit(self, weight: np.ndarray | None) -> None:
         """Raise what can be known before training."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
 from sklearn.utils.multiclass import type_of_target
 
 from skvae.estimators._validation import as_array
-from skvae.modules.columns import ColumnStatistics
+from skvae.modules.columns import ColumnStatistics, SpreadError
 
 _REMEMBERED = 1000  # conditions in numbers that are kept to draw from
 _SEED = 20140130
@@ -42,13 +43,19 @@ class Conditions:
         if len(given) != len(columns):
             raise ValueError(f"classes has {len(given)} list(s) of labels, but {name} has {len(columns)} columns.")
         for is_label, (_, values), known in zip(labelled, columns, given, strict=True):
-            self._classes.append(_sorted(values if known is None else np.asarray(known), name) if is_label else None)
-        self._moments = _moments([None if is_label else v for is_label, (_, v) in zip(labelled, columns, strict=True)], weight)
+            self._classes.append(sort_labels(values if known is None else np.asarray(known), name) if is_label else None)
+        self._moments = _moments(columns, labelled, weight, name)
         self.is_labels = all(labelled)
         self.width = sum(1 if known is None else len(known) for known in self._classes)
         self._counts: dict[tuple[int, ...], float] = {}
         self._examples = np.empty((0, len(columns)), dtype=object)
         self._count(y, weight)
+
+    def called(self, name: str) -> Conditions:
+        """Return the same conditions, by another name in messages: that of the argument which they come by."""
+        other = copy.copy(self)
+        other.name = name
+        return other
 
     @property
     def n_columns(self) -> int:
@@ -222,7 +229,7 @@ def _columns(y: Any, name: str) -> tuple[list[tuple[Any, np.ndarray]], bool]:
     if hasattr(y, "columns"):
         parts = [y.iloc[:, j] if hasattr(y, "iloc") else y[column] for j, column in enumerate(y.columns)]
         columns = [
-            (column, _checked(np.asarray(part), f"Column {column!r} of {name}"))
+            (column, check_entries(np.asarray(part), f"Column {column!r} of {name}"))
             for column, part in zip(y.columns, parts, strict=True)
         ]
         is_vector = False
@@ -233,21 +240,24 @@ def _columns(y: Any, name: str) -> tuple[list[tuple[Any, np.ndarray]], bool]:
                 f"{name} must be a list of labels, a matrix with a column for each kind of label, or a matrix of numbers, but "
                 f"has shape {values.shape} and type {values.dtype}."
             )
-        values, is_vector = _checked(values, name), values.ndim == 1
+        values, is_vector = check_entries(values, name), values.ndim == 1
         columns = [(0, values)] if is_vector else [(j, values[:, j]) for j in range(values.shape[1])]
     if not columns:
         raise ValueError(f"{name} has no columns.")
     return [(column, _unboxed(values)) for column, values in columns], is_vector
 
 
-def _checked(values: np.ndarray, name: str) -> np.ndarray:
-    """Raise a ValueError where entries are missing or infinite."""
+def check_entries(values: np.ndarray, name: str) -> np.ndarray:
+    """Labels or numbers, none of which may be missing, infinite or something that is neither."""
     if values.dtype.kind == "f":
         bad = ~np.isfinite(values)
     elif values.dtype.kind in "Mm":
         bad = np.isnat(values)
     elif values.dtype.kind == "O":
         bad = np.vectorize(_is_missing, otypes=[bool])(values)
+        strange = next((value for value in values.flat if not isinstance(value, Hashable)), None)
+        if strange is not None:
+            raise ValueError(f"{name} has an entry of type {type(strange).__name__}, {strange!r}, which is no label.")
     else:
         return values
     if bad.any():
@@ -283,12 +293,17 @@ def _numbers(values: np.ndarray, name: str) -> np.ndarray:
         raise ValueError(f"{name} was numbers in fit; it cannot be converted: {error}") from error
 
 
-def _moments(columns: list[np.ndarray | None], weight: np.ndarray | None) -> list[tuple[float, float]]:
-    """Shift and scale of columns of numbers, measured as those of rows are; None stands for a column of labels."""
+def _moments(
+    columns: list[tuple[Any, np.ndarray]], labelled: list[bool], weight: np.ndarray | None, name: str
+) -> list[tuple[float, float]]:
+    """Shift and scale of columns of numbers, measured as those of rows are; those of labels stay as they are."""
     moments = [(0.0, 1.0)] * len(columns)
-    which = [j for j, column in enumerate(columns) if column is not None]
+    which = [j for j, is_label in enumerate(labelled) if not is_label]
     if which:
-        statistics = ColumnStatistics.of(np.stack([_numbers(columns[j], "y") for j in which], axis=1), weight)
+        try:
+            statistics = ColumnStatistics.of(np.stack([_numbers(columns[j][1], name) for j in which], axis=1), weight)
+        except SpreadError as error:
+            raise error.named(lambda j: columns[which[j]][0], name) from None
         for j, shift, scale in zip(which, statistics.shift, statistics.scale, strict=True):
             moments[j] = (float(shift), float(scale))
     return moments
@@ -303,7 +318,7 @@ def _spread_out(n_rows: int, weight: np.ndarray | None) -> np.ndarray:
     return np.searchsorted(np.cumsum(weight / weight.sum()), (np.arange(n_kept) + within) / n_kept).clip(max=n_rows - 1)
 
 
-def _sorted(values: np.ndarray, name: str) -> np.ndarray:
+def sort_labels(values: np.ndarray, name: str) -> np.ndarray:
     """Labels without repetition, in order."""
     try:
         return np.unique(values)

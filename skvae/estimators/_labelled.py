@@ -9,6 +9,8 @@ from sklearn.base import clone
 from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
+from skvae.estimators._conditions import check_entries, sort_labels
+from skvae.estimators._validation import as_array
 from skvae.estimators.cvae import CVAE
 
 
@@ -27,7 +29,8 @@ def check_labels(owner: Any, y: Any) -> np.ndarray:
     """Labels as an array of one dimension."""
     if y is None:
         raise ValueError(f"This {type(owner).__name__} estimator requires y to be passed, but the target y is None.")
-    y = column_or_1d(y, warn=True, input_name="y")
+    y = check_entries(column_or_1d(as_array(y), warn=True, input_name="y"), "y")
+    sort_labels(y, "y")  # which fails for those that cannot be told apart by order
     check_classification_targets(y)
     return y
 

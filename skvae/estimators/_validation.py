@@ -267,8 +267,11 @@ def check_columns(estimator: Any, columns: Any) -> np.ndarray:
     return np.array(positions)
 
 
-def check_mask(estimator: Any, X: Any, mask: Any) -> tuple[Any, np.ndarray]:
-    """Rows with something harmless where they are masked, and the mask as a matrix of bool, True where masked."""
+def check_mask(estimator: Any, X: Any, mask: Any, pixels: np.ndarray) -> tuple[Any, np.ndarray]:
+    """Rows with something harmless where they are masked, and the mask as a matrix of bool, True where masked.
+
+    `pixels` are positions of the columns of X that masks in the shape of images are about.
+    """
     mask = np.asarray(mask)
     if mask.dtype.kind not in "bui" or not np.isin(mask, (0, 1)).all():
         what = f"is of type {mask.dtype}" if mask.dtype.kind not in "ui" else f"has entries from {mask.min()} to {mask.max()}"
@@ -276,16 +279,16 @@ def check_mask(estimator: Any, X: Any, mask: Any) -> tuple[Any, np.ndarray]:
     if not hasattr(X, "shape"):
         X = np.asarray(X)
     n_rows, n_features = X.shape[0] if X.shape else 0, estimator.n_features_in_
-    shapes = [(n_rows, n_features), (n_features,)]
-    if estimator.image_shape_ is not None:
-        shapes += [(n_rows, *estimator.image_shape_), estimator.image_shape_, estimator.image_shape_[1:]]
-    if mask.shape not in shapes:
-        fits = " or ".join(str(shape) for shape in shapes)
+    shapes, image = [(n_rows, n_features), (n_features,)], estimator.image_shape_
+    of_images = [] if image is None else [(n_rows, *image), image, image[1:]]
+    if mask.shape not in (*shapes, *of_images):
+        fits = " or ".join(str(shape) for shape in (*shapes, *of_images))
         raise ValueError(f"mask has shape {mask.shape}; it must have the shape {fits}.")
     mask = mask.astype(bool)
-    if estimator.image_shape_ is not None and mask.shape == estimator.image_shape_[1:] and mask.shape != (n_features,):
-        mask = np.broadcast_to(mask, estimator.image_shape_)
-    mask = mask.reshape(n_rows, -1) if mask.shape[0] == n_rows and mask.size == n_rows * n_features else mask.reshape(1, -1)
+    if mask.shape not in shapes:
+        masked_pixels = np.broadcast_to(mask, (n_rows, *image)).reshape(n_rows, len(pixels))
+        mask = np.zeros((n_rows, n_features), dtype=bool)
+        mask[:, pixels] = masked_pixels
     mask = np.broadcast_to(mask, (n_rows, n_features))
     if len(X.shape) < 2 or prod(X.shape[1:]) != n_features or getattr(X, "dtype", np.dtype(float)).kind in "USMm":
         return X, mask  # which is refused where rows are checked

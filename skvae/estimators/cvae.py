@@ -20,10 +20,12 @@ from skvae.estimators._docs import document
 from skvae.estimators._latent import between
 from skvae.estimators._variational import VariationalAutoEncoder
 from skvae.modules import CVAE_PRIORS, CVAEModule
+from skvae.modules.columns import SpreadError
 from skvae.training import Table, complete, inference, seed_streams
 from skvae.training.anomaly import Scorer
 
 _CHAINS, _STEPS = 8, 60  # of the Markov chains behind a completed row
+_TOLD_TWICE = "Pass condition, or set condition_columns, but not both."
 
 
 @document
@@ -47,7 +49,7 @@ class CVAE(VariationalAutoEncoder):
         Prior of the code: standard normal, or a Gaussian whose moments are learned as a function of the condition [2]_.
     condition_columns : array-like of str or int, or None, default=None
         Columns of X, by name or position, that are the condition, as numbers. They are not reconstructed; rows that the model
-        returns repeat them. `y` is then ignored.
+        returns repeat them. Beside rows of X, `y` is then ignored and `condition` refused.
     beta : float, default=1.0
         Weight of the KL term; 1 gives the evidence lower bound.
     kl_warmup : float, default=0.05
@@ -67,6 +69,9 @@ class CVAE(VariationalAutoEncoder):
         Labels, sorted; a list of them where there are several kinds. Only where all conditions are labels.
     n_conditions_ : int
         Width of the condition as the decoder is told it: labels are one-hot, numbers standardised.
+    noise_scale_ : ndarray of shape (n_reconstructed,)
+        Scale of the likelihood's noise, in the units of X, for the columns that are not `condition_columns`; zeros for
+        "bernoulli".
     kl_per_component_ : ndarray of shape (n_components_,)
         Mean KL of each component from the prior over training rows, in nats.
     n_active_units_ : int
@@ -268,7 +273,8 @@ class CVAE(VariationalAutoEncoder):
             Their deterministic codes.
         """
         self.fit(X, y, condition=condition, sample_weight=sample_weight)
-        return self.transform(X, condition=y if condition is None else condition)
+        told = y if condition is None else condition
+        return self.transform(X, condition=told if self._columns is None else None)
 
     def _condition(self, X: Any, told: Any, kept: Any, weight: np.ndarray | None, *, reset: bool) -> Table:
         y, condition, classes, goes_on = told
@@ -276,7 +282,7 @@ class CVAE(VariationalAutoEncoder):
             self._columns = None
         if self.condition_columns is not None:
             if condition is not None:
-                raise ValueError("Pass condition, or set condition_columns, but not both.")
+                raise ValueError(_TOLD_TWICE)
             if reset:
                 self._columns = check.check_columns(self, self.condition_columns)
             X, given = self._without_columns(X[kept] if isinstance(kept, np.ndarray) else X)
@@ -291,7 +297,12 @@ class CVAE(VariationalAutoEncoder):
             given = check.check_labels(given, X, kept)
             X = X[kept] if isinstance(kept, np.ndarray) else X
         if reset:
-            self._conditions = Conditions(given, weight, name=name, classes=classes)
+            try:
+                self._conditions = Conditions(given, weight, name=name, classes=classes)
+            except SpreadError as error:
+                if self._columns is None:
+                    raise
+                raise error.named(lambda j: self._name_in_X(self._columns[j]), "X") from None
         else:
             if classes is not None:
                 self._conditions.check_classes(classes)
@@ -316,11 +327,23 @@ class CVAE(VariationalAutoEncoder):
     def _n_condition_columns(self) -> int:
         return 0 if self.condition_columns is None else len(self.condition_columns)
 
+    @property
+    def _own_columns(self) -> np.ndarray:
+        """Positions of the columns of X that the model reconstructs."""
+        everywhere = np.arange(self.n_features_in_)
+        return everywhere if self._columns is None else np.setdiff1d(everywhere, self._columns)
+
+    def _name_of_column(self, column: int, n_columns: int) -> Any:
+        return self._name_in_X(self._own_columns[column])
+
+    def _name_in_X(self, column: int) -> Any:
+        return super()._name_of_column(int(column), self.n_features_in_)
+
     def _without_columns(self, X: Any) -> tuple[Any, np.ndarray | None]:
         """Columns of rows that the model reconstructs, and those that it is told."""
         if self._columns is None:
             return X, None
-        rest = np.setdiff1d(np.arange(X.shape[1]), self._columns)
+        rest = self._own_columns
         if sparse.issparse(X):
             return X[:, rest], X[:, self._columns].toarray().astype(np.float64)
         return X.take(rest, axis=1), X.take(self._columns, axis=1).astype(np.float64)
@@ -330,7 +353,7 @@ class CVAE(VariationalAutoEncoder):
         if self._columns is None:
             return self._as_images(X)
         whole = np.empty((len(X), self.n_features_in_), dtype=X.dtype)
-        whole[:, np.setdiff1d(np.arange(self.n_features_in_), self._columns)] = X
+        whole[:, self._own_columns] = X
         whole[:, self._columns] = np.asarray(self._conditions.spread(given, len(X)), dtype=X.dtype).reshape(len(X), -1)
         return whole
 
@@ -350,13 +373,13 @@ class CVAE(VariationalAutoEncoder):
 
     def _told(self, y: Any, condition: Any, n_rows: int, what: str, by: str = "y or condition") -> tuple[np.ndarray, Any]:
         """Conditions of rows, encoded and as they were given, by arguments that are named in the error."""
-        given = y if condition is None else condition
+        given, name = (y, "y") if condition is None else (condition, "condition")
         if given is None:
             raise ValueError(
                 f"{what} of {type(self).__name__} needs to be told {self._conditions.describe()}: pass {by}, one for each "
                 "row or one for all."
             )
-        return self._conditions.encode(given, n_rows), given
+        return self._conditions.called(name).encode(given, n_rows), given
 
     def _rows(
         self,
@@ -372,13 +395,15 @@ class CVAE(VariationalAutoEncoder):
         """Rows that the model reconstructs, their conditions, encoded and as given, and the device."""
         X, device = self._ready(X)
         X, given = self._without_columns(X)
-        if given is None:
-            given = y if condition is None else condition
         if scored:
             self.module_.likelihood.check(X)
-        if given is None and not needed:
+        if given is not None:
+            if condition is not None:
+                raise ValueError(_TOLD_TWICE)
+            return X, self._conditions.encode(given, X.shape[0]), given, device
+        if y is None and condition is None and not needed:
             return X, None, None, device
-        told, given = self._told(given, None, X.shape[0], what, by)
+        told, given = self._told(y, condition, X.shape[0], what, by)
         return X, told, given, device
 
     def transform(self, X, *, condition=None):
@@ -551,7 +576,7 @@ class CVAE(VariationalAutoEncoder):
         if n_samples is None:
             n_samples = self._conditions.n_told(y)
         codes_seed, noise_seed, y_seed = self._draw_seeds(n_samples, random_state, n=3)
-        given, told = self._conditions.for_sample(y, n_samples, y_seed)
+        given, told = self._conditions.called("y").for_sample(y, n_samples, y_seed)
         codes = self._sample_codes(n_samples, codes_seed)
         device = check.resolve_device(self.device)
         codes = inference.join_codes(self.module_, codes, told, device)
@@ -744,7 +769,7 @@ class CVAE(VariationalAutoEncoder):
             Rows in the units of the training data.
         mask : array-like of bool, shape (n_samples, n_features) or (n_features,)
             True where an entry is to be filled in; what X holds there, NaN included, is not looked at. Images may come with
-            masks of their own shape.
+            masks of their own shape, which are about the columns that are not `condition_columns`.
         y, condition : scalar or array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
             Labels or numbers of the rows.
         random_state : int, RandomState instance or None, default=None
@@ -767,7 +792,7 @@ class CVAE(VariationalAutoEncoder):
         X : array-like of shape (n_samples, n_features)
             Rows in the units of the training data.
         mask : array-like of bool, shape (n_samples, n_features) or (n_features,)
-            True where an entry is to be filled in.
+            True where an entry is to be filled in; see `inpaint`.
         y : scalar or array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
             Labels or numbers of the rows.
         n_draws : int, default=1
@@ -790,7 +815,7 @@ class CVAE(VariationalAutoEncoder):
         self, X: Any, mask: Any, y: Any, condition: Any, random_state: Any, *, n_chains: int, mean: bool
     ) -> np.ndarray:
         check_is_fitted(self, "module_")
-        X, mask = check.check_mask(self, X, mask)
+        X, mask = check.check_mask(self, X, mask, self._own_columns)
         X, told, given, device = self._rows(X, y, condition, "inpainting", scored=True)
         X = X.toarray() if sparse.issparse(X) else X
         if self._columns is not None:

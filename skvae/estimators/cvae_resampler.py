@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
-from sklearn.base import BaseEstimator, _fit_context
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, _fit_context
 from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -21,10 +22,11 @@ from skvae.warnings import warn_user
 
 _ATTEMPTS = 10  # draws of a row that the guard turns down
 _MAX_VALUES = 20  # of a column that new rows take no others in
+_ROUNDING = 1e-9  # by which a ratio may be less than it says, as 15 / 22 is
 _MAX_GUARD = 0.5  # up to which the nearest training row is the only one that can be too close
 
 
-class CVAEResampler(BaseEstimator):
+class CVAEResampler(OneToOneFeatureMixin, BaseEstimator):
     r"""Over-sampler that draws new rows of rare classes from a conditional variational autoencoder [1]_.
 
     It is called as the samplers of imbalanced-learn are, and works in their pipelines. All classes are modelled together, so
@@ -70,7 +72,8 @@ class CVAEResampler(BaseEstimator):
     Notes
     -----
     Columns of at most 20 values, each of which is there twice on average, keep to these values: the nearest is taken. Other
-    columns of whole numbers are rounded and stay between their smallest and their largest value. All others are continuous:
+    columns of whole numbers are rounded and stay between their smallest and their largest value. Categories, text and other
+    objects that stand for numbers keep to the entries that the column has: the nearest by value. All others are continuous:
     zeros of a sparse matrix, for one, do not stay zero there.
 
     References
@@ -121,8 +124,8 @@ class CVAEResampler(BaseEstimator):
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Rows.
-        y : array-like of shape (n_samples,)
-            Their labels.
+        y : array-like of shape (n_samples,) or (n_samples, n_classes)
+            Their labels; a matrix has a one in the column of the label, and zeros in the others.
 
         Returns
         -------
@@ -147,16 +150,17 @@ class CVAEResampler(BaseEstimator):
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Rows.
-        y : array-like of shape (n_samples,)
-            Their labels.
+        y : array-like of shape (n_samples,) or (n_samples, n_classes)
+            Their labels; a matrix has a one in the column of the label, and zeros in the others, which are then labelled by
+            their positions.
 
         Returns
         -------
-        X_resampled : {ndarray, sparse matrix, DataFrame} of shape (n_samples_new, n_features)
+        X_resampled : {ndarray, list, sparse matrix, DataFrame} of shape (n_samples_new, n_features)
             The rows, followed by new ones, class by class. A data frame keeps its columns and their types; its index counts
             from 0.
-        y_resampled : ndarray or Series of shape (n_samples_new,)
-            Their labels.
+        y_resampled : {ndarray, list, Series, DataFrame} of shape (n_samples_new,) or (n_samples_new, n_classes)
+            Their labels, in the form and of the type that they came in.
 
         Raises
         ------
@@ -164,11 +168,12 @@ class CVAEResampler(BaseEstimator):
             If a parameter, X or y is not as it should be.
         """
         model, rows, labels, wanted = self._check(X, y)
-        classes, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        classes, first, codes, counts = np.unique(labels, return_index=True, return_inverse=True, return_counts=True)
         model.fit(X, labels, sample_weight=1.0 / np.sqrt(counts[codes]))
-        new_labels = np.repeat(classes, [wanted.get(label, 0) for label in classes.tolist()])
-        new, n_rejected = self._draw(model, rows, new_labels)
-        resampled = _join_rows(X, new), _join_labels(y, labels, new_labels)
+        like = np.repeat(first, [wanted.get(label, 0) for label in classes.tolist()])  # rows of the labels of the new ones
+        entries = _own_entries(X, rows)
+        new, n_rejected = self._draw(model, rows, labels[like], entries)
+        resampled = _join_rows(X, new, entries), _take_labels(y, np.concatenate([np.arange(len(labels)), like]))
         self.sampling_strategy_ = wanted
         self.n_rejected_ = n_rejected
         self.estimator_ = model
@@ -178,7 +183,7 @@ class CVAEResampler(BaseEstimator):
     def _check(self, X: Any, y: Any) -> tuple[CVAE, Any, np.ndarray, dict[Any, int]]:
         """Unfitted model, rows and labels as arrays, and the number of new rows of every class."""
         model = new_model(self, CVAE(prior="conditional"))
-        labels = check_labels(self, y)
+        labels = check_labels(self, _as_one_list(y))
         rows = check.check_rows(model, X, reset=True, min_rows=2, sets_form=True)
         check_consistent_length(rows, labels)
         return model, rows, labels, self._wanted(labels)
@@ -204,14 +209,14 @@ class CVAEResampler(BaseEstimator):
 
     # -- new rows -----------------------------------------------------------------------------------------------------
 
-    def _draw(self, model: CVAE, rows: Any, labels: np.ndarray) -> tuple[np.ndarray, int]:
+    def _draw(self, model: CVAE, rows: Any, labels: np.ndarray, entries: dict[int, _Entries]) -> tuple[np.ndarray, int]:
         """Draw new rows, one for each label, and count the draws that were turned down."""
         generator = check_random_state(model.random_state)
-        settle = _settler(rows)
+        settle = _settler(rows, entries)
 
         def draw(labels: np.ndarray) -> np.ndarray:
             drawn = model.sample(len(labels), y=labels, random_state=int(generator.randint(MAX_SEED)))
-            return settle(drawn.reshape(len(drawn), -1)).reshape(drawn.shape)
+            return settle(_flat(drawn)).reshape(drawn.shape)
 
         if not len(labels):
             return np.empty((0, *(model.image_shape_ if model._gives_images else rows.shape[1:]))), 0
@@ -257,7 +262,7 @@ def _by_ratio(ratio: Real, counts: dict[Any, int]) -> dict[Any, int]:
     most, least = max(counts, key=counts.get), min(counts, key=counts.get)
     if most == least:  # of equal size
         _, least = counts
-    n_new = int(ratio * counts[most]) - counts[least]
+    n_new = int(ratio * counts[most] * (1.0 + _ROUNDING)) - counts[least]
     if n_new < 0:
         raise ValueError(
             f"sampling_strategy={ratio:g} is below the ratio of the classes as they are, {counts[least]} to {counts[most]} rows; "
@@ -283,7 +288,53 @@ def _by_size(sizes: dict[Any, Any], counts: dict[Any, int]) -> dict[Any, int]:
 # -- what new rows may be ---------------------------------------------------------------------------------------------
 
 
-def _settler(rows: Any) -> Callable[[np.ndarray], np.ndarray]:
+class _Entries(NamedTuple):
+    """What a column has that is no number, though it stands for one: values, sorted, and a row that has each."""
+
+    values: np.ndarray
+    rows: np.ndarray
+
+    def nearest(self, new: np.ndarray) -> np.ndarray:
+        """Rows that have the entries for values."""
+        return self.rows[_nearest(self.values, new)]
+
+
+def _own_entries(X: Any, rows: Any) -> dict[int, _Entries]:
+    """Entries of columns of categories, text and other objects, which new rows take as they are."""
+    if sparse.issparse(X):
+        return {}
+    kept = [j for j, column in enumerate(_columns(X)) if not _is_numbers(column)]
+    values = (rows[:, kept].toarray() if sparse.issparse(rows) else rows[:, kept]).T
+    return {j: _Entries(*np.unique(column, return_index=True)) for j, column in zip(kept, values, strict=True)}
+
+
+def _columns(X: Any) -> list[Any]:
+    """Columns of a data frame or an array, or pixels of images."""
+    if hasattr(X, "iloc"):
+        return [X.iloc[:, j] for j in range(X.shape[1])]
+    if hasattr(X, "get_columns"):  # polars
+        return X.get_columns()
+    return list(_flat(check.as_array(X)).T)
+
+
+def _flat(X: np.ndarray) -> np.ndarray:
+    return X.reshape(len(X), prod(X.shape[1:]))
+
+
+def _is_numbers(column: Any) -> bool:
+    """Whether a column can hold other numbers than it does: categories, of numbers too, and text cannot."""
+    kind = getattr(column.dtype, "kind", None) or np.asarray(column).dtype.kind  # types of polars have none
+    if kind == "O" and column.dtype == object:
+        return all(isinstance(value, (float, np.floating)) for value in column)
+    return kind in "biuf"
+
+
+def _nearest(values: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Positions of those among sorted values that lie nearest to new ones."""
+    return np.searchsorted((values[1:] + values[:-1]) / 2.0, new)
+
+
+def _settler(rows: Any, entries: dict[int, _Entries]) -> Callable[[np.ndarray], np.ndarray]:
     """Make a function that moves entries of new rows to values that their columns can take."""
     listed: dict[int, np.ndarray] = {}
     ranges: dict[int, tuple[float, float]] = {}
@@ -291,14 +342,14 @@ def _settler(rows: Any) -> Callable[[np.ndarray], np.ndarray]:
     for j in range(rows.shape[1]):
         column = columns[:, [j]].toarray().ravel() if sparse.issparse(rows) else columns[:, j]
         values = np.unique(column).astype(np.float64)
-        if len(values) <= _MAX_VALUES and 2 * len(values) <= len(column):
+        if j in entries or (len(values) <= _MAX_VALUES and 2 * len(values) <= len(column)):
             listed[j] = values
         elif (values == np.round(values)).all():
             ranges[j] = values[0], values[-1]
 
     def settle(new: np.ndarray) -> np.ndarray:
         for j, values in listed.items():
-            new[:, j] = values[np.searchsorted((values[1:] + values[:-1]) / 2.0, new[:, j])]
+            new[:, j] = values[_nearest(values, new[:, j])]
         for j, (low, high) in ranges.items():
             new[:, j] = np.clip(np.round(new[:, j]), low, high)
         return new
@@ -310,7 +361,7 @@ def _closeness(model: CVAE, rows: Any) -> Callable[[np.ndarray], np.ndarray]:
     """Make a function of new rows: their distance to the nearest training row over its own to the nearest different one."""
 
     def standardized(rows: Any) -> np.ndarray:
-        rows = rows if sparse.issparse(rows) else rows.reshape(len(rows), -1)
+        rows = rows if sparse.issparse(rows) else _flat(rows)
         return model.module_.likelihood.standardize(rows).double().numpy()
 
     known, counts = np.unique(standardized(rows), axis=0, return_counts=True)
@@ -330,31 +381,59 @@ def _closeness(model: CVAE, rows: Any) -> Callable[[np.ndarray], np.ndarray]:
 # -- in the form of what was given ------------------------------------------------------------------------------------
 
 
-def _join_rows(X: Any, new: np.ndarray) -> Any:
+def _join_rows(X: Any, new: np.ndarray, entries: dict[int, _Entries]) -> Any:
     """Rows that were given, followed by new ones in their form."""
-    if hasattr(X, "iloc"):
-        import pandas as pd
-
-        columns = [pd.Series(new[:, j]).astype(dtype) for j, dtype in enumerate(X.dtypes)]
-        added = pd.concat(columns, axis=1)
-        added.columns = X.columns
-        return pd.concat([X, added], ignore_index=True)
-    if hasattr(X, "columns") and hasattr(X, "vstack"):  # polars
-        return X.vstack(type(X)(dict(zip(X.columns, new.T, strict=True))).cast(dict(X.schema)))
     if sparse.issparse(X):
         kind = sparse.csr_array if isinstance(X, sparse.sparray) else sparse.csr_matrix
         return sparse.vstack([X, kind(new.astype(X.dtype))], format=X.format)
-    X = np.asarray(X)
-    return np.concatenate([X, new.astype(X.dtype)])
-
-
-def _join_labels(y: Any, labels: np.ndarray, new: np.ndarray) -> Any:
-    """Labels that were given, followed by those of new rows in their form."""
-    if hasattr(y, "iloc"):
+    columns, values = _columns(X), _flat(new)
+    taken = {j: _take(columns[j], own.nearest(values[:, j])) for j, own in entries.items()}
+    if hasattr(X, "iloc"):
         import pandas as pd
 
-        y = y.iloc[:, 0] if y.ndim == 2 else y
-        return pd.concat([y, pd.Series(new, name=y.name, dtype=y.dtype)], ignore_index=True)
-    if hasattr(y, "rechunk") and hasattr(y, "dtype"):  # polars
-        return y.clone().append(type(y)(y.name, new.tolist()).cast(y.dtype))
-    return np.concatenate([labels, new])
+        added = [taken[j] if j in taken else pd.Series(values[:, j]).astype(dtype) for j, dtype in enumerate(X.dtypes)]
+        added = pd.concat(added, axis=1)
+        added.columns = X.columns
+        return pd.concat([X, added], ignore_index=True)
+    if hasattr(X, "get_columns"):
+        added = type(X)({name: taken.get(j, values[:, j]) for j, name in enumerate(X.columns)})
+        return X.vstack(added.cast(dict(X.schema)))
+    given = check.as_array(X)
+    added = values.astype(given.dtype)
+    for j, own in taken.items():
+        added[:, j] = own
+    joined = np.concatenate([given, added.reshape(new.shape)])
+    return joined.tolist() if isinstance(X, list) else joined
+
+
+def _as_one_list(y: Any) -> Any:
+    """Labels as one list: the only column of a matrix, or the positions of the ones in its rows."""
+    if y is None:
+        return None
+    values = check.as_array(y)
+    if values.ndim != 2:
+        return values
+    if values.shape[1] == 1:
+        return values[:, 0]
+    if values.dtype.kind in "biuf" and np.isin(values, (0, 1)).all():
+        if (values.sum(axis=1) != 1).any():
+            raise ValueError(
+                f"y has {values.shape[1]} columns of zeros and ones, in which each row must have a single one, at its label; "
+                "multilabel targets are not supported."
+            )
+        return values.argmax(axis=1)
+    return values
+
+
+def _take_labels(y: Any, rows: np.ndarray) -> Any:
+    """Labels of some rows, in the form that they were given in; a column that is no data frame's is a list."""
+    if hasattr(y, "iloc") or hasattr(y, "rechunk"):
+        return _take(y, rows)
+    values = check.as_array(y)
+    values = values[rows].ravel() if values.ndim == 2 and values.shape[1] == 1 else values[rows]
+    return values.tolist() if isinstance(y, list) else values
+
+
+def _take(values: Any, rows: np.ndarray) -> Any:
+    """Rows of an array, a series or a data frame, which are then counted from 0."""
+    return values.iloc[rows].reset_index(drop=True) if hasattr(values, "iloc") else values[rows]

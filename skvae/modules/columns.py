@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,34 @@ def dense_rows(X: Any, rows: Any) -> NDArray[np.float64]:
     if hasattr(block, "toarray"):
         block = block.toarray()
     return np.asarray(block, dtype=np.float64)
+
+
+class SpreadError(ValueError):
+    """The spread of some columns overflows or underflows.
+
+    Parameters
+    ----------
+    columns : list
+        Their positions, or names.
+    size : str
+        "large" or "small".
+    table : str
+        What they are columns of.
+    """
+
+    def __init__(self, columns: list[Any], size: str, table: str = "X"):
+        super().__init__(columns, size, table)
+        self.columns, self.size, self.table = columns, size, table
+
+    def __str__(self) -> str:
+        return (
+            f"The spread of column(s) {self.columns[:5]} of {self.table} is too {self.size} to be computed in double precision; "
+            "divide them by a constant first."
+        )
+
+    def named(self, name: Callable[[Any], Any], table: str) -> SpreadError:
+        """Return the same error about columns that are called something else."""
+        return SpreadError([name(column) for column in self.columns], self.size, table)
 
 
 @dataclass(frozen=True)
@@ -86,7 +114,7 @@ class ColumnStatistics:
 
         Raises
         ------
-        ValueError
+        SpreadError
             If a column's spread overflows or underflows.
         """
         mean, std, low, high = _moments(X, sample_weight)
@@ -140,13 +168,10 @@ def _moments(X: Any, sample_weight: NDArray[np.float64] | None) -> tuple[NDArray
 
 
 def _check_spread(variance: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]) -> None:
-    """Raise a ValueError about columns whose spread overflows or underflows."""
+    """Raise an error about columns whose spread overflows or underflows."""
     for failed, size in ((~np.isfinite(variance), "large"), ((variance == 0.0) & (low < high), "small")):
         if failed.any():
-            raise ValueError(
-                f"The spread of column(s) {np.flatnonzero(failed)[:5].tolist()} of X is too {size} to be computed in "
-                "double precision; divide them by a constant first."
-            )
+            raise SpreadError(np.flatnonzero(failed).tolist(), size)
 
 
 def _moments_of_observed(X: Any, sample_weight: NDArray[np.float64] | None) -> tuple[NDArray[np.float64], ...]:

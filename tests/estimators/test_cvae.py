@@ -407,6 +407,23 @@ def test_one_mask_for_all_rows(X, y):
     assert not np.array_equal(model.inpaint(X, mask, 0), model.inpaint(X, mask, 1))
 
 
+@pytest.mark.filterwarnings("ignore:The code of CVAE has collapsed")
+def test_masks_of_images_leave_out_the_columns_that_are_told():
+    X, y = load_digits(return_X_y=True)
+    rows = np.insert(X[:50], 3, y[:50], axis=1)
+    model = quick(image_shape=(1, 8, 8), condition_columns=[3], max_epochs=1).fit(rows)
+    image = np.arange(64).reshape(8, 8) < 20
+    flat = np.insert(image.ravel(), 3, False)
+    expected = model.inpaint(rows[:3], flat), model.draw_inpaintings(rows[:3], flat, n_draws=2)
+    np.testing.assert_array_equal(expected[0][:, ~flat], rows[:3, ~flat])
+    assert (expected[0] != rows[:3]).any()
+    for mask in (image, image[np.newaxis], np.broadcast_to(image, (3, 1, 8, 8))):
+        np.testing.assert_array_equal(model.inpaint(rows[:3], mask), expected[0])
+        np.testing.assert_array_equal(model.draw_inpaintings(rows[:3], mask, n_draws=2), expected[1])
+    with pytest.raises(ValueError, match=r"\(3, 65\) or \(65,\) or \(3, 1, 8, 8\) or \(1, 8, 8\) or \(8, 8\)"):
+        model.inpaint(rows[:3], np.zeros((3, 8, 8), dtype=bool))
+
+
 @pytest.mark.parametrize(
     ("mask", "message"),
     [

@@ -281,9 +281,12 @@ def test_what_is_no_model_is_a_type_error_too():
         (np.linspace(0, 1, 200), "Unknown label type: continuous"),
         (np.zeros((200, 2), dtype=int), "y should be a 1d array"),
         (np.zeros(199, dtype=int), "inconsistent numbers of samples"),
+        (np.where(np.arange(200) == 7, np.nan, 1.0), "y has 1 missing, NaN or infinite entries, the first at position 7"),
+        ([1, "a"] * 100, "y has labels of the types int and str, which cannot be sorted"),
     ],
-    ids=["none", "continuous", "matrix", "short"],
+    ids=["none", "continuous", "matrix", "short", "nan", "mixed"],
 )
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_labels_that_cannot_be(quick, y, message):
     with pytest.raises(ValueError, match=message):
         quick().fit(blobs()[0], y)

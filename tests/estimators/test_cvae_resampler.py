@@ -105,6 +105,12 @@ def test_a_float_is_the_ratio_of_two_classes(quick, ratio, n_new):
     assert np.bincount(y_new)[rare] == 20 + expected
 
 
+@pytest.mark.parametrize(("counts", "ratio", "n_new"), [((22, 15), 15 / 22, 0), ((100, 10), 0.29, 19), ((49, 1), 1 / 49, 0)])
+def test_a_ratio_is_what_it_says_before_rounding(quick, counts, ratio, n_new):
+    assert int(ratio * counts[0]) < counts[1] + n_new
+    assert quick(sampling_strategy=ratio).fit(*table(counts)).sampling_strategy_ == {1: n_new}
+
+
 def test_balanced_classes_stay_as_they_are(quick):
     X, y = table((30, 30))
     for strategy in ("auto", "minority", 1.0):
@@ -149,11 +155,15 @@ def test_a_ratio_below_the_present_one(quick):
         (None, "requires y to be passed, but the target y is None"),
         (np.linspace(0, 1, 100), "Unknown label type: continuous"),
         (np.zeros(100, dtype=int), "y has 1 class, 0; resampling balances at least 2"),
-        (np.zeros((100, 2), dtype=int), "y should be a 1d array"),
+        (np.zeros((100, 2), dtype=int), "each row must have a single one"),
+        (np.full((100, 2), 2), "y should be a 1d array"),
         (np.zeros(99, dtype=int), "inconsistent numbers of samples"),
+        (np.where(np.arange(100) == 7, np.nan, 1.0), "y has 1 missing, NaN or infinite entries, the first at position 7"),
+        ([1, "a"] * 50, "y has labels of the types int and str, which cannot be sorted"),
     ],
-    ids=["none", "continuous", "constant", "matrix", "short"],
+    ids=["none", "continuous", "constant", "multilabel", "matrix", "short", "nan", "mixed"],
 )
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_labels_that_cannot_be(quick, y, message):
     for method in ("fit", "fit_resample"):
         with pytest.raises(ValueError, match=message):
@@ -337,6 +347,67 @@ def test_data_frames_keep_columns_and_types(quick):
     assert resampler.sampling_strategy_ == {"y": 30, "z": 50}
 
 
+CODES = np.array(["01", "2.50", "9"])
+TYPED = {
+    "categories": lambda y: pd.Categorical(np.arange(len(y)) * 37 % 50 * 10),  # many, and with gaps
+    "categories of floats": lambda y: pd.Categorical(np.round(np.sin(np.arange(len(y))), 2)),
+    "categories of text": lambda y: pd.Categorical(CODES[y], categories=["9", "01", "2.50", "4"], ordered=True),
+    "text": lambda y: pd.Series(CODES[y], dtype="string"),
+    "str": lambda y: pd.Series(CODES[y], dtype="str"),
+    "text as objects": lambda y: pd.Series(CODES[y], dtype=object),
+    "integers as objects": lambda y: pd.Series(np.arange(len(y)).tolist(), dtype=object),
+}
+
+
+def drawn_codes(quick, X, y):
+    """Draw new rows of numbers, of which the second is that of the code."""
+    X_new, _ = quick(guard=0.0).fit_resample(np.column_stack([X[:, 0], CODES[y].astype(float)]), y)
+    assert len(set(X_new[100:, 1])) > 1
+    return X_new[100:, 1].tolist()
+
+
+@pytest.mark.parametrize("kind", TYPED)
+def test_columns_that_are_no_numbers_keep_to_their_entries(quick, kind):
+    X, y = table()
+    frame = pd.DataFrame({"a": X[:, 0], "typed": TYPED[kind](y)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        new = quick(guard=0.0).fit_resample(frame, y)[0]["typed"][100:]
+    assert new.dtype == frame["typed"].dtype
+    assert set(new) <= set(frame["typed"])
+    assert {type(value) for value in new} == {type(value) for value in frame["typed"]}
+    if "text" in kind:
+        assert new.astype(str).astype(float).tolist() == drawn_codes(quick, X, y)
+
+
+def test_objects_that_are_floats_are_continuous(quick):
+    X, y = table()
+    expected, _ = quick().fit_resample(X, y)
+    for given in (X.astype(object), pd.DataFrame(X, dtype=object)):
+        np.testing.assert_array_equal(np.asarray(quick().fit_resample(given, y)[0], dtype=float), expected)
+
+
+@pytest.mark.parametrize("dtype", [pl.String, pl.Categorical, pl.Enum(["9", "01", "2.50", "4"])], ids=str)
+def test_columns_of_polars_that_are_no_numbers_keep_to_their_entries(quick, dtype):
+    X, y = table()
+    frame = pl.DataFrame({"a": X[:, 0], "typed": pl.Series(CODES[y]).cast(dtype)})
+    X_new, _ = quick(guard=0.0).fit_resample(frame, y)
+    assert X_new.schema == frame.schema
+    assert X_new[:100].equals(frame)
+    assert set(X_new["typed"].cast(pl.String)) == set(CODES)
+    assert X_new["typed"][100:].cast(pl.String).cast(pl.Float64).to_list() == drawn_codes(quick, X, y)
+
+
+def test_text_in_arrays_keeps_to_its_entries(quick):
+    X, y = table()
+    for given in (np.column_stack([np.round(X[:, 0], 3), CODES[y]]), np.column_stack([X[:, 0], CODES[y].astype(object)])):
+        X_new, _ = quick(guard=0.0).fit_resample(given, y)
+        assert X_new.dtype == given.dtype
+        np.testing.assert_array_equal(X_new[:100], given)
+        assert set(X_new[:, 1]) == set(CODES)
+    assert X_new[100:, 1].astype(float).tolist() == drawn_codes(quick, X, y)
+
+
 def test_polars_data_frames_keep_columns_and_types(quick):
     X, y = table()
     frame = pl.DataFrame({"a": X[:, 0], "whole": (100 * X[:, 1]).astype(int), "truth": y > 1})
@@ -380,10 +451,59 @@ def test_labels_keep_their_type(quick, names):
     assert (y_new == names[1]).sum() == 60
 
 
-def test_lists_are_taken(quick):
+def test_lists_come_back_as_lists(quick):
     X, y = load_iris(return_X_y=True)
     X_new, y_new = quick().fit_resample(X[:120].tolist(), y[:120].tolist())
-    assert (X_new.shape, y_new.shape) == ((150, 4), (150,))
+    assert isinstance(X_new, list)
+    assert isinstance(y_new, list)
+    expected = quick().fit_resample(X[:120], y[:120])
+    np.testing.assert_array_equal(X_new, expected[0])
+    np.testing.assert_array_equal(y_new, expected[1])
+
+
+IN_FORMS = {
+    "column": lambda y: y[:, np.newaxis],
+    "frame": lambda y: pd.DataFrame({"label": y.astype("int16")}, index=np.arange(len(y)) + 5),
+    "polars": lambda y: pl.DataFrame({"label": y}),
+    "one-hot": lambda y: np.eye(3)[y],
+    "one-hot list": lambda y: np.eye(3, dtype=int)[y].tolist(),
+    "one-hot frame": lambda y: pd.DataFrame(np.eye(3, dtype=bool)[y], columns=list("xyz")),
+}
+
+
+@pytest.mark.parametrize("form", IN_FORMS)
+def test_labels_come_back_in_their_form(quick, form):
+    X, y = table()
+    given = IN_FORMS[form](y)
+    expected, labels = quick().fit_resample(X, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        X_new, y_new = quick().fit_resample(X, given)
+    np.testing.assert_array_equal(X_new, expected)
+    if form == "column":  # as in imbalanced-learn
+        np.testing.assert_array_equal(y_new, labels)
+        return
+    assert type(y_new) is type(given)
+    np.testing.assert_array_equal(np.asarray(y_new), np.asarray(IN_FORMS[form](labels)))
+    if isinstance(given, pd.DataFrame):
+        pd.testing.assert_series_equal(y_new.dtypes, given.dtypes)
+        assert y_new.index.equals(pd.RangeIndex(180))
+
+
+def test_names_of_columns_go_through(quick):
+    X, y = table()
+    resampler = quick().fit(pd.DataFrame(X, columns=list("abc")), y)
+    assert list(resampler.get_feature_names_out()) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["check_samplers_list", "check_samplers_pandas", "check_samplers_multiclass_ova", "check_sampler_get_feature_names_out"],
+)
+@pytest.mark.filterwarnings("ignore:The code of CVAE has collapsed")
+def test_checks_of_imbalanced_learn(name):
+    of_imblearn = pytest.importorskip("imblearn.utils.estimator_checks")
+    getattr(of_imblearn, name)("CVAEResampler", CVAEResampler(CVAE(1, max_epochs=1), random_state=0))
 
 
 @pytest.mark.filterwarnings("ignore:The code of CVAE has collapsed")

@@ -304,8 +304,41 @@ def test_y_is_ignored_beside_columns(frame, columns):
     np.testing.assert_array_equal(quick(**columns).fit_transform(frame, LABELS), model.transform(frame))
     assert not model.__sklearn_tags__().target_tags.required
     assert quick().__sklearn_tags__().target_tags.required
-    with pytest.raises(ValueError, match="Pass condition, or set condition_columns, but not both"):
-        quick(**columns).fit(frame, condition=LABELS)
+
+
+def test_condition_is_refused_beside_columns(frame, columns):
+    model, mask = quick(**columns).fit(frame), np.arange(6) == 0
+    calls = {
+        **dict.fromkeys(["fit", "partial_fit", "fit_transform", "transform", "posterior", "reconstruct", "score_samples"], ()),
+        **dict.fromkeys(["effective_sample_size", "score", "score_anomaly", "explain_anomaly"], ()),
+        "style_transfer": ([30.0, 1.0],),
+        "inpaint": (mask,),
+        "draw_inpaintings": (mask,),
+    }
+    for method, args in calls.items():
+        with pytest.raises(ValueError, match="Pass condition, or set condition_columns, but not both"):
+            getattr(clone(model) if "fit" in method else model, method)(frame, *args, condition=LABELS)
+    given = frame[["age", "site"]].to_numpy(float)
+    codes = model.transform(frame)
+    np.testing.assert_array_equal(model.inverse_transform(codes, condition=given), model.inverse_transform(codes, given))
+
+
+@pytest.mark.parametrize("column", ["u", "site", "x"])
+def test_errors_name_the_column_that_is_at_fault(frame, columns, column):
+    frame = frame.astype(float).assign(**{column: 1e300 * frame[column]})
+    with pytest.raises(ValueError, match=rf"The spread of column\(s\) \['{column}'\] of X is too large"):
+        quick(**columns).fit(frame)
+    with pytest.raises(ValueError, match=rf"The spread of column\(s\) \[{NAMES.index(column)}\] of X is too large"):
+        quick(condition_columns=[4, 2]).fit(frame.to_numpy())
+
+
+def test_a_loss_that_is_lost_names_the_column_at_fault(frame):
+    model = quick(condition_columns=[4, 2], optimizer="sgd", max_epochs=1, warm_start=True)
+    far = frame.assign(x=1e9)
+    for X, X_far, name in ((frame, far, "'x'"), (frame.to_numpy(), far.to_numpy(), "5")):
+        fitted = clone(model).fit(X).set_params(learning_rate=1e20)
+        with pytest.raises(ValueError, match=rf"Column {name} has a value"):
+            fitted.fit(X_far)
 
 
 @pytest.mark.parametrize("encode_condition", [False, True])
