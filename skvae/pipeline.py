@@ -10,6 +10,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from skvae.estimators._density import sample_density
+from skvae.estimators._validation import check_count
 
 
 def sample(estimator, n_samples=1, *, y=None, mean=False, random_state=None):
@@ -51,6 +52,7 @@ def sample(estimator, n_samples=1, *, y=None, mean=False, random_state=None):
     >>> skvae.sample(pipe, 4).shape
     (4, 13)
     """
+    n_samples = check_count("n_samples", n_samples)
     before, step = find_step(estimator, "sample")
     if "mean" in signature(step.sample).parameters:
         return _back(before, step.sample(n_samples, mean=mean, random_state=random_state, **_told(step, "sample", y)))

@@ -140,7 +140,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         if once and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True: one pass has nothing to stop.")
         resume = hasattr(self, "module_") and (once or self.warm_start)
-        with check.unchanged_on_failure(self):
+        with check.unchanged_on_failure(self), torch.inference_mode(False):
             callbacks = check.check_net_params(self.net_params)
             device = check.resolve_device(self.device)
             goes_on = once and resume
@@ -196,6 +196,8 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             # A stream's last few rows must not replace what many rows before them have settled.
             rate = data.n_rows / (data.n_rows + min(self._n_seen, REMEMBERED_ROWS)) if goes_on else 1.0
             self._finish(data, device, rate)
+            if not np.isfinite(module.likelihood.noise_scale()).all():  # after steps so large that nothing can be computed
+                raise ValueError(self._divergence(data, module))
             module.likelihood.blend_moment(noise_before, rate)
             self._remember(data, device, rate)
             self._n_seen += data.n_rows
@@ -392,7 +394,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         some = data.take(draw_references(data.n_rows, data.X.shape[1], seed))
         references = References.of(self._read("errors", some.X, some.condition, device), some.weight, some.condition)
         if rate < 1.0:
-            X = self.module_.likelihood.rescale(torch.from_numpy(self._references.x))
+            X = self.module_.likelihood.rescale(torch.tensor(self._references.x))  # a copy: the memory may be read-only
             errors = self._read("errors", X, self._references.condition, device)  # as the model reconstructs them by now
             earlier = self._references._replace(error=References.of(errors, None, None).error)
             references = earlier.joined(references, rate, seed)

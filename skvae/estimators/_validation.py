@@ -548,8 +548,11 @@ def check_network(module: nn.Module, encoder: Net | Conv | None, decoder: Net | 
 def check_corruption(module: nn.Module, X: Any, batch_size: int) -> None:
     """Call a corruption of the user's own once, as training will, and report what is wrong with it in words."""
     # As many rows as in a step, of all parts of X: functions may rely on what columns are like within a batch.
-    some = dense_rows(X, slice(None, None, -(-X.shape[0] // batch_size))).astype(np.float32)
-    given = module.as_given(torch.from_numpy(some).to(next(module.parameters()).device))
+    rows, likelihood = dense_rows(X, slice(None, None, -(-X.shape[0] // batch_size))), module.likelihood
+    some = torch.from_numpy(rows.astype(np.float32)).to(likelihood.weight.device)
+    if has_missing(rows):
+        some = likelihood.to_data(likelihood.fill(likelihood.standardize(rows).to(some))[0])
+    given = module.as_given(some)
     asked, shape = f"corruption={module.corruption!r}", tuple(given.shape)
     try:
         with torch.enable_grad():

@@ -196,7 +196,7 @@ def conv_decoder(
     if tied_to is None:
         layers = [*mlp(n_inputs, hidden_layer_sizes[::-1], width * prod(sides), **hidden)]
     else:
-        layers = [*tied_mlp(tied_to, n_inputs, **hidden)]
+        layers = [*tied_mlp(tied_to, n_inputs, width * prod(sides), **hidden)]  # without what joins beside the pixels
     if len(spec.channels):
         layers += after(width * prod(sides), **hidden)
     layers.append(nn.Unflatten(1, (width, *sides)))
@@ -325,7 +325,7 @@ def _transposed_convolutions(spec: Conv, image_shape: Shape, *, tied_to: Any = N
     layers: list[nn.Module] = []
     steps = _halvings(image_shape, spec.channels)
     widths = [image_shape[0], *map(int, spec.channels)]
-    sources = [None] * len(steps) if tied_to is None else [layer for layer in tied_to if isinstance(layer, nn.Conv2d)]
+    sources = [None] * len(steps) if tied_to is None else [map_ for map_ in tied_to.modules() if isinstance(map_, nn.Conv2d)]
     for i in reversed(range(len(steps))):
         layers += _up(spec, steps[i], widths[i + 1], widths[i], source=sources[i], **hidden)
         if i > 0:

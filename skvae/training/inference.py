@@ -379,9 +379,9 @@ def latent_usage(module: nn.Module, data: Table, device: torch.device, *, max_ro
     Returns
     -------
     kl : ndarray of shape (n_components,)
-        Mean KL from the prior, in nats.
+        Weighted mean KL from the prior, in nats.
     variance : ndarray of shape (n_components,)
-        Variance of the posterior mean over the rows.
+        Weighted variance of the posterior mean over the rows.
     correlated : bool
         Whether the columns have any structure to be carried.
     """
@@ -390,9 +390,11 @@ def latent_usage(module: nn.Module, data: Table, device: torch.device, *, max_ro
     posteriors = [torch.from_numpy(values).to(device) for values in (mean, log_var)]
     told = None if sample.condition is None else torch.from_numpy(sample.condition.astype(np.float32)).to(device)
     with torch.no_grad():
-        kl = module.divergence(*posteriors, told, per_component=True).mean(0)
+        kl = module.divergence(*posteriors, told, per_component=True).cpu().double().numpy()
     x = np.nan_to_num(module.likelihood.standardize(sample.X).numpy(), nan=0.0)
     if sample.condition is not None:  # what the decoder is told is no structure for the code to carry
         told = np.column_stack([np.ones(len(x)), sample.condition]).astype(np.float32)
         x = x - told @ np.linalg.lstsq(told, x, rcond=None)[0]
-    return kl.cpu().double().numpy(), mean.var(axis=0), columns_are_correlated(x)
+    centre = np.average(mean, axis=0, weights=sample.weight)
+    variance = np.average((mean - centre) ** 2, axis=0, weights=sample.weight)
+    return np.average(kl, axis=0, weights=sample.weight), variance, columns_are_correlated(x)

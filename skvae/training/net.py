@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import clone
 from skorch import NeuralNet
-from skorch.callbacks import Callback, EpochTimer, PrintLog
+from skorch.callbacks import BatchScoring, Callback, EpochScoring, EpochTimer, LRScheduler, PrintLog
 from torch import nn
 
 from skvae.modules import Batch
@@ -18,7 +18,7 @@ from skvae.training.loader import BatchLoader, Rows
 from skvae.training.optimizers import resolve_optimizer
 from skvae.training.randomness import make_generator, private_randomness, seed_streams
 from skvae.training.schedules import SCHEDULES
-from skvae.training.state import load_optimizer_state, to_plain
+from skvae.training.state import load_optimizer_state, plain_optimizer_state
 from skvae.training.threads import threads_for
 
 _BATCH_EVENTS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
@@ -202,6 +202,8 @@ class AutoEncoderNet(NeuralNet):
         self._set_training(training)
         collected: dict[str, list[torch.Tensor]] = {}
         weights: list[torch.Tensor] = []
+        if training:
+            self.history.new_batch()  # one record for all, for callbacks that look for the last batch's
         for batch in iterator:
             if self._sends_batch_events:
                 self.notify("on_batch_begin", batch=batch, training=training)
@@ -311,9 +313,11 @@ def train(
         If not even one epoch ended with a finite loss.
     """
     # skorch sets attributes on callbacks it is given: the caller keeps its own.
-    callbacks = {name: clone(value, safe=False) for name, value in plan.callbacks.items()}
+    callbacks = {name: copy.deepcopy(value) for name, value in plan.callbacks.items()}
     own = callbacks.pop("callbacks", None) or []
     own = list(own) if isinstance(own, (list, tuple)) else [own]
+    for callback in own:
+        _check_callback(callback[1] if isinstance(callback, tuple) else callback, valid_rows)
     if plan.patience is not None:
         own.append(("early_stopping", EarlyStopping(plan.patience, plan.tol, module.warmup)))
     if plan.verbose:
@@ -321,6 +325,7 @@ def train(
     net = AutoEncoderNet(module, plan, callbacks=own, verbose=plan.verbose, device=str(rows.device), **callbacks)
     (stream,) = seed_streams(plan.seed, plan.pass_index, 2, n=1)
     module.train()
+    trained = [param for param in module.parameters() if param.requires_grad]
     with threads_for(module, plan.batch_size), private_randomness(module, stream), torch.enable_grad():
         module.before_training()
         try:
@@ -332,13 +337,33 @@ def train(
             module.after_training()
             for param in module.parameters():
                 param.grad = None
+            for param in trained:
+                param.requires_grad_(True)  # whatever callbacks have frozen
     module.eval()
     return Outcome(
         history=_columns(net.history),
         n_steps=net.step_ - plan.first_step,
-        optimizer_state=to_plain(net.optimizer_.state_dict()) if finite else None,
+        optimizer_state=plain_optimizer_state(net.optimizer_) if finite else None,
         diverged=not finite,
     )
+
+
+def _check_callback(callback: Any, valid_rows: Rows | None) -> None:
+    """Raise a ValueError about a callback that cannot do here what it is for."""
+    if callback is None:  # the place of one that comes by its name
+        return
+    cls = callback if isinstance(callback, type) else type(callback)
+    if not issubclass(cls, Callback):
+        raise ValueError(f"net_params['callbacks'] holds {callback!r}, which is no callback of skorch.")
+    advice = ""
+    if issubclass(cls, (EpochScoring, BatchScoring)):
+        advice = "needs predictions, which training does not make; history_ has the loss, its terms and those of held-out rows"
+    elif issubclass(cls, LRScheduler):
+        advice = "sets learning rates, which belong to learning_rate_schedule"
+    elif valid_rows is None and str(getattr(callback, "monitor", "")).startswith("valid_"):
+        advice = f"monitors {callback.monitor!r}, but no rows are held out: set early_stopping=True, or monitor='train_loss'"
+    if advice:
+        raise ValueError(f"net_params['callbacks']: {cls.__name__} {advice}.")
 
 
 def _columns(history: list[dict[str, Any]]) -> dict[str, np.ndarray]:

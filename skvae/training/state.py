@@ -26,10 +26,22 @@ def load_module_state(module: torch.nn.Module, state: dict[str, Any]) -> None:
     )
 
 
+def plain_optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Return what an optimizer has gathered of its parameters, as plain data, and what kind of optimizer it is."""
+    return {"kind": _kind(optimizer), "state": to_plain(optimizer.state_dict()["state"])}
+
+
+def _kind(optimizer: torch.optim.Optimizer) -> str:
+    return type(optimizer).__name__.removeprefix("Lean")
+
+
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load a plain state dictionary into an optimizer."""
+    """Have an optimizer go on with the plain state of another one, by its own settings; of another kind, it starts anew."""
+    if state["kind"] != _kind(optimizer):
+        return
 
     def tensors(entry: dict[str, Any]) -> dict[str, Any]:
         return {k: torch.from_numpy(np.array(v)) if isinstance(v, np.ndarray) else v for k, v in entry.items()}
 
-    optimizer.load_state_dict({**state, "state": {index: tensors(entry) for index, entry in state["state"].items()}})
+    gathered = {index: tensors(entry) for index, entry in state["state"].items()}
+    optimizer.load_state_dict({"state": gathered, "param_groups": optimizer.state_dict()["param_groups"]})

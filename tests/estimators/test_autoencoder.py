@@ -96,3 +96,16 @@ def test_reconstruction_beats_pca_of_the_same_size():
     pca = PCA(8).fit(train)
     error = np.sum((AutoEncoder(8, random_state=0).fit(train).reconstruct(test) - test) ** 2)
     assert error < 0.8 * np.sum((pca.inverse_transform(pca.transform(test)) - test) ** 2)
+
+
+@pytest.mark.filterwarnings("ignore:The training loss")
+@pytest.mark.parametrize("max_epochs", [1, 60])
+def test_a_run_that_blew_up_without_an_infinite_loss_is_refused(max_epochs):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(500, 3)) @ rng.normal(size=(3, 8)) + 0.1 * rng.normal(size=(500, 8))
+    model = AutoEncoder(
+        2, optimizer="sgd", learning_rate=1.2, learning_rate_schedule="constant", hidden_layer_sizes=(), random_state=0
+    ).set_params(max_epochs=max_epochs)
+    with pytest.raises(ValueError, match=r"stopped being finite\. learning_rate=1\.2 may be too large"):
+        model.fit(X)
+    assert not hasattr(model, "module_")

@@ -6,7 +6,7 @@ import pytest
 from conftest import ESTIMATORS
 from scipy import sparse, stats
 
-from skvae import AutoEncoder, DenoisingAE, VAETransformer
+from skvae import AutoEncoder, Conv, DenoisingAE, VAETransformer
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
@@ -194,3 +194,24 @@ def test_noise_does_not_depend_on_what_is_missing():
     full, part = AutoEncoder(2, **params).fit(X), AutoEncoder(2, **params).fit(gaps)
     np.testing.assert_allclose(part.noise_scale_, full.noise_scale_, rtol=0.2)
     np.testing.assert_allclose(part.noise_scale_.mean(), full.noise_scale_.mean(), rtol=0.05)
+
+
+@pytest.mark.parametrize("encoder", [None, Conv(channels=())], ids=["convolutions", "none"])
+def test_images_with_gaps_and_tied_weights(make, encoder):
+    images = np.random.default_rng(0).normal(size=(30, 1, 6, 6))
+    images[::3, 0, 1, 1] = np.nan
+    model = make(missing_values=np.nan, tied_weights=True, encoder=encoder).fit(images)
+    assert any(type(layer).__name__ == "TiedLinear" for layer in model.module_.decoder.modules())
+    assert np.isfinite(model.reconstruct(images)).all()
+
+
+def test_a_corruption_of_ones_own_sees_rows_without_gaps(gaps):
+    seen = []
+
+    def corruption(rows):
+        seen.append(rows.isfinite().all().item())
+        return rows + 1.0
+
+    DenoisingAE(2, corruption=corruption, missing_values=np.nan, max_epochs=1).fit(gaps)
+    assert len(seen) > 1
+    assert all(seen)

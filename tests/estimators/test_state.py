@@ -120,6 +120,29 @@ def test_training_goes_on_after_loading_exactly(estimator_class, quick, X, optim
     assert model.n_iter_ == 13
 
 
+def test_partial_fit_obeys_what_has_changed_of_the_optimizer(X):
+    def fitted(**params):
+        model = AutoEncoder(2, hidden_layer_sizes=(8,), random_state=0).partial_fit(X)
+        return model.set_params(**params).partial_fit(X).transform(X)
+
+    same = fitted()
+    for params in ({"optimizer_params": {"weight_decay": 1e3}}, {"optimizer": "sgd"}, {"optimizer": "adamw"}):
+        assert not np.array_equal(fitted(**params), same)
+
+
+@pytest.mark.filterwarnings("error")
+def test_models_in_memory_maps_go_on(X, tmp_path):
+    joblib.dump(AutoEncoder(2, max_epochs=2, random_state=0).fit(X), tmp_path / "model")
+    mapped, loaded = (joblib.load(tmp_path / "model", mmap_mode=mode) for mode in ("r", None))
+    np.testing.assert_array_equal(mapped.partial_fit(X).score_anomaly(X), loaded.partial_fit(X).score_anomaly(X))
+
+
+def test_inference_mode_is_left_for_training(X):
+    expected = AutoEncoder(2, max_epochs=2, random_state=0).fit(X).transform(X)
+    with torch.inference_mode():
+        np.testing.assert_array_equal(AutoEncoder(2, max_epochs=2, random_state=0).fit(X).transform(X), expected)
+
+
 def test_unfitted_estimators_pickle_and_clone(estimator_class):
     model = estimator_class(encoder=Net(NoisyEncoder), beta=2.0) if estimator_class is VAETransformer else AutoEncoder()
     assert pickle.loads(pickle.dumps(model)).get_params() == model.get_params()

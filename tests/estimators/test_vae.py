@@ -194,3 +194,10 @@ def test_a_latent_walk_of_frames():
     model = VAETransformer(2, max_epochs=2, random_state=0).set_output(transform="pandas").fit(frame)
     assert list(model.transform(frame).columns) == ["vaetransformer0", "vaetransformer1"]
     assert model.interpolate(frame[:2], frame[2:4], 3).shape == (2, 3, 13)
+
+
+def test_what_components_carry_is_weighted():
+    rng = np.random.default_rng(0)
+    X = np.r_[rng.normal(size=(60, 4)), 3 * rng.normal(size=(60, 1)) @ np.ones((1, 4)) + 0.1 * rng.normal(size=(60, 4))]
+    model = VAETransformer(2, max_epochs=30, random_state=0).fit(X, sample_weight=np.repeat([1e-6, 1.0], 60))
+    assert model.kl_per_component_.sum() == pytest.approx(model.history_["kl"][-1], rel=0.05)

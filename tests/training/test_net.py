@@ -628,3 +628,53 @@ def test_modules_are_left_in_evaluation_mode_without_gradients(cls, X):
     assert not module.training
     assert all(param.grad is None for param in module.parameters())
     assert not module.likelihood.weight.requires_grad
+
+
+def test_what_callbacks_freeze_is_trained_again(X):
+    def fitted(**params):
+        return AutoEncoder(2, hidden_layer_sizes=(8,), max_epochs=2, random_state=0, **params).fit(X)
+
+    frozen = fitted(net_params={"callbacks": [skorch_callbacks.Freezer("encoder.*")]})
+    assert not np.array_equal(frozen.transform(X), fitted().transform(X))
+    twin = pickle.loads(pickle.dumps(frozen))
+    results = [model.set_params(net_params=None).partial_fit(X).transform(X) for model in (frozen, twin)]
+    np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize(
+    ("callback", "message"),
+    [
+        (skorch_callbacks.EpochScoring("r2"), "EpochScoring needs predictions"),
+        (("name", skorch_callbacks.BatchScoring("r2")), "BatchScoring needs predictions"),
+        (skorch_callbacks.LRScheduler(), "LRScheduler sets learning rates, which belong to learning_rate_schedule"),
+        (skorch_callbacks.EarlyStopping(), "EarlyStopping monitors 'valid_loss', but no rows are held out"),
+        ("disable", "'disable', which is no callback of skorch"),
+    ],
+    ids=str,
+)
+def test_callbacks_that_cannot_work_are_refused(X, callback, message):
+    with pytest.raises(ValueError, match=message):
+        AutoEncoder(2, max_epochs=2, net_params={"callbacks": [callback]}).fit(X)
+
+
+@pytest.mark.parametrize("cls", [skorch_callbacks.Checkpoint, skorch_callbacks.TrainEndCheckpoint])
+def test_checkpoints_are_saved(X, tmp_path, cls):
+    AutoEncoder(
+        2,
+        max_epochs=2,
+        net_params={"callbacks": [cls(dirname=tmp_path, **({"monitor": None} if cls is skorch_callbacks.Checkpoint else {}))]},
+    ).fit(X)
+    assert any(path.name.endswith("params.pt") for path in tmp_path.iterdir())
+
+
+def test_callbacks_with_attributes_of_their_own_are_copied(X):
+    class Counter(skorch_callbacks.Callback):
+        def __init__(self):
+            self.n = 0
+
+        def on_epoch_end(self, net, **kwargs):
+            self.n += 1
+
+    counter = Counter()
+    AutoEncoder(2, max_epochs=2, net_params={"callbacks": [counter]}).fit(X)
+    assert counter.n == 0

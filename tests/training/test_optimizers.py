@@ -11,7 +11,7 @@ from skvae import AutoEncoder
 from skvae.training import OPTIMIZER_NAMES
 from skvae.training.optimizers import LeanAdam, LeanAdamW, resolve_optimizer
 from skvae.training.randomness import PrivateRandomness, make_generator
-from skvae.training.state import load_optimizer_state, to_plain
+from skvae.training.state import load_optimizer_state, plain_optimizer_state
 
 CPU = torch.device("cpu")
 TWINS = [(LeanAdam, optim.Adam), (LeanAdamW, optim.AdamW)]
@@ -113,12 +113,30 @@ def test_state_survives_as_plain_data(cls):
     module, twin = Forked(), Forked()
     optimizer, resumed = cls(module.parameters(), **params), cls(twin.parameters(), **params)
     steps_of(module, optimizer, 5)
-    plain = to_plain(optimizer.state_dict())
+    plain = plain_optimizer_state(optimizer)
     assert not any(isinstance(value, torch.Tensor) for entry in plain["state"].values() for value in entry.values())
     twin.load_state_dict(module.state_dict())
     load_optimizer_state(resumed, pickle.loads(pickle.dumps(plain)))
     expected = steps_of(module, optimizer, 5, first=5)
     assert_same_trace(steps_of(twin, resumed, 5, first=5), expected)
+
+
+def test_settings_are_those_of_the_optimizer_that_goes_on():
+    module = Forked()
+    optimizer, other = LeanAdam(module.parameters(), lr=0.01), LeanAdam(module.parameters(), lr=0.1, weight_decay=0.5)
+    steps_of(module, optimizer, 5)
+    load_optimizer_state(other, plain_optimizer_state(optimizer))
+    assert (other.param_groups[0]["lr"], other.param_groups[0]["weight_decay"]) == (0.1, 0.5)
+    assert len(other.state) == len(optimizer.state) > 0
+
+
+def test_an_optimizer_of_another_kind_starts_anew():
+    module = Forked()
+    optimizer, other = LeanAdam(module.parameters(), lr=0.01), optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
+    steps_of(module, optimizer, 5)
+    load_optimizer_state(other, plain_optimizer_state(optimizer))
+    assert not other.state
+    steps_of(module, other, 2)
 
 
 @pytest.mark.parametrize(("lean", "plain"), TWINS)
