@@ -109,7 +109,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         """Go on with one pass over some rows.
 
         The first call fixes the standardisation of the columns. Optimizer and schedules go on where they were; schedules
-        stay at their end.
+        stay at their end. Changed `optimizer_params` are obeyed from now on; another `optimizer` starts anew.
 
         Parameters
         ----------

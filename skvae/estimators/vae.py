@@ -41,9 +41,10 @@ class VAETransformer(LatentWalksMixin, VariationalAutoEncoder):
     Attributes
     ----------
     kl_per_component_ : ndarray of shape (n_components_,)
-        Mean KL of each component from the prior over training rows, in nats.
+        Mean KL of each component from the prior, in nats, over training rows by their weights; over 2,048 of them, evenly
+        spaced, where there are more.
     n_active_units_ : int
-        Components whose posterior mean varies over the training rows, with a variance above 0.01 [3]_.
+        Components whose posterior mean varies over the same rows, with a variance above 0.01 [3]_.
     %(fitted)s
 
     See Also
