@@ -37,8 +37,7 @@ def check_sequences(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -
         if not reset and not hasattr(estimator, "_n_columns"):  # fitted on arrays of three dimensions
             X = check_array(X, input_name="X", estimator=estimator, **options)
         else:
-            _check_width(estimator, X, reset=reset)
-            X = validate_data(estimator, X, reset=reset, **options)
+            X = _validate_rows(estimator, X, reset=reset, **options)
         n_columns, n_timesteps = X.shape[1], _timesteps_of_rows(estimator, X.shape[1], reset=reset)
         X = X.reshape(len(X), n_timesteps, n_columns // n_timesteps)
     else:
@@ -61,14 +60,15 @@ def check_sequences(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -
     return X
 
 
-def _check_width(estimator: Any, X: Any, *, reset: bool) -> None:
-    """Tell whoever passes rows of another length how univariate sequences of any length are passed."""
-    shape = getattr(X, "shape", ())
-    if not reset and columns_of_rows(estimator) and len(shape) == 2 and shape[1] not in (0, estimator.n_features_in_):
-        raise ValueError(
-            f"X has {shape[1]} features, but {type(estimator).__name__} is expecting {estimator.n_features_in_} features as "
-            "input. Sequences of other lengths are passed as (n_sequences, n_timesteps, 1) or as a list of arrays."
-        )
+def _validate_rows(estimator: Any, X: Any, *, reset: bool, **options: Any) -> np.ndarray:
+    """Rows as `validate_data` returns them; of another length, it is said how univariate sequences of any length are passed."""
+    try:
+        return validate_data(estimator, X, reset=reset, **options)
+    except ValueError as error:
+        if reset or not columns_of_rows(estimator) or "features, but" not in str(error):
+            raise
+        advice = "Sequences of other lengths are passed as (n_sequences, n_timesteps, 1) or as a list of arrays."
+        raise ValueError(f"{error}. {advice}") from None
 
 
 def _as_array(X: Any, n_columns: int | None) -> tuple[Any, bool]:

@@ -650,14 +650,14 @@ def test_what_callbacks_freeze_is_trained_again(X):
         (skorch_callbacks.EarlyStopping(), "EarlyStopping monitors 'valid_loss', but no rows are held out"),
         ("disable", "'disable', which is no callback of skorch"),
     ],
-    ids=str,
+    ids=["epoch scoring", "batch scoring", "learning rates", "early stopping", "text"],
 )
 def test_callbacks_that_cannot_work_are_refused(X, callback, message):
     with pytest.raises(ValueError, match=message):
         AutoEncoder(2, max_epochs=2, net_params={"callbacks": [callback]}).fit(X)
 
 
-@pytest.mark.parametrize("cls", [skorch_callbacks.Checkpoint, skorch_callbacks.TrainEndCheckpoint])
+@pytest.mark.parametrize("cls", [skorch_callbacks.Checkpoint, skorch_callbacks.TrainEndCheckpoint], ids=["best", "last"])
 def test_checkpoints_are_saved(X, tmp_path, cls):
     AutoEncoder(
         2,
