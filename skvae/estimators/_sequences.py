@@ -68,7 +68,7 @@ def _validate_rows(estimator: Any, X: Any, *, reset: bool, **options: Any) -> np
         if reset or not columns_of_rows(estimator) or "features, but" not in str(error):
             raise
         advice = "Sequences of other lengths are passed as (n_sequences, n_timesteps, 1) or as a list of arrays."
-        raise ValueError(f"{error}. {advice}") from None
+        raise ValueError(f"{str(error).rstrip('.')}. {advice}") from None
 
 
 def _as_array(X: Any, n_columns: int | None) -> tuple[Any, bool]:
