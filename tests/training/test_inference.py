@@ -498,8 +498,8 @@ def test_a_density_of_codes_replaces_the_prior():
         return inference.log_weights(module, X, CPU, 6, log_density, inference.log_mean_exp)
 
     standard = stats.multivariate_normal(np.zeros(2)).logpdf
-    np.testing.assert_allclose(score(standard), score(None), rtol=1e-5)
-    np.testing.assert_allclose(score(lambda z: standard(z) + 1.5), score(None) + 1.5, rtol=1e-5)
+    np.testing.assert_allclose(score(standard), score(None), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(score(lambda z: standard(z) + 1.5), score(None) + 1.5, rtol=1e-5, atol=1e-5)
 
 
 # -- decoding and drawing ---------------------------------------------------------------------------------------------
