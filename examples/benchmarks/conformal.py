@@ -67,7 +67,7 @@ def main() -> int:
             seconds = time.perf_counter() - start
             print(f"{name:14} {calibration:11} {' '.join(cells)}  {p:10.3f} {seconds:8.0f}", flush=True)
     print(f"{n_wrong} figures are off" if n_wrong else "all within the error")
-    return n_wrong
+    return int(n_wrong)
 
 
 def over_splits(draw, n_rows, n_new, calibration, args):
