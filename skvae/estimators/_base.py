@@ -195,8 +195,12 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             self.n_iter_ = len(self.history_["loss"])
             # A stream's last few rows must not replace what many rows before them have settled.
             rate = data.n_rows / (data.n_rows + min(self._n_seen, REMEMBERED_ROWS)) if goes_on else 1.0
-            self._finish(data, device, rate)
-            if not np.isfinite(module.likelihood.noise_scale()).all():  # after steps so large that nothing can be computed
+            try:
+                self._finish(data, device, rate)
+                blew_up = not np.isfinite(module.likelihood.noise_scale()).all()
+            except np.linalg.LinAlgError:
+                blew_up = True
+            if blew_up:  # by steps so large that nothing can be computed from the weights
                 raise ValueError(self._divergence(data, module))
             module.likelihood.blend_moment(noise_before, rate)
             self._remember(data, device, rate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -27,17 +28,37 @@ def load_module_state(module: torch.nn.Module, state: dict[str, Any]) -> None:
 
 
 def plain_optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return what an optimizer has gathered of its parameters, as plain data, and what kind of optimizer it is."""
-    return {"kind": _kind(optimizer), "state": to_plain(optimizer.state_dict()["state"])}
+    """Return what an optimizer has gathered of its parameters, as plain data, what kind of optimizer it is and its settings."""
+    return {"kind": _kind(optimizer), "settings": _settings(optimizer), "state": to_plain(optimizer.state_dict()["state"])}
 
 
 def _kind(optimizer: torch.optim.Optimizer) -> str:
     return type(optimizer).__name__.removeprefix("Lean")
 
 
+def _settings(optimizer: torch.optim.Optimizer) -> dict[str, str]:
+    return {name: repr(value) for name, value in optimizer.defaults.items() if name != "lr"}
+
+
+def _gathers(optimizer: torch.optim.Optimizer, state: dict[int, dict[str, Any]]) -> bool:
+    """Whether an optimizer gathers the numbers that are found in a state: a copy takes a step to tell."""
+    twin = copy.deepcopy(optimizer)
+    for group in twin.param_groups:
+        for param in group["params"]:
+            param.grad = torch.zeros_like(param)
+    twin.step()
+    found = twin.state_dict()["state"]
+    return all(found.get(index, {}).keys() == entry.keys() for index, entry in state.items())
+
+
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Have an optimizer go on with the plain state of another one, by its own settings; of another kind, it starts anew."""
+    """Have an optimizer go on with the plain state of another one, by its own settings.
+
+    It starts anew if it is of another kind, or gathers other numbers by its settings than are in the state.
+    """
     if state["kind"] != _kind(optimizer):
+        return
+    if state["settings"] != _settings(optimizer) and not _gathers(optimizer, state["state"]):
         return
 
     def tensors(entry: dict[str, Any]) -> dict[str, Any]:

@@ -126,7 +126,12 @@ def test_partial_fit_obeys_what_has_changed_of_the_optimizer(X):
         return model.set_params(**params).partial_fit(X).transform(X)
 
     same = fitted()
-    for params in ({"optimizer_params": {"weight_decay": 1e3}}, {"optimizer": "sgd"}, {"optimizer": "adamw"}):
+    for params in (
+        {"optimizer_params": {"weight_decay": 1e3}},
+        {"optimizer_params": {"amsgrad": True, "eps": 1e-3}},  # which gathers more
+        {"optimizer": "sgd"},
+        {"optimizer": "adamw"},
+    ):
         assert not np.array_equal(fitted(**params), same)
 
 
