@@ -43,7 +43,7 @@ def main() -> None:
 
     asked = np.repeat(np.arange(10), 100)
     samples = cvae.sample(1000, asked, mean=True)
-    print(f"samples recognised as the digit asked for: {np.mean(judge.predict(samples) == asked):.1%}", end=" ")
+    print(f"samples recognized as the digit asked for: {np.mean(judge.predict(samples) == asked):.1%}", end=" ")
     print(f"(held-out digits: {judge.score(X_test, y_test):.1%})")
     found = [label_in_codes(model, (X, y), (X_test, y_test)) for model in (cvae, vae)]
     print(f"digit found in the code, size {cvae.n_components_}: {found[0]:.1%} (VAETransformer: {found[1]:.1%})")

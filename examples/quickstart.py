@@ -86,7 +86,7 @@ def draw(X: np.ndarray, y: np.ndarray, plane, generator, pipe, shape: tuple[int,
     codes = plane.transform(X)
     points = axes[0, 0].scatter(*codes.T, c=y, cmap="tab10", s=6)
     axes[0, 0].legend(*points.legend_elements(), title="digit", loc="upper right", fontsize=8)
-    axes[0, 0].set(title="Two-dimensional codes, coloured by digit", xlabel="component 0", ylabel="component 1")
+    axes[0, 0].set(title="Two-dimensional codes, colored by digit", xlabel="component 0", ylabel="component 1")
 
     def show(axis, images: np.ndarray, title: str) -> None:
         """Images ``(rows, columns, n_pixels)`` as one picture."""

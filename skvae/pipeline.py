@@ -142,7 +142,7 @@ def score_anomaly(estimator, X, *, y=None, method="auto"):
 def step_score(name):
     """Make a scorer that runs a named step's own `score` on what reaches it.
 
-    A search over a pipeline that ends in a clusterer otherwise maximises the clusterer's score in code space, which a
+    A search over a pipeline that ends in a clusterer otherwise maximizes the clusterer's score in code space, which a
     collapsed code wins.
 
     Parameters

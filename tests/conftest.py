@@ -46,7 +46,7 @@ def any_estimator_class(request):
 
 
 def refuses_batch_normalization(cls):
-    """Whether a model has a penalty that is not defined where rows are normalised together."""
+    """Whether a model has a penalty that is not defined where rows are normalized together."""
     return "contraction" in cls().get_params()
 
 

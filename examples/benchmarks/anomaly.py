@@ -1,7 +1,7 @@
 """Anomaly scores at the defaults against scikit-learn's detectors, on ADBench's Classical group.
 
 Two modes: trained on half of the normal rows and told to find the anomalies among the rest, and trained on all rows, anomalies
-included, without labels. Columns are standardised, tables have at most 10,000 rows. Printed are the area under the ROC curve of
+included, without labels. Columns are standardized, tables have at most 10,000 rows. Printed are the area under the ROC curve of
 every table, and the means of it, of the average precision and of the seconds to fit and score. The data are looked for in
 the folder that the environment variable SKVAE_DATA names, else in ../shared/data beside the repository.
 

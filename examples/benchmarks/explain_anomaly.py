@@ -30,7 +30,7 @@ REAL = ("breastw", "cardio", "letter", "pendigits", "satellite", "vowels")
 
 
 def correlated(seed: int, noise: float, n_rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Training rows, rows to corrupt and the standard deviation of every column given the others, in standardised units."""
+    """Training rows, rows to corrupt and the standard deviation of every column given the others, in standardized units."""
     rng = np.random.default_rng(seed)
     loadings = rng.standard_normal((3, 10))
     X = rng.standard_normal((2000 + n_rows, 3)) @ loadings + noise * rng.standard_normal((2000 + n_rows, 10))
@@ -57,10 +57,10 @@ def first(shares: np.ndarray, column: np.ndarray) -> float:
 def figures(train: np.ndarray, moved: np.ndarray, column: np.ndarray, seed: int) -> dict[str, float]:
     """Figures of every estimator and method, and of raw Mahalanobis."""
     raw = LedoitWolf().fit(train)
-    centred = moved - raw.location_
-    pulled = centred @ raw.precision_
+    centered = moved - raw.location_
+    pulled = centered @ raw.precision_
     found = {
-        "raw Mahalanobis, products": first(centred * pulled, column),
+        "raw Mahalanobis, products": first(centered * pulled, column),
         "raw Mahalanobis, corrections": first(pulled**2 / np.diag(raw.precision_), column),
     }
     for cls in ESTIMATORS:

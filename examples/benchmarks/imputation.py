@@ -2,7 +2,7 @@
 
 At random, 30% of the entries of bundled tables are deleted. Not at random, entries above the column's mean are deleted from
 the first half of the columns of the breast cancer table, after Ipsen et al., "not-MIWAE", ICLR 2021. Errors are root mean squares
-over deleted entries of standardised columns; coverage is that of 90% intervals from multiple imputations. Exits with 1 if a
+over deleted entries of standardized columns; coverage is that of 90% intervals from multiple imputations. Exits with 1 if a
 figure falls short of what is asked of it.
 
     python examples/benchmarks/imputation.py [--runs 5]

@@ -1,6 +1,6 @@
 """Speed of `fit` and `transform` against a hand-written loop and a bare module, in one run.
 
-The loop keeps the data resident, takes batches by index, uses fused Adam and reads the loss once an epoch. It optimises the
+The loop keeps the data resident, takes batches by index, uses fused Adam and reads the loss once an epoch. It optimizes the
 plain objective: squared error, and for the VAE the KL. Ratios above 1 mean that the estimator is faster. Times drift with
 the machine; ratios are medians over rounds in which the two take turns.
 

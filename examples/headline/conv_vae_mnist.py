@@ -1,6 +1,6 @@
 """Convolutional against dense variational autoencoder on MNIST: held-out bound at a like number of weights, and samples.
 
-Images are binarised once by their grey values (a fixed seed); the bound on the log-likelihood of test images is the
+Images are binarized once by their grey values (a fixed seed); the bound on the log-likelihood of test images is the
 importance-weighted one with 64 draws, in nats an image. Writes `conv_vae_mnist.png` with samples of both.
 
     python examples/headline/conv_vae_mnist.py [--epochs 10]

@@ -48,8 +48,8 @@ def main() -> None:
         found = LogisticRegression(max_iter=500).fit(codes, y[:10_000]).score(codes_test, y_test)
         print(f"{name:26} digit found in the code {found:.1%}", end="")
         if isinstance(model, CVAE):
-            recognised = np.mean(judge.predict(model.sample(len(asked), asked, mean=True)) == asked)
-            print(f", samples recognised {recognised:.1%}", end="")
+            recognized = np.mean(judge.predict(model.sample(len(asked), asked, mean=True)) == asked)
+            print(f", samples recognized {recognized:.1%}", end="")
         print(flush=True)
 
 

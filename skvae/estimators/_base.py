@@ -108,7 +108,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     def partial_fit(self, X, y=None, *, sample_weight=None):
         """Go on with one pass over some rows.
 
-        The first call fixes the standardisation of the columns. Optimizer and schedules go on where they were; schedules
+        The first call fixes the standardization of the columns. Optimizer and schedules go on where they were; schedules
         stay at their end. Changed `optimizer_params` are obeyed from now on; another `optimizer` starts anew.
 
         Parameters
@@ -532,13 +532,13 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     def score_anomaly(self, X, *, method="auto"):
         r"""Score how anomalous rows are.
 
-        With :math:`x` a row in standardised units (as it is, with ``likelihood="bernoulli"``), :math:`r` its reconstruction and
+        With :math:`x` a row in standardized units (as it is, with ``likelihood="bernoulli"``), :math:`r` its reconstruction and
         :math:`e = x - r` the residual, the methods are:
 
         - "neighbors": how far the row and its residual lie from those of training rows, as the expected squared distance between
           :math:`u = (x, \sqrt{0.3}\,e / s)` and the nearest of 96 references that are drawn at random from up to 1,024 training
           rows [1]_ [2]_. :math:`s` is the standard deviation of the residuals of each column, at least 0.03. A small cluster of
-          anomalies among the training rows is rarely drawn, which the nearest neighbours themselves would find.
+          anomalies among the training rows is rarely drawn, which the nearest neighbors themselves would find.
         - "mahalanobis": squared Mahalanobis distance of :math:`(r, e)` from its mean over the references, under one covariance
           that is shrunk by the rule of Ledoit and Wolf.
         - "reconstruction": nats by which the likelihood of a row, given its reconstruction, falls short of the best possible:

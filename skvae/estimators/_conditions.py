@@ -18,7 +18,7 @@ _LABEL_SCALE = 4.0
 
 
 class Conditions:
-    """Labels, one-hot, and numbers, standardised, side by side.
+    """Labels, one-hot, and numbers, standardized, side by side.
 
     A list of labels, or a matrix of strings, integers or booleans, is labels, column by column; a matrix of floats, or a list
     of floats that are not all whole, is numbers. With ``scaled=False``, labels are ones among zeros.
@@ -35,17 +35,17 @@ class Conditions:
         self.name, self._scaled = name, scaled
         columns, self._is_vector = _columns(y, name)
         self._names = [column for column, _ in columns] if hasattr(y, "columns") else None
-        labelled = [_is_label(values, self._is_vector) for _, values in columns]
+        labeled = [_is_label(values, self._is_vector) for _, values in columns]
         self._classes: list[np.ndarray | None] = []
-        if classes is not None and not all(labelled):
+        if classes is not None and not all(labeled):
             raise ValueError(f"classes are those of labels, but {name} is numbers.")
         given = [None] * len(columns) if classes is None else ([classes] if len(columns) == 1 else list(classes))
         if len(given) != len(columns):
             raise ValueError(f"classes has {len(given)} list(s) of labels, but {name} has {len(columns)} columns.")
-        for is_label, (_, values), known in zip(labelled, columns, given, strict=True):
+        for is_label, (_, values), known in zip(labeled, columns, given, strict=True):
             self._classes.append(sort_labels(values if known is None else np.asarray(known), name) if is_label else None)
-        self._moments = _moments(columns, labelled, weight, name)
-        self.is_labels = all(labelled)
+        self._moments = _moments(columns, labeled, weight, name)
+        self.is_labels = all(labeled)
         self.width = sum(1 if known is None else len(known) for known in self._classes)
         self._counts: dict[tuple[int, ...], float] = {}
         self._examples = np.empty((0, len(columns)), dtype=object)
@@ -94,7 +94,7 @@ class Conditions:
         return [(name, dict(columns)[name]) for name in self._names]
 
     def _positions(self, y: Any) -> list[np.ndarray]:
-        """Positions of labels among the known ones, and numbers standardised, column by column."""
+        """Positions of labels among the known ones, and numbers standardized, column by column."""
         positions = []
         columns = self._columns(y)
         for (column, values), known, (mean, std) in zip(columns, self._classes, self._moments, strict=True):
@@ -173,7 +173,7 @@ class Conditions:
             if known is None:
                 parts.append(position[:, np.newaxis])
             else:
-                # As large as other standardised inputs, so that labels are heard from the first step on: what the decoder has
+                # As large as other standardized inputs, so that labels are heard from the first step on: what the decoder has
                 # not yet learned to take from them, the code would carry instead.
                 scale = max(_LABEL_SCALE, np.sqrt(len(known))) if self._scaled else 1.0
                 parts.append(scale * np.eye(len(known))[position.astype(int)])
@@ -294,11 +294,11 @@ def _numbers(values: np.ndarray, name: str) -> np.ndarray:
 
 
 def _moments(
-    columns: list[tuple[Any, np.ndarray]], labelled: list[bool], weight: np.ndarray | None, name: str
+    columns: list[tuple[Any, np.ndarray]], labeled: list[bool], weight: np.ndarray | None, name: str
 ) -> list[tuple[float, float]]:
     """Shift and scale of columns of numbers, measured as those of rows are; those of labels stay as they are."""
     moments = [(0.0, 1.0)] * len(columns)
-    which = [j for j, is_label in enumerate(labelled) if not is_label]
+    which = [j for j, is_label in enumerate(labeled) if not is_label]
     if which:
         try:
             statistics = ColumnStatistics.of(np.stack([_numbers(columns[j][1], name) for j in which], axis=1), weight)

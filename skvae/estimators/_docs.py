@@ -15,7 +15,7 @@ activation : str or type of Module, default="relu"
 dropout : float, default=0.0
     Probability of zeroing a hidden unit in training.
 normalization : {"batch", "layer"} or None, default=None
-    Normalisation before each activation.
+    Normalization before each activation.
 encoder, decoder : Net, Conv or None, default=None
     Networks of your own in place of the perceptrons, see :class:`~skvae.Net`, or the details of convolutional
     ones, see :class:`~skvae.Conv`.
@@ -27,11 +27,11 @@ tied_weights : bool, default=False
     Have the decoder use the encoder's weights, transposed, with biases of its own; off by default
     but for :class:`~skvae.ContractiveAE`.
 likelihood : {"gaussian", "laplace", "bernoulli"}, default="gaussian"
-    How entries scatter around the decoder's output. "bernoulli" takes X in [0, 1]; the others standardise
+    How entries scatter around the decoder's output. "bernoulli" takes X in [0, 1]; the others standardize
     the columns themselves and undo it in everything they return.
 noise : {"auto", "feature", "shared"} or float, default="auto"
     Scale of that scatter: estimated for every column, estimated as one scale for all, or fixed, in the
-    units of X. "auto" shares it, and the unit of standardisation, where all columns lie on one grid, as
+    units of X. "auto" shares it, and the unit of standardization, where all columns lie on one grid, as
     pixels do. Estimated scales never fall below 1% of a column's standard deviation or its resolution
     over the square root of 12.
 missing_values : float or None, default=None
@@ -69,7 +69,7 @@ clip_value : float or None, default=None
 n_score_draws : int, default=64
     Importance draws per row in `score_samples`.
 warm_start : bool, default=False
-    Start `fit` from the weights and the standardisation of the last one.
+    Start `fit` from the weights and the standardization of the last one.
 device : str, default="auto"
     "cpu", "cuda", "cuda:<index>" or "mps"; "auto" means CUDA, else MPS, else the CPU.
 random_state : int, RandomState instance or None, default=None
@@ -86,7 +86,7 @@ n_components_ : int
 n_iter_ : int
     Passes over the data.
 history_ : dict of ndarray
-    Training loss and its terms by name, as they are minimised, and with early stopping their validation
+    Training loss and its terms by name, as they are minimized, and with early stopping their validation
     counterparts, per epoch.
 loss_curve_ : list of float
     Training loss per epoch.

@@ -28,12 +28,12 @@ DENSITY_ROWS = 200  # rows that partial_fit must bring for a density of the user
 class AutoEncoder(ContinuousAutoEncoder):
     r"""Autoencoder: a deterministic code from which rows are reconstructed.
 
-    Encoder and decoder are trained to reconstruct standardised rows. The code has no prior: after training a density is
+    Encoder and decoder are trained to reconstruct standardized rows. The code has no prior: after training a density is
     fitted to the training codes (ex-post density estimation [2]_) and the noise of the likelihood is fitted with the
     decoder frozen. `sample` draws from this generative model and `score_samples` estimates its log-likelihood, so that
     scores compare between code sizes; the reconstruction error alone does not, since it only ever falls as the code grows.
 
-    Without hidden layers the code spans the subspace of PCA [1]_ of the standardised rows. ``noise="shared"`` standardises
+    Without hidden layers the code spans the subspace of PCA [1]_ of the standardized rows. ``noise="shared"`` standardizes
     all columns by one scale, as PCA of the rows as they are would have it.
 
     Parameters

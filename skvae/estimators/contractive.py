@@ -18,14 +18,14 @@ class ContractiveAE(AutoEncoder):
     r"""Contractive autoencoder: a code that hardly moves when a row is perturbed.
 
     The loss adds to the reconstruction of :class:`~skvae.AutoEncoder` the squared norm of the Jacobian of the encoder at
-    every row [1]_, in standardised units:
+    every row [1]_, in standardized units:
 
     .. math:: d(x, \hat x) + \lambda\,\|J(x)\|_F^2, \quad J(x) = \partial z / \partial x
 
     Reconstruction keeps the directions in which rows differ; the penalty flattens all others, so that codes follow the
     manifold of the rows and ignore what leads away from it. With ``hessian > 0`` the penalty of the higher order
     contractive autoencoder [2]_, :math:`\gamma\,\|J(x) - J(x + \epsilon)\|_F^2`, also keeps the Jacobian from changing
-    between neighbours.
+    between neighbors.
 
     ``tied_weights="auto"``, the default here, ties the decoder to the encoder wherever it mirrors it: with perceptrons, and
     with convolutions without residual blocks whose `upsampling` is "transposed". An encoder that shrinks its code in front
@@ -48,7 +48,7 @@ class ContractiveAE(AutoEncoder):
     hessian : float, default=0.0
         Weight :math:`\gamma` of the change of the Jacobian; 0 leaves it out. Linear encoders have no such change.
     hessian_noise : float, default=0.1
-        Standard deviation of :math:`\epsilon`, in standardised units.
+        Standard deviation of :math:`\epsilon`, in standardized units.
     code_activation : {"identity", "sigmoid", "tanh"}, default="identity"
         Activation of the code.
     %(architecture)s
@@ -194,7 +194,7 @@ class ContractiveAE(AutoEncoder):
         Returns
         -------
         norm : ndarray of shape (n_samples,)
-            Exact Frobenius norms, with respect to rows in standardised units.
+            Exact Frobenius norms, with respect to rows in standardized units.
         """
         X, device = self._ready(X)
         return inference.jacobian_norm(self.module_, X, device)

@@ -68,7 +68,7 @@ class CVAE(VariationalAutoEncoder):
     classes_ : ndarray of shape (n_classes,) or list of ndarray
         Labels, sorted; a list of them where there are several kinds. Only where all conditions are labels.
     n_conditions_ : int
-        Width of the condition as the decoder is told it: labels are one-hot, numbers standardised.
+        Width of the condition as the decoder is told it: labels are one-hot, numbers standardized.
     noise_scale_ : ndarray of shape (n_reconstructed,)
         Scale of the likelihood's noise, in the units of X, for the columns that are not `condition_columns`; zeros for
         "bernoulli".
@@ -230,7 +230,7 @@ class CVAE(VariationalAutoEncoder):
     def partial_fit(self, X, y=None, classes=None, *, condition=None, sample_weight=None):
         """Go on with one pass over some rows.
 
-        The first call fixes the labels and the standardisation of the columns. Optimizer and schedules go on where they were;
+        The first call fixes the labels and the standardization of the columns. Optimizer and schedules go on where they were;
         schedules stay at their end.
 
         Parameters

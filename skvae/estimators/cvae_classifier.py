@@ -8,7 +8,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
 from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
-from skvae.estimators._labelled import check_labels, new_model, take_columns
+from skvae.estimators._labeled import check_labels, new_model, take_columns
 from skvae.estimators.cvae import CVAE
 
 

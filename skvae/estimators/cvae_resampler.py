@@ -16,7 +16,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from skvae.estimators import _validation as check
 from skvae.estimators._base import MAX_SEED
-from skvae.estimators._labelled import check_labels, new_model, take_columns
+from skvae.estimators._labeled import check_labels, new_model, take_columns
 from skvae.estimators.cvae import CVAE
 from skvae.warnings import warn_user
 
@@ -29,7 +29,7 @@ _MAX_GUARD = 0.5  # up to which the nearest training row is the only one that ca
 class CVAEResampler(OneToOneFeatureMixin, BaseEstimator):
     r"""Over-sampler that draws new rows of rare classes from a conditional variational autoencoder [1]_.
 
-    It is called as the samplers of imbalanced-learn are, and works in their pipelines. All classes are modelled together, so
+    It is called as the samplers of imbalanced-learn are, and works in their pipelines. All classes are modeled together, so
     that rare ones borrow from the others what they have in common; rows are weighted by the inverse square root of the size of
     their class. New rows are drawn with the likelihood's noise.
 
@@ -46,7 +46,7 @@ class CVAEResampler(OneToOneFeatureMixin, BaseEstimator):
     guard : float, default=0.2
         Keeps new rows from being copies: none may lie closer to a training row than this fraction of the distance from there
         to the nearest different one. Rows that the training data hold several times are nobody's own, and may be met. Distances
-        are Euclidean, between standardised columns. At most 0.5; 0 allows copies. What is too close is drawn again, up to
+        are Euclidean, between standardized columns. At most 0.5; 0 allows copies. What is too close is drawn again, up to
         10 times in all.
     random_state : int, RandomState instance or None, default=None
         Decides the draws, and takes the place of the model's own `random_state`, unless it is None.
@@ -151,7 +151,7 @@ class CVAEResampler(OneToOneFeatureMixin, BaseEstimator):
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Rows.
         y : array-like of shape (n_samples,) or (n_samples, n_classes)
-            Their labels; a matrix has a one in the column of the label, and zeros in the others, which are then labelled by
+            Their labels; a matrix has a one in the column of the label, and zeros in the others, which are then labeled by
             their positions.
 
         Returns

@@ -31,7 +31,7 @@ class DenoisingAE(AutoEncoder):
         - "gaussian" adds normal noise of `noise_scale`;
         - "masking" replaces `corruption_rate` of each row's entries by `mask_value`;
         - "salt_and_pepper" replaces them by the smallest or the largest value of their column;
-        - "dropout" zeroes entries, in standardised units, with that probability and scales the others up;
+        - "dropout" zeroes entries, in standardized units, with that probability and scales the others up;
         - of several names in a list, each row draws one;
         - a function takes a batch, a tensor in the units of X of shape (n, n_features), or (n, channels, height, width)
           for images, and returns its corrupted version. Random numbers that it draws from torch come from the

@@ -39,10 +39,10 @@ class SparseAE(ContinuousAutoEncoder):
         What keeps units quiet:
 
         - "kl": sigmoid units, whose mean activations are pulled to `target_activation`;
-        - "l1": rectified units, whose activations are penalised in proportion;
+        - "l1": rectified units, whose activations are penalized in proportion;
         - "top_k": linear units, of which the `k` largest of each row are kept [1]_;
         - "batch_top_k": linear units, of which the largest of a batch are kept, `k` a row on average [2]_; in use, those
-          above a threshold, so that a row's code does not depend on its neighbours.
+          above a threshold, so that a row's code does not depend on its neighbors.
     sparsity_weight : float or "auto", default="auto"
         Weight of the penalty, in nats of reconstruction error per row; "auto" is 0.3 times the number of columns for "kl", and
         one half for "l1". Counts with "kl" and "l1".
@@ -80,7 +80,7 @@ class SparseAE(ContinuousAutoEncoder):
     See Also
     --------
     AutoEncoder : A dense code.
-    sklearn.decomposition.MiniBatchDictionaryLearning : Sparse codes by optimisation instead of an encoder.
+    sklearn.decomposition.MiniBatchDictionaryLearning : Sparse codes by optimization instead of an encoder.
 
     Notes
     -----

@@ -74,7 +74,7 @@ class TDVAE(BaseAutoEncoder):
     n_pairs : int, default=16
         Pairs of steps per sequence and training step.
     one_step_fraction : float, default=0.5
-        Fraction of the pairs that are neighbours; the gaps of the others are uniform up to `max_gap`.
+        Fraction of the pairs that are neighbors; the gaps of the others are uniform up to `max_gap`.
     beta : float, default=1.0
         Weight of what the state costs; 1 gives the bound.
     kl_warmup : float, default=0.8

@@ -16,7 +16,7 @@ from skvae.training import inference
 class VAETransformer(LatentWalksMixin, VariationalAutoEncoder):
     r"""Variational autoencoder: a Gaussian code with a standard normal prior [1]_.
 
-    Encoder and decoder maximise the evidence lower bound. The scale of the likelihood's noise is estimated along with
+    Encoder and decoder maximize the evidence lower bound. The scale of the likelihood's noise is estimated along with
     them [2]_, which balances reconstruction and KL by itself. `transform` gives the posterior mean, so that codes are
     deterministic; `sample` draws from the prior; `score_samples` is the importance-weighted estimate [3]_ of the
     log-likelihood, whatever `beta`.

@@ -1,4 +1,4 @@
-"""The vector-quantised autoencoder."""
+"""The vector-quantized autoencoder."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def _is_clustering(estimator: Any) -> bool:
 
 @document
 class VQVAE(BaseAutoEncoder):
-    r"""Vector-quantised autoencoder: discrete codes from a learned codebook [1]_, and a prior learned over them [2]_.
+    r"""Vector-quantized autoencoder: discrete codes from a learned codebook [1]_, and a prior learned over them [2]_.
 
     A row becomes a short sequence of codes, an image a grid of them; every code is one of `n_embeddings` vectors. `transform`
-    gives the vectors, `encode` the codes. Codebooks begin at the centres that k-means finds, follow the encoder's vectors by
+    gives the vectors, `encode` the codes. Codebooks begin at the centers that k-means finds, follow the encoder's vectors by
     moving averages, and codes that nobody uses are revived.
 
     Once the autoencoder is trained, a prior is fitted to the codes of the training rows. `sample` draws from it, and
@@ -81,7 +81,7 @@ class VQVAE(BaseAutoEncoder):
     commitment_weight : float, default=0.25
         Weight of the squared distance between the encoder's vectors and the codebook.
     gradient : {"straight_through", "rotation"}, default="straight_through"
-        How gradients pass the quantisation: unchanged, or turned and scaled as the vector was [3]_.
+        How gradients pass the quantization: unchanged, or turned and scaled as the vector was [3]_.
     similarity : {"euclidean", "cosine"}, default="euclidean"
         Distance by which the nearest code is found; "cosine" has all vectors at length one.
     revive : bool, default=True
@@ -290,7 +290,7 @@ class VQVAE(BaseAutoEncoder):
     def partial_fit(self, X, y=None, classes=None, *, sample_weight=None):
         """Go on with one pass over some rows, of the autoencoder and of the prior.
 
-        The first call fixes the standardisation of the columns and the labels, and fits a prior as `fit` does.
+        The first call fixes the standardization of the columns and the labels, and fits a prior as `fit` does.
 
         Parameters
         ----------
@@ -800,7 +800,7 @@ class VQVAE(BaseAutoEncoder):
         y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
             Labels, where the prior depends on them.
         step : float, default=1.0
-            Distance between neighbouring values that entries can take, in the units of X, which turns a density into a
+            Distance between neighboring values that entries can take, in the units of X, which turns a density into a
             probability: 1 for pixels from 0 to 255, 1/255 for pixels in [0, 1].
 
         Returns

@@ -1,4 +1,4 @@
-"""Vector quantisation: the nearest vectors of a codebook, and gradients past the choice."""
+"""Vector quantization: the nearest vectors of a codebook, and gradients past the choice."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def sum_by_code(x: Tensor, codes: Tensor, n_embeddings: int) -> Tensor:
 
 
 def straight_through(x: Tensor, quantized: Tensor) -> Tensor:
-    """Quantised vectors whose gradient goes to the vectors that were quantised, as it is.
+    """Quantized vectors whose gradient goes to the vectors that were quantized, as it is.
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ def straight_through(x: Tensor, quantized: Tensor) -> Tensor:
 
 
 def rotate_to(x: Tensor, quantized: Tensor) -> Tensor:
-    r"""Quantised vectors as rotations of the vectors that were quantised, through which the gradient goes.
+    r"""Quantized vectors as rotations of the vectors that were quantized, through which the gradient goes.
 
     The value is :math:`\lambda R x = q`, with the rotation R from the direction of x to that of q in the plane of both, and
     :math:`\lambda = \|q\| / \|x\|`; both are held for constants, so that a gradient keeps its angle to the vector it

@@ -168,7 +168,7 @@ class AutoEncoderModule(LatentModule):
 
     @torch.no_grad()
     def fit_noise(self, x: Tensor, weight: Tensor, noise: Tensor, *, observed: Tensor | None = None) -> None:
-        """Fit the likelihood's noise by expectation-maximisation over the Laplace approximations of the posteriors.
+        """Fit the likelihood's noise by expectation-maximization over the Laplace approximations of the posteriors.
 
         Where systems are too large to be solved for many rows, these few decide on the level of the noise alone, and the
         residuals of all on how it is divided among the columns.

@@ -60,7 +60,7 @@ class TrainableModule(nn.Module):
         return 0.0
 
     def loss(self, batch: Batch, schedule: Schedule) -> dict[str, Tensor]:
-        """Named terms of the objective, per row ``(n,)`` or, where they couple the batch, ``()``; their sum is minimised."""
+        """Named terms of the objective, per row ``(n,)`` or, where they couple the batch, ``()``; their sum is minimized."""
         raise NotImplementedError
 
     def before_training(self) -> None:
@@ -177,7 +177,7 @@ class LatentModule(TrainableModule):
     # -- the code -----------------------------------------------------------------------------------------------------
 
     def encode(self, x: Tensor, *, observed: Tensor | None = None) -> Tensor:
-        """Code of standardised rows, ``(n, n_features)`` to ``(n, n_components)``."""
+        """Code of standardized rows, ``(n, n_features)`` to ``(n, n_components)``."""
         code: Tensor = self.encoder(self.encoder_input(x, observed))
         return code
 
@@ -201,7 +201,7 @@ class LatentModule(TrainableModule):
             self._known = (batch.weight / len(batch.weight)) @ batch.mask.to(batch.weight)
 
     def fit_noise(self, x: Tensor, weight: Tensor, noise: Tensor, *, observed: Tensor | None = None) -> None:
-        """Fit the likelihood's noise to standardised rows once encoder and decoder are trained.
+        """Fit the likelihood's noise to standardized rows once encoder and decoder are trained.
 
         Parameters
         ----------
@@ -221,7 +221,7 @@ class LatentModule(TrainableModule):
         Parameters
         ----------
         x : Tensor of shape (n, n_features)
-            Standardised rows.
+            Standardized rows.
         noise : Tensor of shape (n, n_draws, n_components)
             Standard normal draws.
         observed : Tensor of bool, shape (n, n_features), optional

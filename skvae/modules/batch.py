@@ -13,7 +13,7 @@ class Batch(NamedTuple):
     Attributes
     ----------
     x : Tensor of shape (n, n_features), or (n, n_timesteps, n_features) for sequences
-        What the encoder reads, in standardised units.
+        What the encoder reads, in standardized units.
     target : Tensor of the same shape
         What the decoder should return.
     weight : Tensor of shape (n,)

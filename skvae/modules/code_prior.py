@@ -99,7 +99,7 @@ class CodePrior(TrainableModule):
         """
 
     def logits(self, codes: Tensor, upper: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
-        """Unnormalised log-probabilities of every code at every position, given the codes before it.
+        """Unnormalized log-probabilities of every code at every position, given the codes before it.
 
         Parameters
         ----------

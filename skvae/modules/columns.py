@@ -72,7 +72,7 @@ class ColumnStatistics:
     std : ndarray of shape (n_features,)
         Weighted standard deviations; of all columns together where they share a unit, and 1 where a column is constant.
     scale : ndarray of shape (n_features,)
-        What a standardised unit is worth in the units of the data: `std`, but no less than the resolution supports, so
+        What a standardized unit is worth in the units of the data: `std`, but no less than the resolution supports, so
         that a column which hardly ever moves does not reach a network as a spike.
     floor : ndarray of shape (n_features,)
         Smallest standard deviation of the noise that the data can support, in the units of the data.

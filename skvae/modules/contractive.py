@@ -45,14 +45,14 @@ class ContractiveModule(AutoEncoderModule):
     hessian : float
         Weight :math:`\gamma` of the change of the Jacobian; at 0 there is no such term.
     hessian_noise : float
-        Standard deviation :math:`\sigma`, in standardised units.
+        Standard deviation :math:`\sigma`, in standardized units.
     **autoencoder
         See `LatentModule`.
 
     Raises
     ------
     ValueError
-        If the encoder normalises rows together, or is no single layer and `jacobian` is "analytic".
+        If the encoder normalizes rows together, or is no single layer and `jacobian` is "analytic".
 
     References
     ----------
@@ -75,7 +75,7 @@ class ContractiveModule(AutoEncoderModule):
         super().__init__(n_features, n_components, **autoencoder)
         if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in self.encoder.modules()):
             raise ValueError(
-                "The encoder has batch normalisation, which makes a row's code depend on the other rows of its batch, so that "
+                "The encoder has batch normalization, which makes a row's code depend on the other rows of its batch, so that "
                 "the Jacobian of a row is not defined; use normalization='layer' or None."
             )
         self.contraction = contraction
@@ -182,7 +182,7 @@ class ContractiveModule(AutoEncoderModule):
         return self.likelihood.network_input(self._single_layer[0].weight[:, : self.n_features])
 
     def jacobian_norm(self, x: Tensor, *, observed: Tensor | None = None) -> Tensor:
-        """Norm of the Jacobian of the code at standardised rows ``(n, n_features)``, exactly, ``(n,)``."""
+        """Norm of the Jacobian of the code at standardized rows ``(n, n_features)``, exactly, ``(n,)``."""
         encode = self._encode_observed(x, observed)
         if self._single_layer is None:
             return fn.jacobian_norm(encode, x)[0].sqrt()

@@ -133,7 +133,7 @@ class CVAEModule(VAEModule):
         Parameters
         ----------
         x : Tensor of shape (n, n_features)
-            Standardised rows.
+            Standardized rows.
         observed : Tensor of shape (n, n_features)
             One for entries that are observed, zero for the others.
         z : Tensor of shape (n, n_draws, n_components)

@@ -73,7 +73,7 @@ class DenoisingModule(AutoEncoderModule):
         return super().loss(batch._replace(x=corrupted), schedule)
 
     def corrupt(self, batch: Batch) -> Tensor:
-        """Corrupted rows of a batch, standardised, ``(n, n_features)``."""
+        """Corrupted rows of a batch, standardized, ``(n, n_features)``."""
         if callable(self.corruption):
             return self._corrupt_by_function(self.corruption, batch.x)
         assert batch.noise is not None

@@ -50,7 +50,7 @@ def mlp(
     dropout : float, default=0.0
         Probability of zeroing a hidden unit in training.
     normalization : {"batch", "layer"} or None, default=None
-        Normalisation before each activation.
+        Normalization before each activation.
 
     Returns
     -------
@@ -81,7 +81,7 @@ def after(
     normalization: str | None = None,
     images: bool = False,
 ) -> list[nn.Module]:
-    """Layers that follow a linear map to `size` units, or channels: normalisation, activation and dropout."""
+    """Layers that follow a linear map to `size` units, or channels: normalization, activation and dropout."""
     layers: list[nn.Module] = []
     if normalization is not None:
         layers.append((IMAGE_NORMALIZATIONS if images else NORMALIZATIONS)[normalization](size))

@@ -1,7 +1,7 @@
 """Likelihoods: how a row of the data is thought to scatter around what a decoder returns for it.
 
-One object owns the standardisation of the columns, the noise and its floor, the log-Jacobian, the mean and the draws, so
-that loss, score, sample and anomaly score cannot disagree about them. Networks work in standardised units; only
+One object owns the standardization of the columns, the noise and its floor, the log-Jacobian, the mean and the draws, so
+that loss, score, sample and anomaly score cannot disagree about them. Networks work in standardized units; only
 likelihoods know the units of the data.
 """
 
@@ -92,7 +92,7 @@ class Likelihood(nn.Module):
         shared: bool | None = None,
         standardize: bool = True,
     ) -> Likelihood:
-        """Measure the columns of `X`: standardisation, constants, noise floor, shared units.
+        """Measure the columns of `X`: standardization, constants, noise floor, shared units.
 
         Parameters
         ----------
@@ -147,7 +147,7 @@ class Likelihood(nn.Module):
         self.shift, self.scale = columns["shift"], columns["scale"]
         self.is_constant, self.shared = columns["is_constant"], bool(columns["shared"])
         self.has_constant = bool(self.is_constant.any())
-        self._centre = torch.from_numpy(self.shift.copy() if self.has_noise else np.zeros(self.n_features))
+        self._center = torch.from_numpy(self.shift.copy() if self.has_noise else np.zeros(self.n_features))
         self._inverse_scale = torch.from_numpy(1.0 / self.scale)
         self._log_jacobian = float(np.log(self.scale).sum())
 
@@ -162,7 +162,7 @@ class Likelihood(nn.Module):
     # -- between the data's units and the network's -------------------------------------------------------------------
 
     def standardize(self, X: Any, rows: Any = slice(None), *, out: Tensor | None = None) -> Tensor:
-        """Rows of `X` in standardised units: centred and scaled in double precision, then cast.
+        """Rows of `X` in standardized units: centered and scaled in double precision, then cast.
 
         Parameters
         ----------
@@ -180,8 +180,8 @@ class Likelihood(nn.Module):
         return narrow.clamp_(-MAX_STANDARDIZED, MAX_STANDARDIZED)
 
     def _standardize_wide(self, X: Any, rows: Any = slice(None)) -> Tensor:
-        """Rows of `X` in standardised units, in double precision."""
-        return torch.sub(self._block(X, rows).double(), self._centre).mul_(self._inverse_scale)
+        """Rows of `X` in standardized units, in double precision."""
+        return torch.sub(self._block(X, rows).double(), self._center).mul_(self._inverse_scale)
 
     @staticmethod
     def _block(X: Any, rows: Any) -> Tensor:
@@ -199,11 +199,11 @@ class Likelihood(nn.Module):
         return x * self.varying if self.has_constant else x
 
     def locate(self, output: Tensor) -> Tensor:
-        """Location of the likelihood, in standardised units, from a decoder's output; constant columns stay put."""
+        """Location of the likelihood, in standardized units, from a decoder's output; constant columns stay put."""
         return output * self.varying if self.has_constant else output
 
     def fill(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Tell apart what is observed of standardised rows, ``(..., n_features)``, of which NaN is not.
+        """Tell apart what is observed of standardized rows, ``(..., n_features)``, of which NaN is not.
 
         Returns
         -------
@@ -230,19 +230,19 @@ class Likelihood(nn.Module):
             elif name == "spread":
                 values = self.columns[name] / self.scale
             else:
-                values = (self.columns[name] - self._centre.numpy()) / self.scale
+                values = (self.columns[name] - self._center.numpy()) / self.scale
             self._columns[key] = torch.from_numpy(values.astype(np.float32)).to(self.weight.device)
         return self._columns[key]
 
     def to_data(self, x: Tensor) -> Tensor:
-        """Standardised rows in the units of the data, in single precision."""
-        return x / self.column("unit") + self._centre.to(x)
+        """Standardized rows in the units of the data, in single precision."""
+        return x / self.column("unit") + self._center.to(x)
 
     def standardized_value(self, value: float) -> Tensor:
         """Return a value of all columns, in the units of the data, in those of the network, ``(n_features,)``."""
         key = (str(value), self.weight.device)
         if key not in self._columns:
-            values = (value - self._centre.numpy()) / self.scale
+            values = (value - self._center.numpy()) / self.scale
             self._columns[key] = torch.from_numpy(values.astype(np.float32)).to(self.weight.device)
         return self._columns[key]
 
@@ -255,7 +255,7 @@ class Likelihood(nn.Module):
         return self.rescale(x)
 
     def expectation(self, output: Tensor) -> Tensor:
-        """Mean of the likelihood in standardised units."""
+        """Mean of the likelihood in standardized units."""
         return self.locate(output)
 
     def rescale(self, x: Tensor) -> NDArray[np.float64]:
@@ -318,7 +318,7 @@ class Likelihood(nn.Module):
         raise NotImplementedError
 
     def residual(self, target: Tensor, output: Tensor) -> Tensor:
-        """Difference, in standardised units, between rows and the mean of the likelihood."""
+        """Difference, in standardized units, between rows and the mean of the likelihood."""
         return target - self.locate(output)
 
     def expected_energy(self, residual: Tensor, variance: Tensor) -> Tensor:
@@ -343,7 +343,7 @@ class Likelihood(nn.Module):
         return _zero_where_missing((self.energy(target, location) * self.weight.cpu().double()).numpy(), target)
 
     def errors(self, X: Any, output: Tensor) -> NDArray[np.float64]:
-        """Rows of `X` and their residuals, side by side and in standardised units, in double precision, ``(n, 2 n_features)``."""
+        """Rows of `X` and their residuals, side by side and in standardized units, in double precision, ``(n, 2 n_features)``."""
         return self._beside(X, self.locate(output).cpu().double())
 
     def _beside(self, X: Any, mean: Tensor) -> NDArray[np.float64]:
@@ -369,7 +369,7 @@ class Likelihood(nn.Module):
 
     @torch.no_grad()
     def set_moment(self, moment: Tensor) -> None:
-        """Set the noise from the mean energy of the residuals per column, in standardised units."""
+        """Set the noise from the mean energy of the residuals per column, in standardized units."""
         moment = moment.to(self.moment)
         self.moment.copy_(moment.mean() if self.noise == "shared" else moment)
         self._refresh()
@@ -419,11 +419,11 @@ class Likelihood(nn.Module):
         raise NotImplementedError
 
     def scatter(self, output: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw rows, in standardised units, from the likelihood around a decoder's output."""
+        """Draw rows, in standardized units, from the likelihood around a decoder's output."""
         raise NotImplementedError
 
     def scatter_by(self, output: Tensor, noise: Tensor) -> Tensor:
-        """Turn standard normal numbers into draws, in standardised units, that gradients reach the output through."""
+        """Turn standard normal numbers into draws, in standardized units, that gradients reach the output through."""
         raise NotImplementedError
 
     def draw(self, output: Tensor, generator: torch.Generator) -> NDArray[np.float64]:
@@ -431,7 +431,7 @@ class Likelihood(nn.Module):
         return self.rescale(self.scatter(output, generator))
 
     def largest_entry(self, X: Any) -> tuple[float, int]:
-        """Largest absolute standardised entry of `X` and its column."""
+        """Largest absolute standardized entry of `X` and its column."""
         largest = np.zeros(self.n_features)
         for rows in row_blocks(X.shape[0], self.n_features):
             np.fmax(largest, np.fmax.reduce(self._standardize_wide(X, rows).abs().numpy(), axis=0), out=largest)

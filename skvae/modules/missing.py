@@ -61,7 +61,7 @@ class MaskModel(nn.Module):
                 self.network[-1].bias.copy_(odds)  # type: ignore[operator, union-attr]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Log-odds for standardised rows ``(..., n_features)``, ``(..., n_columns)``."""
+        """Log-odds for standardized rows ``(..., n_features)``, ``(..., n_columns)``."""
         if self.mechanism == "self_masking":
             return self.own(x[..., self.columns])
         log_odds: Tensor = self.network(x)
@@ -150,7 +150,7 @@ class MIWAEModule(VAEModule):
         output : Tensor of shape (n, n_draws, n_features)
             What the decoder returns.
         drawn : Tensor of shape (n, n_draws, n_features) or None
-            Complete rows, in standardised units, that the mask model was shown.
+            Complete rows, in standardized units, that the mask model was shown.
         """
         log_weights, output = self.weigh(batch)
         if self.mask_model is None:
@@ -209,7 +209,7 @@ class MIWAEModule(VAEModule):
         return likelihood.locate(output)[..., columns].unsqueeze(-2) + around, log_mass
 
     def mean_missing(self, output: Tensor) -> Tensor:
-        """Means of missing entries, in standardised units, given that they are missing and what the decoder returns."""
+        """Means of missing entries, in standardized units, given that they are missing and what the decoder returns."""
         mean = self.likelihood.expectation(output)
         model = self.mask_model
         if model is None or not model.is_separate:
@@ -219,7 +219,7 @@ class MIWAEModule(VAEModule):
         return mean.index_copy(-1, model.columns, (share * values).sum(-2))
 
     def draw_missing(self, output: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw missing entries, in standardised units, given that they are missing and what the decoder returns."""
+        """Draw missing entries, in standardized units, given that they are missing and what the decoder returns."""
         model = self.mask_model
         if model is None or not model.is_separate:
             return self.likelihood.scatter(output, generator)

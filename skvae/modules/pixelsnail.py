@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skvae.modules.code_prior import AutoregressivePrior, CodeShape
-from skvae.modules.transformer import CausalAttention, CodeInput, Offset, Over, Tables, as_grid, neighbour_index, start_small
+from skvae.modules.transformer import CausalAttention, CodeInput, Offset, Over, Tables, as_grid, neighbor_index, start_small
 
 # A position's features tell of codes before it alone, so that it may read its own, and those up to its right.
 _GRID_TAPS: tuple[Offset, ...] = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 0))
@@ -38,7 +38,7 @@ class CausalConv(nn.Module):
         self.sides = sides
         self.taps = _SEQUENCE_TAPS if sides[0] == 1 else _GRID_TAPS
         self.up, self.left, self.right = (max(step) for step in zip(*((-d, -r, r) for d, r in self.taps), strict=True))
-        self.register_buffer("index", neighbour_index(sides, self.taps), persistent=False)
+        self.register_buffer("index", neighbor_index(sides, self.taps), persistent=False)
         self.linear = nn.Linear(len(self.taps) * n_inputs, n_outputs)
 
     def forward(self, x: Tensor, past: Tensor | None = None, position: int = 0) -> Tensor:
@@ -105,7 +105,7 @@ class GatedBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Causal attention after a normalisation, beside an identity."""
+    """Causal attention after a normalization, beside an identity."""
 
     def __init__(self, width: int, n_heads: int, dropout: float):
         super().__init__()

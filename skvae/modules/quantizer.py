@@ -1,4 +1,4 @@
-"""Vector quantisation, and how a codebook learns."""
+"""Vector quantization, and how a codebook learns."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _RAREST = 3e-4  # probability of a code, below which it is as far as one of that
 
 
 class Quantized(NamedTuple):
-    """Vectors and what quantisation made of them.
+    """Vectors and what quantization made of them.
 
     Attributes
     ----------
     vectors : Tensor of shape (n, d)
-        From the codebook; the gradient goes to what was quantised.
+        From the codebook; the gradient goes to what was quantized.
     codes : Tensor of int, shape (n,)
     commitment : Tensor of shape (n,)
-        Squared distances to the codebook, weighted, with a gradient in what was quantised.
+        Squared distances to the codebook, weighted, with a gradient in what was quantized.
     codebook : Tensor of shape (n,) or None
         Squared distances with a gradient in the codebook, where it is learned by one.
     """
@@ -75,7 +75,7 @@ class VectorQuantizer(nn.Module):
         How much longer a code's way may be, in mean squared distances, for every nat that it is likelier than another [2]_:
         codes then take fewer bits, at a larger error.
     standardize : bool
-        Whether every entry of the vectors is first standardised over the batch, in use by averages over past batches: so
+        Whether every entry of the vectors is first standardized over the batch, in use by averages over past batches: so
         that vectors which the decoder does not need yet cannot all become the same.
     n_vectors : int
         Vectors per row of the data, which tells the cost of a row.
@@ -155,14 +155,14 @@ class VectorQuantizer(nn.Module):
         return (self.count / self.count.sum()) @ self.embeddings().detach()
 
     def prepare(self, x: Tensor) -> Tensor:
-        """Vectors as the codebook sees them: standardised, of unit length under the cosine, or as they are."""
+        """Vectors as the codebook sees them: standardized, of unit length under the cosine, or as they are."""
         if self.standardizes:
             x = _scaled(x, self.mean, self.variance)
         return F.normalize(x, dim=-1) if self.has_unit_length else x
 
     @torch.no_grad()
     def set_moments(self, x: Tensor) -> None:
-        """Have the moments that vectors ``(n, d)`` are standardised by in use."""
+        """Have the moments that vectors ``(n, d)`` are standardized by in use."""
         if self.standardizes:
             self.mean.copy_(x.mean(0))
             self.variance.copy_(x.var(0, correction=0))
@@ -196,7 +196,7 @@ class VectorQuantizer(nn.Module):
         return F.embedding(codes, self.embeddings())
 
     def forward(self, x: Tensor, weight: Tensor) -> Quantized:
-        """Quantise vectors ``(n, d)`` of weights ``(n,)``, and keep for `after_step` what it needs."""
+        """Quantize vectors ``(n, d)`` of weights ``(n,)``, and keep for `after_step` what it needs."""
         x, embeddings = self._prepare_batch(x, weight), self.embeddings()
         codes = self._search(x, embeddings, exact=not self.training)
         chosen = F.embedding(codes, embeddings)

@@ -125,7 +125,7 @@ class SparseModule(AutoEncoderModule):
         return response + self.offset if self.penalty == "kl" else response
 
     def encode(self, x: Tensor, *, observed: Tensor | None = None) -> Tensor:
-        """Sparse code of standardised rows, ``(n, n_features)`` to ``(n, n_components)``."""
+        """Sparse code of standardized rows, ``(n, n_features)`` to ``(n, n_components)``."""
         response = self.preactivate(x, observed=observed)
         if self.penalty == "batch_top_k":
             return response * (response > self.threshold)
@@ -188,7 +188,7 @@ class SparseModule(AutoEncoderModule):
         reached = torch.sigmoid(response) if self.penalty == "kl" else response
         chosen = fn.keep_largest(reached.masked_fill(~dead, -math.inf), min(self.n_components, _REVIVED * self.k))
         chosen = torch.where(chosen.isfinite(), chosen, torch.zeros_like(chosen))
-        # What they add to the others: normalisation over a batch of dead units alone would be another.
+        # What they add to the others: normalization over a batch of dead units alone would be another.
         others = code.masked_fill(dead, 0.0)
         reconstruction = self.decode(others + chosen) - self.decode(others)
         residual = self.likelihood.residual(batch.target, output)

@@ -177,7 +177,7 @@ class Conv(Spec):
     residual_blocks : int, default=0
         Residual blocks, of two convolutions each, at every size.
     upsampling : {"transposed", "nearest"}, default="transposed"
-        How a decoder doubles the sides: transposed convolutions, or nearest neighbours and a convolution.
+        How a decoder doubles the sides: transposed convolutions, or nearest neighbors and a convolution.
 
     Examples
     --------

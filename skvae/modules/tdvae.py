@@ -67,7 +67,7 @@ class TDVAEModule(LatentModule):
     n_pairs : int
         Pairs of steps per sequence and training step.
     one_step_fraction : float
-        Fraction of them that are neighbours; the gaps of the others are uniform.
+        Fraction of them that are neighbors; the gaps of the others are uniform.
     beta : float
         Weight of what the state costs; 1 gives the bound.
     kl_warmup : float
@@ -181,7 +181,7 @@ class TDVAEModule(LatentModule):
         Parameters
         ----------
         x : Tensor of shape (n, n_timesteps, n_features)
-            Standardised frames; NaN where a sequence has ended.
+            Standardized frames; NaN where a sequence has ended.
         memory : tuple of Tensor of shape (n_layers, n, n_components), optional
             Where the recurrent network left off.
 
@@ -369,7 +369,7 @@ class TDVAEModule(LatentModule):
         return expected_density - proposed - self.likelihood.nll(target.unsqueeze(1), self.decode(later))
 
     def prediction(self, output: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance of frames over draws of their state, and with the likelihood's noise, in standardised units.
+        """Mean and variance of frames over draws of their state, and with the likelihood's noise, in standardized units.
 
         Parameters
         ----------
@@ -423,7 +423,7 @@ class BentLinear(nn.Module):
         output: Tensor = self.linear(x)
         if self.bend is None:
             return output
-        # Rows, since what normalises a batch takes further dimensions for channels.
+        # Rows, since what normalizes a batch takes further dimensions for channels.
         bent: Tensor = self.bend(x.reshape(-1, x.shape[-1]))
         return output + bent.view_as(output)
 

@@ -16,8 +16,8 @@ from skvae.modules.code_prior import AutoregressivePrior, CodeShape
 Offset = tuple[int, int]
 
 # Codes before a position that a table of their own is read for; the first is the last before it.
-_GRID_NEIGHBOURS: tuple[Offset, ...] = ((0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0))
-_SEQUENCE_NEIGHBOURS: tuple[Offset, ...] = ((0, -1), (0, -2), (0, -3))
+_GRID_NEIGHBORS: tuple[Offset, ...] = ((0, -1), (-1, 0), (-1, -1), (-1, 1), (0, -2), (-2, 0))
+_SEQUENCE_NEIGHBORS: tuple[Offset, ...] = ((0, -1), (0, -2), (0, -3))
 
 _EMBEDDING_SCALE = 0.1
 
@@ -37,7 +37,7 @@ def align(shape: CodeShape, upper: CodeShape) -> Tensor:
     return (rows.unsqueeze(1) * upper_w + columns).flatten()
 
 
-def neighbour_index(shape: CodeShape, offsets: Sequence[Offset]) -> Tensor:
+def neighbor_index(shape: CodeShape, offsets: Sequence[Offset]) -> Tensor:
     """Positions at offsets from each position, the number of positions where there is none, ``(n_codes, n_offsets)``."""
     h, w = as_grid(shape)
     rows, columns = torch.arange(h * w) // w, torch.arange(h * w) % w
@@ -111,7 +111,7 @@ class Positions(nn.Module):
 class CodeInput(nn.Module):
     """What a causal network reads at each position: the position and the codes shortly before it.
 
-    Summing tables over neighbours is a convolution over one-hot codes, shifted so that no position sees its own code.
+    Summing tables over neighbors is a convolution over one-hot codes, shifted so that no position sees its own code.
 
     Parameters
     ----------
@@ -124,8 +124,8 @@ class CodeInput(nn.Module):
 
     def __init__(self, shape: CodeShape, n_embeddings: int, width: int):
         super().__init__()
-        offsets = _SEQUENCE_NEIGHBOURS if as_grid(shape)[0] == 1 else _GRID_NEIGHBOURS
-        index = neighbour_index(shape, offsets)
+        offsets = _SEQUENCE_NEIGHBORS if as_grid(shape)[0] == 1 else _GRID_NEIGHBORS
+        index = neighbor_index(shape, offsets)
         # The code before it, from a new row back to the end of the last one: or nothing would tell of that code in time.
         index[:, 0] = torch.arange(len(index)) - 1
         index[0, 0] = len(index)
@@ -198,7 +198,7 @@ class CausalAttention(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Attention and a perceptron, each after a normalisation and beside an identity.
+    """Attention and a perceptron, each after a normalization and beside an identity.
 
     Parameters
     ----------
@@ -257,7 +257,7 @@ class TransformerPrior(AutoregressivePrior):
 
     References
     ----------
-    .. [1] Vaswani et al. (2017), Attention is all you need, arXiv:1706.03762; normalised before each layer as in Radford et
+    .. [1] Vaswani et al. (2017), Attention is all you need, arXiv:1706.03762; normalized before each layer as in Radford et
        al. (2019), Language models are unsupervised multitask learners.
 
     Examples

@@ -80,7 +80,7 @@ class VAEModule(LatentModule):
         return mean, log_var.clamp(-MAX_LOG_VAR, MAX_LOG_VAR)
 
     def encode(self, x: Tensor, condition: Tensor | None = None, *, observed: Tensor | None = None) -> Tensor:
-        """Posterior mean of standardised rows, ``(n, n_features)`` to ``(n, n_components)``."""
+        """Posterior mean of standardized rows, ``(n, n_features)`` to ``(n, n_components)``."""
         return self._encoder_output(x, condition, observed).chunk(2, dim=-1)[0]
 
     def _encoder_output(self, x: Tensor, condition: Tensor | None, observed: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""The vector-quantised autoencoder, with one level of codes or a hierarchy."""
+"""The vector-quantized autoencoder, with one level of codes or a hierarchy."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ class VQVAEModule(LatentModule):
 
     with the first term at a noise of one standard deviation per column [1]_. With several levels [2]_ a level's vectors are
     read off the features of its own size and what was decoded from the levels above; the decoder sees all levels. Their
-    vectors are standardised: else those of the higher levels, whose gradient is weak at first, all become the same. The top
+    vectors are standardized: else those of the higher levels, whose gradient is weak at first, all become the same. The top
     level, which is the coarsest, comes first everywhere: in codes, in embeddings and in `levels`.
 
     Parameters
@@ -347,11 +347,11 @@ class VQVAEModule(LatentModule):
     # -- the code -----------------------------------------------------------------------------------------------------
 
     def encode(self, x: Tensor) -> Tensor:  # type: ignore[override]  # which takes no missing entries
-        """Quantised embedding of standardised rows, ``(n, n_features)`` to ``(n, n_components)``."""
+        """Quantized embedding of standardized rows, ``(n, n_features)`` to ``(n, n_components)``."""
         return self.embed(self.codes(x))
 
     def codes(self, x: Tensor) -> Tensor:
-        """Codes of standardised rows, the top level first and every grid row by row, ``(n, n_codes)`` of int."""
+        """Codes of standardized rows, the top level first and every grid row by row, ``(n, n_codes)`` of int."""
         found: list[Tensor] = []
 
         def choose(i: int, vectors: Tensor) -> Tensor:
@@ -406,14 +406,14 @@ class VQVAEModule(LatentModule):
     def initialize_codebooks(self, x: Tensor, cluster: Callable[[Tensor, int], Tensor]) -> None:
         """Have the encoder's vectors begin at a common scale and codebooks where they are, from the top level down.
 
-        Vectors of a hierarchy are standardised all through training.
+        Vectors of a hierarchy are standardized all through training.
 
         Parameters
         ----------
         x : Tensor of shape (n, n_features)
-            Standardised rows.
+            Standardized rows.
         cluster : callable
-            Takes vectors ``(n_vectors, d)`` and a number, and returns so many centres ``(n_embeddings, d)``.
+            Takes vectors ``(n_vectors, d)`` and a number, and returns so many centers ``(n_embeddings, d)``.
         """
         if len(self.levels) == 1:
             if self.n_codes == 1 and self.image_shape is None:
@@ -436,26 +436,26 @@ class VQVAEModule(LatentModule):
         last, seen = layers[-1], x - x.mean(0)
         before = nn.Sequential(*list(self.encoder.children())[: list(self.encoder.children()).index(last)])
         features = before(self.likelihood.network_input(x))
-        features, centre = features - features.mean(0), features.mean(0)
+        features, center = features - features.mean(0), features.mean(0)
         directions = torch.linalg.svd(seen, full_matrices=False)[2][: last.out_features]
         wanted = F.pad(seen @ directions.mT, (0, last.out_features - len(directions)))
         gram = features.mT @ features
         ridge = 1e-4 * gram.diagonal().mean() + torch.finfo(gram.dtype).tiny
         weight = torch.linalg.solve(gram + ridge * torch.eye(len(gram)).to(gram), features.mT @ wanted).mT
         last.weight.copy_(weight)
-        last.bias.copy_(-weight @ centre)
+        last.bias.copy_(-weight @ center)
 
     def _spread(self, x: Tensor) -> None:
-        """Centre and scale the vectors, by the weights of the layer they come from."""
+        """Center and scale the vectors, by the weights of the layer they come from."""
         if not self._owns_encoder:
             return
         layer = [layer for layer in self.encoder.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))][-1]
         vectors = self._vectors(x, 0)
-        centre = vectors.mean((0, 1) if self.image_shape is not None else 0)
-        std = (vectors - centre).square().mean().sqrt()
+        center = vectors.mean((0, 1) if self.image_shape is not None else 0)
+        std = (vectors - center).square().mean().sqrt()
         scale = torch.where(std > 0.0, _SPREAD / std, 1.0)
         assert layer.bias is not None
-        layer.bias.sub_(centre.flatten()).mul_(scale)
+        layer.bias.sub_(center.flatten()).mul_(scale)
         layer.weight.mul_(scale)
 
     # -- training -----------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 A method reads one vector of numbers per row, made by the likelihood's function `entries` from the row and what is decoded from
 its code, and turns it into a score and the columns' shares of it. Those that set `occludes` prefer shares that `Scorer`
 finds by reconstructing a row anew for every column. There is no matrix product of many rows at once: sums run
-over one row in a fixed order, so that a row's result does not depend on its neighbours.
+over one row in a fixed order, so that a row's result does not depend on its neighbors.
 """
 
 from __future__ import annotations
@@ -191,9 +191,9 @@ class MahalanobisDistance:
         v = self._read(np.hstack([references.x, references.error]).astype(np.float64))
         share = references.weight / references.weight.sum()
         self._mean = share @ v
-        centred = v - self._mean
+        centered = v - self._mean
         # From the smaller of two matrices with the same eigenvalues.
-        root = centred * np.sqrt(share)[:, np.newaxis]
+        root = centered * np.sqrt(share)[:, np.newaxis]
         wide = root.shape[1] > root.shape[0]
         variance, vectors = np.linalg.eigh(root @ root.T if wide else root.T @ root)
         variance = np.maximum(variance, 0.0)
@@ -203,8 +203,8 @@ class MahalanobisDistance:
         width, trace = v.shape[1], variance.sum()
         level = trace / width if trace > 0.0 else 1.0
         spread = (variance**2).sum() - trace**2 / width  # squared Frobenius norm of the covariance beside its mean variance
-        along = ((centred @ axes.T) ** 2 @ variance) @ share**2
-        error = ((centred**2).sum(axis=1) ** 2) @ share**2 - 2.0 * along + (variance**2).sum() * (share**2).sum()
+        along = ((centered @ axes.T) ** 2 @ variance) @ share**2
+        error = ((centered**2).sum(axis=1) ** 2) @ share**2 - 2.0 * along + (variance**2).sum() * (share**2).sum()
         shrinkage = max(min(error, spread) / spread if spread > 0.0 else 1.0, self.least_shrinkage)
         beside = shrinkage * level
         self._axes = np.ascontiguousarray(axes)
@@ -214,9 +214,9 @@ class MahalanobisDistance:
 
     def shares(self, values: np.ndarray) -> np.ndarray:
         """Squared entries of the whitened row, those of a column together."""
-        centred = self._read(values) - self._mean
-        scores = np.einsum("nj,kj->nk", centred, self._axes) * self._along
-        return _per_column((np.einsum("nk,kj->nj", scores, self._axes) + self._beside * centred) ** 2)
+        centered = self._read(values) - self._mean
+        scores = np.einsum("nj,kj->nk", centered, self._axes) * self._along
+        return _per_column((np.einsum("nk,kj->nj", scores, self._axes) + self._beside * centered) ** 2)
 
     def score(self, values: np.ndarray) -> np.ndarray:
         """Squared length of the whitened row."""

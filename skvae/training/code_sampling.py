@@ -34,7 +34,7 @@ def _rows_in_memory(n_floats: int) -> int:
 def code_log_prob(prior: CodePrior, rows: np.ndarray, device: torch.device, condition: np.ndarray | None = None) -> np.ndarray:
     """Log-probability of every own code of every row, in nats.
 
-    Computed in double precision and rounded to single, which takes off the last bits that depend on a row's neighbours.
+    Computed in double precision and rounded to single, which takes off the last bits that depend on a row's neighbors.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What surrounds the training of a vector-quantised autoencoder: where codebooks begin, and the priors of the codes."""
+"""What surrounds the training of a vector-quantized autoencoder: where codebooks begin, and the priors of the codes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FEW_ROWS = 4000  # up to which a prior has to be small, and it is worth finding 
 
 
 def initialize_codebooks(module: VQVAEModule, rows: Rows, seed: int) -> list[int]:
-    """Have codebooks begin at the centres that k-means finds among the untrained encoder's vectors, in place.
+    """Have codebooks begin at the centers that k-means finds among the untrained encoder's vectors, in place.
 
     Parameters
     ----------
@@ -45,21 +45,21 @@ def initialize_codebooks(module: VQVAEModule, rows: Rows, seed: int) -> list[int
     most = _CLUSTERED_ROWS if is_clustering else most
     order = torch.randperm(len(rows), generator=make_generator(seed))[:most].to(rows.device)
 
-    def cluster(vectors: torch.Tensor, n_centres: int) -> torch.Tensor:
+    def cluster(vectors: torch.Tensor, n_centers: int) -> torch.Tensor:
         values = vectors.cpu().numpy()
         distinct = np.unique(values, axis=0)
         n_distinct.append(len(distinct))
-        if len(distinct) <= n_centres:
+        if len(distinct) <= n_centers:
             # Those left over lie on others, which keep the vectors to themselves, until they are revived.
-            centres = distinct[np.arange(n_centres) % len(distinct)]
+            centers = distinct[np.arange(n_centers) % len(distinct)]
         else:
-            seen = values if is_clustering else np.random.default_rng(seed).permutation(values)[: _VECTORS_PER_CODE * n_centres]
+            seen = values if is_clustering else np.random.default_rng(seed).permutation(values)[: _VECTORS_PER_CODE * n_centers]
             effort = {"n_init": _CLUSTERINGS} if is_clustering else {"n_init": 1, "max_iter": _ITERATIONS}
             with warnings.catch_warnings(), one_thread():
                 warnings.simplefilter("ignore", ConvergenceWarning)
-                means = KMeans(n_centres, random_state=seed % 2**31, **effort).fit(seen)
-            centres = means.cluster_centers_
-        return torch.from_numpy(centres.astype(np.float32)).to(vectors.device)
+                means = KMeans(n_centers, random_state=seed % 2**31, **effort).fit(seen)
+            centers = means.cluster_centers_
+        return torch.from_numpy(centers.astype(np.float32)).to(vectors.device)
 
     module.eval()
     with PrivateRandomness(seed):

@@ -89,14 +89,14 @@ def _chains(module, x, observed, condition, generator, n_chains, n_steps, mean) 
         values, decoded = module.log_posterior(rows, seen, z.unsqueeze(1), condition)
         return values[:, 0], decoded[:, 0]
 
-    z = centre = _climb(module, x, observed, condition, start, density)
+    z = center = _climb(module, x, observed, condition, start, density)
     here, output = density(z)
     factor = _factor(module.newton(x, observed, z, output, condition)[1])
     means, n_averaged = np.zeros(x.shape), 0
     for step in range(n_steps):
         if step % 3 == 0:  # a draw from the Gaussian around the mode
-            proposal = centre + _colored(normal(*z.shape), factor)
-            log_ratio = _log_density(z - centre, factor) - _log_density(proposal - centre, factor)
+            proposal = center + _colored(normal(*z.shape), factor)
+            log_ratio = _log_density(z - center, factor) - _log_density(proposal - center, factor)
         elif step % 3 == 1:  # one from the encoder, told a row that is completed by what the decoder makes of the code
             rows = torch.where(is_seen, x, likelihood.scatter(output, generator))
             mean_q, log_var_q = module.posterior(rows, condition)

@@ -99,7 +99,7 @@ def impute(
 
 
 def _means(module: nn.Module, output: torch.Tensor, drawn: torch.Tensor | None) -> torch.Tensor:
-    """Means of missing entries given each code, in standardised units."""
+    """Means of missing entries given each code, in standardized units."""
     if drawn is not None:
         return drawn
     if isinstance(module, MIWAEModule):
@@ -108,7 +108,7 @@ def _means(module: nn.Module, output: torch.Tensor, drawn: torch.Tensor | None) 
 
 
 def _draw(module: nn.Module, output: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Draws of missing entries given each code, in standardised units."""
+    """Draws of missing entries given each code, in standardized units."""
     if isinstance(module, MIWAEModule):
         return module.draw_missing(output, generator)
     return module.likelihood.scatter(output, generator)

@@ -1,4 +1,4 @@
-"""Running a trained module over rows, such that a row's result does not depend on its neighbours.
+"""Running a trained module over rows, such that a row's result does not depend on its neighbors.
 
 Matrix products of different shapes differ in their last bits, so every pass has the same number of rows: a chunk that is
 padded with zeros at the end. The number depends on the network alone. Rows begin at cache lines for the same reason.
@@ -64,7 +64,7 @@ def place(module: nn.Module, device: torch.device) -> None:
 
 
 def _standardized(module: nn.Module, X: Any, rows: slice, buffer: torch.Tensor) -> torch.Tensor:
-    """Put standardised rows into a buffer of a chunk's size, zeros behind them."""
+    """Put standardized rows into a buffer of a chunk's size, zeros behind them."""
     module.likelihood.standardize(X, rows, out=buffer)
     buffer[rows.stop - rows.start :] = 0.0
     return buffer
@@ -129,7 +129,7 @@ def posterior(
 
 
 def jacobian_norm(module: nn.Module, X: Any, device: torch.device) -> np.ndarray:
-    """Norms of the Jacobian of the code at rows, in standardised units, ``(n_samples,)``.
+    """Norms of the Jacobian of the code at rows, in standardized units, ``(n_samples,)``.
 
     Backward passes multiply by other matrices than those that `aligned_rows` sees to. In double precision, the last bits
     that depend on a row's place are rounded off.
@@ -149,7 +149,7 @@ def jacobian_norm(module: nn.Module, X: Any, device: torch.device) -> np.ndarray
 
 
 def _per_row(module, X, device, function, condition=None) -> list[np.ndarray]:
-    """Call a function of standardised rows, and of their conditions and masks where there are any, chunk by chunk."""
+    """Call a function of standardized rows, and of their conditions and masks where there are any, chunk by chunk."""
     size, n_rows = chunk_rows(module), X.shape[0]
     missing = misses_entries(module, X)
     results: list[np.ndarray] = []
@@ -176,7 +176,7 @@ def misses_entries(module: nn.Module, X: Any) -> bool:
 
 
 def _filled(module: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Fill what is missing of standardised rows, in aligned rows, and say what is not."""
+    """Fill what is missing of standardized rows, in aligned rows, and say what is not."""
     filled, observed = module.likelihood.fill(x)
     return aligned_zeros(*x.shape).to(x.device).copy_(filled), {"observed": observed}
 
@@ -214,7 +214,7 @@ def deviance(module: nn.Module, X: Any, Z: np.ndarray, device: torch.device) -> 
 
 
 def errors(module: nn.Module, X: Any, Z: np.ndarray, device: torch.device) -> np.ndarray:
-    """Rows and their residuals, given codes, side by side and in standardised units, ``(n_samples, 2 * n_features)``."""
+    """Rows and their residuals, given codes, side by side and in standardized units, ``(n_samples, 2 * n_features)``."""
     return _beside_rows(module, X, Z, device, module.likelihood.errors)
 
 
@@ -256,7 +256,7 @@ def normal_pool(n_components: int) -> np.ndarray:
 def row_offsets(x: np.ndarray) -> np.ndarray:
     """Hash of each row's bits: where in the pool its draws begin.
 
-    Draws must depend on the row alone, so that its score does not change with its neighbours, and differ between rows, so
+    Draws must depend on the row alone, so that its score does not change with its neighbors, and differ between rows, so
     that their errors average out.
     """
     bits = np.ascontiguousarray(x + np.float32(0.0)).view(np.uint32).astype(np.uint64)  # -0.0 becomes 0.0
@@ -395,6 +395,6 @@ def latent_usage(module: nn.Module, data: Table, device: torch.device, *, max_ro
     if sample.condition is not None:  # what the decoder is told is no structure for the code to carry
         told = np.column_stack([np.ones(len(x)), sample.condition]).astype(np.float32)
         x = x - told @ np.linalg.lstsq(told, x, rcond=None)[0]
-    centre = np.average(mean, axis=0, weights=sample.weight)
-    variance = np.average((mean - centre) ** 2, axis=0, weights=sample.weight)
+    center = np.average(mean, axis=0, weights=sample.weight)
+    variance = np.average((mean - center) ** 2, axis=0, weights=sample.weight)
     return np.average(kl, axis=0, weights=sample.weight), variance, columns_are_correlated(x)

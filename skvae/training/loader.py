@@ -1,4 +1,4 @@
-"""Batches: whole slices of standardised rows, kept on the device where they fit."""
+"""Batches: whole slices of standardized rows, kept on the device where they fit."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from scipy import sparse
 from skvae.modules import Batch, Likelihood
 from skvae.modules.columns import BLOCK_BYTES, dense_rows, row_blocks
 
-RESIDENT_BYTES = 2**31  # rows that take more, in float32, are standardised block by block in every epoch
+RESIDENT_BYTES = 2**31  # rows that take more, in float32, are standardized block by block in every epoch
 _BLOCK_BATCHES = 64
 
 
 def fits_on(device: torch.device, n_bytes: int) -> bool:
-    """Whether standardised rows may stay on a device for the whole run."""
+    """Whether standardized rows may stay on a device for the whole run."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return n_bytes < free // 2
@@ -51,14 +51,14 @@ class Table(NamedTuple):
 
 
 class Rows:
-    """Rows of a table, handed out standardised.
+    """Rows of a table, handed out standardized.
 
     Parameters
     ----------
     X : ndarray of shape (n_samples, ..., n_features) or CSR matrix of shape (n_samples, n_features)
-        A dense array is standardised once and kept on the device if it fits; a sparse one is densified block by block.
+        A dense array is standardized once and kept on the device if it fits; a sparse one is densified block by block.
     likelihood : Likelihood or None
-        Standardises the rows; None hands them out as they are.
+        Standardizes the rows; None hands them out as they are.
     device : torch.device
     weight : ndarray of shape (n_samples,), optional
         Weights of the rows.
@@ -118,7 +118,7 @@ class Rows:
         return self._resident is not None
 
     def take(self, index: torch.Tensor) -> torch.Tensor:
-        """Rows of these positions (a tensor on the device), standardised and on the device."""
+        """Rows of these positions (a tensor on the device), standardized and on the device."""
         if self._resident is not None:
             return self._resident.index_select(0, index)
         return self._standardize(index.cpu().numpy()).to(self.device)

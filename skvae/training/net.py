@@ -73,7 +73,7 @@ class Outcome:
 
 
 class AutoEncoderNet(NeuralNet):
-    """skorch net that optimises the named terms of a module's `loss`.
+    """skorch net that optimizes the named terms of a module's `loss`.
 
     skorch keeps the epochs, the history and the callbacks; a step and an epoch are written out here, so that nothing
     waits for the device but the end of an epoch, and batch events are only sent to callbacks that listen to them.
@@ -99,7 +99,7 @@ class AutoEncoderNet(NeuralNet):
         return self
 
     def initialize_optimizer(self, triggered_directly=None):
-        """Initialise the optimizer over all parameters of the module."""
+        """Initialize the optimizer over all parameters of the module."""
         device = next(self.module_.parameters()).device
         cls, params = resolve_optimizer(self.plan.optimizer, self.plan.optimizer_params, device)
         try:
@@ -110,7 +110,7 @@ class AutoEncoderNet(NeuralNet):
         return self
 
     def initialize(self):
-        """Initialise and prepare what every step needs."""
+        """Initialize and prepare what every step needs."""
         super().initialize()
         self.step_ = self.plan.first_step
         self._params = [param for group in self.optimizer_.param_groups for param in group["params"]]

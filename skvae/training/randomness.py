@@ -1,6 +1,6 @@
 """Private random numbers for code that draws from torch's global generator.
 
-torch's initialisers, ``nn.Dropout`` and networks of the user's own have no argument for a generator. A dispatch mode is
+torch's initializers, ``nn.Dropout`` and networks of the user's own have no argument for a generator. A dispatch mode is
 local to its thread and sees every operation that draws, so it can hand each one a generator of ours: fits side by side
 give what they give alone, and the global state stays as it was.
 """

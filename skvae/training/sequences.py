@@ -29,7 +29,7 @@ def _spread_draws(n_draws: int, size: int) -> np.ndarray:
 
 
 def _take(module: TDVAEModule, X: np.ndarray, rows: slice, size: int, device: torch.device) -> torch.Tensor:
-    """Standardised sequences of a chunk, with zeros behind them up to its size."""
+    """Standardized sequences of a chunk, with zeros behind them up to its size."""
     x = torch.zeros(size, *X.shape[1:], dtype=torch.float32)
     module.likelihood.standardize(X, rows, out=x)
     return x.to(device)

@@ -207,8 +207,8 @@ def test_one_corrupted_column_is_put_first():
     found = np.mean(model.explain_anomaly(rows).argmax(axis=1) == column)
     assert found >= 0.95
     raw = LedoitWolf().fit(X)
-    centred = rows - raw.location_
-    products = np.mean((centred * (centred @ raw.precision_)).argmax(axis=1) == column)
+    centered = rows - raw.location_
+    products = np.mean((centered * (centered @ raw.precision_)).argmax(axis=1) == column)
     assert found > products + 0.1
 
 

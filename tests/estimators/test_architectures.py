@@ -115,7 +115,7 @@ def test_an_encoder_may_be_a_perceptron_of_your_own(quick, images):
     assert model.reconstruct(images).shape == images.shape
 
 
-def test_colour_images_of_odd_sides(quick):
+def test_color_images_of_odd_sides(quick):
     images = np.random.default_rng(0).random((30, 3, 7, 5))
     model = quick(likelihood="bernoulli").fit(images)
     assert model.reconstruct(images).shape == images.shape
@@ -178,7 +178,7 @@ def test_partial_fit_on_images(quick, X, images):
 
 
 @pytest.mark.parametrize("params", SPECS, ids=ids)
-def test_results_do_not_depend_on_the_neighbours(quick, images, params):
+def test_results_do_not_depend_on_the_neighbors(quick, images, params):
     images = np.concatenate([images, 2.0 * images, images[::-1] + 1.0])
     model = quick(**params).fit(images)
     order = np.random.default_rng(0).permutation(len(images))

@@ -147,7 +147,7 @@ def test_tables(X, name):
     np.testing.assert_array_equal(again.transform(X), model.transform(X))
 
 
-def test_numbers_come_standardised():
+def test_numbers_come_standardized():
     weight = np.arange(1.0, N_ROWS + 1)
     encoded = Conditions(NUMBERS, None).encode(NUMBERS, N_ROWS)
     np.testing.assert_allclose(encoded.mean(0), 0.0, atol=1e-6)

@@ -206,7 +206,7 @@ def test_partial_fit_goes_on(quick, X):
     assert model._n_steps == 30
 
 
-def test_partial_fit_freezes_the_standardisation(quick, X):
+def test_partial_fit_freezes_the_standardization(quick, X):
     model = quick().partial_fit(X)
     shift = model.module_.likelihood.shift.copy()
     model.partial_fit(X + 100.0)

@@ -122,7 +122,7 @@ def test_jacobian_norm_is_that_of_transform(wine, params):
 
 
 @pytest.mark.parametrize("widths", [(), (7,), (24, 11), (128, 64)], ids=str)
-def test_jacobian_norm_does_not_depend_on_the_neighbours(digits, widths):
+def test_jacobian_norm_does_not_depend_on_the_neighbors(digits, widths):
     train, held_out = digits
     model = ContractiveAE(hidden_layer_sizes=widths, activation="tanh", max_epochs=1, random_state=0).fit(train)
     together = model.jacobian_norm(held_out)
@@ -273,7 +273,7 @@ def test_code_activation_bounds_the_code(X):
         ({"code_activation": "relu"}, "'code_activation' parameter"),
         ({"tied_weights": "always"}, "'tied_weights' parameter"),
         ({"jacobian": "analytic"}, "jacobian='analytic' is a formula for encoders of one layer"),
-        ({"normalization": "batch"}, "batch normalisation.*use normalization='layer'"),
+        ({"normalization": "batch"}, "batch normalization.*use normalization='layer'"),
         ({"tied_weights": True, "encoder": Net(Encoder)}, "tied_weights=True needs a decoder that mirrors the encoder"),
         ({"encoder": Conv()}, "set image_shape"),
     ],

@@ -140,9 +140,9 @@ def test_samples_have_the_exact_moments(linear):
         std = np.sqrt(np.diag(covariance))
         np.testing.assert_allclose((drawn.mean(0) - mean) / std, 0.0, atol=0.05)
         np.testing.assert_allclose(np.cov(drawn.T) / np.outer(std, std), covariance / np.outer(std, std), atol=0.06)
-    centre = model.sample(8000, "a", mean=True)
+    center = model.sample(8000, "a", mean=True)
     np.testing.assert_allclose(
-        np.cov(centre.T) + np.diag(model.noise_scale_**2), exact.moments("a")[1], rtol=0.1, atol=0.02 * std.max() ** 2
+        np.cov(center.T) + np.diag(model.noise_scale_**2), exact.moments("a")[1], rtol=0.1, atol=0.02 * std.max() ** 2
     )
 
 
@@ -618,7 +618,7 @@ def test_weights_in_full_batches_decide_on_labels_and_scale(X, y):
 
 @pytest.mark.parametrize("kind", CONDITIONS)
 @pytest.mark.parametrize("params", [LINEAR[0], LINEAR[3], {"likelihood": "bernoulli"}], ids=str)
-def test_rows_do_not_depend_on_their_neighbours(X, kind, params):
+def test_rows_do_not_depend_on_their_neighbors(X, kind, params):
     X = (X > X.mean(0)).astype(float) if params.get("likelihood") == "bernoulli" else X
     y = np.asarray(CONDITIONS[kind](X), dtype=object if kind == "mixed" else None)
     model = quick(hidden_layer_sizes=(37,), **params).fit(X, y)

@@ -247,7 +247,7 @@ def test_resampling_helps_where_a_class_is_rare():
 # -- the guard --------------------------------------------------------------------------------------------------------
 
 
-def memorising(monkeypatch, X, y, share, noise=1e-6):
+def memorizing(monkeypatch, X, y, share, noise=1e-6):
     """Have models return a share of rows that are training rows with hardly any noise; the others are honest."""
     honest = CVAE.sample
 
@@ -272,7 +272,7 @@ def closeness(X, X_new):
 
 def test_copies_are_drawn_again(quick, monkeypatch):
     X, y = table((60, 20))
-    memorising(monkeypatch, X, y, share=0.5)
+    memorizing(monkeypatch, X, y, share=0.5)
     resampler = quick(guard=0.0)
     X_new, _ = resampler.fit_resample(X, y)
     assert (closeness(X, X_new[80:]) < 0.01).sum() > 10
@@ -286,7 +286,7 @@ def test_copies_are_drawn_again(quick, monkeypatch):
 
 def test_copies_that_remain_are_reported(quick, monkeypatch):
     X, y = table((60, 20))
-    memorising(monkeypatch, X, y, share=1.0)
+    memorizing(monkeypatch, X, y, share=1.0)
     resampler = quick()
     with pytest.warns(UserWarning, match=r"40 of 40 new rows lie closer to a training row than guard=0.2 allows, after 10 draws"):
         _, y_new = resampler.fit_resample(X, y)
@@ -307,7 +307,7 @@ def test_a_model_that_learned_one_row_by_heart_is_noticed():
 def test_rows_of_whole_numbers_are_guarded_after_rounding(quick, monkeypatch):
     X, y = table((60, 20))
     X = np.round(20 * X)
-    memorising(monkeypatch, X, y, share=0.5, noise=0.1)
+    memorizing(monkeypatch, X, y, share=0.5, noise=0.1)
     resampler = quick()
     X_new, _ = resampler.fit_resample(X, y)
     assert resampler.n_rejected_ > 20

@@ -290,7 +290,7 @@ def test_masks_are_the_weighted_mean_of_the_column(X):
 
 
 @pytest.mark.parametrize("noise", ["feature", "shared"])
-def test_masks_under_either_standardisation(pixels, noise):
+def test_masks_under_either_standardization(pixels, noise):
     model = make(corruption="masking", corruption_rate=1.0, noise=noise).fit(pixels)
     np.testing.assert_allclose(corrupted(model, pixels)[0], pixels.mean(0), rtol=1e-4, atol=1e-5)
 
@@ -324,7 +324,7 @@ def test_noise_is_in_the_unit_asked_for(X, unit, shared):
     np.testing.assert_allclose(added.mean(0) / expected, 0.0, atol=0.08)
 
 
-def test_dropout_is_in_standardised_units(X):
+def test_dropout_is_in_standardized_units(X):
     model = make(corruption="dropout", corruption_rate=0.25, noise="feature").fit(X)
     batch = batch_of(model, X)
     x = model.module_.corrupt(batch)

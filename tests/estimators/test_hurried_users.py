@@ -238,7 +238,7 @@ def test_weights_of_any_size(quick, table, scale):
 )
 def test_errors_name_the_parameter(estimator_class, quick, table, params, message):
     if params.get("normalization") == "batch" and refuses_batch_normalization(estimator_class):
-        message = "batch normalisation"
+        message = "batch normalization"
     with pytest.raises(ValueError, match=message):
         quick(**params).fit(table)
 

@@ -312,7 +312,7 @@ def test_a_score_of_linear_maps_has_no_scatter(penalty):
 
 @pytest.mark.parametrize("penalty", PENALTIES)
 @pytest.mark.parametrize("n_components", [20, 33])
-def test_results_do_not_depend_on_the_neighbours(penalty, n_components):
+def test_results_do_not_depend_on_the_neighbors(penalty, n_components):
     X = rows(300)
     model = quick(penalty, n_components=n_components, n_score_draws=5).fit(X)
     order = np.random.default_rng(1).permutation(300)
@@ -531,7 +531,7 @@ def test_the_noise_of_wide_codes_is_that_of_the_residuals(params):
     assert np.isfinite(model.score_samples(X[600:610])).all()
 
 
-def test_one_system_for_all_rows_does_not_depend_on_neighbours():
+def test_one_system_for_all_rows_does_not_depend_on_neighbors():
     X = load_digits().data[:100]
     model = SparseAE(100, max_epochs=2, n_score_draws=3, random_state=0).fit(X)
     scores, order = model.score_samples(X), np.random.default_rng(0).permutation(100)

@@ -317,7 +317,7 @@ def test_the_longest_sequence_that_counts_sets_the_length(X):
     [{}, {"cell": "gru", "n_latent_layers": 2, "n_components": 16, "hidden_layer_sizes": (16,)}, {"likelihood": "bernoulli"}],
     ids=str,
 )
-def test_sequences_do_not_depend_on_their_neighbours(X, params):
+def test_sequences_do_not_depend_on_their_neighbors(X, params):
     X = (X > X.mean((0, 1))).astype(float) if "likelihood" in params else X
     model = quick(**params).fit(X)
     order = np.random.default_rng(0).permutation(N)

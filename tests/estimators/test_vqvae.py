@@ -200,7 +200,7 @@ def test_images(images):
 
 
 @pytest.mark.parametrize("case", ["transformer", "levels", "images", "classes"])
-def test_rows_do_not_depend_on_their_neighbours(X, images, case):
+def test_rows_do_not_depend_on_their_neighbors(X, images, case):
     params = {"prior": "auto", "max_epochs": 5, "entropy_weight": 0.5 if case == "levels" else 0.0}
     if case == "images":
         X, model = images, quick_images(**params).fit(images)
@@ -921,8 +921,8 @@ def test_a_learned_prior_beats_frequencies_on_new_digits(digits, model_of_digits
 def test_samples_of_a_label_look_like_it(digits, model_of_digits):
     judge = LogisticRegression(max_iter=500).fit(digits[0] / 16, digits[1])
     y = np.repeat(np.arange(10), 30)
-    recognised = (judge.predict(model_of_digits.sample(y=y) / 16) == y).mean()
-    assert recognised > 0.65
+    recognized = (judge.predict(model_of_digits.sample(y=y) / 16) == y).mean()
+    assert recognized > 0.65
     drawn, labels = model_of_digits.sample(300, return_y=True, mean=True)
     assert (judge.predict(drawn / 16) == labels).mean() > 0.6
 

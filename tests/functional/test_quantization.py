@@ -202,7 +202,7 @@ def test_rotation_trick_in_special_positions():
 
 
 @pytest.mark.parametrize("function", [fn.straight_through, fn.rotate_to])
-def test_values_are_the_quantised_ones_to_the_last_bit(function):
+def test_values_are_the_quantized_ones_to_the_last_bit(function):
     x, q = randn(100, 7).requires_grad_(), randn(100, 7, seed=1) * 1e-3
     assert torch.equal(function(x, q), q)
     assert not torch.equal(x + (q - x).detach(), q)  # which rounds

@@ -9,7 +9,7 @@ from torch import nn
 from skvae.modules import Batch, CodePrior, HistogramPrior, PixelSNAILPrior, TransformerPrior, UniformPrior
 from skvae.modules.code_prior import choose
 from skvae.modules.pixelsnail import CausalConv
-from skvae.modules.transformer import align, neighbour_index
+from skvae.modules.transformer import align, neighbor_index
 from skvae.training import Plan, PrivateRandomness, Rows, train
 
 CPU = torch.device("cpu")
@@ -110,8 +110,8 @@ def test_the_code_above_a_position_is_the_nearest():
     np.testing.assert_array_equal(align((2, 2), (2,)), [0, 0, 1, 1])
 
 
-def test_neighbours_end_at_the_border():
-    index = neighbour_index((2, 3), [(0, -1), (-1, 1)])
+def test_neighbors_end_at_the_border():
+    index = neighbor_index((2, 3), [(0, -1), (-1, 1)])
     np.testing.assert_array_equal(index, [[6, 6], [0, 6], [1, 6], [6, 1], [3, 2], [4, 6]])
 
 
@@ -119,7 +119,7 @@ def test_neighbours_end_at_the_border():
 def test_a_causal_convolution_is_a_masked_one(sides):
     with PrivateRandomness(0):
         conv, x = CausalConv(2, 3, sides).double(), torch.randn(4, math.prod(sides), 2, dtype=torch.float64)
-    kernel = torch.zeros(3, 2, 3, 5, dtype=torch.float64)  # centred
+    kernel = torch.zeros(3, 2, 3, 5, dtype=torch.float64)  # centered
     for tap, (down, right) in enumerate(conv.taps):
         kernel[:, :, 1 + down, 2 + right] = conv.linear.weight[:, 2 * tap : 2 * tap + 2]
     images = x.mT.unflatten(2, sides)
@@ -476,7 +476,7 @@ def test_work_grows_with_what_a_row_takes():
         return TransformerPrior((10,), 8, **{"width": 16, "n_layers": 1, "n_heads": 1, **params}).row_work
 
     # 11 tokens through 4 + 8 squares of the width, attention to 11 tokens by scores and values, 10 codes read off.
-    weights = 12 * 16**2 + 16 * 9 + 4 * 16  # biases and normalisations are counted as well
+    weights = 12 * 16**2 + 16 * 9 + 4 * 16  # biases and normalizations are counted as well
     assert transformer() == 11 * (weights + 2 * 11 * 16) + 10 * 16 * 8
     assert transformer(upper=[((20,), 3)]) > 2.5 * transformer()
     for cls in LEARNED:

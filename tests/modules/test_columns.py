@@ -17,7 +17,7 @@ def table():
     """One column of every kind that tables are made of."""
     rng = np.random.default_rng(0)
     return {
-        "metres": 5e4 + 1e3 * rng.normal(size=N_ROWS),
+        "meters": 5e4 + 1e3 * rng.normal(size=N_ROWS),
         "microns": 1e-6 * rng.normal(size=N_ROWS),
         "constant": np.full(N_ROWS, 0.1 + 0.2),
         "binary": np.arange(N_ROWS) % 2.0,
@@ -59,7 +59,7 @@ def test_moments(X):
 @pytest.mark.parametrize(
     ("name", "gap"),
     [
-        ("metres", 0.0),
+        ("meters", 0.0),
         ("microns", 0.0),
         ("binary", 1.0),
         ("rare", 1.0),
@@ -217,7 +217,7 @@ def test_pixels_share_a_unit(transform):
         lambda: np.random.default_rng(0).integers(0, np.geomspace(3, 300, 30), size=(500, 30)),
         lambda: np.random.default_rng(0).integers(0, 2, size=(500, 10)),
     ],
-    ids=["wine", "cancer", "cancer standardised", "cancer minmax", "gaussian", "uniform", "wide uniform", "counts", "few binary"],
+    ids=["wine", "cancer", "cancer standardized", "cancer minmax", "gaussian", "uniform", "wide uniform", "counts", "few binary"],
 )
 def test_tables_do_not(make):
     assert not ColumnStatistics.of(make()).shared_unit

@@ -143,7 +143,7 @@ class Elsewhere(nn.Sequential):
         return super().forward(x).sin()
 
 
-class Normalised(nn.Sequential):
+class Normalized(nn.Sequential):
     def __init__(self, n_inputs, n_outputs):
         super().__init__(nn.BatchNorm1d(n_inputs), nn.Linear(n_inputs, n_outputs))
 
@@ -160,12 +160,12 @@ def test_no_formula_for_other_encoders(params):
     "params",
     [
         {"normalization": "batch"},
-        {"encoder": Net(Normalised)},
+        {"encoder": Net(Normalized)},
         {"normalization": "batch", "n_features": 16, "image_shape": (1, 4, 4), "encoder": Conv((3,))},
     ],
     ids=str,
 )
-def test_batch_normalisation_is_refused(params):
+def test_batch_normalization_is_refused(params):
     with pytest.raises(ValueError, match="Jacobian of a row is not defined; use normalization='layer'"):
         build(**params)
 

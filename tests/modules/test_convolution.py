@@ -197,7 +197,7 @@ def test_every_pixel_can_be_seen_and_drawn(shape, spec):
     assert jacobian(conv_decoder(spec, shape, 2, (), activation="tanh"), 2).abs().min() > 0.0
 
 
-def test_a_convolution_sees_a_neighbourhood():
+def test_a_convolution_sees_a_neighborhood():
     # Behind one halving, a unit sees 4 x 4 pixels: the 2 x 2 that it stands for and one more on every side.
     convolution = conv_encoder(Conv(channels=(1,)), (1, 8, 8), 1, (), activation="identity")[:2]
     seen = jacobian(nn.Sequential(*convolution, nn.Flatten()), 64).reshape(4, 4, 8, 8) != 0.0

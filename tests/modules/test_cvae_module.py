@@ -106,9 +106,9 @@ def test_score_of_a_linear_model_is_its_likelihood(prior):
     loading, offset = weight[:, :N_COMPONENTS], weight[:, N_COMPONENTS:]
     mean, log_var = (moment.detach() for moment in module.prior_moments(batch.condition))
     for i in range(3):
-        centre = loading @ mean[i] + offset @ batch.condition[i] + bias
+        center = loading @ mean[i] + offset @ batch.condition[i] + bias
         covariance = loading @ torch.diag(log_var[i].exp()) @ loading.mT + 0.3 * torch.eye(N_FEATURES)
-        exact = stats.multivariate_normal(centre.numpy(), covariance.numpy()).logpdf(batch.x[i].numpy())
+        exact = stats.multivariate_normal(center.numpy(), covariance.numpy()).logpdf(batch.x[i].numpy())
         assert module.log_prob(batch)[i].item() == pytest.approx(exact, abs=0.05)
 
 

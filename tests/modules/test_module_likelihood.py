@@ -115,10 +115,10 @@ def test_single_precision_is_close(likelihood_class):
     torch.testing.assert_close(nll.double(), wide.nll(target_for(wide, X), outputs()), rtol=1e-4, atol=1e-4)
 
 
-# -- standardisation --------------------------------------------------------------------------------------------------
+# -- standardization --------------------------------------------------------------------------------------------------
 
 
-def test_standardised_columns(continuous):
+def test_standardized_columns(continuous):
     X = rows_for(continuous)
     likelihood = continuous(N_FEATURES).fit(X)
     x = likelihood.standardize(X)
@@ -303,7 +303,7 @@ def test_deviance_is_what_a_row_falls_short_of_the_best(likelihood_class):
 
 
 def energies(likelihood, X, output):
-    """Mean energy of every column, in standardised units, by hand."""
+    """Mean energy of every column, in standardized units, by hand."""
     residual = (X - likelihood.mean(output)) / likelihood.scale
     return residual**2 if isinstance(likelihood, Gaussian) else np.abs(residual)
 
@@ -465,7 +465,7 @@ def test_expected_energy(continuous, residual, variance):
 
 def test_distortion_is_half_the_squared_error_in_standard_deviations():
     X = rows_for(Gaussian)
-    X[:, 1] = np.arange(N_ROWS) == 7  # a column whose standardised unit is wider than its spread
+    X[:, 1] = np.arange(N_ROWS) == 7  # a column whose standardized unit is wider than its spread
     likelihood, output = fitted(Gaussian, X, moment=MOMENTS), outputs()
     varying = np.arange(N_FEATURES) != CONSTANT
     z = ((X - likelihood.mean(output))[:, varying]) / X.std(0)[varying]

@@ -245,7 +245,7 @@ def test_constant_columns_are_left_to_the_likelihood(make):
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
-def test_autoencoder_minimises_the_distortion(likelihood):
+def test_autoencoder_minimizes_the_distortion(likelihood):
     module = build(AutoEncoderModule, likelihood=likelihood)
     batch = batch_for(module)
     terms = module.loss(batch, {})

@@ -23,10 +23,10 @@ def blobs(n=400, n_blobs=5, dim=2, spread=0.1, seed=0):
     """Vectors in well separated heaps of different sizes, and their heaps."""
     rng = np.random.default_rng(seed)
     angle = 2.0 * np.pi * np.arange(n_blobs) / n_blobs
-    centres = np.zeros((n_blobs, dim))
-    centres[:, 0], centres[:, 1] = 3.0 * np.cos(angle), 3.0 * np.sin(angle)
+    centers = np.zeros((n_blobs, dim))
+    centers[:, 0], centers[:, 1] = 3.0 * np.cos(angle), 3.0 * np.sin(angle)
     which = np.minimum(rng.integers(0, n_blobs, size=n), rng.integers(0, n_blobs, size=n))
-    return torch.from_numpy(centres[which] + spread * rng.normal(size=(n, dim))), torch.from_numpy(which)
+    return torch.from_numpy(centers[which] + spread * rng.normal(size=(n, dim))), torch.from_numpy(which)
 
 
 def quantizer(n_embeddings=5, dim=2, **params):
@@ -238,7 +238,7 @@ def test_steps_do_not_wait_for_the_device(codebook):
         vq.eval().codes(torch.zeros(3, 2, dtype=torch.float64))  # the mode would see it
 
 
-# -- quantisation -----------------------------------------------------------------------------------------------------
+# -- quantization -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("gradient", ["straight_through", "rotation"])
@@ -340,9 +340,9 @@ def test_a_codebook_can_be_set(similarity):
     vq = quantizer(similarity=similarity)
     for _ in range(20):
         step(vq, x)
-    centres = torch.randn(5, 2) * 3.0
-    vq.set_codebook(centres)
-    expected = F.normalize(centres) if similarity == "cosine" else centres
+    centers = torch.randn(5, 2) * 3.0
+    vq.set_codebook(centers)
+    expected = F.normalize(centers) if similarity == "cosine" else centers
     torch.testing.assert_close(vq.embeddings(), expected.double())
     torch.testing.assert_close(vq.total / vq.count.unsqueeze(1), vq.codebook)
     torch.testing.assert_close(vq.mean_embedding(), expected.double().mean(0))

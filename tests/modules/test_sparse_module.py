@@ -77,7 +77,7 @@ def test_training_keeps_as_many_as_the_schedule_says(penalty, k):
     torch.testing.assert_close(terms["reconstruction"], module.likelihood.distortion(x, module.decode(selected)))
 
 
-def test_batch_top_k_in_use_does_not_see_the_neighbours():
+def test_batch_top_k_in_use_does_not_see_the_neighbors():
     module = build("batch_top_k", k=2)
     module.threshold.fill_(0.4)
     x = randn(50, N_FEATURES)

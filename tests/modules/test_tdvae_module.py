@@ -258,7 +258,7 @@ def test_pairs_lie_within_sequences_and_none_is_left_out(length, fraction):
     assert gap.max() <= longest
     assert (second >= gap).all()
     assert second.max() <= length
-    expected = {}  # uniform gaps but for the neighbours, and uniform places
+    expected = {}  # uniform gaps but for the neighbors, and uniform places
     for g in range(1, longest + 1):
         share = (1 - fraction) / longest + (fraction if g == 1 else 0.0)
         expected.update({(g, s): share / (length - g + 1) for s in range(g, length + 1)})
@@ -474,5 +474,5 @@ def test_a_bent_linear_map():
     straight = BentLinear(3, (), 2)
     torch.testing.assert_close(straight(x), straight.linear(x))
     assert len(list(straight.parameters())) == 2
-    normalised = BentLinear(3, (8,), 2, normalization="batch")
-    torch.testing.assert_close(normalised(x).flatten(0, 1), normalised(x.flatten(0, 1)))
+    normalized = BentLinear(3, (8,), 2, normalization="batch")
+    torch.testing.assert_close(normalized(x).flatten(0, 1), normalized(x.flatten(0, 1)))

@@ -27,7 +27,7 @@ MODELS = {
     "28x28": (784, {"image_shape": (1, 28, 28), "encoder": Conv(channels=(4, 6)), "embedding_dim": 3}, [(7, 7)]),
     "28x28-3": (784, {"image_shape": (1, 28, 28), "encoder": Conv(channels=(4, 6)), "n_levels": 3}, [(1, 1), (3, 3), (7, 7)]),
     "5x7": (35, {"image_shape": (1, 5, 7), "encoder": SMALL, "n_levels": 2, "embedding_dim": (2, 3)}, [(1, 1), (2, 3)]),
-    "colour": (
+    "color": (
         3 * 12 * 9,
         {"image_shape": (3, 12, 9), "encoder": Conv(channels=(4, 5), residual_blocks=1, upsampling="nearest"), "n_levels": 2},
         [(1, 1), (3, 2)],
@@ -71,7 +71,7 @@ def initialized(name, **params):
 
 
 def cluster(vectors, n):
-    """Centres of k-means."""
+    """Centers of k-means."""
     kmeans = KMeans(n, n_init=1, max_iter=20, random_state=0).fit(vectors.detach().numpy())
     return torch.from_numpy(kmeans.cluster_centers_)
 
@@ -245,7 +245,7 @@ def test_codebooks_are_initialized_from_the_top_down():
 
 
 @pytest.mark.parametrize("similarity", ["euclidean", "cosine"])
-def test_vectors_begin_centred_and_at_a_common_scale(name, similarity):
+def test_vectors_begin_centered_and_at_a_common_scale(name, similarity):
     module = build(name, similarity=similarity).eval()
     x = 3.0 + torch.randn(60, module.n_features)
     before = module.encoder(x)
@@ -315,7 +315,7 @@ def test_networks_of_the_users_own():
     assert all(map(torch.equal, before, module.encoder.parameters()))  # which layer comes last is not known
 
 
-@pytest.mark.parametrize("model", ["rows", "rows-3", "28x28", "28x28-3", "colour", "decoder"])
+@pytest.mark.parametrize("model", ["rows", "rows-3", "28x28", "28x28-3", "color", "decoder"])
 def test_cost_counts_networks_and_search(model):
     module = build(model, normalization=None).eval()
     x = torch.randn(2, module.n_features)

@@ -111,7 +111,7 @@ def test_mahalanobis_distance(n_references, n_features):
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize(("n_references", "n_features"), [(100, 7), (2, 5), (20, 70), (700, 3)])
-def test_shares_sum_and_rows_do_not_depend_on_neighbours(name, n_references, n_features):
+def test_shares_sum_and_rows_do_not_depend_on_neighbors(name, n_references, n_features):
     errors = make_errors(n_references, n_features)
     errors[:, [0, n_features]] = 0.0  # a constant column
     method, values = METHODS[name]().fit(References.of(errors, None, None)), np.abs(make_errors(90, n_features, seed=1))

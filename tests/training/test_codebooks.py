@@ -13,11 +13,11 @@ PLAN = Plan(32, 10, 100, 4e-3, "cosine", "adam", {}, seed=0)
 pytestmark = pytest.mark.usefixtures("one_core")
 
 
-def blobs(n=300, n_features=4, n_centres=5, seed=0):
+def blobs(n=300, n_features=4, n_centers=5, seed=0):
     rng = np.random.default_rng(seed)
-    centres = 10 * rng.normal(size=(n_centres, n_features))
-    labels = rng.integers(0, n_centres, n)
-    return centres[labels] + 0.1 * rng.normal(size=(n, n_features)), labels
+    centers = 10 * rng.normal(size=(n_centers, n_features))
+    labels = rng.integers(0, n_centers, n)
+    return centers[labels] + 0.1 * rng.normal(size=(n, n_features)), labels
 
 
 def build(X, **params):
@@ -54,7 +54,7 @@ def test_one_code_a_row_begins_at_the_clusters():
 
 @pytest.mark.parametrize("n_levels", [1, 2])
 def test_codebooks_begin_where_vectors_are(n_levels):
-    X, _ = blobs(n_centres=40)
+    X, _ = blobs(n_centers=40)
     module, rows = build(X, n_embeddings=16, n_codes=4, n_levels=n_levels)
     x = rows.take(torch.arange(len(rows)))
 
@@ -84,7 +84,7 @@ def test_repeated_rows_are_counted_once():
 
 
 def test_the_start_depends_on_the_seed_alone():
-    X, _ = blobs(n_centres=40)
+    X, _ = blobs(n_centers=40)
     books = []
     for seed in (0, 0, 1):
         module, rows = build(X, n_embeddings=16, n_codes=4)

@@ -92,7 +92,7 @@ def assert_same(got, expected, rows=slice(None)):
         np.testing.assert_array_equal(values, expected[name][rows], err_msg=name, strict=True)
 
 
-def test_results_do_not_depend_on_neighbours(fitted):
+def test_results_do_not_depend_on_neighbors(fitted):
     model, X = fitted
     expected = outputs(model, X)
     order = np.random.default_rng(1).permutation(N_ROWS)
@@ -164,7 +164,7 @@ def test_sparse_rows_give_what_dense_ones_give(fitted, dtype):
     assert_same(outputs(model, rows[3:9]), outputs(model, dense), slice(3, 9))
 
 
-def test_single_precision_is_independent_of_neighbours_too(fitted):
+def test_single_precision_is_independent_of_neighbors_too(fitted):
     model, X = fitted
     X = X.astype(np.float32)
     expected = outputs(model, X)
@@ -278,7 +278,7 @@ def test_products_get_aligned_rows(width, dtype, shape, product, request):
     expected = product(x, weight)
     with Spy(), AlignedRows():
         got = product(x, weight)
-        assert product(x.flatten(0, -2)[0], weight).shape == (2,)  # a single row has no neighbours
+        assert product(x.flatten(0, -2)[0], weight).shape == (2,)  # a single row has no neighbors
     torch.testing.assert_close(got, expected)
     assert got.dtype == dtype
     if "by name" not in request.node.name:
@@ -363,7 +363,7 @@ def test_scored_rows_shrink_with_draws(n_features):
 
 
 @pytest.mark.parametrize("n_rows", [2, 16, 20, 40])
-def test_scores_in_small_chunks_do_not_depend_on_neighbours(n_rows, monkeypatch):
+def test_scores_in_small_chunks_do_not_depend_on_neighbors(n_rows, monkeypatch):
     """Registers hold 32 numbers at most: those that are left over would be the last row's."""
     X = make_table(50, 7)
     model = VAETransformer(1, hidden_layer_sizes=(9,), activation="silu", n_score_draws=3, random_state=0).partial_fit(X)

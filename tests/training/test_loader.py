@@ -82,7 +82,7 @@ def test_batches_take_every_row_once_in_sizes_that_hardly_differ(n_rows, batch_s
             assert np.array_equal(np.sort(original_rows(batches, X)), np.arange(n_rows))
 
 
-def test_batches_are_standardised(kind):
+def test_batches_are_standardized(kind):
     X = make_table(50)
     (batch,) = make_loader(make_rows(table_of(kind, X)), 50, shuffle=None)
     expected = ((X - X.mean(0)) / X.std(0)).astype(np.float32)

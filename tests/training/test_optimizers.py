@@ -186,7 +186,7 @@ def test_adam_is_lean_unless_the_user_says_otherwise(name, lean, plain):
 
 
 @pytest.mark.skipif("decoupled_weight_decay" not in signature(optim.Adam).parameters, reason="torch before 2.7")
-def test_decoupled_weight_decay_is_honoured(X):
+def test_decoupled_weight_decay_is_honored(X):
     params = {"weight_decay": 0.5}
     common = {"n_components": 1, "max_epochs": 3, "random_state": 0, "batch_size": 10, "learning_rate": 0.05}
     coupled, decoupled, adamw = (

@@ -69,11 +69,11 @@ INITIALISED = {
 
 
 @pytest.mark.parametrize("name", INITIALISED)
-def test_initialisation_is_private(name):
+def test_initialization_is_private(name):
     assert_private(INITIALISED[name])
 
 
-def test_initialisation_is_torchs_own():
+def test_initialization_is_torchs_own():
     with PrivateRandomness(0):
         weight = nn.Linear(1000, 50).weight.detach()
     assert weight.abs().max() == pytest.approx(1000**-0.5, rel=1e-3)
