@@ -17,9 +17,9 @@ from skvae.estimators import _validation as check
 from skvae.estimators._base import MAX_SEED
 from skvae.estimators._continuous import ContinuousAutoEncoder
 from skvae.estimators._imputing import SIGNS, ImportanceWeightedVAE
+from skvae.inference.imputation import impute
 from skvae.modules import MECHANISMS
-from skvae.training import seed_streams
-from skvae.training.imputation import impute
+from skvae.runtime.randomness import seed_streams
 from skvae.warnings import warn_user
 
 

@@ -10,7 +10,7 @@ import pytest
 import skvae
 from skvae.estimators._base import BaseAutoEncoder
 from skvae.estimators._continuous import ContinuousAutoEncoder
-from skvae.training.threads import one_thread
+from skvae.runtime.threads import one_thread
 
 ALL_ESTIMATORS = [value for value in vars(skvae).values() if isinstance(value, type) and issubclass(value, BaseAutoEncoder)]
 

@@ -12,7 +12,7 @@ from skorch import NeuralNet  # noqa: TID251
 import skvae
 
 ROOT = Path(skvae.__file__).parent
-STOREYS = ("functional", "modules", "training", "estimators")
+STOREYS = ("functional", "data", "modules", "runtime", "inference", "training", "estimators")
 LEAVES = ("warnings",)  # stand beside the house: everything may import them, they import nothing of it
 FILES = sorted(ROOT.rglob("*.py"))
 

@@ -31,7 +31,7 @@ from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 from sklearn.svm import OneClassSVM
 
 import skvae
-from skvae.training.anomaly import NeighborDistance, References, draw_references
+from skvae.inference.anomaly import NeighborDistance, References, draw_references
 
 DEFAULT = "auto"
 ESTIMATORS = ("AutoEncoder", "VAETransformer", "DenoisingAE")

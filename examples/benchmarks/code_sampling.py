@@ -14,9 +14,9 @@ import time
 import numpy as np
 import torch
 
+from skvae.inference.codes import draw_codes
 from skvae.modules import CODE_PRIORS
-from skvae.training.code_sampling import draw_codes
-from skvae.training.randomness import PrivateRandomness
+from skvae.runtime.randomness import PrivateRandomness
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from oscillators import kalman, oscillators, predictive_std, rotation
 from sklearn.linear_model import LinearRegression
 
 from skvae import TDVAE
-from skvae.training import sequences
+from skvae.inference import sequences
 
 ANGLE, N_TIMESTEPS, BURN_IN = 0.4, 60, 10
 GAPS = (1, 5, 20)

@@ -15,13 +15,15 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
+from skvae import inference
+from skvae.data import Table
+from skvae.data.columns import SpreadError
 from skvae.estimators import _validation as check
+from skvae.inference.anomaly import METHODS, References, Scorer, draw_references
 from skvae.modules import ACTIVATIONS, LIKELIHOODS, NOISE_MODES, NORMALIZATIONS, Conv, LatentModule, Net
-from skvae.modules.columns import SpreadError
-from skvae.training import OPTIMIZER_NAMES, SCHEDULES, DivergedError, Plan, Rows, Table, inference, seed_streams, train
-from skvae.training.anomaly import METHODS, References, Scorer, draw_references
-from skvae.training.randomness import PrivateRandomness
-from skvae.training.state import load_module_state, to_plain
+from skvae.runtime.randomness import PrivateRandomness, seed_streams
+from skvae.runtime.state import load_module_state, to_plain
+from skvae.training import OPTIMIZER_NAMES, SCHEDULES, DivergedError, Plan, Rows, train
 from skvae.warnings import warn_user
 
 _AUTO_STEPS, _AUTO_STEPS_LINEAR = 3000, 5000

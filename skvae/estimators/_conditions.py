@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from sklearn.utils.multiclass import type_of_target
 
+from skvae.data.columns import ColumnStatistics, SpreadError
 from skvae.estimators._validation import as_array
-from skvae.modules.columns import ColumnStatistics, SpreadError
 
 _REMEMBERED = 1000  # conditions in numbers that are kept to draw from
 _SEED = 20140130

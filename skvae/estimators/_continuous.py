@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from skvae import inference
 from skvae.estimators._base import BaseAutoEncoder
-from skvae.training import inference
 
 
 class ContinuousAutoEncoder(BaseAutoEncoder):

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from skvae.data.columns import has_missing
 from skvae.estimators import _validation as check
 from skvae.estimators.vae import VAETransformer
 from skvae.modules import MIWAEModule
-from skvae.modules.columns import has_missing
 
 _STEPS, _FEWEST_EPOCHS = 3000, 10
 _MOST_EPOCHS, _MOST_EPOCHS_WITH_MECHANISM = 300, 600  # the mechanism and the rows are learned from each other, which takes longer

@@ -17,9 +17,9 @@ from sklearn.utils._param_validation import MissingValues
 from sklearn.utils.validation import _check_sample_weight, check_array, validate_data
 from torch import nn
 
+from skvae.data.columns import dense_rows, has_missing, row_blocks
+from skvae.inference import anomaly
 from skvae.modules import Conv, Net
-from skvae.modules.columns import dense_rows, has_missing, row_blocks
-from skvae.training import anomaly
 
 # What `missing_values` takes.
 MISSING_VALUES = [MissingValues(numeric_only=True), None]

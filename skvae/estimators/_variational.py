@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import torch
 from sklearn.utils._param_validation import Interval
 
+from skvae import inference
+from skvae.data import Table
 from skvae.estimators._continuous import ContinuousAutoEncoder
-from skvae.training import Table, inference
 from skvae.warnings import warn_user
 
 NOISE_ROWS = 4096

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from sklearn.utils._param_validation import HasMethods
 
+from skvae import inference
+from skvae.data import Table
 from skvae.estimators import _validation as check
 from skvae.estimators._continuous import ContinuousAutoEncoder
 from skvae.estimators._density import (
@@ -18,7 +20,7 @@ from skvae.estimators._density import (
 )
 from skvae.estimators._docs import document
 from skvae.modules import AutoEncoderModule
-from skvae.training import Table, inference, seed_streams
+from skvae.runtime.randomness import seed_streams
 
 NOISE_ROWS = 512  # rows that the generative model's noise is fitted to
 DENSITY_ROWS = 200  # rows that partial_fit must bring for a density of the user's own to be fitted again

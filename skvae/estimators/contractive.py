@@ -7,10 +7,10 @@ from typing import Any
 
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from skvae import inference
 from skvae.estimators._docs import document
 from skvae.estimators.autoencoder import AutoEncoder
 from skvae.modules import JACOBIANS, ContractiveModule, Conv, Net
-from skvae.training import inference
 
 
 @document

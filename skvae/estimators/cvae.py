@@ -13,16 +13,19 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 
+from skvae import inference
+from skvae.data import Table
+from skvae.data.columns import SpreadError
 from skvae.estimators import _validation as check
 from skvae.estimators._base import MAX_SEED, BaseAutoEncoder
 from skvae.estimators._conditions import Conditions
 from skvae.estimators._docs import document
 from skvae.estimators._latent import between
 from skvae.estimators._variational import VariationalAutoEncoder
+from skvae.inference.anomaly import Scorer
+from skvae.inference.completion import complete
 from skvae.modules import CVAE_PRIORS, CVAEModule
-from skvae.modules.columns import SpreadError
-from skvae.training import Table, complete, inference, seed_streams
-from skvae.training.anomaly import Scorer
+from skvae.runtime.randomness import seed_streams
 
 _CHAINS, _STEPS = 8, 60  # of the Markov chains behind a completed row
 _TOLD_TWICE = "Pass condition, or set condition_columns, but not both."

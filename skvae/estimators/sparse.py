@@ -11,14 +11,16 @@ import torch
 from scipy import sparse
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from skvae import inference
+from skvae.data import Table
+from skvae.data.columns import row_blocks
 from skvae.estimators import _validation as check
 from skvae.estimators._continuous import ContinuousAutoEncoder
 from skvae.estimators._density import ActivityDensity, blend_moments, code_moments
 from skvae.estimators._docs import document
 from skvae.estimators.autoencoder import NOISE_ROWS
 from skvae.modules import PENALTIES, SparseModule
-from skvae.modules.columns import row_blocks
-from skvae.training import Table, inference, seed_streams
+from skvae.runtime.randomness import seed_streams
 from skvae.warnings import warn_user
 
 _MOST_COMPONENTS = 1024  # of the automatic size of the code

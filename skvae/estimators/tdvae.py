@@ -11,12 +11,14 @@ from scipy import sparse
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
+from skvae.data import Table
 from skvae.estimators import _validation as check
 from skvae.estimators._base import BaseAutoEncoder
 from skvae.estimators._docs import document
 from skvae.estimators._sequences import MIN_TIMESTEPS, check_sequences, columns_of_rows, holds_rows
+from skvae.inference import sequences
 from skvae.modules import CELLS, LatentModule, TDVAEModule
-from skvae.training import Table, seed_streams, sequences
+from skvae.runtime.randomness import seed_streams
 from skvae.warnings import warn_user
 
 _AUTO_STEPS, _MIN_EPOCHS = 2000, 10

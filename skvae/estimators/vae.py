@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from skvae import inference
 from skvae.estimators import _validation as check
 from skvae.estimators._docs import document
 from skvae.estimators._latent import LatentWalksMixin
 from skvae.estimators._variational import VariationalAutoEncoder
 from skvae.modules import VAEModule
-from skvae.training import inference
 
 
 @document

@@ -19,16 +19,20 @@ from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from skvae import inference
+from skvae.data import Table
 from skvae.estimators import _validation as check
 from skvae.estimators._base import REMEMBERED_ROWS, BaseAutoEncoder
 from skvae.estimators._conditions import Conditions
 from skvae.estimators._docs import document
 from skvae.estimators._variational import NOISE_ROWS
+from skvae.inference.codes import code_log_prob, draw_codes
 from skvae.modules import CODE_PRIORS, CODEBOOKS, SIMILARITIES, STRAIGHT_GRADIENTS, LatentModule, VQVAEModule
-from skvae.training import DivergedError, Plan, PrivateRandomness, Rows, Table, inference, seed_streams
-from skvae.training.code_sampling import code_log_prob, draw_codes
-from skvae.training.codebooks import FEW_ROWS, codebooks_of, fit_code_prior, initialize_codebooks, level_plan, level_rows
-from skvae.training.state import load_module_state, to_plain
+from skvae.runtime.randomness import PrivateRandomness, seed_streams
+from skvae.runtime.state import load_module_state, to_plain
+from skvae.training import DivergedError, Plan, Rows
+from skvae.training.code_priors import FEW_ROWS, codebooks_of, fit_code_prior, level_plan, level_rows
+from skvae.training.codebooks import initialize_codebooks
 from skvae.warnings import warn_user
 
 _LEARNING_RATE_OF_CLUSTERS = 0.001  # faster encoders leave the clusters that they begin with, for worse ones

@@ -3,23 +3,23 @@
 from skvae.modules.autoencoder import AutoEncoderModule
 from skvae.modules.base import LatentModule, TrainableModule
 from skvae.modules.batch import Batch
-from skvae.modules.code_prior import CodePrior, HistogramPrior, UniformPrior
 from skvae.modules.contractive import JACOBIANS, ContractiveModule
-from skvae.modules.convolution import conv_decoder, conv_encoder
 from skvae.modules.cvae import PRIORS as CVAE_PRIORS
 from skvae.modules.cvae import CVAEModule
 from skvae.modules.denoising import CORRUPTIONS, DenoisingModule
-from skvae.modules.layers import ACTIVATIONS, NORMALIZATIONS, mlp
-from skvae.modules.likelihood import LIKELIHOODS, NOISE_MODES, Bernoulli, Gaussian, Laplace, Likelihood
+from skvae.modules.likelihoods import LIKELIHOODS, NOISE_MODES, Bernoulli, Gaussian, Laplace, Likelihood
 from skvae.modules.missing import MECHANISMS, MaskModel, MIWAEModule
-from skvae.modules.networks import build_networks
-from skvae.modules.pixelsnail import PixelSNAILPrior
+from skvae.modules.networks.build import build_networks
+from skvae.modules.networks.convolution import conv_decoder, conv_encoder
+from skvae.modules.networks.layers import ACTIVATIONS, NORMALIZATIONS, mlp
+from skvae.modules.networks.specs import Conv, Net
+from skvae.modules.priors.codes import CodePrior, HistogramPrior, UniformPrior
+from skvae.modules.priors.pixelsnail import PixelSNAILPrior
+from skvae.modules.priors.transformer import TransformerPrior
 from skvae.modules.quantizer import CODEBOOKS, SIMILARITIES, VectorQuantizer
 from skvae.modules.quantizer import GRADIENTS as STRAIGHT_GRADIENTS
 from skvae.modules.sparse import PENALTIES, SparseModule
-from skvae.modules.specs import Conv, Net
 from skvae.modules.tdvae import CELLS, TDVAEModule
-from skvae.modules.transformer import TransformerPrior
 from skvae.modules.vae import VAEModule
 from skvae.modules.vqvae import VQVAEModule
 

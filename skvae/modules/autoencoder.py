@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from skvae.modules.base import LatentModule, Schedule, told_observed
 from skvae.modules.batch import Batch
-from skvae.modules.layers import TiedLinear
+from skvae.modules.networks.layers import TiedLinear
 
 _NOISE_ITERATIONS = 30
 _FEWEST_ROWS = 64  # from which each column's noise can be told

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from skvae.modules.batch import Batch
-from skvae.modules.likelihood import LIKELIHOODS, Bernoulli
-from skvae.modules.networks import build_networks
+from skvae.modules.likelihoods import LIKELIHOODS, Bernoulli
+from skvae.modules.networks.build import build_networks
 
 Schedule = dict[str, float]
 

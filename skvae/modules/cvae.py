@@ -10,7 +10,7 @@ from torch import Tensor
 
 from skvae.functional import gaussian_kl
 from skvae.modules.batch import Batch
-from skvae.modules.layers import mlp
+from skvae.modules.networks.layers import mlp
 from skvae.modules.vae import MAX_LOG_VAR, VAEModule
 
 PRIORS = ("standard", "conditional")

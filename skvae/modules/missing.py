@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from skvae.modules.base import Schedule
 from skvae.modules.batch import Batch
-from skvae.modules.layers import mlp
+from skvae.modules.networks.layers import mlp
 from skvae.modules.vae import VAEModule
 
 MECHANISMS = ("random", "self_masking", "linear", "nonlinear")

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from skvae.functional import gaussian_kl, normal_log_prob
 from skvae.modules.base import LatentModule, Schedule
 from skvae.modules.batch import Batch
-from skvae.modules.layers import mlp
-from skvae.modules.likelihood import Bernoulli
+from skvae.modules.likelihoods import Bernoulli
+from skvae.modules.networks.layers import mlp
 
 CELLS: dict[str, type[nn.RNNBase]] = {"gru": nn.GRU, "lstm": nn.LSTM}
 

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from skvae.modules.base import LatentModule, Schedule
 from skvae.modules.batch import Batch
-from skvae.modules.convolution import Shape, double_grid, grid_decoder, grid_encoder, grid_size, halve_grid, pointwise
-from skvae.modules.layers import after, mlp
-from skvae.modules.networks import check_networks
+from skvae.modules.networks.build import check_networks
+from skvae.modules.networks.convolution import Shape, double_grid, grid_decoder, grid_encoder, grid_size, halve_grid, pointwise
+from skvae.modules.networks.layers import after, mlp
+from skvae.modules.networks.specs import Conv, Net
 from skvae.modules.quantizer import VectorQuantizer
-from skvae.modules.specs import Conv, Net
 
 MAX_LEVELS = 3
 _N_CODES = 8

@@ -1,11 +1,9 @@
-"""Training and running modules; the only part of the package that knows skorch."""
+"""Training modules; the only part of the package that knows skorch."""
 
-from skvae.training.completion import complete
-from skvae.training.loader import BatchLoader, Rows, Table
+from skvae.training.loader import BatchLoader, Rows
 from skvae.training.net import DivergedError, Outcome, Plan, train
 from skvae.training.optimizers import OPTIMIZER_NAMES
 from skvae.training.pretraining import pretrain
-from skvae.training.randomness import PrivateRandomness, seed_streams
 from skvae.training.schedules import SCHEDULES
 
 __all__ = [
@@ -15,11 +13,7 @@ __all__ = [
     "DivergedError",
     "Outcome",
     "Plan",
-    "PrivateRandomness",
     "Rows",
-    "Table",
-    "complete",
     "pretrain",
-    "seed_streams",
     "train",
 ]

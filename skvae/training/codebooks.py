@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 
-from skvae.modules import CodePrior, VQVAEModule
-from skvae.training.code_sampling import fit_share
+from skvae.modules import VQVAEModule
+from skvae.runtime.randomness import PrivateRandomness, make_generator
+from skvae.runtime.threads import one_thread
 from skvae.training.loader import Rows
-from skvae.training.net import Plan, train
-from skvae.training.randomness import PrivateRandomness, make_generator, seed_streams
-from skvae.training.threads import one_thread
 
 _VECTORS_PER_CODE = 64  # that k-means looks at
 _ITERATIONS = 10
@@ -65,83 +61,3 @@ def initialize_codebooks(module: VQVAEModule, rows: Rows, seed: int) -> list[int
     with PrivateRandomness(seed):
         module.initialize_codebooks(rows.take(order), cluster)
     return n_distinct
-
-
-def fit_code_prior(
-    prior: CodePrior,
-    rows: np.ndarray,
-    device: torch.device,
-    plan: Plan,
-    *,
-    codebooks: list[np.ndarray],
-    weight: np.ndarray | None = None,
-    condition: np.ndarray | None = None,
-    begins: bool = True,
-    remembered: int = 0,
-) -> tuple[np.ndarray, bool]:
-    """Fit the prior of one level's codes, in place.
-
-    On few rows, a network that adds nothing to the histogram when tried on halves of them is not trained.
-
-    Parameters
-    ----------
-    prior : CodePrior
-    rows : ndarray of shape (n, n_upper + n_codes)
-        Codes of the levels above, top first, and own codes.
-    device : torch.device
-    plan : Plan
-    codebooks : list of ndarray
-        Of the levels above, top first, and of this one.
-    weight : ndarray of shape (n,), optional
-    condition : ndarray of shape (n, n_conditions), optional
-    begins : bool, default=True
-        Whether the network has not been trained before.
-    remembered : int, default=0
-        Earlier rows, at most, that count towards the frequencies of the codes.
-
-    Returns
-    -------
-    losses : ndarray of shape (n_epochs,)
-        Training loss per epoch, in nats per row; empty where nothing is trained by gradient.
-    diverged : bool
-        Whether the loss stopped being finite, before which training then ended.
-
-    Raises
-    ------
-    DivergedError
-        If not even one epoch ended with a finite loss.
-    """
-    prior.fit_counts(rows[:, prior.n_upper :], weight, condition, remembered=remembered)
-    if not prior.learns or (prior.n_features == 1 and prior.n_conditions == 0):  # one code that depends on nothing
-        return np.empty(0), False
-    prior.to(device)
-    if begins:
-        prior.set_embeddings(torch.from_numpy(codebooks[-1]), [torch.from_numpy(book) for book in codebooks[:-1]])
-        if len(rows) < max(_FEWEST_ROWS, _FEWEST_PER_CODE * prior.n_embeddings):
-            prior.share.zero_()  # type: ignore[operator]
-        elif len(rows) <= FEW_ROWS:
-            fit_share(prior, rows, device, plan, weight=weight, condition=condition)  # type: ignore[arg-type]
-        else:
-            prior.share.fill_(1.0)  # type: ignore[operator]
-    if not prior.share:
-        return np.empty(0), False
-    known = Rows(rows, None, device, weight=weight, condition=condition)
-    outcome = train(prior, known, None, plan)
-    return outcome.history["loss"], outcome.diverged
-
-
-def level_plan(plan: Plan, level: int) -> Plan:
-    """Plan of the prior of one level, with random numbers of its own."""
-    (seed,) = seed_streams(plan.seed, 9, level, n=1)
-    return replace(plan, seed=seed)
-
-
-def level_rows(module: VQVAEModule, codes: np.ndarray, level: int) -> np.ndarray:
-    """Codes of the levels above one and its own, as its prior takes them."""
-    return codes[:, : module.code_slices[level].stop]
-
-
-def codebooks_of(module: VQVAEModule, level: int) -> list[np.ndarray]:
-    """Codebooks of the levels above one and its own."""
-    quantizers: list[Any] = list(module.quantizers)[: level + 1]
-    return [quantizer.embeddings().detach().cpu().numpy() for quantizer in quantizers]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from scipy import sparse
 
+from skvae.data.columns import BLOCK_BYTES, dense_rows, row_blocks
 from skvae.modules import Batch, Likelihood
-from skvae.modules.columns import BLOCK_BYTES, dense_rows, row_blocks
 
 RESIDENT_BYTES = 2**31  # rows that take more, in float32, are standardized block by block in every epoch
 _BLOCK_BATCHES = 64
@@ -23,31 +23,6 @@ def fits_on(device: torch.device, n_bytes: int) -> bool:
         free, _ = torch.cuda.mem_get_info(device)
         return n_bytes < free // 2
     return n_bytes <= RESIDENT_BYTES
-
-
-class Table(NamedTuple):
-    """Rows as they were given, with what belongs to each.
-
-    Attributes
-    ----------
-    X : ndarray of shape (n_samples, ..., n_features) or CSR matrix of shape (n_samples, n_features)
-    weight : ndarray of shape (n_samples,) or None
-    condition : ndarray of shape (n_samples, n_conditions) or None
-    """
-
-    X: Any
-    weight: np.ndarray | None = None
-    condition: np.ndarray | None = None
-
-    @property
-    def n_rows(self) -> int:
-        """Number of rows."""
-        return int(self.X.shape[0])
-
-    def take(self, rows: Any) -> Table:
-        """Keep some rows."""
-        weight, condition = (part if part is None else part[rows] for part in (self.weight, self.condition))
-        return Table(self.X[rows], weight, condition)
 
 
 class Rows:

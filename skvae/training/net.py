@@ -13,13 +13,13 @@ from skorch.callbacks import BatchScoring, Callback, EpochScoring, EpochTimer, L
 from torch import nn
 
 from skvae.modules import Batch
+from skvae.runtime.randomness import make_generator, private_randomness, seed_streams
+from skvae.runtime.state import load_optimizer_state, plain_optimizer_state
+from skvae.runtime.threads import threads_for
 from skvae.training.callbacks import EarlyStopping, StopTraining
 from skvae.training.loader import BatchLoader, Rows
 from skvae.training.optimizers import resolve_optimizer
-from skvae.training.randomness import make_generator, private_randomness, seed_streams
 from skvae.training.schedules import SCHEDULES
-from skvae.training.state import load_optimizer_state, plain_optimizer_state
-from skvae.training.threads import threads_for
 
 _BATCH_EVENTS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import torch
+from torch import nn
 
+from skvae.inference.rows import chunks, place
 from skvae.modules import DenoisingModule
-from skvae.training import inference
+from skvae.modules.base import told_observed
+from skvae.runtime.randomness import PrivateRandomness, private_randomness, seed_streams
 from skvae.training.loader import Rows
 from skvae.training.net import DivergedError, Plan, train
-from skvae.training.randomness import PrivateRandomness, seed_streams
+
+_CHUNK_ROWS = 2048
 
 
 def pretrain(module: DenoisingModule, rows: Rows, plan: Plan, n_epochs: int) -> list[np.ndarray]:
@@ -48,8 +53,19 @@ def pretrain(module: DenoisingModule, rows: Rows, plan: Plan, n_epochs: int) -> 
             raise DivergedError
         losses.append(outcome.history["loss"])
         if stage is not stages[-1]:
-            codes, inner = inference.encode_training_rows(stage, rows), stages[len(losses)]
+            codes, inner = _encode_training_rows(stage, rows), stages[len(losses)]
             # Codes keep the scale in which the next layer will see them.
             inner.likelihood.fit(codes, weight, shared=True, standardize=False)
             rows = Rows(codes, inner.likelihood, rows.device, weight=weight)
     return losses
+
+
+def _encode_training_rows(module: nn.Module, rows: Rows) -> np.ndarray:
+    """Codes ``(n_samples, n_components)`` of rows as training sees them."""
+    place(module, rows.device)
+    codes = []
+    with torch.no_grad(), private_randomness(module, 0):
+        for chunk in chunks(len(rows), _CHUNK_ROWS):
+            x, observed = rows.fill(rows.take(torch.arange(chunk.start, chunk.stop, device=rows.device)))
+            codes.append(module.encode(x, **told_observed(observed)).cpu().numpy())
+    return np.concatenate(codes)

@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 import skvae
 from skvae import CVAE, TDVAE, VQVAE, AutoEncoder, DenoisingAE, VAETransformer
-from skvae.training.anomaly import NeighborDistance, References
+from skvae.inference.anomaly import NeighborDistance, References
 
 pytestmark = pytest.mark.usefixtures("one_core")
 METHODS = ("neighbors", "mahalanobis", "reconstruction", "likelihood")

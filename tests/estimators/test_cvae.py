@@ -18,8 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from torch import distributions
 
-from skvae import CVAE, Conv, VAETransformer
-from skvae.training import inference
+from skvae import CVAE, Conv, VAETransformer, inference
 
 pytestmark = [
     pytest.mark.usefixtures("one_core"),

@@ -14,9 +14,9 @@ from sklearn.pipeline import make_pipeline
 from threadpoolctl import ThreadpoolController
 
 from skvae import Conv, SparseAE
+from skvae.data import Table
 from skvae.estimators._density import ActivityDensity
 from skvae.modules import PENALTIES
-from skvae.training import Table
 
 LOADERS = {"digits": load_digits, "wine": load_wine, "breast_cancer": load_breast_cancer}
 EXACT_ZEROS = [penalty for penalty in PENALTIES if penalty != "kl"]
@@ -549,5 +549,5 @@ def test_sparse_codes_are_built_block_by_block(monkeypatch):
     X = load_digits().data[:300]
     model = SparseAE(50, penalty="top_k", k=2, sparse_output=True, max_epochs=1, random_state=0).fit(X)
     whole = model.transform(X).toarray()
-    monkeypatch.setattr("skvae.modules.columns.BLOCK_BYTES", 8 * 50 * 7)
+    monkeypatch.setattr("skvae.data.columns.BLOCK_BYTES", 8 * 50 * 7)
     np.testing.assert_array_equal(model.transform(X).toarray(), whole)

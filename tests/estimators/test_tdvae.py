@@ -23,7 +23,7 @@ from torch import nn
 import skvae
 from skvae import TDVAE
 from skvae.estimators.tdvae import BeliefState
-from skvae.training import sequences
+from skvae.inference import sequences
 
 pytestmark = [pytest.mark.usefixtures("one_core"), pytest.mark.filterwarnings("ignore:The state of TDVAE has collapsed")]
 

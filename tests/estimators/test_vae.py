@@ -7,7 +7,7 @@ from sklearn.model_selection import GridSearchCV, KFold
 from test_autoencoder import factor_model
 
 from skvae import AutoEncoder, VAETransformer
-from skvae.modules.columns import ColumnStatistics
+from skvae.data.columns import ColumnStatistics
 
 
 def test_kl_is_not_zero_at_the_defaults():

@@ -25,7 +25,7 @@ from torch import nn
 
 import skvae
 from skvae import VQVAE, Conv, Net
-from skvae.training import codebooks
+from skvae.training import code_priors
 
 pytestmark = [pytest.mark.usefixtures("one_core"), pytest.mark.filterwarnings("ignore:Only .* codes.* are in use")]
 
@@ -433,10 +433,10 @@ def test_partial_fit_goes_on_with_the_codes_and_their_prior(X):
 
 def test_passes_over_the_prior_shuffle_differently(X, monkeypatch):
     plans = []
-    train = codebooks.train
-    monkeypatch.setattr(codebooks, "fit_share", lambda *args, **params: None)
+    train = code_priors.train
+    monkeypatch.setattr(code_priors, "fit_share", lambda *args, **params: None)
     monkeypatch.setattr(
-        codebooks, "train", lambda prior, rows, valid, plan: plans.append(plan) or train(prior, rows, valid, plan)
+        code_priors, "train", lambda prior, rows, valid, plan: plans.append(plan) or train(prior, rows, valid, plan)
     )
     model = quick(prior="transformer", n_levels=2, n_codes=4).partial_fit(X)
     model.partial_fit(X).partial_fit(X)

@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from skvae.modules import Batch, CodePrior, HistogramPrior, PixelSNAILPrior, TransformerPrior, UniformPrior
-from skvae.modules.code_prior import choose
-from skvae.modules.pixelsnail import CausalConv
-from skvae.modules.transformer import align, neighbor_index
-from skvae.training import Plan, PrivateRandomness, Rows, train
+from skvae.modules.priors.codes import choose
+from skvae.modules.priors.pixelsnail import CausalConv
+from skvae.modules.priors.transformer import align, neighbor_index
+from skvae.runtime.randomness import PrivateRandomness
+from skvae.training import Plan, Rows, train
 
 CPU = torch.device("cpu")
 LEARNED = [TransformerPrior, PixelSNAILPrior]

@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from skvae.modules import AutoEncoderModule, Conv, conv_decoder, conv_encoder
-from skvae.modules.convolution import ResidualBlock, TiedConvTranspose
+from skvae.modules.networks.convolution import ResidualBlock, TiedConvTranspose
 
 SHAPES = [(1, 28, 28), (1, 8, 8), (3, 32, 32), (1, 20, 28), (2, 5, 7), (1, 1, 30), (1, 3, 1), (1, 1, 1)]
 SPECS = [

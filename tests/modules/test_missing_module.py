@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy import stats
 
+from skvae.data.columns import ColumnStatistics
 from skvae.modules import MECHANISMS, AutoEncoderModule, Batch, Gaussian, Laplace, MaskModel, MIWAEModule, VAEModule
-from skvae.modules.columns import ColumnStatistics
 
 N, D = 40, 4
 

@@ -7,8 +7,8 @@ from scipy import sparse, stats
 from scipy.special import expit, logit
 from sklearn.datasets import load_digits
 
+from skvae.data.columns import ColumnStatistics
 from skvae.modules import LIKELIHOODS, NOISE_MODES, Bernoulli, Gaussian, Laplace, Likelihood
-from skvae.modules.columns import ColumnStatistics
 
 N_ROWS, N_FEATURES, CONSTANT = 60, 5, 3
 CONTINUOUS = [Gaussian, Laplace]

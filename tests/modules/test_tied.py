@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from skvae import AutoEncoder
 from skvae.modules import AutoEncoderModule, Batch, Conv, DenoisingModule, VAEModule, build_networks, mlp
-from skvae.modules.layers import TiedLinear, tied_mlp
+from skvae.modules.networks.layers import TiedLinear, tied_mlp
 
 N_FEATURES, N_COMPONENTS, HIDDEN = 6, 2, (5, 4)
 IMAGE = {"image_shape": (1, 2, 3), "encoder": Conv(channels=(3, 4))}

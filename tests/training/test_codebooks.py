@@ -2,10 +2,12 @@ import numpy as np
 import pytest
 import torch
 
+from skvae.inference.codes import code_log_prob
 from skvae.modules import HistogramPrior, TransformerPrior, VQVAEModule
-from skvae.training import DivergedError, Plan, PrivateRandomness, Rows, codebooks
-from skvae.training.code_sampling import code_log_prob
-from skvae.training.codebooks import codebooks_of, fit_code_prior, initialize_codebooks, level_plan, level_rows
+from skvae.runtime.randomness import PrivateRandomness
+from skvae.training import DivergedError, Plan, Rows, code_priors, codebooks
+from skvae.training.code_priors import codebooks_of, fit_code_prior, level_plan, level_rows
+from skvae.training.codebooks import initialize_codebooks
 
 CPU = torch.device("cpu")
 PLAN = Plan(32, 10, 100, 4e-3, "cosine", "adam", {}, seed=0)
@@ -140,7 +142,7 @@ def test_a_network_is_not_tried_on_a_handful_of_rows(monkeypatch, n_rows, n_embe
         calls.append(len(rows))
         prior.share.fill_(0.5)
 
-    monkeypatch.setattr(codebooks, "fit_share", fit_share)
+    monkeypatch.setattr(code_priors, "fit_share", fit_share)
     prior, rows = make_prior(n_embeddings=n_embeddings), chained(n_rows, n_embeddings)
     losses, _ = fit(prior, rows)
     assert calls == [n_rows] * tried
@@ -153,7 +155,7 @@ def test_a_network_is_not_tried_on_a_handful_of_rows(monkeypatch, n_rows, n_embe
 
 
 def test_a_network_that_adds_nothing_is_not_trained(monkeypatch):
-    monkeypatch.setattr(codebooks, "fit_share", lambda prior, *args, **params: prior.share.zero_())
+    monkeypatch.setattr(code_priors, "fit_share", lambda prior, *args, **params: prior.share.zero_())
     prior = make_prior()
     before = {name: value.clone() for name, value in prior.blocks.state_dict().items()}
     assert len(fit(prior, chained(50))[0]) == 0
@@ -161,8 +163,8 @@ def test_a_network_that_adds_nothing_is_not_trained(monkeypatch):
 
 
 def test_many_rows_are_not_halved(monkeypatch):
-    monkeypatch.setattr(codebooks, "FEW_ROWS", 40)
-    monkeypatch.setattr(codebooks, "fit_share", lambda *args, **params: pytest.fail("halved"))
+    monkeypatch.setattr(code_priors, "FEW_ROWS", 40)
+    monkeypatch.setattr(code_priors, "fit_share", lambda *args, **params: pytest.fail("halved"))
     prior = make_prior()
     assert len(fit(prior, chained(41))[0]) == 10
     assert prior.share == 1
@@ -222,7 +224,7 @@ def test_a_network_begins_with_the_vectors_of_the_codes(monkeypatch):
     monkeypatch.setattr(prior, "set_embeddings", lambda *books: given.append(books))
     books = [np.ones((4, 2), np.float32), np.zeros((6, 3), np.float32)]
     rows = np.concatenate([np.zeros((50, 2), np.float32), chained(50)], axis=1)
-    monkeypatch.setattr(codebooks, "fit_share", lambda *args, **params: None)
+    monkeypatch.setattr(code_priors, "fit_share", lambda *args, **params: None)
     for begins in (True, False):
         fit_code_prior(prior, rows, CPU, PLAN, codebooks=books, begins=begins)
     ((own, (above,)),) = given

@@ -4,9 +4,10 @@ import torch
 from scipy import sparse
 from sklearn.utils import check_random_state
 
+from skvae.data import Table
 from skvae.modules import LIKELIHOODS
-from skvae.training import BatchLoader, Rows, Table, loader
-from skvae.training.randomness import make_generator
+from skvae.runtime.randomness import make_generator
+from skvae.training import BatchLoader, Rows, loader
 
 CPU = torch.device("cpu")
 N_FEATURES = 3

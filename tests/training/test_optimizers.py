@@ -8,10 +8,10 @@ import torch
 from torch import nn, optim
 
 from skvae import AutoEncoder
+from skvae.runtime.randomness import PrivateRandomness, make_generator
+from skvae.runtime.state import load_optimizer_state, plain_optimizer_state
 from skvae.training import OPTIMIZER_NAMES
 from skvae.training.optimizers import LeanAdam, LeanAdamW, resolve_optimizer
-from skvae.training.randomness import PrivateRandomness, make_generator
-from skvae.training.state import load_optimizer_state, plain_optimizer_state
 
 CPU = torch.device("cpu")
 TWINS = [(LeanAdam, optim.Adam), (LeanAdamW, optim.AdamW)]

@@ -15,10 +15,11 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from skvae import AutoEncoder, Net, VAETransformer
+from skvae.data import Table
+from skvae.inference import rows as inference
 from skvae.modules import ACTIVATIONS, AutoEncoderModule, VAEModule
-from skvae.training import Table, inference
-from skvae.training.alignment import AlignedRows, aligned_zeros
-from skvae.training.threads import ONE_THREAD_WORK, one_thread, threads_for
+from skvae.runtime.alignment import AlignedRows, aligned_zeros
+from skvae.runtime.threads import ONE_THREAD_WORK, one_thread, threads_for
 
 CPU = torch.device("cpu")
 N_ROWS = 150
@@ -137,7 +138,7 @@ def test_results_do_not_depend_on_threads_that_the_user_sets():
 import numpy as np, torch
 from concurrent.futures import ThreadPoolExecutor
 from skvae import VAETransformer
-from skvae.training.threads import one_thread
+from skvae.runtime.threads import one_thread
 def limited():
     with one_thread():
         torch.rand(100).tanh()

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skvae.modules.layers import after, mlp, tied_mlp
-from skvae.modules.specs import Conv
+from skvae.modules.networks.layers import after, mlp, tied_mlp
+from skvae.modules.networks.specs import Conv
 
 Pair = tuple[int, int]
 Shape = tuple[int, int, int]

@@ -4,9 +4,9 @@ import torch
 from scipy.special import logsumexp
 from scipy.stats import qmc
 
+from skvae.inference import sequences
+from skvae.inference.rows import normal_pool
 from skvae.modules import TDVAEModule
-from skvae.training import sequences
-from skvae.training.inference import normal_pool
 
 pytestmark = pytest.mark.usefixtures("one_core")
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from skvae.modules.convolution import Shape, conv_decoder, conv_encoder
-from skvae.modules.layers import ACTIVATIONS, mlp, tied_mlp
-from skvae.modules.specs import Conv, Net
+from skvae.modules.networks.convolution import Shape, conv_decoder, conv_encoder
+from skvae.modules.networks.layers import ACTIVATIONS, mlp, tied_mlp
+from skvae.modules.networks.specs import Conv, Net
 
 
 def build_networks(

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from skvae.inference.rows import POOL_SIZE, normal_pool, row_offsets, run
 from skvae.modules import Batch, MIWAEModule
-from skvae.training.inference import POOL_SIZE, normal_pool, row_offsets, run
-from skvae.training.randomness import make_generator
+from skvae.runtime.randomness import make_generator
 
 _CHUNK_NUMBERS = 2**21  # that the widest layer, or a row's draws, may hold at once
 

@@ -5,9 +5,12 @@ import pytest
 import torch
 from torch import nn
 
+from skvae.inference import codes as code_chunks
+from skvae.inference.codes import code_log_prob, draw_codes
 from skvae.modules import HistogramPrior, PixelSNAILPrior, TransformerPrior, UniformPrior
-from skvae.training import Plan, PrivateRandomness, Rows, code_sampling, train
-from skvae.training.code_sampling import code_log_prob, draw_codes, fit_share
+from skvae.runtime.randomness import PrivateRandomness
+from skvae.training import Plan, Rows, code_priors, train
+from skvae.training.code_priors import fit_share
 
 CPU = torch.device("cpu")
 LEARNED = [TransformerPrior, PixelSNAILPrior]
@@ -35,7 +38,7 @@ def table(prior, n, seed=0):
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(code_sampling, "_CHUNK_BYTES", 2**18)
+    monkeypatch.setattr(code_chunks, "_CHUNK_BYTES", 2**18)
 
 
 @pytest.mark.parametrize("cls", ALL)
@@ -193,7 +196,7 @@ def test_losses_of_shares_are_those_of_the_scores(cls):
     prior = make(cls)
     upper, own, condition = table(prior, 40)
     rows, weight = np.concatenate([upper, own], axis=1), np.linspace(0.5, 1.5, 40)
-    losses = code_sampling._losses(prior, rows, CPU, weight, condition, np.array([0.3, 1.0]))
+    losses = code_priors._losses(prior, rows, CPU, weight, condition, np.array([0.3, 1.0]))
     for share, loss in zip((0.3, 1.0), losses, strict=True):
         prior.share.fill_(share)
         assert loss == pytest.approx(-weight @ code_log_prob(prior, rows, CPU, condition).sum(axis=1), rel=1e-5)

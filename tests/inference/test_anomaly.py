@@ -5,8 +5,8 @@ import pytest
 from scipy.spatial.distance import cdist
 from sklearn.covariance import ledoit_wolf
 
-from skvae.training import anomaly
-from skvae.training.anomaly import METHODS, Deviance, MahalanobisDistance, NeighborDistance, References, Scorer
+from skvae.inference import anomaly
+from skvae.inference.anomaly import METHODS, Deviance, MahalanobisDistance, NeighborDistance, References, Scorer
 
 
 def make_errors(n_rows, n_features, seed=0):
@@ -201,7 +201,7 @@ def test_shares_are_drops_of_the_score_and_blocks_do_not_change_results(monkeypa
         np.testing.assert_array_equal(shares[~lowered], method.shares(read("errors", X, condition))[~lowered])
         assert 0.5 < lowered.mean() < 1.0
         with monkeypatch.context() as patch:
-            patch.setattr("skvae.modules.columns.BLOCK_BYTES", 200_000)
+            patch.setattr("skvae.data.columns.BLOCK_BYTES", 200_000)
             np.testing.assert_array_equal(scorer.score(X, condition), score)
             np.testing.assert_array_equal(scorer.shares(X, condition), shares)
             patch.setattr(anomaly, "MAX_OCCLUDED", 4)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skvae.modules.code_prior import AutoregressivePrior, CodeShape
+from skvae.modules.priors.codes import AutoregressivePrior, CodeShape
 
 Offset = tuple[int, int]
 

@@ -11,8 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skvae.modules.code_prior import AutoregressivePrior, CodeShape
-from skvae.modules.transformer import CausalAttention, CodeInput, Offset, Over, Tables, as_grid, neighbor_index, start_small
+from skvae.modules.priors.codes import AutoregressivePrior, CodeShape
+from skvae.modules.priors.transformer import (
+    CausalAttention,
+    CodeInput,
+    Offset,
+    Over,
+    Tables,
+    as_grid,
+    neighbor_index,
+    start_small,
+)
 
 # A position's features tell of codes before it alone, so that it may read its own, and those up to its right.
 _GRID_TAPS: tuple[Offset, ...] = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 0))

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import sparse
 from scipy.spatial.distance import cdist
 
-from skvae.modules.columns import row_blocks
+from skvae.data.columns import row_blocks
 
 _MOST_REFERENCES, _FEWEST_REFERENCES = 1024, 64
 _REFERENCE_NUMBERS = 2**19  # entries of the references of wide tables

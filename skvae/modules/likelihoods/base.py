@@ -7,7 +7,6 @@ likelihoods know the units of the data.
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from skvae import functional as fn
-from skvae.modules.columns import ColumnStatistics, has_missing, row_blocks
+from skvae.data.columns import ColumnStatistics, row_blocks
 
 NOISE_MODES = ("auto", "feature", "shared")
 MAX_STANDARDIZED = 1e15  # entries further out are taken for this, whose square is still a number in single precision
@@ -340,7 +339,7 @@ class Likelihood(nn.Module):
         """
         target = self._standardize_wide(X)
         location = self.locate(output).cpu().double()
-        return _zero_where_missing((self.energy(target, location) * self.weight.cpu().double()).numpy(), target)
+        return zero_where_missing((self.energy(target, location) * self.weight.cpu().double()).numpy(), target)
 
     def errors(self, X: Any, output: Tensor) -> NDArray[np.float64]:
         """Rows of `X` and their residuals, side by side and in standardized units, in double precision, ``(n, 2 n_features)``."""
@@ -441,165 +440,9 @@ class Likelihood(nn.Module):
         """Raise a ValueError if `X` lies outside what the likelihood can produce."""
 
 
-class Gaussian(Likelihood):
-    """Normal noise; the noise scale is the standard deviation."""
-
-    name = "gaussian"
-    energy = staticmethod(fn.gaussian_energy)
-    log_normalizer = staticmethod(fn.gaussian_log_normalizer)
-    unit_weight = 0.5
-    std_per_scale = 1.0
-    energy_power = 2
-
-    def information(self, output: Tensor) -> Tensor:
-        return 2.0 * self.weight
-
-    def expected_energy(self, residual: Tensor, variance: Tensor) -> Tensor:
-        return residual.square() + variance
-
-    def noise_scale(self) -> NDArray[np.float64]:
-        return self.scale / np.sqrt(2.0 * self.weight.detach().cpu().double().numpy())
-
-    def scatter(self, output: Tensor, generator: torch.Generator) -> Tensor:
-        noise = torch.randn(output.shape, generator=generator, device=output.device, dtype=output.dtype)
-        return self.scatter_by(output, noise)
-
-    def scatter_by(self, output: Tensor, noise: Tensor) -> Tensor:
-        return self.locate(output) + noise * (2.0 * self.weight.detach()).rsqrt()
-
-
-class Laplace(Likelihood):
-    """Double-exponential noise, which forgives single large errors; the noise scale is the mean absolute deviation."""
-
-    name = "laplace"
-    energy = staticmethod(fn.laplace_energy)
-    log_normalizer = staticmethod(fn.laplace_log_normalizer)
-    unit_weight = 1.0
-    std_per_scale = math.sqrt(2.0)
-    energy_power = 1
-
-    def information(self, output: Tensor) -> Tensor:
-        """Inverse variance, since the curvature itself vanishes almost everywhere."""
-        return 0.5 * self.weight.square()
-
-    def expected_energy(self, residual: Tensor, variance: Tensor) -> Tensor:
-        """Mean of a folded normal distribution."""
-        spread = torch.sqrt(2.0 * variance).clamp(min=torch.finfo(variance.dtype).tiny)
-        ratio = residual / spread
-        return residual * torch.erf(ratio) + spread / math.sqrt(math.pi) * torch.exp(-ratio.square())
-
-    def noise_scale(self) -> NDArray[np.float64]:
-        scale: NDArray[np.float64] = self.scale / self.weight.detach().cpu().double().numpy()
-        return scale
-
-    def scatter(self, output: Tensor, generator: torch.Generator) -> Tensor:
-        uniform = torch.rand(output.shape, generator=generator, device=output.device, dtype=output.dtype) - 0.5
-        noise = -uniform.sign() * torch.log1p(-2.0 * uniform.abs().clamp(max=0.5 - 1e-7))
-        return self.locate(output) + noise / self.weight
-
-    def scatter_by(self, output: Tensor, noise: Tensor) -> Tensor:
-        tail = (2.0 * fn.normal_cdf(-noise.abs())).clamp(min=torch.finfo(noise.dtype).tiny)
-        return self.locate(output) - noise.sign() * tail.log() / self.weight.detach()
-
-
-class Bernoulli(Likelihood):
-    """Probabilities for entries in [0, 1]; the data is taken as it is, neither shifted nor scaled."""
-
-    name = "bernoulli"
-    has_noise = False
-    energy = staticmethod(fn.bernoulli_energy)
-    log_normalizer = staticmethod(lambda weight: weight.new_zeros(()))
-    unit_weight = 1.0
-
-    def fit(
-        self,
-        X: Any,
-        sample_weight: NDArray[np.float64] | None = None,
-        *,
-        shared: bool | None = None,
-        standardize: bool = True,
-    ) -> Bernoulli:
-        columns = ColumnStatistics.of(X, sample_weight)
-        self._set_columns(
-            {
-                "shift": np.where(columns.constant, columns.shift, 0.0),
-                "scale": np.ones(self.n_features),
-                "is_constant": columns.constant,
-                "shared": False,
-                **columns.summary(),
-            }
-        )
-        self.varying.copy_(torch.from_numpy(~columns.constant))
-        return self
-
-    def information(self, output: Tensor) -> Tensor:
-        probability = torch.sigmoid(output)
-        return probability * (1.0 - probability)
-
-    def residual(self, target: Tensor, output: Tensor) -> Tensor:
-        """Difference between rows and their probabilities."""
-        return target - torch.sigmoid(output)
-
-    def _standardize_wide(self, X: Any, rows: Any = slice(None)) -> Tensor:
-        return self._block(X, rows).to(torch.float64, copy=True)
-
-    def locate(self, output: Tensor) -> Tensor:
-        return output
-
-    def expectation(self, output: Tensor) -> Tensor:
-        return torch.sigmoid(output)
-
-    def _to_data(self, x: Tensor) -> NDArray[np.float64]:
-        return self._restore_constants(torch.sigmoid(x).cpu().numpy().astype(np.float64))
-
-    def deviance(self, X: Any, output: Tensor) -> NDArray[np.float64]:
-        target = self._standardize_wide(X)
-        entropy = -(torch.xlogy(target, target) + torch.xlogy(1.0 - target, 1.0 - target))
-        return _zero_where_missing((fn.bernoulli_energy(target, output.cpu().double()) - entropy).clamp(min=0.0).numpy(), target)
-
-    def errors(self, X: Any, output: Tensor) -> NDArray[np.float64]:
-        return self._beside(X, torch.sigmoid(output.cpu().double()))
-
-    def noise_scale(self) -> NDArray[np.float64]:
-        return np.zeros(self.n_features)
-
-    def scatter(self, output: Tensor, generator: torch.Generator) -> Tensor:
-        return torch.bernoulli(torch.sigmoid(output), generator=generator)
-
-    def scatter_by(self, output: Tensor, noise: Tensor) -> Tensor:
-        """Turn standard normal numbers into zeros and ones, whose gradient is that of their probability."""
-        probability = torch.sigmoid(output)
-        drawn = (fn.normal_cdf(noise) < probability).to(probability)
-        return drawn + (probability - probability.detach())
-
-    def rescale(self, x: Tensor) -> NDArray[np.float64]:
-        return self._restore_constants(x.cpu().numpy().astype(np.float64))
-
-    def check(self, X: Any) -> None:
-        low, high = _range(X)
-        if low < 0.0 or high > 1.0:
-            hint = " Pixels from 0 to 255 are divided by 255 first." if low >= 0.0 and high <= 255.0 else ""
-            raise ValueError(
-                f"likelihood='bernoulli' takes values in [0, 1], but X ranges from {low:g} to {high:g}.{hint} "
-                "Rescale X (MinMaxScaler) or choose likelihood='gaussian'."
-            )
-
-
-def _zero_where_missing(values: NDArray[np.float64], target: Tensor) -> NDArray[np.float64]:
+def zero_where_missing(values: NDArray[np.float64], target: Tensor) -> NDArray[np.float64]:
     """Put zeros where the target is NaN."""
     missing = target.isnan()
     if missing.any():
         values[missing.numpy()] = 0.0
     return values
-
-
-def _range(X: Any) -> tuple[float, float]:
-    """Smallest and largest entry that is not missing, of an array or CSR matrix."""
-    if not has_missing(X):
-        return float(X.min()), float(X.max())
-    values = X.data if hasattr(X, "toarray") else X
-    low, high = float(np.fmin.reduce(values, axis=None)), float(np.fmax.reduce(values, axis=None))
-    return (min(low, 0.0), max(high, 0.0)) if hasattr(X, "toarray") else (low, high)
-
-
-LIKELIHOODS: dict[str, type[Likelihood]] = {cls.name: cls for cls in (Gaussian, Laplace, Bernoulli)}

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from scipy.stats import norm, qmc
 
+from skvae.inference.rows import POOL_SIZE, chunk_rows, log_mean_exp, normal_pool, place, row_offsets, run
 from skvae.modules import TDVAEModule
-from skvae.training.inference import POOL_SIZE, chunk_rows, log_mean_exp, normal_pool, place, row_offsets, run
-from skvae.training.randomness import make_generator
+from skvae.runtime.randomness import make_generator
 
 _MAX_DRAWN = 2**13  # draws of a state that are decoded at once
 _MAX_FLOATS = 2**24  # numbers that the frames and beliefs of a chunk may take

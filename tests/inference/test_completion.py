@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy import stats
 
+from skvae.inference.completion import complete
 from skvae.modules import CVAEModule
-from skvae.training import complete
 
 CPU = torch.device("cpu")
 N_FEATURES, N_COMPONENTS, N_CONDITIONS = 4, 2, 3
@@ -181,7 +181,7 @@ def test_rows_of_many_chunks(monkeypatch):
     expected = np.full(rows.shape, np.nan)
     for i, label in enumerate(labels):
         expected[i, ~observed[i]] = model.missing(rows[i], observed[i], label)[0]
-    monkeypatch.setattr("skvae.training.completion._CHUNK_NUMBERS", 7 * 128 * model.module.widest_layer)
+    monkeypatch.setattr("skvae.inference.completion._CHUNK_NUMBERS", 7 * 128 * model.module.widest_layer)
     means = completed(model, rows, observed, CONDITION[labels], n_chains=50, mean=True).mean(1)
     error = (means - expected)[~observed]
     assert np.sqrt(np.mean(error**2)) < 0.12

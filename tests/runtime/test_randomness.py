@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from skvae.modules import ACTIVATIONS, NORMALIZATIONS, AutoEncoderModule, Net, VAEModule, mlp
-from skvae.training import PrivateRandomness, seed_streams
-from skvae.training.randomness import draws_random_numbers, make_generator, private_randomness
+from skvae.runtime.randomness import PrivateRandomness, draws_random_numbers, make_generator, private_randomness, seed_streams
 
 
 class Doubler(nn.Module):

@@ -193,7 +193,7 @@ def choose(logits: Tensor, uniforms: Tensor, temperature: float = 1.0, top_k: in
     Examples
     --------
     >>> import torch
-    >>> from skvae.modules.code_prior import choose
+    >>> from skvae.modules.priors.codes import choose
     >>> choose(torch.tensor([0.2, 0.5, 0.3]).log().expand(3, 3), torch.tensor([0.1, 0.6, 0.8]))
     tensor([0, 1, 2])
     """

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from skvae.functional import normal_log_prob
-from skvae.training.inference import place
-from skvae.training.randomness import make_generator, private_randomness
-from skvae.training.threads import threads_for
+from skvae.inference.rows import place
+from skvae.runtime.randomness import make_generator, private_randomness
+from skvae.runtime.threads import threads_for
 
 _PRIOR_DRAWS = 128  # codes that chains start among
 _CLIMBS, _SMALL_GAIN = 8, 0.1  # steps towards a mode at most; nats

@@ -16,13 +16,12 @@ import torch
 from scipy import sparse
 from torch import nn
 
+from skvae.data import Table
+from skvae.data.columns import columns_are_correlated, has_missing
 from skvae.modules import Batch
-from skvae.modules.base import told_observed
-from skvae.modules.columns import columns_are_correlated, has_missing
-from skvae.training.alignment import aligned_rows, aligned_zeros
-from skvae.training.loader import Rows, Table
-from skvae.training.randomness import make_generator, private_randomness
-from skvae.training.threads import one_thread, threads_for
+from skvae.runtime.alignment import aligned_rows, aligned_zeros
+from skvae.runtime.randomness import make_generator, private_randomness
+from skvae.runtime.threads import one_thread, threads_for
 
 _CHUNK_WORK = 2**28  # multiply-adds a chunk may take
 _MAX_ROWS, _MIN_ROWS = 2048, 64
@@ -107,17 +106,6 @@ def keep_levels(module: nn.Module, Z: np.ndarray, levels: list[int], device: tor
 def preactivate(module: nn.Module, X: Any, device: torch.device) -> np.ndarray:
     """Linear responses ``(n_samples, n_components)`` of a sparse autoencoder's units."""
     return _per_row(module, X, device, lambda x, **seen: (module.preactivate(x, **seen),))[0]
-
-
-def encode_training_rows(module: nn.Module, rows: Rows) -> np.ndarray:
-    """Codes ``(n_samples, n_components)`` of rows as training sees them."""
-    place(module, rows.device)
-    codes = []
-    with torch.no_grad(), private_randomness(module, _POOL_SEED):
-        for chunk in chunks(len(rows), _MAX_ROWS):
-            x, observed = rows.fill(rows.take(torch.arange(chunk.start, chunk.stop, device=rows.device)))
-            codes.append(module.encode(x, **told_observed(observed)).cpu().numpy())
-    return np.concatenate(codes)
 
 
 def posterior(

@@ -1,0 +1,125 @@
+"""Priors over discrete codes: log-probabilities and draws in chunks."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+
+from skvae.inference.rows import chunk_rows, chunks, run
+from skvae.modules.priors.codes import CodePrior
+from skvae.runtime.alignment import aligned_zeros
+from skvae.runtime.randomness import make_generator
+from skvae.runtime.threads import threads_for
+
+_CHUNK_BYTES = 2**28  # that a chunk's numbers may take
+
+
+def precise_copy(prior: CodePrior, device: torch.device) -> CodePrior:
+    """Copy of a prior on a device, in double precision where there is one."""
+    twin = copy.deepcopy(prior).eval()
+    return twin.to(device) if device.type == "mps" else twin.to(device).double()
+
+
+def rows_in_memory(n_floats: int) -> int:
+    """Largest power of two of rows, each of so many numbers in double precision, that a chunk has room for."""
+    return 1 << max(0, (_CHUNK_BYTES // (8 * max(1, n_floats))).bit_length() - 1)
+
+
+def code_log_prob(prior: CodePrior, rows: np.ndarray, device: torch.device, condition: np.ndarray | None = None) -> np.ndarray:
+    """Log-probability of every own code of every row, in nats.
+
+    Computed in double precision and rounded to single, which takes off the last bits that depend on a row's neighbors.
+
+    Parameters
+    ----------
+    prior : CodePrior
+    rows : ndarray of shape (n, n_upper + n_codes)
+        Codes of the levels above, top first, and own codes.
+    device : torch.device
+    condition : ndarray of shape (n, n_conditions), optional
+
+    Returns
+    -------
+    ndarray of float64, shape (n, n_codes)
+    """
+    precise = precise_copy(prior, device)
+    dtype = next(precise.parameters()).dtype
+    # No fuller than it has to be: what a chunk's size does to the last bits is rounded off as well.
+    size = min(chunk_rows(precise), rows_in_memory(precise.row_floats), 1 << max(0, len(rows) - 1).bit_length())
+    buffer = aligned_zeros(size, precise.n_features, dtype)
+    told = None if condition is None else aligned_zeros(size, precise.n_conditions, dtype)
+    result = np.empty((len(rows), precise.n_codes))
+
+    def step(chunk: slice) -> None:
+        here = _fill(buffer, rows[chunk]).to(device)
+        given = None if told is None or condition is None else _fill(told, condition[chunk]).to(device)
+        log_prob = precise.log_prob(here, given)[: chunk.stop - chunk.start]
+        result[chunk] = log_prob.float().cpu().numpy()
+
+    run(precise, len(rows), size, device, step, solves=True)
+    return result
+
+
+def draw_codes(
+    prior: CodePrior,
+    n: int,
+    device: torch.device,
+    seed: int,
+    *,
+    upper: np.ndarray | None = None,
+    condition: np.ndarray | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    cache: bool = True,
+) -> np.ndarray:
+    """Draw codes from a prior.
+
+    Parameters
+    ----------
+    prior : CodePrior
+    n : int
+    device : torch.device
+    seed : int
+        Decides all draws.
+    upper : ndarray of int, shape (n, n_upper), optional
+        Codes of the levels above, top first.
+    condition : ndarray of shape (n, n_conditions), optional
+    temperature : float, default=1.0
+        Divides the logits; towards zero, the likeliest code is taken.
+    top_k : int or None, default=None
+        How many of the likeliest codes stay in the draw.
+    cache : bool, default=True
+        Keep what was computed for earlier codes; without it, the same codes take longer.
+
+    Returns
+    -------
+    ndarray of int64, shape (n, n_codes)
+    """
+    precise = precise_copy(prior, device)
+    dtype = next(precise.parameters()).dtype
+    # On the CPU whatever the device, so that all devices draw alike.
+    uniforms = torch.rand((n, precise.n_codes), generator=make_generator(seed), dtype=torch.float64)
+    floats = precise.cache_floats if cache else max(precise.cache_floats, precise.row_floats)
+    size = rows_in_memory(floats)
+    codes = np.empty((n, precise.n_codes), dtype=np.int64)
+    at_once = min(n, size) // (precise.n_codes if cache else 1)  # rows' worth of work between two draws
+    with torch.no_grad(), threads_for(precise, at_once):
+        for chunk in chunks(n, size):
+            given = None if upper is None else torch.from_numpy(np.array(upper[chunk], dtype=np.int64)).to(device)
+            told = (
+                None if condition is None else torch.from_numpy(np.array(condition[chunk], dtype=np.float64)).to(dtype).to(device)
+            )
+            drawn = precise.draw(
+                uniforms[chunk].to(dtype).to(device), given, told, temperature=temperature, top_k=top_k, cache=cache
+            )
+            codes[chunk] = drawn.cpu().numpy()
+    return codes
+
+
+def _fill(buffer: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+    """Put rows into a buffer of a chunk's size, zeros behind them."""
+    buffer[: len(rows)] = torch.from_numpy(np.array(rows, dtype=np.float64))
+    buffer[len(rows) :] = 0.0
+    return buffer

@@ -1,0 +1,1 @@
+"""Networks: layers, convolutions, their specifications, and the one place that decides which a model gets."""

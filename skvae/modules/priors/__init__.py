@@ -1,0 +1,1 @@
+"""Priors of codes: one file each."""

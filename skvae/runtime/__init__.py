@@ -1,0 +1,1 @@
+"""How computations are run: private random numbers, threads, alignment in memory and plain state."""
