@@ -19,7 +19,7 @@ from skvae import inference
 from skvae.data import Table
 from skvae.data.columns import SpreadError
 from skvae.estimators import _validation as check
-from skvae.inference.anomaly import METHODS, References, Scorer, draw_references
+from skvae.inference.anomaly import References, Scorer, draw_references, reconstruction_entries
 from skvae.modules import ACTIVATIONS, LIKELIHOODS, NOISE_MODES, NORMALIZATIONS, Conv, LatentModule, Net
 from skvae.runtime.randomness import PrivateRandomness, seed_streams
 from skvae.runtime.state import load_module_state, to_plain
@@ -398,10 +398,12 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         """Keep some rows for `score_anomaly` to compare others with, of a stream those of earlier calls among them."""
         (seed,) = seed_streams(self._seed, self._n_passes, 12, n=1)
         some = data.take(draw_references(data.n_rows, data.X.shape[1], seed))
-        references = References.of(self._read("errors", some.X, some.condition, device), some.weight, some.condition)
+        errors = reconstruction_entries(self.module_, "errors", some.X, device, some.condition)
+        references = References.of(errors, some.weight, some.condition)
         if rate < 1.0:
             X = self.module_.likelihood.rescale(torch.tensor(self._references.x))  # a copy: the memory may be read-only
-            errors = self._read("errors", X, self._references.condition, device)  # as the model reconstructs them by now
+            # As the model reconstructs them by now.
+            errors = reconstruction_entries(self.module_, "errors", X, device, self._references.condition)
             earlier = self._references._replace(error=References.of(errors, None, None).error)
             references = earlier.joined(references, rate, seed)
         self._references = references
@@ -611,20 +613,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
     def _scorer(self, name: str, device: torch.device) -> Scorer:
         """Return the method of a name, at work on this model."""
-        read, reconstruct = partial(self._read, device=device), partial(self._reconstruct_given, device=device)
-        return Scorer(METHODS[name]().fit(self._references), read, reconstruct)
-
-    def _codes_given(self, X: Any, condition: np.ndarray | None, device: torch.device) -> np.ndarray:
-        """Return what the decoder takes for rows, and for what the model is told about them."""
-        return inference.encode(self.module_, X, device)
-
-    def _reconstruct_given(self, X: Any, condition: np.ndarray | None, device: torch.device) -> np.ndarray:
-        return inference.decode(self.module_, self._codes_given(X, condition, device), device)
-
-    def _read(self, entries: str, X: Any, condition: np.ndarray | None, device: torch.device) -> np.ndarray:
-        """Compare rows with what is decoded from their codes, see `anomaly.Scorer`."""
-        compare = {"errors": inference.errors, "deviance": inference.deviance}[entries]
-        return compare(self.module_, X, self._codes_given(X, condition, device), device)
+        return Scorer(name, self._references, self.module_, device)
 
     # -- attributes ---------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skvae import inference
+from skvae.estimators import _validation as check
 from skvae.estimators._base import BaseAutoEncoder
 
 
@@ -37,8 +38,9 @@ class ContinuousAutoEncoder(BaseAutoEncoder):
         return {**super()._network_params(), "tied_weights": bool(self.tied_weights)}
 
     def _sample_codes(self, n_samples: int, seed: int) -> np.ndarray:
-        """Draw codes from the standard normal prior."""
-        return np.random.default_rng(seed).standard_normal((n_samples, self.n_components_))
+        """Draw codes from the module's prior."""
+        noise = np.random.default_rng(seed).standard_normal((n_samples, self.module_.prior.n_noise))
+        return inference.codes_from_noise(self.module_, noise, check.resolve_device(self.device))
 
     # -- scores -------------------------------------------------------------------------------------------------------
 

@@ -161,7 +161,7 @@ class AutoEncoder(ContinuousAutoEncoder):
             self.density_ = GaussianDensity.of(*moments)
         elif rate == 1.0 or len(codes) >= DENSITY_ROWS:
             self.density_ = fit_density(self.density, codes, data.weight, seed)
-        self.module_.set_code_moments(*moments)
+        self.module_.prior.fit(*moments)
         inference.fit_noise(self.module_, data, device, max_rows=NOISE_ROWS)
 
     def _check_fit(self, weight: np.ndarray | None) -> None:

@@ -469,7 +469,7 @@ class CVAE(VariationalAutoEncoder):
         return self._decode(Z, told, given).astype(Z.dtype, copy=False)
 
     def _decode(self, Z: np.ndarray, told: np.ndarray, given: Any) -> np.ndarray:
-        X = inference.decode(self.module_, np.hstack([Z, told]), check.resolve_device(self.device))
+        X = inference.decode(self.module_, Z, check.resolve_device(self.device), told)
         return self._with_columns(X, given)
 
     def reconstruct(self, X, y=None, *, condition=None):
@@ -543,8 +543,7 @@ class CVAE(VariationalAutoEncoder):
         (z_start, c_start), (z_end, c_end) = ends
         codes = between(z_start, z_end, n_steps, method)
         told = between(c_start, c_end, n_steps, "linear")
-        joined = np.concatenate([codes, told], axis=-1)
-        X = inference.decode(self.module_, joined.reshape(-1, joined.shape[-1]), device)
+        X = inference.decode(self.module_, codes.reshape(-1, codes.shape[-1]), device, told.reshape(-1, told.shape[-1]))
         between_columns = None if self._columns is None else between(*columns, n_steps, "linear").reshape(len(X), -1)
         X = self._with_columns(X, between_columns)
         return X.reshape(*codes.shape[:2], *X.shape[1:])
@@ -580,10 +579,13 @@ class CVAE(VariationalAutoEncoder):
             n_samples = self._conditions.n_told(y)
         codes_seed, noise_seed, y_seed = self._draw_seeds(n_samples, random_state, n=3)
         given, told = self._conditions.called("y").for_sample(y, n_samples, y_seed)
-        codes = self._sample_codes(n_samples, codes_seed)
         device = check.resolve_device(self.device)
-        codes = inference.join_codes(self.module_, codes, told, device)
-        rows = inference.decode(self.module_, codes, device) if mean else inference.draw(self.module_, codes, device, noise_seed)
+        noise = np.random.default_rng(codes_seed).standard_normal((n_samples, self.module_.prior.n_noise))
+        codes = inference.codes_from_noise(self.module_, noise, device, told)
+        if mean:
+            rows = inference.decode(self.module_, codes, device, told)
+        else:
+            rows = inference.draw(self.module_, codes, device, noise_seed, told)
         X = self._with_columns(rows, given)
         return (X, self._conditions.as_fitted(given)) if return_y else X
 
@@ -755,9 +757,6 @@ class CVAE(VariationalAutoEncoder):
         rows = self._conditions.combinations()[0]
         scores = np.stack([scorer.score(X, np.broadcast_to(row, (X.shape[0], len(row)))) for row in rows])
         return scores.min(axis=0), rows[scores.argmin(axis=0)]
-
-    def _codes_given(self, X: Any, condition: np.ndarray | None, device: Any) -> np.ndarray:
-        return np.hstack([inference.encode(self.module_, X, device, condition), condition])
 
     # -- rows of which a part is missing ------------------------------------------------------------------------------
 

@@ -257,7 +257,7 @@ class SparseAE(ContinuousAutoEncoder):
             threshold = module.active_above
             moments = code_moments(codes.astype(np.float64), weight)
             self._code_moments = moments if rate == 1.0 else blend_moments(self._code_moments, moments, rate)
-            module.set_code_moments(*self._code_moments)
+            module.prior.fit(*self._code_moments)
         (seed,) = seed_streams(self._seed, self._n_passes, 6, n=1)
         seen = slice(None, None, -(-codes.size // _DENSITY_NUMBERS))
         activity = ActivityDensity(codes[seen], None if weight is None else weight[seen], threshold, seed)
@@ -268,7 +268,8 @@ class SparseAE(ContinuousAutoEncoder):
             activity.remember(self._activity, rate, seed)
             statistics = tuple((1 - rate) * old + rate * new for old, new in zip(self._statistics, statistics, strict=True))
         self._activity, self._statistics = activity, statistics
-        module.set_activity(activity.rate, *activity.on[:2], activity.n_free)
+        if module.has_exact_zeros:
+            module.prior.fit(activity.rate, *activity.on[:2], activity.n_free)
         self.mean_activation_, share, self.mean_active_units_ = statistics
         # Of the rows that are remembered, less than half a one.
         self.n_dead_units_ = int((share * X.shape[0] / rate < 0.5).sum())

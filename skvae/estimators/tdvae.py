@@ -266,7 +266,7 @@ class TDVAE(BaseAutoEncoder):
         module.eval()
         try:
             with torch.no_grad():
-                module.decode(torch.zeros(2, module.n_decoder_inputs, device=next(module.parameters()).device))
+                module.decoder(torch.zeros(2, module.n_decoder_inputs, device=next(module.parameters()).device))
         except Exception as error:
             what = f"{type(error).__name__}: {error}"
             raise ValueError(f"activation={self.activation.__name__} fails: {what}") from error

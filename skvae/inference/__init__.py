@@ -1,37 +1,26 @@
 """A trained module at work on a table."""
 
+from skvae.inference.importance import effective_sample_size, log_mean_exp, log_weights
+from skvae.inference.measure import fit_noise, latent_usage
 from skvae.inference.rows import (
-    chunk_rows,
-    chunks,
+    codes_from_noise,
     decode,
     deviance,
     draw,
-    effective_sample_size,
     embed_codes,
     encode,
     errors,
     find_codes,
-    fit_noise,
     jacobian_norm,
-    join_codes,
     keep_levels,
-    latent_usage,
     log_likelihood,
-    log_mean_exp,
-    log_weights,
-    misses_entries,
-    normal_pool,
-    place,
     posterior,
     preactivate,
-    row_offsets,
-    run,
-    score_rows,
 )
+from skvae.inference.runner import misses_entries
 
 __all__ = [
-    "chunk_rows",
-    "chunks",
+    "codes_from_noise",
     "decode",
     "deviance",
     "draw",
@@ -42,18 +31,12 @@ __all__ = [
     "find_codes",
     "fit_noise",
     "jacobian_norm",
-    "join_codes",
     "keep_levels",
     "latent_usage",
     "log_likelihood",
     "log_mean_exp",
     "log_weights",
     "misses_entries",
-    "normal_pool",
-    "place",
     "posterior",
     "preactivate",
-    "row_offsets",
-    "run",
-    "score_rows",
 ]

@@ -8,14 +8,17 @@ over one row in a fixed order, so that a row's result does not depend on its nei
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+import torch
 from scipy import sparse
 from scipy.spatial.distance import cdist
+from torch import nn
 
 from skvae.data.columns import row_blocks
+from skvae.inference import rows as rows_of
 
 _MOST_REFERENCES, _FEWEST_REFERENCES = 1024, 64
 _REFERENCE_NUMBERS = 2**19  # entries of the references of wide tables
@@ -32,7 +35,7 @@ class References(NamedTuple):
     weight : ndarray of shape (n_references,)
         Their weights.
     condition : ndarray of shape (n_references, n_conditions) or None
-        What a conditional model is told about them.
+        What a conditional model conditions on.
     """
 
     x: np.ndarray
@@ -57,6 +60,15 @@ class References(NamedTuple):
         n_later = min(max(1, round(rate * total)), len(later.x))
         parts = [part.take(np.sort(rng.permutation(len(part.x))[:n])) for part, n in ((self, total - n_later), (later, n_later))]
         return References(*(None if both[0] is None else np.concatenate(both) for both in zip(*parts, strict=True)))
+
+
+def reconstruction_entries(
+    module: nn.Module, name: str, X: Any, device: torch.device, condition: np.ndarray | None = None
+) -> np.ndarray:
+    """Compare rows with their reconstructions, by the likelihood's function `errors` or `deviance`."""
+    codes = rows_of.encode(module, X, device, condition)
+    compare = rows_of.errors if name == "errors" else rows_of.deviance
+    return compare(module, X, codes, device, condition)
 
 
 def n_references(n_features: int) -> int:
@@ -256,16 +268,17 @@ class Scorer:
 
     Parameters
     ----------
-    method : NeighborDistance, MahalanobisDistance or Deviance
-        Fitted.
-    read : callable
-        Returns what the method reads of rows, from its `entries`, the rows and what the model is told about them.
-    reconstruct : callable
-        Returns reconstructions in the units of the data, from rows and what the model is told about them.
+    name : str
+        A name in `METHODS`.
+    references : References
+    module : LatentModule
+        Reconstructs the rows.
+    device : torch.device
     """
 
-    def __init__(self, method: Any, read: Callable[[str, Any, Any], np.ndarray], reconstruct: Callable[[Any, Any], np.ndarray]):
-        self._method, self._read, self._reconstruct = method, read, reconstruct
+    def __init__(self, name: str, references: References, module: nn.Module, device: torch.device):
+        self._method = METHODS[name]().fit(references)
+        self._module, self._device = module, device
 
     def score(self, X: Any, condition: np.ndarray | None = None) -> np.ndarray:
         """Scores of rows, ``(n_samples,)``."""
@@ -278,11 +291,11 @@ class Scorer:
         return np.concatenate([self._method.shares(self._values(*block)) for block in self._blocks(X, condition)])
 
     def _values(self, X: Any, condition: np.ndarray | None) -> np.ndarray:
-        return self._read(self._method.entries, X, condition)
+        return reconstruction_entries(self._module, self._method.entries, X, self._device, condition)
 
     @staticmethod
     def _blocks(X: Any, condition: np.ndarray | None, copies: int = 1) -> Iterator[tuple[Any, np.ndarray | None]]:
-        """Rows and what is told about them, as many as leave room for their distances from the references."""
+        """Rows and their conditions, as many as leave room for their distances from the references."""
         for rows in row_blocks(X.shape[0], copies * (4 * X.shape[1] + _MOST_REFERENCES)):
             yield X[rows], None if condition is None else condition[rows]
 
@@ -293,9 +306,11 @@ class Scorer:
         values = self._values(X, condition)
         score = self._method.score(values)[:, np.newaxis]
         repaired = np.repeat(X, n_columns, axis=0)
-        repaired[np.arange(X.size), np.tile(np.arange(n_columns), n_rows)] = self._reconstruct(X, condition).ravel()
-        told = None if condition is None else np.repeat(condition, n_columns, axis=0)
-        drop = np.maximum(score - self._method.score(self._values(repaired, told)).reshape(n_rows, n_columns), 0.0)
+        codes = rows_of.encode(self._module, X, self._device, condition)
+        reconstructed = rows_of.decode(self._module, codes, self._device, condition)
+        repaired[np.arange(X.size), np.tile(np.arange(n_columns), n_rows)] = reconstructed.ravel()
+        condition = None if condition is None else np.repeat(condition, n_columns, axis=0)
+        drop = np.maximum(score - self._method.score(self._values(repaired, condition)).reshape(n_rows, n_columns), 0.0)
         total = drop.sum(axis=1, keepdims=True)
         shares = score * (drop / np.where(total > 0.0, total, 1.0))
         idle = total[:, 0] == 0.0

@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import torch
 
-from skvae.inference.rows import chunk_rows, chunks, run
+from skvae.inference.runner import Runner, chunk_rows, chunks
 from skvae.modules.priors.codes import CodePrior
 from skvae.runtime.alignment import aligned_zeros
 from skvae.runtime.randomness import make_generator
@@ -49,17 +49,14 @@ def code_log_prob(prior: CodePrior, rows: np.ndarray, device: torch.device, cond
     # No fuller than it has to be: what a chunk's size does to the last bits is rounded off as well.
     size = min(chunk_rows(precise), rows_in_memory(precise.row_floats), 1 << max(0, len(rows) - 1).bit_length())
     buffer = aligned_zeros(size, precise.n_features, dtype)
-    told = None if condition is None else aligned_zeros(size, precise.n_conditions, dtype)
-    result = np.empty((len(rows), precise.n_codes))
+    conditions = None if condition is None else aligned_zeros(size, precise.n_conditions, dtype)
 
-    def step(chunk: slice) -> None:
+    def step(chunk: slice) -> torch.Tensor:
         here = _fill(buffer, rows[chunk]).to(device)
-        given = None if told is None or condition is None else _fill(told, condition[chunk]).to(device)
-        log_prob = precise.log_prob(here, given)[: chunk.stop - chunk.start]
-        result[chunk] = log_prob.float().cpu().numpy()
+        given = None if conditions is None or condition is None else _fill(conditions, condition[chunk]).to(device)
+        return precise.log_prob(here, given).float()
 
-    run(precise, len(rows), size, device, step, solves=True)
-    return result
+    return Runner(precise, device, size=size, scores=True).map(step, len(rows)).astype(np.float64)
 
 
 def draw_codes(
@@ -108,11 +105,11 @@ def draw_codes(
     with torch.no_grad(), threads_for(precise, at_once):
         for chunk in chunks(n, size):
             given = None if upper is None else torch.from_numpy(np.array(upper[chunk], dtype=np.int64)).to(device)
-            told = (
+            conditions = (
                 None if condition is None else torch.from_numpy(np.array(condition[chunk], dtype=np.float64)).to(dtype).to(device)
             )
             drawn = precise.draw(
-                uniforms[chunk].to(dtype).to(device), given, told, temperature=temperature, top_k=top_k, cache=cache
+                uniforms[chunk].to(dtype).to(device), given, conditions, temperature=temperature, top_k=top_k, cache=cache
             )
             codes[chunk] = drawn.cpu().numpy()
     return codes

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from skvae.functional import normal_log_prob
-from skvae.inference.rows import place
+from skvae.inference.runner import chunks, place
+from skvae.modules import Batch, CVAEModule
 from skvae.runtime.randomness import make_generator, private_randomness
 from skvae.runtime.threads import threads_for
+
+Draw = Callable[..., torch.Tensor]
+Density = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 _PRIOR_DRAWS = 128  # codes that chains start among
 _CLIMBS, _SMALL_GAIN = 8, 0.1  # steps towards a mode at most; nats
@@ -19,7 +22,7 @@ _CHUNK_NUMBERS = 2**23
 
 
 def complete(
-    module: nn.Module,
+    module: CVAEModule,
     X: Any,
     observed: np.ndarray,
     condition: np.ndarray,
@@ -58,56 +61,62 @@ def complete(
     ----------
     .. [1] Mattei and Frellsen, "Leveraging the exact likelihood of deep latent variable models", NeurIPS 2018.
     """
-    place(module, device)
-    generator = make_generator(seed, device)
     size = max(1, _CHUNK_NUMBERS // (module.widest_layer * max(n_chains * module.n_components, _PRIOR_DRAWS)))
+    generator = make_generator(seed, device)
+    place(module, device)
     results = []
     with torch.no_grad(), threads_for(module, size * n_chains), private_randomness(module, seed):
-        for start in range(0, len(X), size):
-            rows = slice(start, start + size)
+        for rows in chunks(len(X), size):
             x = module.likelihood.standardize(X, rows).to(device)
-            seen, told = (torch.from_numpy(a[rows].astype(np.float32)).to(device) for a in (observed, condition))
-            results.append(_chains(module, x, seen, told, generator, n_chains, n_steps, mean))
+            given = torch.from_numpy(condition[rows].astype(np.float32)).to(device)
+            batch = Batch.of(x, condition=given, observed=torch.from_numpy(observed[rows]).to(device))
+            results.append(_chains(module, batch, generator, n_chains, n_steps, mean))
     return np.concatenate(results)
 
 
-def _chains(module, x, observed, condition, generator, n_chains, n_steps, mean) -> np.ndarray:
-    likelihood, n_rows = module.likelihood, len(x)
+def _chains(module: CVAEModule, batch: Batch, generator: torch.Generator, n_chains: int, n_steps: int, mean: bool) -> np.ndarray:
+    likelihood, n_rows = module.likelihood, len(batch.x)
+    device = batch.x.device
 
     def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator, device=x.device)
+        return torch.randn(shape, generator=generator, device=device)
 
     def uniform(*shape: int) -> torch.Tensor:
-        return torch.rand(shape, generator=generator, device=x.device).clamp(1e-20, 1.0 - 1e-7)
+        return torch.rand(shape, generator=generator, device=device).clamp(1e-20, 1.0 - 1e-7)
 
-    start = _start(module, x, observed, condition, n_chains, normal, uniform)
-    x, observed, condition = (rows.repeat_interleave(n_chains, dim=0) for rows in (x, observed, condition))
-    is_seen, all_of_it = observed > 0.0, torch.ones_like(observed)
+    start = _start(module, batch, n_chains, normal, uniform)
+    batch = batch.repeated(n_chains)
+    everything = torch.ones_like(batch.observed)
 
-    def density(z: torch.Tensor, rows: torch.Tensor = x, seen: torch.Tensor = observed) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log of p(what is seen, z | c) up to a constant of the row, and the decoder's output."""
-        values, decoded = module.log_posterior(rows, seen, z.unsqueeze(1), condition)
+    def density(z: torch.Tensor, batch: Batch = batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log of p(what is observed, z | c) up to a constant of the row, and the decoder's output."""
+        values, decoded = module.log_posterior(batch, z.unsqueeze(1))
         return values[:, 0], decoded[:, 0]
 
-    z = center = _climb(module, x, observed, condition, start, density)
+    z = center = _climb(module, batch, start, density)
     here, output = density(z)
-    factor = _factor(module.newton(x, observed, z, output, condition)[1])
-    means, n_averaged = np.zeros(x.shape), 0
+    factor = _factor(module.newton(batch, z, output)[1])
+    means, n_averaged = np.zeros(batch.x.shape), 0
     for step in range(n_steps):
+        completed = batch
         if step % 3 == 0:  # a draw from the Gaussian around the mode
             proposal = center + _colored(normal(*z.shape), factor)
             log_ratio = _log_density(z - center, factor) - _log_density(proposal - center, factor)
-        elif step % 3 == 1:  # one from the encoder, told a row that is completed by what the decoder makes of the code
-            rows = torch.where(is_seen, x, likelihood.scatter(output, generator))
-            mean_q, log_var_q = module.posterior(rows, condition)
-            proposal = mean_q + torch.exp(0.5 * log_var_q) * normal(*z.shape)
-            log_ratio = normal_log_prob(z, mean_q, log_var_q) - normal_log_prob(proposal, mean_q, log_var_q)
+        elif step % 3 == 1:  # one from the encoder, which reads a row that is completed by what the decoder makes of the code
+            rows = torch.where(batch.observed, batch.x, likelihood.scatter(output, generator))
+            completed = batch._replace(x=rows, observed=everything)
+            q = module.posterior(completed._replace(observed=None))
+            proposal = q.mean + torch.exp(0.5 * q.log_var) * normal(*z.shape)
+            log_ratio = q.log_prob(z) - q.log_prob(proposal)
         else:  # a step at random, of many sizes
             width = 2.4 / module.n_components**0.5 * torch.exp(-2.0 * uniform(len(z), 1))
             proposal = z + width * _colored(normal(*z.shape), factor)
             log_ratio = torch.zeros_like(here)
         there, decoded = density(proposal)
-        log_ratio += density(proposal, rows, all_of_it)[0] - density(z, rows, all_of_it)[0] if step % 3 == 1 else there - here
+        if completed is batch:
+            log_ratio += there - here
+        else:
+            log_ratio += density(proposal, completed)[0] - density(z, completed)[0]
         accepted = torch.log(uniform(len(z))) < log_ratio
         here = torch.where(accepted, there, here)
         z, output = (torch.where(accepted.unsqueeze(-1), new, old) for new, old in ((proposal, z), (decoded, output)))
@@ -118,23 +127,23 @@ def _chains(module, x, observed, condition, generator, n_chains, n_steps, mean) 
     return rows.reshape(n_rows, n_chains, -1)
 
 
-def _start(module, x, observed, condition, n_chains, normal, uniform) -> torch.Tensor:
+def _start(module: CVAEModule, batch: Batch, n_chains: int, normal: Draw, uniform: Draw) -> torch.Tensor:
     """Choose from draws from the prior by importance, ``(n * n_chains, n_components)``."""
-    mean, log_var = (moment.unsqueeze(1) for moment in module.prior_moments(condition))
-    z = mean + torch.exp(0.5 * log_var) * normal(len(x), _PRIOR_DRAWS, module.n_components)
+    n_rows = len(batch.x)
+    z = module.prior.from_noise(normal(n_rows, _PRIOR_DRAWS, module.n_components), batch.condition)
     # What is left of the weights once the prior, which the codes were drawn from, is divided out.
-    log_weight = module.log_posterior(x, observed, z, condition)[0] - module.conditional_log_prior(z, condition)
-    gumbel = -torch.log(-torch.log(uniform(len(x), n_chains, _PRIOR_DRAWS)))
+    log_weight = module.log_posterior(batch, z)[0] - module.prior.log_prob(z, batch.condition)
+    gumbel = -torch.log(-torch.log(uniform(n_rows, n_chains, _PRIOR_DRAWS)))
     chosen = (log_weight.unsqueeze(1) + gumbel).argmax(-1, keepdim=True)
     return z.gather(1, chosen.expand(-1, -1, module.n_components)).flatten(0, 1)
 
 
-def _climb(module, x, observed, condition, z, density) -> torch.Tensor:
+def _climb(module: CVAEModule, batch: Batch, z: torch.Tensor, density: Density) -> torch.Tensor:
     """Move codes ``(n, n_components)`` to modes of their posterior, by the method of Levenberg and Marquardt."""
     damping = torch.zeros(len(z), 1, device=z.device)
     here, output = density(z)
     for _ in range(_CLIMBS):
-        gradient, precision = module.newton(x, observed, z, output, condition)
+        gradient, precision = module.newton(batch, z, output)
         factor = _factor(precision + torch.diag_embed(damping * precision.diagonal(dim1=-2, dim2=-1)))
         higher = z + torch.cholesky_solve(gradient.unsqueeze(-1).to(factor), factor).squeeze(-1).to(z)
         there, decoded = density(higher)

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from skvae.inference.rows import POOL_SIZE, normal_pool, row_offsets, run
-from skvae.modules import Batch, MIWAEModule
+from skvae.inference.importance import density_of, pooled_noise
+from skvae.inference.runner import Runner
+from skvae.modules import MIWAEModule
 from skvae.runtime.randomness import make_generator
 
 _CHUNK_NUMBERS = 2**21  # that the widest layer, or a row's draws, may hold at once
@@ -57,30 +58,28 @@ def impute(
     """
     widest = max(module.widest_layer, module.n_components)
     size = max(1, min(256, _CHUNK_NUMBERS // (widest * n_draws)))
+    runner = Runner(module, device, size=size, scores=True)
     generator = make_generator(seed, device)
-    pools = [torch.from_numpy(normal_pool(width)).to(device) for width in (module.n_components, module.n_features)]
-    window = torch.arange(n_draws, device=device)
+    widths = {"posterior": module.prior.n_noise, "entries": module.n_features}
+    pools = {name: pooled_noise(width, n_draws, device) for name, width in widths.items()}
+    log_prior = density_of(log_density)
 
-    def prior(z: torch.Tensor) -> torch.Tensor:
-        flat = z.flatten(0, 1).cpu().numpy().astype(np.float64)
-        return torch.from_numpy(log_density(flat).astype(np.float32)).to(device).unflatten(0, z.shape[:2])
+    def noise(rows: slice, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        if n_imputations is None:
+            return {name: pool(x) for name, pool in pools.items()}
+        return {
+            name: torch.randn(size, n_draws, width, generator=generator, device=device, dtype=torch.float32)
+            for name, width in widths.items()
+        }
+
+    batch = runner.batches(X, noise=noise)
 
     def step(rows: slice) -> np.ndarray:
-        x = torch.zeros(size, module.n_features, dtype=torch.float32)
-        module.likelihood.standardize(X, rows, out=x)
-        filled, observed = module.likelihood.fill(x.to(device))
-        if n_imputations is None:
-            offsets = torch.from_numpy(row_offsets(filled.cpu().numpy())).to(device).unsqueeze(1)
-            noise = [pool[(offsets + window) % POOL_SIZE] for pool in pools]
-        else:
-            shapes = ((size, n_draws, pool.shape[1]) for pool in pools)
-            noise = [torch.randn(shape, generator=generator, device=device, dtype=torch.float32) for shape in shapes]
-        noise = {"posterior": noise[0], "entries": noise[1]}
-        batch = Batch(filled, filled, torch.ones_like(filled[:, 0]), None, observed, noise)
+        drawn = None
         if isinstance(module, MIWAEModule):
-            log_weights, output, drawn = module.weigh_masks(batch)
+            log_weights, output, _, drawn = module.weigh_masks(batch(rows))
         else:
-            log_weights, output, drawn = *module.weigh(batch, None if log_density is None else prior), None
+            log_weights, output, _ = module.importance_draws(batch(rows), log_prior)
         log_weights = log_weights.nan_to_num(nan=-torch.inf, neginf=-torch.finfo(torch.float32).max)
         share = torch.softmax(log_weights.to(torch.float32 if device.type == "mps" else torch.float64), dim=1)
         if n_imputations is None:
@@ -95,7 +94,7 @@ def impute(
         values = values[: rows.stop - rows.start]
         return module.likelihood.rescale(values.flatten(0, 1)).reshape(len(values), -1, module.n_features)
 
-    return np.concatenate(run(module, X.shape[0], size, device, step, solves=True))
+    return runner.map(step, X.shape[0])
 
 
 def _means(module: nn.Module, output: torch.Tensor, drawn: torch.Tensor | None) -> torch.Tensor:

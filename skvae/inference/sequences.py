@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from scipy.stats import norm, qmc
 
-from skvae.inference.rows import POOL_SIZE, chunk_rows, log_mean_exp, normal_pool, place, row_offsets, run
-from skvae.modules import TDVAEModule
+from skvae.inference.importance import POOL_SIZE, log_mean_exp, normal_pool, row_offsets
+from skvae.inference.runner import Runner, chunk_rows, place
+from skvae.modules import Batch, TDVAEModule
 from skvae.runtime.randomness import make_generator
 
 _MAX_DRAWN = 2**13  # draws of a state that are decoded at once
@@ -28,13 +29,6 @@ def _spread_draws(n_draws: int, size: int) -> np.ndarray:
     return norm.ppf(np.clip(points, 1e-6, 1.0 - 1e-6)).astype(np.float32)
 
 
-def _take(module: TDVAEModule, X: np.ndarray, rows: slice, size: int, device: torch.device) -> torch.Tensor:
-    """Standardized sequences of a chunk, with zeros behind them up to its size."""
-    x = torch.zeros(size, *X.shape[1:], dtype=torch.float32)
-    module.likelihood.standardize(X, rows, out=x)
-    return x.to(device)
-
-
 def _chunk(module: TDVAEModule, n_timesteps: int) -> int:
     """Sequences of a chunk."""
     most = _MAX_FLOATS // (n_timesteps * max(module.n_features, module.n_components))
@@ -51,13 +45,9 @@ def beliefs(module: TDVAEModule, X: np.ndarray, device: torch.device) -> np.ndar
         In the units of the data, with NaN where a sequence has ended.
     device : torch.device
     """
-    result = np.empty((*X.shape[:2], module.n_components), dtype=np.float32)
-    size = _chunk(module, X.shape[1])
-
-    def step(rows):
-        result[rows] = module.read(_take(module, X, rows, size, device))[0][: rows.stop - rows.start].cpu().numpy()
-
-    run(module, len(X), size, device, step)
+    runner = Runner(module, device, size=_chunk(module, X.shape[1]))
+    batch = runner.batches(X)
+    result = runner.map(lambda rows: module.read(batch(rows).x)[0], len(X))
     result[np.isnan(X[..., 0])] = np.nan
     return result
 
@@ -75,24 +65,14 @@ def update(
 
 def _per_belief(module, n_rows, n_draws, device, function, *arrays: np.ndarray, size: int | None = None) -> np.ndarray:
     """Call a function of rows of several arrays, chunk by chunk; each row has several draws."""
-    size = max(1, _MAX_DRAWN // n_draws) if size is None else size
-    results = []
-
-    def step(rows):
-        parts = []
-        for array in arrays:
-            part = torch.zeros(size, *array.shape[1:], dtype=torch.float32)
-            part[: rows.stop - rows.start] = torch.from_numpy(array[rows].astype(np.float32))
-            parts.append(part.to(device))
-        results.append(function(*parts, rows)[: rows.stop - rows.start])
-
-    run(module, n_rows, size, device, step)
-    return np.concatenate(results)
+    runner = Runner(module, device, size=max(1, _MAX_DRAWN // n_draws) if size is None else size)
+    parts = [runner.padded(array) for array in arrays]
+    return runner.map(lambda rows: function(*(part(rows) for part in parts), rows), n_rows)
 
 
 def _decode(module: TDVAEModule, states: torch.Tensor) -> torch.Tensor:
     """Decode several states ``(n, n_draws, state_size)`` of each row."""
-    return torch.unflatten(module.decode(states.flatten(0, 1)), 0, states.shape[:2])
+    return torch.unflatten(module.decoder(states.flatten(0, 1)), 0, states.shape[:2])
 
 
 def draw_states(module: TDVAEModule, Z: np.ndarray, seed: int) -> np.ndarray:
@@ -110,7 +90,7 @@ def present_frames(module: TDVAEModule, Z: np.ndarray, device: torch.device) -> 
     """Frames ``(n, n_features)``, in the units of the data, that beliefs ``(n, n_components)`` have just seen."""
 
     def function(belief, rows):
-        return module.likelihood.mean(module.decode(module.draw(module.belief_moments(belief), None)))
+        return module.likelihood.mean(module.decoder(module.draw(module.belief_moments(belief), None)))
 
     return _per_belief(module, len(Z), 1, device, function, Z)
 
@@ -199,8 +179,8 @@ def log_likelihood(module: TDVAEModule, X: np.ndarray, n_draws: int, device: tor
     frames = module.likelihood.standardize(X[present]).numpy()
     # Draws depend on a frame, the one before it and when it comes, as `row_offsets` asks for.
     x = module.likelihood.standardize(X)
-    told = torch.cat([x, torch.nn.functional.pad(x, (0, 0, 1, 0))[:, :-1]], dim=2).numpy()[present]
-    offsets = row_offsets(np.column_stack([told, np.nonzero(present)[1].astype(np.float32)])).astype(np.int64)
+    given = torch.cat([x, torch.nn.functional.pad(x, (0, 0, 1, 0))[:, :-1]], dim=2).numpy()[present]
+    offsets = row_offsets(np.column_stack([given, np.nonzero(present)[1].astype(np.float32)])).astype(np.int64)
     numbers = torch.from_numpy(normal_pool(2 * module.state_size)).to(device)
     window = torch.arange(n_draws, device=device)
 
@@ -220,16 +200,18 @@ def fit_noise(
 ) -> None:
     """Fit the likelihood's noise, once a module is trained, to evenly spaced sequences and draws from their beliefs."""
     chosen = np.linspace(0, len(X) - 1, min(len(X), max_rows)).astype(int)
-    present, _, after = _transitions(module, X[chosen], device)
-    share = np.ones(len(chosen)) if weight is None else weight[chosen]
-    share = np.repeat(share, present.sum(axis=1)).astype(np.float32)
-    frames = module.likelihood.standardize(X[chosen][present])
-    generator = make_generator(seed, device)
+    x = module.likelihood.standardize(X[chosen])
+    present = ~torch.isnan(x[..., 0])
+    noise = torch.zeros(*present.shape, module.state_size)
+    drawn = torch.randn(
+        int(present.sum()), module.state_size, generator=make_generator(seed, device), device=device, dtype=torch.float32
+    )
+    noise[present] = drawn.cpu()
+    share = torch.ones(len(x)) if weight is None else torch.from_numpy(weight[chosen].astype(np.float32))
+    place(module, device)
     with torch.no_grad():
-        belief = torch.from_numpy(after).to(device)
-        noise = torch.randn(len(belief), module.state_size, generator=generator, device=device, dtype=torch.float32)
-        states = module.draw(module.belief_moments(belief), noise)
-        module.fit_noise(frames.to(device), torch.from_numpy(share).to(device), states)
+        batch = Batch.of(x.to(device), noise={"present": noise.to(device)})
+        module.fit_noise(batch._replace(weight=share.to(device)))
 
 
 def n_active_units(module: TDVAEModule, X: np.ndarray, device: torch.device, *, max_rows: int) -> int:

@@ -2,7 +2,7 @@
 
 from skvae.modules.autoencoder import AutoEncoderModule
 from skvae.modules.base import LatentModule, TrainableModule
-from skvae.modules.batch import Batch
+from skvae.modules.batch import Batch, Loss
 from skvae.modules.contractive import JACOBIANS, ContractiveModule
 from skvae.modules.cvae import PRIORS as CVAE_PRIORS
 from skvae.modules.cvae import CVAEModule
@@ -13,6 +13,13 @@ from skvae.modules.networks.build import build_networks
 from skvae.modules.networks.convolution import conv_decoder, conv_encoder
 from skvae.modules.networks.layers import ACTIVATIONS, NORMALIZATIONS, mlp
 from skvae.modules.networks.specs import Conv, Net
+from skvae.modules.priors import (
+    ActivityPatterns,
+    ConditionalNormal,
+    FittedGaussian,
+    Prior,
+    StandardNormal,
+)
 from skvae.modules.priors.codes import CodePrior, HistogramPrior, UniformPrior
 from skvae.modules.priors.pixelsnail import PixelSNAILPrior
 from skvae.modules.priors.transformer import TransformerPrior
@@ -45,24 +52,30 @@ __all__ = [
     "PENALTIES",
     "SIMILARITIES",
     "STRAIGHT_GRADIENTS",
+    "ActivityPatterns",
     "AutoEncoderModule",
     "Batch",
     "Bernoulli",
     "CVAEModule",
     "CodePrior",
+    "ConditionalNormal",
     "ContractiveModule",
     "Conv",
     "DenoisingModule",
+    "FittedGaussian",
     "Gaussian",
     "HistogramPrior",
     "Laplace",
     "LatentModule",
     "Likelihood",
+    "Loss",
     "MIWAEModule",
     "MaskModel",
     "Net",
     "PixelSNAILPrior",
+    "Prior",
     "SparseModule",
+    "StandardNormal",
     "TDVAEModule",
     "TrainableModule",
     "TransformerPrior",

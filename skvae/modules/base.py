@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from skvae.modules.batch import Batch
+from skvae.modules.batch import Batch, Loss
 from skvae.modules.likelihoods import LIKELIHOODS, Bernoulli
 from skvae.modules.networks.build import build_networks
+from skvae.modules.posterior import Proposal
+from skvae.modules.priors.base import Prior
+from skvae.modules.priors.normal import StandardNormal
 
-Schedule = dict[str, float]
+Schedule = dict[str, Tensor]
 
 _NOISE_RATE = 0.05
 
@@ -26,7 +29,8 @@ class TrainableModule(nn.Module):
     """What the training loop asks of a module.
 
     A module's arithmetic is pure: given a batch, its noise and the schedule's values, `loss` reads nothing else but
-    parameters and buffers and changes none of them; `after_step` does.
+    parameters and buffers, changes none of them and leaves nothing on the module. What is learned without gradients it returns,
+    and `after_step` writes it into buffers.
     """
 
     noise_shapes: dict[str, tuple[int, ...]]
@@ -50,8 +54,11 @@ class TrainableModule(nn.Module):
         """Whether results differ in the last bit where threads divide the entries of a layer between them."""
         return any(type(layer) in _APPROXIMATED for layer in self.modules())
 
-    def schedule(self, progress: float) -> Schedule:
-        """Values of what changes over the run, at `progress` in [0, 1]."""
+    def schedule(self, progress: float) -> dict[str, float]:
+        """Values of what changes over the run, at `progress` in [0, 1], always under the same names.
+
+        The training loop passes them on to `loss` as tensors of shape ``()``.
+        """
         return {}
 
     @property
@@ -59,22 +66,52 @@ class TrainableModule(nn.Module):
         """Fraction of the run over which the schedule still moves."""
         return 0.0
 
-    def loss(self, batch: Batch, schedule: Schedule) -> dict[str, Tensor]:
-        """Named terms of the objective, per row ``(n,)`` or, where they couple the batch, ``()``; their sum is minimized."""
+    def loss(self, batch: Batch, schedule: Schedule) -> Loss:
+        """Objective of a batch, and what is learned from it without gradients.
+
+        Parameters
+        ----------
+        batch : Batch
+            With the noise that `noise_shapes` asks for.
+        schedule : dict of Tensor of shape ()
+            See `schedule`.
+
+        Returns
+        -------
+        Loss
+        """
         raise NotImplementedError
 
     def before_training(self) -> None:
         """Prepare what is learned without an optimizer."""
 
-    def after_step(self) -> None:
-        """Update what is learned without an optimizer, from what the last `loss` and its gradient left."""
+    def after_step(self, learned: dict[str, Tensor]) -> None:
+        """Update what is learned without an optimizer, in place, by what the last `loss` returned for it."""
 
-    def after_training(self) -> None:
-        """Put away what only training needs."""
+
+class ImportanceDraws(NamedTuple):
+    r"""Draws of codes from a proposal, weighted by importance.
+
+    Attributes
+    ----------
+    log_weights : Tensor of shape (n, n_draws)
+        :math:`\log p(x|z_k) + \log p(z_k) - \log q(z_k|x)`.
+    output : Tensor of shape (n, n_draws, n_features)
+        What the decoder returns for them.
+    energy : Tensor of shape (n, n_draws, n_features)
+        See `Likelihood.energies`.
+    """
+
+    log_weights: Tensor
+    output: Tensor
+    energy: Tensor
 
 
 class LatentModule(TrainableModule):
-    """Encoder, decoder and likelihood; a model adds its objective and its proposal.
+    """Encoder, decoder, likelihood and prior; a model adds its objective and its proposal.
+
+    `Batch` is the one way in: every method takes one, with what is known about its rows, be it conditions or missing entries,
+    which are filled by the columns' means.
 
     Parameters
     ----------
@@ -87,14 +124,9 @@ class LatentModule(TrainableModule):
     noise : str or float
         See `skvae.modules.Likelihood`.
     indicated : sequence of int
-        Columns of which the encoder is told whether they are missing, in training order.
+        Columns for which the encoder reads whether they are missing, in training order.
     **networks : dict
         See `skvae.modules.build_networks`.
-
-    Notes
-    -----
-    Where rows have missing entries, these are filled by the columns' means, and methods are told by `observed`, a mask of the
-    rows' shape, which entries are not.
     """
 
     encoder_outputs_per_component = 1
@@ -102,6 +134,7 @@ class LatentModule(TrainableModule):
     passes_rows_on = True  # whether encoder and decoder take rows and codes as they come, with nothing joined to them
     takes_missing = False  # whether rows may have missing entries
     indicated: Tensor
+    prior: Prior
 
     def __init__(
         self,
@@ -117,7 +150,6 @@ class LatentModule(TrainableModule):
         self.n_features = n_features
         self.n_components = n_components
         self.n_indicators = len(indicated)
-        self._known: Tensor | None = None  # share of the last batch that has a column's entries
         if indicated:
             self.passes_rows_on = False
             networks["n_indicators"] = len(indicated)
@@ -125,6 +157,7 @@ class LatentModule(TrainableModule):
         self.image_shape = networks.get("image_shape")
         self.encoder, self.decoder = self._build_networks(**networks)
         self.likelihood = LIKELIHOODS[likelihood](n_features, noise)
+        self.prior = StandardNormal(n_components)
 
     @property
     def n_encoder_inputs(self) -> int:
@@ -159,119 +192,136 @@ class LatentModule(TrainableModule):
     # -- training -----------------------------------------------------------------------------------------------------
 
     def before_training(self) -> None:
-        """Let the loss have a gradient in the noise, which is what it is learned from."""
+        """Give all columns the same noise, where they share it in training."""
         self.likelihood.start_training()
-        self.likelihood.weight.requires_grad_(self.learns_noise and self.likelihood.learns_noise)
 
-    def after_step(self) -> None:
+    def after_step(self, learned: dict[str, Tensor]) -> None:
         """Move the noise."""
-        if self.learns_noise:
-            self.likelihood.update_noise(_NOISE_RATE, self._known)
-            self._known = None
+        if "energy" in learned:
+            self.likelihood.update_noise(_NOISE_RATE, learned["energy"], learned.get("observed"))
 
-    def after_training(self) -> None:
-        """Have the noise for a constant again."""
-        self.likelihood.weight.requires_grad_(False)
-        self.likelihood.weight.grad = None
+    @property
+    def _is_learning_noise(self) -> bool:
+        return self.training and self.learns_noise and self.likelihood.learns_noise
 
-    # -- the code -----------------------------------------------------------------------------------------------------
-
-    def encode(self, x: Tensor, *, observed: Tensor | None = None) -> Tensor:
-        """Code of standardized rows, ``(n, n_features)`` to ``(n, n_components)``."""
-        code: Tensor = self.encoder(self.encoder_input(x, observed))
-        return code
-
-    def encoder_input(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
-        """Return what the encoder takes: rows, and beside them ones where an entry of an indicated column is missing."""
-        x = self.likelihood.network_input(x)
-        if not self.n_indicators:
-            return x
-        if observed is None:
-            return nn.functional.pad(x, (0, self.n_indicators))
-        return torch.cat([x, (~observed[:, self.indicated]).to(x)], dim=1)
-
-    def decode(self, z: Tensor) -> Tensor:
-        """Return what the likelihood reads off a code, ``(n, n_components)`` to ``(n, n_features)``."""
-        output: Tensor = self.decoder(z)
-        return output
-
-    def _note_known(self, batch: Batch) -> None:
-        """Note how much of a batch is observed, for the noise to be learned from."""
-        if batch.mask is not None and self.training:
-            self._known = (batch.weight / len(batch.weight)) @ batch.mask.to(batch.weight)
-
-    def fit_noise(self, x: Tensor, weight: Tensor, noise: Tensor, *, observed: Tensor | None = None) -> None:
-        """Fit the likelihood's noise to standardized rows once encoder and decoder are trained.
+    def _noise_learned(
+        self, batch: Batch, energy: Tensor, share: Tensor | None = None, *, complete: bool = False
+    ) -> dict[str, Tensor]:
+        """Return what the noise is learned from: the mean energy of a batch, and how much of each column is observed.
 
         Parameters
         ----------
-        x : Tensor of shape (n, n_features)
-        weight : Tensor of shape (n,)
-        noise : Tensor of shape (n, n_components)
-            Standard normal draws.
-        observed : Tensor of bool, shape (n, n_features), optional
+        batch : Batch
+        energy : Tensor of shape (n, n_features) or (n, n_draws, n_features)
+            Zero for missing entries.
+        share : Tensor of shape (n, n_draws), optional
+            Shares of the draws; equal ones by default.
+        complete : bool, default=False
+            Whether the energy has the missing entries in it, too.
+        """
+        if not self._is_learning_noise:
+            return {}
+        with torch.no_grad():
+            of_rows = batch.weight / len(batch.weight)
+            if energy.dim() == 2:
+                mean = energy.mT.mv(of_rows)
+            else:
+                of_draws = of_rows.unsqueeze(1) / energy.shape[1] if share is None else of_rows.unsqueeze(1) * share
+                mean = energy.flatten(0, 1).mT.mv(of_draws.expand(energy.shape[:2]).flatten())
+            if batch.observed is None:
+                return {"energy": mean}
+            observed = of_rows @ batch.observed.to(of_rows)
+            return {"energy": mean, "observed": torch.ones_like(observed) if complete else observed}
+
+    # -- the code -----------------------------------------------------------------------------------------------------
+
+    def encode(self, batch: Batch) -> Tensor:
+        """Code of rows, ``(n, n_components)``."""
+        code: Tensor = self.encoder(self.encoder_input(batch))
+        return code
+
+    def encoder_input(self, batch: Batch) -> Tensor:
+        """Return what the encoder takes: rows, and beside them ones where an entry of an indicated column is missing."""
+        x = self.likelihood.network_input(batch.x)
+        if not self.n_indicators:
+            return x
+        if batch.observed is None:
+            return nn.functional.pad(x, (0, self.n_indicators))
+        return torch.cat([x, (~batch.observed[:, self.indicated]).to(x)], dim=1)
+
+    def decode(self, z: Tensor, batch: Batch) -> Tensor:
+        """Return what the likelihood reads off codes.
+
+        Parameters
+        ----------
+        z : Tensor of shape (n, n_components) or (n, n_draws, n_components)
+        batch : Batch
+            Of the rows that the codes belong to.
+
+        Returns
+        -------
+        Tensor of shape (n, n_features) or (n, n_draws, n_features)
+        """
+        z = self.decoder_input(z, batch)
+        output: Tensor = self.decoder(z.flatten(0, -2)) if z.dim() > 2 else self.decoder(z)
+        return output if z.dim() == 2 else torch.unflatten(output, 0, z.shape[:-1])
+
+    def decoder_input(self, z: Tensor, batch: Batch) -> Tensor:
+        """Return what the decoder takes, ``(n, ..., n_decoder_inputs)``: codes, and what a model joins to them."""
+        return z
+
+    def fit_noise(self, batch: Batch) -> None:
+        """Fit the likelihood's noise to rows once encoder and decoder are trained.
+
+        Parameters
+        ----------
+        batch : Batch
+            With ``noise["posterior"]`` of shape ``(n, n_components)``.
         """
         raise NotImplementedError
 
     # -- scoring: nats per row, without penalties, corruption or beta -------------------------------------------------
 
-    def propose(self, x: Tensor, noise: Tensor, *, observed: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def propose(self, batch: Batch) -> Proposal:
         """Draws from an approximate posterior, for importance sampling.
 
         Parameters
         ----------
-        x : Tensor of shape (n, n_features)
-            Standardized rows.
-        noise : Tensor of shape (n, n_draws, n_components)
-            Standard normal draws.
-        observed : Tensor of bool, shape (n, n_features), optional
+        batch : Batch
+            With ``noise["posterior"]`` of shape ``(n, n_draws, n_components)``.
 
         Returns
         -------
-        z : Tensor of shape (n, n_draws, n_components)
-        log_q : Tensor of shape (n, n_draws)
-            Their log-densities.
+        Proposal
         """
         raise NotImplementedError
 
-    def log_prior(self, z: Tensor) -> Tensor:
-        """Log-density of codes ``(..., n_components)`` under the standard normal prior."""
-        return -0.5 * z.square().sum(-1) - 0.5 * self.n_components * math.log(2.0 * math.pi)
-
-    def log_weights(self, batch: Batch, log_prior: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        r"""Log importance weights :math:`\log p(x|z_k) + \log p(z_k) - \log q(z_k|x)` of draws from the proposal.
+    def importance_draws(self, batch: Batch, log_prior: Callable[[Tensor], Tensor] | None = None) -> ImportanceDraws:
+        """Draws from the proposal, weighted by importance.
 
         Parameters
         ----------
         batch : Batch
             With ``noise["posterior"]`` of shape ``(n, n_draws, n_components)``.
         log_prior : callable, optional
-            Log-density of codes; `log_prior` by default.
+            Log-density of codes ``(n, n_draws, n_components)``; that of `prior` by default.
 
         Returns
         -------
-        Tensor of shape (n, n_draws)
+        ImportanceDraws
         """
-        return self.weigh(batch, log_prior)[0]
-
-    def weigh(self, batch: Batch, log_prior: Callable[[Tensor], Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """`log_weights`, and what the decoder returns for the draws, ``(n, n_draws, n_features)``."""
-        assert batch.noise is not None
-        z, log_q = self.propose(batch.x, batch.noise["posterior"], **told_observed(batch.mask))
-        output = torch.unflatten(self.decode(z.flatten(0, 1)), 0, z.shape[:2])
-        mask = None if batch.mask is None else batch.mask.unsqueeze(1)
-        log_likelihood = -self.likelihood.nll(batch.target.unsqueeze(1), output, mask)
-        return log_likelihood + (log_prior or self.log_prior)(z) - log_q, output
+        z, log_q = self.propose(batch)
+        output = self.decode(z, batch)
+        observed = None if batch.observed is None else batch.observed.unsqueeze(1)
+        energy = self.likelihood.energies(batch.target.unsqueeze(1), output, observed)
+        log_likelihood = -self.likelihood.nll_of(energy, observed)
+        log_density = self.prior.log_prob(z, batch.condition) if log_prior is None else log_prior(z)
+        return ImportanceDraws(log_likelihood + log_density - log_q, output, energy)
 
     def log_prob(self, batch: Batch, log_prior: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Importance-weighted estimate of the log-likelihood of rows, in nats and in the units of the data, ``(n,)``."""
-        log_weights = self.log_weights(batch, log_prior)
+        log_weights = self.importance_draws(batch, log_prior).log_weights
         return torch.logsumexp(log_weights, dim=1) - math.log(log_weights.shape[1])
-
-
-def told_observed(observed: Tensor | None) -> dict[str, Tensor]:
-    """Return the argument that tells of missing entries, for modules that take it."""
-    return {} if observed is None else {"observed": observed}
 
 
 def _note(layer: nn.Module, name: str) -> int | None:

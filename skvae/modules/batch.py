@@ -1,26 +1,28 @@
-"""What a module sees of the data."""
+"""What goes into a module, and what comes out of its loss."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """Rows on their way through a module.
+    """Rows on their way through a module, with all that is known about them.
 
     Attributes
     ----------
     x : Tensor of shape (n, n_features), or (n, n_timesteps, n_features) for sequences
-        What the encoder reads, in standardized units.
+        What the encoder reads, in standardized units; any finite number where an entry is missing.
     target : Tensor of the same shape
         What the decoder should return.
     weight : Tensor of shape (n,)
         Weights of the rows, one on average over the training set.
     condition : Tensor of shape (n, n_conditions) or None
-    mask : Tensor of bool, shape (n, n_features), or None
-        Which entries were observed.
+        What the rows are conditioned on.
+    observed : Tensor of bool, shape (n, n_features), or None
+        Which entries are not missing; None where all of them are there.
     noise : dict of Tensor or None
         Standard normal draws, by the names in the module's `noise_shapes`, each of shape ``(n, *shape)``.
     """
@@ -29,5 +31,47 @@ class Batch(NamedTuple):
     target: Tensor
     weight: Tensor
     condition: Tensor | None = None
-    mask: Tensor | None = None
+    observed: Tensor | None = None
     noise: dict[str, Tensor] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        x: Tensor,
+        *,
+        condition: Tensor | None = None,
+        observed: Tensor | None = None,
+        noise: dict[str, Tensor] | None = None,
+    ) -> Batch:
+        """Make a batch of rows that count alike and are their own target."""
+        return cls(x, x, torch.ones(len(x), device=x.device), condition, observed, noise)
+
+    @classmethod
+    def of_codes(cls, z: Tensor, condition: Tensor | None = None) -> Batch:
+        """Make a batch of rows of which nothing is known but the condition, to decode codes ``(n, ...)`` with."""
+        return cls.of(z.new_empty(len(z), 0), condition=condition)
+
+    def drawn(self, name: str) -> Tensor:
+        """Return the noise of a name."""
+        assert self.noise is not None
+        return self.noise[name]
+
+    def repeated(self, n: int) -> Batch:
+        """Return a batch with every row, and what is known about it, `n` times in a row; without noise."""
+        parts = (None if part is None else part.repeat_interleave(n, dim=0) for part in self[:-1])
+        return Batch(*parts)  # type: ignore[arg-type]
+
+
+class Loss(NamedTuple):
+    """The objective of a batch.
+
+    Attributes
+    ----------
+    terms : dict of Tensor
+        Named terms, per row ``(n,)`` or, where a term couples the batch, ``()``. Their sum is minimized, over rows on average.
+    learned : dict of Tensor
+        What is learned without gradients, for `after_step`.
+    """
+
+    terms: dict[str, Tensor]
+    learned: dict[str, Tensor]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from skvae import functional as fn
 from skvae.modules.autoencoder import AutoEncoderModule
 from skvae.modules.base import Schedule
-from skvae.modules.batch import Batch
+from skvae.modules.batch import Batch, Loss
 
 JACOBIANS = ("auto", "analytic", "exact", "hutchinson")
 _MAPPING_FAILED = re.compile("batching|vmap", re.IGNORECASE)
@@ -109,23 +109,22 @@ class ContractiveModule(AutoEncoderModule):
             return None
         return first, after[0]
 
-    def loss(self, batch: Batch, schedule: Schedule) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, schedule: Schedule) -> Loss:
         if not (self.contraction or self.hessian):
             return super().loss(batch, schedule)
-        noise = batch.noise or {}
-        norm, change, code = self._contract(batch.x, noise, batch.mask)
-        terms = {"reconstruction": self.likelihood.distortion(batch.target, self.decode(code), batch.mask)}
+        norm, change, code = self._contract(batch)
+        terms = {"reconstruction": self.likelihood.distortion(batch.target, self.decode(code, batch), batch.observed)}
         if self.contraction:
             terms["contraction"] = self.contraction * norm
         if change is not None:
             terms["hessian"] = self.hessian * change
-        return terms
+        return Loss(terms, {})
 
-    def _contract(self, x: Tensor, noise: dict[str, Tensor], observed: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor]:
+    def _contract(self, batch: Batch) -> tuple[Tensor, Tensor | None, Tensor]:
         """Squared norms of the Jacobian and, where it counts, of its change, each ``(n,)``, and codes of the rows."""
         if self.hessian:
             try:
-                return self._contract_twice(x, self.hessian_noise * noise["perturbation"], noise, observed)
+                return self._contract_twice(batch)
             except RuntimeError as error:
                 if not _MAPPING_FAILED.search(str(error)):
                     raise
@@ -133,23 +132,22 @@ class ContractiveModule(AutoEncoderModule):
                     f"hessian={self.hessian:g} needs an encoder that torch.func.vmap can map, which this one is not; set "
                     f"hessian=0. torch says: {error}"
                 ) from error
-        encode = self._encode_observed(x, observed)
+        encode = self._encoder_of(batch)
         if self.jacobian == "analytic":
-            code = encode(x)
+            code = encode(batch.x)
             slope = self._slope(code)
-            if observed is not None:
-                return self._norm_of_observed(slope, observed), None, code
+            if batch.observed is not None:
+                return self._norm_of_observed(slope, batch.observed), None, code
             return fn.layer_jacobian_norm(slope, self._weight), None, code
         if self.jacobian == "exact":
-            norm, code = fn.jacobian_norm(encode, x)
+            norm, code = fn.jacobian_norm(encode, batch.x)
         else:
-            norm, code = fn.hutchinson_norm(encode, x, noise["probes"])
+            norm, code = fn.hutchinson_norm(encode, batch.x, batch.drawn("probes"))
         return norm, None, code
 
-    def _contract_twice(
-        self, x: Tensor, perturbation: Tensor, noise: dict[str, Tensor], observed: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        encode = self._encode_observed(x, observed)
+    def _contract_twice(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        encode, x, observed = self._encoder_of(batch), batch.x, batch.observed
+        perturbation = self.hessian_noise * batch.drawn("perturbation")
         if self.jacobian == "analytic":
             code, moved = encode(x), encode(x + perturbation)
             slope, other = self._slope(code), self._slope(moved)
@@ -158,13 +156,14 @@ class ContractiveModule(AutoEncoderModule):
             return *fn.layer_jacobian_change(slope, other, self._weight), code
         if self.jacobian == "exact":
             return fn.jacobian_change(encode, x, perturbation)
-        return fn.hutchinson_change(encode, x, perturbation, noise["probes"])
+        return fn.hutchinson_change(encode, x, perturbation, batch.drawn("probes"))
 
-    def _encode_observed(self, x: Tensor, observed: Tensor | None) -> Callable[[Tensor], Tensor]:
+    def _encoder_of(self, batch: Batch) -> Callable[[Tensor], Tensor]:
         """Return the encoder as a function of what is observed of rows, the rest of which stays as it is."""
+        x, observed = batch.x, batch.observed
         if observed is None:
-            return self.encode
-        return lambda moved: self.encode(torch.where(observed, moved, x), observed=observed)
+            return lambda moved: self.encode(batch._replace(x=moved))
+        return lambda moved: self.encode(batch._replace(x=torch.where(observed, moved, x)))
 
     def _norm_of_observed(self, slope: Tensor, observed: Tensor) -> Tensor:
         """Squared norms of the one layer's Jacobian, or of its change, in the entries that are observed."""
@@ -181,12 +180,12 @@ class ContractiveModule(AutoEncoderModule):
         assert self._single_layer is not None
         return self.likelihood.network_input(self._single_layer[0].weight[:, : self.n_features])
 
-    def jacobian_norm(self, x: Tensor, *, observed: Tensor | None = None) -> Tensor:
-        """Norm of the Jacobian of the code at standardized rows ``(n, n_features)``, exactly, ``(n,)``."""
-        encode = self._encode_observed(x, observed)
+    def jacobian_norm(self, batch: Batch) -> Tensor:
+        """Norm of the Jacobian of the code at rows, exactly, ``(n,)``."""
+        encode = self._encoder_of(batch)
         if self._single_layer is None:
-            return fn.jacobian_norm(encode, x)[0].sqrt()
-        slope = self._slope(encode(x))
-        if observed is not None:
-            return self._norm_of_observed(slope, observed).sqrt()
+            return fn.jacobian_norm(encode, batch.x)[0].sqrt()
+        slope = self._slope(encode(batch.x))
+        if batch.observed is not None:
+            return self._norm_of_observed(slope, batch.observed).sqrt()
         return fn.layer_jacobian_norm(slope, self._weight).sqrt()

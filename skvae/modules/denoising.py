@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from skvae import functional as fn
 from skvae.modules.autoencoder import AutoEncoderModule
 from skvae.modules.base import Schedule
-from skvae.modules.batch import Batch
+from skvae.modules.batch import Batch, Loss
 
 CORRUPTIONS = ("gaussian", "masking", "salt_and_pepper", "dropout")
 
@@ -66,10 +66,10 @@ class DenoisingModule(AutoEncoderModule):
             if "salt_and_pepper" in self._names:
                 self.noise_shapes["signs"] = (n_features,)
 
-    def loss(self, batch: Batch, schedule: Schedule) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, schedule: Schedule) -> Loss:
         corrupted = self.corrupt(batch)
-        if batch.mask is not None:  # what is missing stays what it is filled by
-            corrupted = torch.where(batch.mask, corrupted, batch.x)
+        if batch.observed is not None:  # what is missing stays what it is filled by
+            corrupted = torch.where(batch.observed, corrupted, batch.x)
         return super().loss(batch._replace(x=corrupted), schedule)
 
     def corrupt(self, batch: Batch) -> Tensor:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from skvae.modules.base import Schedule
-from skvae.modules.batch import Batch
+from skvae.modules.batch import Batch, Loss
 from skvae.modules.networks.layers import mlp
 from skvae.modules.vae import VAEModule
 
@@ -79,6 +79,26 @@ class MaskModel(nn.Module):
         return -nn.functional.softplus(torch.where(observed[..., self.columns], log_odds, -log_odds)).sum(-1)
 
 
+class MaskedDraws(NamedTuple):
+    """Draws of codes, weighted by importance and by how well they explain which entries are missing.
+
+    Attributes
+    ----------
+    log_weights : Tensor of shape (n, n_draws)
+    output : Tensor of shape (n, n_draws, n_features)
+        What the decoder returns.
+    energy : Tensor of shape (n, n_draws, n_features)
+        Of observed entries and, in training with a mask model, of missing ones as well.
+    drawn : Tensor of shape (n, n_draws, n_features) or None
+        Complete rows, in standardized units, that the mask model read.
+    """
+
+    log_weights: Tensor
+    output: Tensor
+    energy: Tensor
+    drawn: Tensor | None
+
+
 class MIWAEModule(VAEModule):
     r"""Variational autoencoder trained by the importance-weighted bound on what is observed, :math:`\log p(x_o)` [1]_.
 
@@ -125,17 +145,13 @@ class MIWAEModule(VAEModule):
             self.mask_model = MaskModel(n_features, indicated, mechanism, sign, rates)
             self.noise_shapes["entries"] = (n_draws, n_features)
 
-    def loss(self, batch: Batch, schedule: Schedule) -> dict[str, Tensor]:
-        log_weights = self.weigh_masks(batch)[0]
-        self._note_known(batch)
-        return {"reconstruction": math.log(log_weights.shape[1]) - torch.logsumexp(log_weights, dim=1)}
+    def loss(self, batch: Batch, schedule: Schedule) -> Loss:
+        log_weights, _, energy, _ = self.weigh_masks(batch)
+        share = torch.softmax(log_weights.detach(), 1)
+        learned = self._noise_learned(batch, energy, share, complete=self.mask_model is not None)
+        return Loss({"reconstruction": math.log(log_weights.shape[1]) - torch.logsumexp(log_weights, dim=1)}, learned)
 
-    def _note_known(self, batch: Batch) -> None:
-        super()._note_known(batch)
-        if self.mask_model is not None and self._known is not None:
-            self._known = torch.ones_like(self._known)
-
-    def weigh_masks(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+    def weigh_masks(self, batch: Batch) -> MaskedDraws:
         """Log importance weights of draws of what is not observed, given what is and which it is.
 
         Parameters
@@ -146,49 +162,47 @@ class MIWAEModule(VAEModule):
 
         Returns
         -------
-        log_weights : Tensor of shape (n, n_draws)
-        output : Tensor of shape (n, n_draws, n_features)
-            What the decoder returns.
-        drawn : Tensor of shape (n, n_draws, n_features) or None
-            Complete rows, in standardized units, that the mask model was shown.
+        MaskedDraws
         """
-        log_weights, output = self.weigh(batch)
+        log_weights, output, energy = self.importance_draws(batch)
         if self.mask_model is None:
-            return log_weights, output, None
+            return MaskedDraws(log_weights, output, energy, None)
+        observed = torch.ones_like(batch.x, dtype=torch.bool) if batch.observed is None else batch.observed
         if self.mask_model.is_separate:
-            return *self._weigh_own_values(batch, log_weights, output), None
-        assert batch.noise is not None
-        observed = torch.ones_like(batch.x, dtype=torch.bool) if batch.mask is None else batch.mask
+            log_mask, expected = self._integrate_own_values(batch.target, observed, output)
+            return MaskedDraws(log_weights + log_mask, output, energy if expected is None else energy + expected, None)
         observed, likelihood = observed.unsqueeze(1), self.likelihood
-        guess = likelihood.scatter_by(output, batch.noise["entries"])
+        guess = likelihood.scatter_by(output, batch.drawn("entries"))
         drawn = torch.where(observed, batch.target.unsqueeze(1), guess)
         log_weights = log_weights + self.mask_model.log_prob(drawn, observed)
-        if self.training and likelihood.weight.requires_grad:
-            # The noise is learned from complete rows: what is observed has been chosen by its value. The term is zero.
-            energy = (likelihood.energy(guess, likelihood.locate(output)) * ~observed).detach()
-            log_weights = log_weights - energy @ (likelihood.weight - likelihood.weight.detach())
-        return log_weights, output, drawn
+        if self._is_learning_noise:  # from complete rows: what is observed has been chosen by its value
+            energy = energy + likelihood.energies(guess, output, ~observed).detach()
+        return MaskedDraws(log_weights, output, energy, drawn)
 
-    def _weigh_own_values(self, batch: Batch, log_weights: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
-        """Integrate missing entries out, one by one, as each decides by itself whether it is missing."""
+    def _integrate_own_values(self, target: Tensor, observed: Tensor, output: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Integrate missing entries out, one by one, as each decides by itself whether it is missing.
+
+        Returns the log-probability of the masks, ``(n, n_draws)``, and, where the noise is learned, the mean energies of missing
+        entries given that they are missing, ``(n, n_draws, n_features)``, zero for the others.
+        """
         model, likelihood = self.mask_model, self.likelihood
         assert model is not None
-        observed = torch.ones_like(batch.x, dtype=torch.bool) if batch.mask is None else batch.mask
         values, log_mass = self._nodes(output)
         log_missing = log_mass + nn.functional.logsigmoid(model.own(values))
         present = observed[:, model.columns].unsqueeze(1)
-        log_present = nn.functional.logsigmoid(-model(batch.target)).unsqueeze(1)
-        log_weights = log_weights + torch.where(present, log_present, torch.logsumexp(log_missing, 2)).sum(-1)
-        if self.training and likelihood.weight.requires_grad:
-            # The noise is learned from complete rows: what is observed has been chosen by its value. The term is zero.
+        log_present = nn.functional.logsigmoid(-model(target)).unsqueeze(1)
+        log_mask = torch.where(present, log_present, torch.logsumexp(log_missing, 2)).sum(-1)
+        if not self._is_learning_noise:
+            return log_mask, None
+        with torch.no_grad():
+            # The noise is learned from complete rows: what is observed has been chosen by its value.
             # The energy around an output does not depend on the output.
             zero = torch.zeros_like(output[0, 0])
             energy = likelihood.energy(likelihood.scatter_by(zero, self._grid(output)), zero)
             mean = (log_mass.exp() * energy).sum(0).expand(output.shape)
-            share = torch.softmax(log_missing.detach(), 2)
-            mean = mean.index_copy(-1, model.columns, (share * energy[:, model.columns]).sum(2)) * ~observed.unsqueeze(1)
-            log_weights = log_weights - mean @ (likelihood.weight - likelihood.weight.detach())
-        return log_weights, output
+            share = torch.softmax(log_missing, 2)
+            mean = mean.index_copy(-1, model.columns, (share * energy[:, model.columns]).sum(2))
+            return log_mask, mean * ~observed.unsqueeze(1)
 
     @staticmethod
     def _grid(output: Tensor) -> Tensor:
@@ -231,15 +245,7 @@ class MIWAEModule(VAEModule):
         return several.gather(-2, score.argmax(-2, keepdim=True)).squeeze(-2)
 
     @torch.no_grad()
-    def fit_noise(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        noise: Tensor,
-        condition: Tensor | None = None,
-        *,
-        observed: Tensor | None = None,
-    ) -> None:
+    def fit_noise(self, batch: Batch) -> None:
         """Leave the noise to training, whose weighted draws know it better, but where columns shared it there."""
         if self.likelihood.shared and self.mask_model is None:
-            super().fit_noise(x, weight, noise, condition, observed=observed)
+            super().fit_noise(batch)

@@ -34,12 +34,15 @@ class Quantized(NamedTuple):
         Squared distances to the codebook, weighted, with a gradient in what was quantized.
     codebook : Tensor of shape (n,) or None
         Squared distances with a gradient in the codebook, where it is learned by one.
+    learned : dict of Tensor
+        What `VectorQuantizer.after_step` asks for; empty unless in training.
     """
 
     vectors: Tensor
     codes: Tensor
     commitment: Tensor
     codebook: Tensor | None
+    learned: dict[str, Tensor]
 
 
 class VectorQuantizer(nn.Module):
@@ -131,8 +134,6 @@ class VectorQuantizer(nn.Module):
             self.register_buffer("mean", torch.zeros(embedding_dim))
             self.register_buffer("variance", torch.ones(embedding_dim))
         self.n_steps = 0
-        self._seen: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
-        self._moments: tuple[Tensor, Tensor] | None = None
         self.set_codebook(vectors)
 
     @torch.no_grad()
@@ -162,21 +163,21 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def set_moments(self, x: Tensor) -> None:
-        """Have the moments that vectors ``(n, d)`` are standardized by in use."""
+        """Set the moments by which vectors are standardized in use to those of some vectors ``(n, d)``."""
         if self.standardizes:
             self.mean.copy_(x.mean(0))
             self.variance.copy_(x.var(0, correction=0))
 
-    def _prepare_batch(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Do as `prepare` does, by the batch's own moments where there is a batch."""
+    def _prepare_batch(self, x: Tensor, weight: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Vectors as the codebook sees them, standardized by the batch's own moments in training, and these moments."""
         if not (self.standardizes and self.training and len(x) > 1):
-            return self.prepare(x)
+            return self.prepare(x), {}
         share = (weight / weight.sum()).unsqueeze(1)
         mean = (share * x).sum(0)
         variance = (share * (x - mean).square()).sum(0)
-        self._moments = (mean.detach(), variance.detach())
         x = _scaled(x, mean, variance)
-        return F.normalize(x, dim=-1) if self.has_unit_length else x
+        moments = {"mean": mean.detach(), "variance": variance.detach()}
+        return F.normalize(x, dim=-1) if self.has_unit_length else x, moments
 
     def codes(self, x: Tensor) -> Tensor:
         """Codes of vectors ``(n, d)``, ``(n,)`` of int."""
@@ -196,29 +197,33 @@ class VectorQuantizer(nn.Module):
         return F.embedding(codes, self.embeddings())
 
     def forward(self, x: Tensor, weight: Tensor) -> Quantized:
-        """Quantize vectors ``(n, d)`` of weights ``(n,)``, and keep for `after_step` what it needs."""
-        x, embeddings = self._prepare_batch(x, weight), self.embeddings()
+        """Quantize vectors ``(n, d)`` of weights ``(n,)``."""
+        (x, moments), embeddings = self._prepare_batch(x, weight), self.embeddings()
         codes = self._search(x, embeddings, exact=not self.training)
         chosen = F.embedding(codes, embeddings)
         fixed = chosen.detach()
         distance = (x - fixed).square().sum(1)
-        learned = (x.detach() - chosen).square().sum(1) if self.learns_by_gradient else None
+        codebook = (x.detach() - chosen).square().sum(1) if self.learns_by_gradient else None
+        learned = {}
         if self.training:
-            self._seen = (x.detach(), codes, distance.detach(), weight)
-        return Quantized(self.gradient(x, fixed), codes, self.commitment_weight * distance, learned)
+            learned = {"vectors": x.detach(), "codes": codes, "distance": distance.detach(), "weight": weight, **moments}
+        return Quantized(self.gradient(x, fixed), codes, self.commitment_weight * distance, codebook, learned)
 
     # -- what is learned without gradients ----------------------------------------------------------------------------
 
     @torch.no_grad()
-    def after_step(self) -> None:
-        """Move the averages by the last batch, and the codebook with them; revive dead codes."""
-        if self._seen is None:
-            return
-        x, codes, distance, weight = self._seen
-        if self._moments is not None:
-            self.mean.lerp_(self._moments[0], _MOMENT_RATE)
-            self.variance.lerp_(self._moments[1], _MOMENT_RATE)
-        self.forget()
+    def after_step(self, learned: dict[str, Tensor]) -> None:
+        """Move the averages by the last batch, and the codebook with them; revive dead codes.
+
+        Parameters
+        ----------
+        learned : dict of Tensor
+            What `forward` returned.
+        """
+        x, codes, distance, weight = (learned[name] for name in ("vectors", "codes", "distance", "weight"))
+        if "mean" in learned:
+            self.mean.lerp_(learned["mean"], _MOMENT_RATE)
+            self.variance.lerp_(learned["variance"], _MOMENT_RATE)
         column = weight.unsqueeze(1)
         if self.entropy_weight > 0.0:
             self.mean_distance.lerp_((distance * weight).sum() / weight.sum(), 1.0 - self.decay)
@@ -263,10 +268,6 @@ class VectorQuantizer(nn.Module):
     def set_extra_state(self, state: dict[str, int]) -> None:
         """Restore what `get_extra_state` returned."""
         self.n_steps = state["n_steps"]
-
-    def forget(self) -> None:
-        """Put away what the last batch left."""
-        self._seen = self._moments = None
 
     def extra_repr(self) -> str:
         """Return the sizes."""

@@ -6,15 +6,14 @@ import math
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from skvae import functional as fn
-from skvae.modules.autoencoder import AutoEncoderModule, Free
+from skvae.modules.autoencoder import AutoEncoderModule
 from skvae.modules.base import Schedule
-from skvae.modules.batch import Batch
+from skvae.modules.batch import Batch, Loss
+from skvae.modules.priors.fitted import ActivityPatterns
 
 PENALTIES = ("kl", "l1", "top_k", "batch_top_k")
 _MEMORY = 1024  # rows that the running mean of the activations remembers
@@ -65,10 +64,6 @@ class SparseModule(AutoEncoderModule):
     activity: Tensor
     idle: Tensor
     threshold: Tensor
-    on_mean: Tensor
-    on_std: Tensor
-    on_rate: Tensor
-    n_free: Tensor
 
     def __init__(
         self,
@@ -97,10 +92,8 @@ class SparseModule(AutoEncoderModule):
         self.register_buffer("activity", torch.zeros(n_components))
         self.register_buffer("idle", torch.zeros(n_components))
         self.register_buffer("threshold", torch.tensor(-math.inf))
-        self.register_buffer("on_mean", torch.zeros(n_components))
-        self.register_buffer("on_std", torch.ones(n_components))
-        self.register_buffer("on_rate", torch.full((n_components,), 0.5))
-        self.register_buffer("n_free", torch.tensor(n_components))
+        if self.has_exact_zeros:
+            self.prior = ActivityPatterns(n_components)
 
     @property
     def has_exact_zeros(self) -> bool:
@@ -119,24 +112,31 @@ class SparseModule(AutoEncoderModule):
 
     # -- the code -----------------------------------------------------------------------------------------------------
 
-    def preactivate(self, x: Tensor, *, observed: Tensor | None = None) -> Tensor:
+    def preactivate(self, batch: Batch) -> Tensor:
         """Linear responses of the units, before any are chosen, ``(n, n_components)``."""
-        response = super().encode(x, observed=observed)
+        response = super().encode(batch)
         return response + self.offset if self.penalty == "kl" else response
 
-    def encode(self, x: Tensor, *, observed: Tensor | None = None) -> Tensor:
-        """Sparse code of standardized rows, ``(n, n_features)`` to ``(n, n_components)``."""
-        response = self.preactivate(x, observed=observed)
+    def encode(self, batch: Batch) -> Tensor:
+        """Sparse code of rows, ``(n, n_components)``."""
+        response = self.preactivate(batch)
         if self.penalty == "batch_top_k":
             return response * (response > self.threshold)
         return self._activate(response, self.k_in_use)
 
-    def _activate(self, response: Tensor, k: int) -> Tensor:
+    def _activate(self, response: Tensor, k: int | Tensor) -> Tensor:
+        """Turn responses into a code of which `k` units are active; of a tensor, no more than the schedule begins with."""
         if self.penalty == "kl":
             return torch.sigmoid(response)
         if self.penalty == "l1":
             return torch.relu(response)
-        return fn.keep_largest(response, k) if self.penalty == "top_k" else fn.keep_largest_of_batch(response, k)
+        keep = fn.keep_largest if self.penalty == "top_k" else fn.keep_largest_of_batch
+        return keep(response, k, self._most_kept)
+
+    @property
+    def _most_kept(self) -> int:
+        """Units that are kept when annealing begins."""
+        return min(self.n_components, max(self.k_in_use, _ANNEALED_FROM * self.k if self.k_annealing else self.k))
 
     # -- training -----------------------------------------------------------------------------------------------------
 
@@ -144,37 +144,38 @@ class SparseModule(AutoEncoderModule):
     def warmup(self) -> float:
         return self.k_annealing
 
-    def schedule(self, progress: float) -> Schedule:
+    def schedule(self, progress: float) -> dict[str, float]:
         if progress >= self.k_annealing:
             return {"k": float(self.k)}
         start = min(self.n_components, _ANNEALED_FROM * self.k)
         return {"k": round(start + (self.k - start) * progress / self.k_annealing)}
 
-    def loss(self, batch: Batch, schedule: Schedule) -> dict[str, Tensor]:
-        response = self.preactivate(batch.x, observed=batch.mask)
-        code = self._activate(response, int(schedule["k"]))
-        output = self.decode(code)
-        terms = {"reconstruction": self.likelihood.distortion(batch.target, output, batch.mask)}
+    def loss(self, batch: Batch, schedule: Schedule) -> Loss:
+        response = self.preactivate(batch)
+        code = self._activate(response, schedule["k"])
+        output = self.decode(code, batch)
+        terms = {"reconstruction": self.likelihood.distortion(batch.target, output, batch.observed)}
+        learned = {}
         if self.penalty == "l1":
             terms["sparsity"] = self.sparsity_weight * (code * self._decoder_norms()).sum(1)
         elif self.penalty == "kl":
-            terms["sparsity"] = self.sparsity_weight * self._divergence(code, batch.weight)
+            divergence, learned["activity"] = self._activity_divergence(code, batch.weight)
+            terms["sparsity"] = self.sparsity_weight * divergence
         if self.revival_weight > 0.0:
             terms["revival"] = self.revival_weight * self._revive(response, code.detach(), batch, output.detach())
         is_active = code.detach() > self.active_above if self.penalty == "kl" else code.detach() != 0.0
-        self._active = is_active.any(0)
-        return terms
+        learned["active"] = is_active.any(0)
+        return Loss(terms, learned)
 
-    def _divergence(self, code: Tensor, weight: Tensor) -> Tensor:
-        """Divergence of the mean activations from the target, by a mean that remembers earlier batches."""
+    def _activity_divergence(self, code: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Divergence of the mean activations from the target, by a mean that remembers earlier batches, and this mean."""
         mean = (weight @ code) / weight.sum()
         rate = len(code) / (len(code) + _MEMORY)
         # A run starts with nothing to remember.
         started = self.activity.sum() > 0
         running = torch.where(started, torch.lerp(self.activity, mean.detach(), rate), mean.detach())
-        self._activity = running
         # The value is the running mean's; the gradient is what the batch's own mean would have there.
-        return fn.bernoulli_kl(self.target_activation, running + mean - mean.detach()).sum()
+        return fn.bernoulli_kl(self.target_activation, running + mean - mean.detach()).sum(), running
 
     def _decoder_norms(self) -> Tensor | float:
         """Length of what each unit adds to the decoder's first layer, where that is linear."""
@@ -186,59 +187,21 @@ class SparseModule(AutoEncoderModule):
         """Squared error of the largest dead units in reconstructing the residual, per row."""
         dead = self.idle >= _DEAD_STEPS
         reached = torch.sigmoid(response) if self.penalty == "kl" else response
-        chosen = fn.keep_largest(reached.masked_fill(~dead, -math.inf), min(self.n_components, _REVIVED * self.k))
+        n_revived = min(self.n_components, _REVIVED * self.k)
+        chosen = fn.keep_largest(reached.masked_fill(~dead, -math.inf), n_revived, n_revived)
         chosen = torch.where(chosen.isfinite(), chosen, torch.zeros_like(chosen))
         # What they add to the others: normalization over a batch of dead units alone would be another.
         others = code.masked_fill(dead, 0.0)
-        reconstruction = self.decode(others + chosen) - self.decode(others)
+        reconstruction = self.decode(others + chosen, batch) - self.decode(others, batch)
         residual = self.likelihood.residual(batch.target, output)
-        if batch.mask is not None:
-            residual, reconstruction = residual * batch.mask, reconstruction * batch.mask
+        if batch.observed is not None:
+            residual, reconstruction = residual * batch.observed, reconstruction * batch.observed
         return fn.squared_error(residual, reconstruction) * dead.any()
 
     @torch.no_grad()
-    def after_step(self) -> None:
+    def after_step(self, learned: dict[str, Tensor]) -> None:
         """Note which units were active."""
-        super().after_step()
-        self.idle.copy_(torch.where(self._active, 0.0, self.idle + 1.0))
-        if self.penalty == "kl":
-            self.activity.copy_(self._activity)
-
-    # -- the generative model behind the score ------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def set_activity(self, rate: NDArray[np.float64], mean: NDArray[np.float64], std: NDArray[np.float64], n_free: int) -> None:
-        """Tell how units behave over the training rows.
-
-        Parameters
-        ----------
-        rate, mean, std : ndarray of shape (n_components,)
-            Fraction of rows in which a unit is active, strictly between 0 and 1, and the moments of its activation there.
-        n_free : int
-            Most units that are active in a row.
-        """
-        for buffer, values in ((self.on_rate, rate), (self.on_mean, mean), (self.on_std, std)):
-            buffer.copy_(torch.from_numpy(values))
-        self.n_free.fill_(n_free)
-        if self.has_exact_zeros:
-            self.secant.copy_(0.1 * self.on_std)
-
-    @property
-    def slope_decodes(self) -> int:
-        if not self.has_exact_zeros:
-            return super().slope_decodes
-        return int(self.n_free) * (1 if self._linear_map is not None else 2)
-
-    def _free(self, code: Tensor) -> Free:
-        if not self.has_exact_zeros:
-            return super()._free(code)
-        magnitude, index = code.abs().topk(int(self.n_free), dim=1)
-        return Free(index, magnitude > 0.0, self.on_mean[index], torch.diag_embed(self.on_std[index] ** -2))
-
-    def log_prior(self, z: Tensor) -> Tensor:
-        """Log-density of codes ``(..., n_components)``: of their pattern of activity and of what is active."""
-        if not self.has_exact_zeros:
-            return super().log_prior(z)
-        deviation = (z - self.on_mean) / self.on_std
-        on = self.on_rate.log() - 0.5 * deviation.square() - self.on_std.log() - 0.5 * math.log(2.0 * math.pi)
-        return torch.where(z != 0.0, on, torch.log1p(-self.on_rate)).sum(-1)
+        super().after_step(learned)
+        self.idle.copy_(torch.where(learned["active"], 0.0, self.idle + 1.0))
+        if "activity" in learned:
+            self.activity.copy_(learned["activity"])

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from skvae.functional import gaussian_kl, normal_log_prob
 from skvae.modules.base import LatentModule, Schedule
-from skvae.modules.batch import Batch
-from skvae.modules.likelihoods import Bernoulli
+from skvae.modules.batch import Batch, Loss
 from skvae.modules.networks.layers import mlp
 
 CELLS: dict[str, type[nn.RNNBase]] = {"gru": nn.GRU, "lstm": nn.LSTM}
@@ -20,7 +19,6 @@ CELLS: dict[str, type[nn.RNNBase]] = {"gru": nn.GRU, "lstm": nn.LSTM}
 _FIRST_LOG_STD = -1.5  # states that begin uncertain are ignored, and then die
 _MIN_LOG_STD, _MAX_LOG_STD = -8.0, 4.0
 _FIRST_BETA = 0.01
-_SURE = 1e-6  # least probability of what is predicted not to happen
 _GAP_FEATURES = 16
 _QUIET = 0.1  # factor on the first weights of what departs from the belief
 _BEND = 0.3  # factor on the first weights of what departs from a linear map
@@ -166,7 +164,7 @@ class TDVAEModule(LatentModule):
     def warmup(self) -> float:
         return self.kl_warmup  # held-out losses have no auxiliary term in them
 
-    def schedule(self, progress: float) -> Schedule:
+    def schedule(self, progress: float) -> dict[str, float]:
         rise = 1.0 if progress >= self.kl_warmup else progress / self.kl_warmup
         return {
             "beta": self.beta * (_FIRST_BETA + (1.0 - _FIRST_BETA) * rise),
@@ -199,13 +197,18 @@ class TDVAEModule(LatentModule):
         """Shapes of what the recurrent network remembers of several sequences."""
         return [(self.encoder.num_layers, n, self.n_components)] * (1 if isinstance(self.encoder, nn.GRU) else 2)
 
-    def encode(self, x: Tensor) -> Tensor:  # type: ignore[override]  # which takes no missing entries
-        """Belief after the last frame, ``(n, n_timesteps, n_features)`` to ``(n, n_components)``."""
-        beliefs = self.read(x)[0]
-        last = lengths(x) - 1
+    def encode(self, batch: Batch) -> Tensor:
+        """Belief after the last frame of sequences, ``(n, n_components)``."""
+        beliefs = self.read(batch.x)[0]
+        last = lengths(batch.x) - 1
         return _steps(beliefs, last.unsqueeze(1)).squeeze(1)
 
-    # -- the distributions: a mean and a logarithm of a standard deviation for each layer, told those above -----------
+    def decode(self, z: Tensor, batch: Batch) -> Tensor:
+        """Return what the likelihood reads off states, ``(..., state_size)`` to ``(..., n_features)``."""
+        output: Tensor = self.decoder(z)
+        return output
+
+    # -- the distributions: a mean and a logarithm of a standard deviation for each layer, given those above ----------
 
     def belief_moments(self, belief: Tensor) -> Moments:
         """p_B(z|b)."""
@@ -213,22 +216,22 @@ class TDVAEModule(LatentModule):
 
     def smoothing_moments(self, later: Tensor, before: Tensor, after: Tensor, gap: Tensor, expected: Moments) -> Moments:
         """q_S(z_t1|z_t2, b_t1, b_t2), which departs from p_B(z_t1|b_t1), the last argument."""
-        told = [later, before, after, self.gap_features(gap - 1)]
+        given = [later, before, after, self.gap_features(gap - 1)]
 
         def moments(layer: int, above: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
             mean, log_std = expected(layer, above)
-            shift, log_factor = self.smoothing[layer](torch.cat([*told, *above], dim=-1)).chunk(2, dim=-1)
+            shift, log_factor = self.smoothing[layer](torch.cat([*given, *above], dim=-1)).chunk(2, dim=-1)
             return mean + shift, (log_std + log_factor).clamp(_MIN_LOG_STD, _MAX_LOG_STD)
 
         return _once(moments)
 
     def transition_moments(self, earlier: Tensor, gap: Tensor) -> Moments:
         """p_T(z_t2|z_t1), which departs from a linear map."""
-        told = [earlier, self.gap_features(gap - 1)]
+        given = [earlier, self.gap_features(gap - 1)]
         moved = self._layers(torch.einsum("...ij,...j->...i", self.jumps[gap - 1], earlier))
 
         def moments(layer: int, above: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-            shift, log_std = _split(self.transition[layer](torch.cat([*told, *above], dim=-1)))
+            shift, log_std = _split(self.transition[layer](torch.cat([*given, *above], dim=-1)))
             return moved[layer] + shift, log_std
 
         return _once(moments)
@@ -267,31 +270,31 @@ class TDVAEModule(LatentModule):
         second = gap + (place * (length - gap + 1)).long().clamp(max=length - gap)
         return gap, second
 
-    def loss(self, batch: Batch, schedule: Schedule) -> dict[str, Tensor]:
-        assert batch.noise is not None
+    def loss(self, batch: Batch, schedule: Schedule) -> Loss:
         x = batch.x
-        gap, second = self.pairs(batch.noise["pairs"], lengths(x))
+        gap, second = self.pairs(batch.drawn("pairs"), lengths(x))
         beliefs = nn.functional.pad(self.read(x)[0], (0, 0, 1, 0))
         before, after = _steps(beliefs, second - gap), _steps(beliefs, second)
         after = torch.where((gap > 1).unsqueeze(-1), after.detach(), after)
         target = _steps(x, second - 1)
 
         believed, expected = self.belief_moments(after), self.belief_moments(before)
-        later = self.draw(believed, batch.noise["present"])
+        later = self.draw(believed, batch.drawn("present"))
         smoothed = self.smoothing_moments(later, before, after, gap, expected)
-        earlier = self.draw(smoothed, batch.noise["past"])
+        earlier = self.draw(smoothed, batch.drawn("past"))
         smoothing = self._divergence(earlier, smoothed, expected)
         transition = self.log_density(later, believed) - self.log_density(later, self.transition_moments(earlier, gap))
+        energy = self.likelihood.energies(target, self.decode(later, batch))
         terms = {
-            "reconstruction": self.likelihood.nll(target, self.decode(later)).mean(1),
+            "reconstruction": self.likelihood.nll_of(energy).mean(1),
             "smoothing": schedule["beta"] * smoothing.mean(1),
             "transition": schedule["beta"] * transition.mean(1),
         }
-        if schedule["auxiliary"]:
+        if self.training and self.auxiliary:  # held-out losses have no such term in them
             jump = self.draw(self.transition_moments(self.draw(expected, None), gap), None)
-            energy = self.likelihood.energy(target, self.likelihood.locate(self.decode(jump))) @ self.likelihood.weight.detach()
-            terms["auxiliary"] = schedule["auxiliary"] * energy.mean(1)
-        return terms
+            error = self.likelihood.energies(target, self.decode(jump, batch)) @ self.likelihood.weight
+            terms["auxiliary"] = schedule["auxiliary"] * error.mean(1)
+        return Loss(terms, self._noise_learned(batch, energy))
 
     def _divergence(self, state: Tensor, first: Moments, second: Moments) -> Tensor:
         """KL between two distributions of a state, layer by layer along a draw from the first."""
@@ -303,11 +306,20 @@ class TDVAEModule(LatentModule):
         return total
 
     @torch.no_grad()
-    def fit_noise(self, x: Tensor, weight: Tensor, noise: Tensor) -> None:  # type: ignore[override]  # which takes no missing entries
-        """Fit the likelihood's noise to frames ``(n, n_features)`` and draws ``(n, state_size)`` of their states."""
+    def fit_noise(self, batch: Batch) -> None:
+        """Fit the likelihood's noise to the frames of sequences and draws of their states.
+
+        Parameters
+        ----------
+        batch : Batch
+            With ``noise["present"]`` of shape ``(n, n_timesteps, state_size)``.
+        """
         if self.likelihood.learns_noise:
-            energy = self.likelihood.energy(x, self.likelihood.locate(self.decode(noise)))
-            self.likelihood.set_moment((weight / weight.sum()) @ energy)
+            present = ~torch.isnan(batch.x[..., 0])
+            belief, noise = self.read(batch.x)[0][present], batch.drawn("present")[present]
+            output = self.decode(self.draw(self.belief_moments(belief), noise), batch)
+            weight = batch.weight.unsqueeze(1).expand(present.shape)[present]
+            self.likelihood.set_moment(self.likelihood.mean_energy(self.likelihood.energies(batch.x[present], output), weight))
 
     # -- what a trained model is asked for ----------------------------------------------------------------------------
 
@@ -366,7 +378,7 @@ class TDVAEModule(LatentModule):
         earlier = self.draw(smoothed, past)
         proposed = self.log_density(later, believed) + self.log_density(earlier, smoothed)
         expected_density = self.log_density(earlier, expected) + self.log_density(later, self.transition_moments(earlier, gap))
-        return expected_density - proposed - self.likelihood.nll(target.unsqueeze(1), self.decode(later))
+        return expected_density - proposed - self.likelihood.nll(target.unsqueeze(1), self.decoder(later))
 
     def prediction(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of frames over draws of their state, and with the likelihood's noise, in standardized units.
@@ -380,20 +392,11 @@ class TDVAEModule(LatentModule):
         -------
         mean, variance : Tensor of shape (n, n_features)
         """
-        located = self.likelihood.locate(output)
-        if isinstance(self.likelihood, Bernoulli):
-            mean = torch.sigmoid(located).mean(1)
-            return mean, mean * (1.0 - mean)
-        noise = 1.0 / self.likelihood.information(output)
-        return located.mean(1), located.var(1, correction=0) + noise
+        return self.likelihood.mixture_moments(output)
 
     def surprise(self, x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
         """Nats by which entries of frames ``(n, n_features)`` fall short of the best, given a prediction's moments."""
-        if isinstance(self.likelihood, Bernoulli):
-            mean = mean.clamp(_SURE, 1.0 - _SURE)
-            missed = torch.xlogy(x, x / mean) + torch.xlogy(1.0 - x, (1.0 - x) / (1.0 - mean))
-            return missed.clamp(min=0.0)
-        return 0.5 * (x - mean).square() / variance
+        return self.likelihood.surprise(x, mean, variance)
 
 
 class BentLinear(nn.Module):

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from skvae.functional import gaussian_kl
-from skvae.modules.base import LatentModule, Schedule, told_observed
-from skvae.modules.batch import Batch
-
-MAX_LOG_VAR = 20.0  # keeps exp() finite on rows far outside the training data
+from skvae.modules.base import LatentModule, Schedule
+from skvae.modules.batch import Batch, Loss
+from skvae.modules.posterior import DiagonalNormal, Proposal
+from skvae.modules.priors.normal import MAX_LOG_VAR
 
 
 class VAEModule(LatentModule):
-    r"""Gaussian encoder, standard normal prior and the evidence lower bound.
+    r"""Gaussian encoder, a prior and the evidence lower bound.
 
-    .. math:: -\log p(x|z) + \beta\,\mathrm{KL}(q(z|x)\,\|\,\mathcal N(0, I)), \quad z \sim q(z|x)
+    .. math:: -\log p(x|z) + \beta\,\mathrm{KL}(q(z|x)\,\|\,p(z)), \quad z \sim q(z|x)
 
     Parameters
     ----------
@@ -68,78 +66,50 @@ class VAEModule(LatentModule):
     def warmup(self) -> float:
         return max(self.kl_warmup, 0.0 if self.capacity is None else self.capacity_warmup)
 
-    def schedule(self, progress: float) -> Schedule:
+    def schedule(self, progress: float) -> dict[str, float]:
         values = {"beta": self.beta * _ramp(progress, self.kl_warmup)}
         if self.capacity is not None:
             values["capacity"] = self.capacity * _ramp(progress, self.capacity_warmup)
         return values
 
-    def posterior(self, x: Tensor, condition: Tensor | None = None, *, observed: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of q(z|x), each ``(n, n_components)``; the prior's where nothing of a row is observed."""
-        mean, log_var = self._encoder_output(x, condition, observed).chunk(2, dim=-1)
-        return mean, log_var.clamp(-MAX_LOG_VAR, MAX_LOG_VAR)
+    def posterior(self, batch: Batch) -> DiagonalNormal:
+        """Posteriors q(z|x), ``(n, n_components)``; the standard normal distribution where nothing of a row is observed."""
+        mean, log_var = self._encoder_output(batch).chunk(2, dim=-1)
+        return DiagonalNormal(mean, log_var.clamp(-MAX_LOG_VAR, MAX_LOG_VAR))
 
-    def encode(self, x: Tensor, condition: Tensor | None = None, *, observed: Tensor | None = None) -> Tensor:
-        """Posterior mean of standardized rows, ``(n, n_features)`` to ``(n, n_components)``."""
-        return self._encoder_output(x, condition, observed).chunk(2, dim=-1)[0]
+    def encode(self, batch: Batch) -> Tensor:
+        """Posterior mean of rows, ``(n, n_components)``."""
+        return self._encoder_output(batch).chunk(2, dim=-1)[0]
 
-    def _encoder_output(self, x: Tensor, condition: Tensor | None, observed: Tensor | None = None) -> Tensor:
-        output = super().encode(x, observed=observed)
-        return output if observed is None else output * observed.any(1, keepdim=True)
+    def _encoder_output(self, batch: Batch) -> Tensor:
+        output = super().encode(batch)
+        return output if batch.observed is None else output * batch.observed.any(1, keepdim=True)
 
-    def join(self, z: Tensor, condition: Tensor | None) -> Tensor:
-        """Return what the decoder takes: codes ``(n, ..., n_components)`` and what belongs beside them."""
-        return z
-
-    def divergence(
-        self, mean: Tensor, log_var: Tensor, condition: Tensor | None = None, *, per_component: bool = False
-    ) -> Tensor:
-        """KL of posteriors from the prior, in nats."""
-        return gaussian_kl(mean, log_var, per_component=per_component)
-
-    def loss(self, batch: Batch, schedule: Schedule) -> dict[str, Tensor]:
-        assert batch.noise is not None
-        mean, log_var = self.posterior(batch.x, batch.condition, **told_observed(batch.mask))
-        std = torch.exp(0.5 * log_var)
-        noise, mask = batch.noise["posterior"], batch.mask
-        self._note_known(batch)
-        if noise.dim() == 2:
-            z = self.join(torch.addcmul(mean, noise, std), batch.condition)
-            nll = self.likelihood.nll(batch.target, self.decode(z), mask)
-        else:
-            z = self.join(torch.addcmul(mean.unsqueeze(1), noise, std.unsqueeze(1)), batch.condition)
-            output = torch.unflatten(self.decode(z.flatten(0, 1)), 0, z.shape[:2])
-            nll = self.likelihood.nll(batch.target.unsqueeze(1), output, None if mask is None else mask.unsqueeze(1)).mean(1)
-        kl, beta = self.divergence(mean, log_var, batch.condition), schedule["beta"]
+    def loss(self, batch: Batch, schedule: Schedule) -> Loss:
+        q, noise, observed = self.posterior(batch), batch.drawn("posterior"), batch.observed
+        z = q.from_noise(noise)
+        output, target = self.decode(z, batch), batch.target
+        if noise.dim() == 3:
+            target, observed = target.unsqueeze(1), None if observed is None else observed.unsqueeze(1)
+        energy = self.likelihood.energies(target, output, observed)
+        nll = self.likelihood.nll_of(energy, observed)
+        kl, beta = self.prior.kl(q, z, batch.condition), schedule["beta"]
         if "capacity" in schedule:
             mean_kl = (kl * batch.weight).sum() / batch.weight.sum()
-            return {"reconstruction": nll, "kl": beta * (mean_kl - schedule["capacity"]).abs()}
-        return {"reconstruction": nll, "kl": kl if beta == 1.0 else beta * kl}
+            kl = (mean_kl - schedule["capacity"]).abs()
+        terms = {"reconstruction": nll if noise.dim() == 2 else nll.mean(1), "kl": beta * kl}
+        return Loss(terms, self._noise_learned(batch, energy))
 
     @torch.no_grad()
-    def fit_noise(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        noise: Tensor,
-        condition: Tensor | None = None,
-        *,
-        observed: Tensor | None = None,
-    ) -> None:
+    def fit_noise(self, batch: Batch) -> None:
         """Fit the likelihood's noise to the residuals of draws from the posteriors."""
         if self.likelihood.learns_noise:
-            mean, log_var = self.posterior(x, condition, **told_observed(observed))
-            output = self.decode(self.join(torch.addcmul(mean, noise, torch.exp(0.5 * log_var)), condition))
-            energy = self.likelihood.energy(x, self.likelihood.locate(output))
-            self.likelihood.set_moment(self.likelihood.mean_energy(energy, weight, observed))
+            output = self.decode(self.posterior(batch).from_noise(batch.drawn("posterior")), batch)
+            energy = self.likelihood.energies(batch.x, output)
+            self.likelihood.set_moment(self.likelihood.mean_energy(energy, batch.weight, batch.observed))
 
-    def propose(
-        self, x: Tensor, noise: Tensor, condition: Tensor | None = None, *, observed: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        mean, log_var = self.posterior(x, condition, **told_observed(observed))
-        z = torch.addcmul(mean.unsqueeze(1), noise, torch.exp(0.5 * log_var).unsqueeze(1))
-        log_q = -0.5 * (noise.square().sum(-1) + log_var.sum(-1, keepdim=True) + self.n_components * math.log(2.0 * math.pi))
-        return z, log_q
+    def propose(self, batch: Batch) -> Proposal:
+        return self.posterior(batch).propose(batch.drawn("posterior"))
 
 
 def _ramp(progress: float, fraction: float) -> float:

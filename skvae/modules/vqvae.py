@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skvae.modules.base import LatentModule, Schedule
-from skvae.modules.batch import Batch
+from skvae.modules.batch import Batch, Loss
 from skvae.modules.networks.build import check_networks
 from skvae.modules.networks.convolution import Shape, double_grid, grid_decoder, grid_encoder, grid_size, halve_grid, pointwise
 from skvae.modules.networks.layers import after, mlp
@@ -308,18 +308,18 @@ class VQVAEModule(LatentModule):
 
     # -- the way through ----------------------------------------------------------------------------------------------
 
-    def _descend(self, x: Tensor, choose: Callable[[int, Tensor], Tensor], n_levels: int | None = None) -> Tensor:
+    def _descend(self, batch: Batch, choose: Callable[[int, Tensor], Tensor], n_levels: int | None = None) -> Tensor:
         """Go through the levels, from the top on, and return what the decoder reads.
 
         Parameters
         ----------
-        x : Tensor of shape (n, n_features)
+        batch : Batch
         choose : callable
             Takes a level's index and its vectors ``(n * n_codes, d)``, and returns others in their place.
         n_levels : int, optional
             Levels to go through; all by default.
         """
-        features = [self.encoder(self.likelihood.network_input(x))]
+        features = [self.encoder(self.encoder_input(batch))]
         for stage in self.stages:
             features.append(stage(features[-1]))
         merged: Tensor | None = None
@@ -346,12 +346,12 @@ class VQVAEModule(LatentModule):
 
     # -- the code -----------------------------------------------------------------------------------------------------
 
-    def encode(self, x: Tensor) -> Tensor:  # type: ignore[override]  # which takes no missing entries
-        """Quantized embedding of standardized rows, ``(n, n_features)`` to ``(n, n_components)``."""
-        return self.embed(self.codes(x))
+    def encode(self, batch: Batch) -> Tensor:
+        """Quantized embedding of rows, ``(n, n_components)``."""
+        return self.embed(self.codes(batch))
 
-    def codes(self, x: Tensor) -> Tensor:
-        """Codes of standardized rows, the top level first and every grid row by row, ``(n, n_codes)`` of int."""
+    def codes(self, batch: Batch) -> Tensor:
+        """Codes of rows, the top level first and every grid row by row, ``(n, n_codes)`` of int."""
         found: list[Tensor] = []
 
         def choose(i: int, vectors: Tensor) -> Tensor:
@@ -360,7 +360,7 @@ class VQVAEModule(LatentModule):
             chosen: Tensor = self.quantizers[i].embed(codes)  # type: ignore[operator]
             return chosen
 
-        self._descend(x, choose)
+        self._descend(batch, choose)
         return torch.cat(found, 1)
 
     def embed(self, codes: Tensor) -> Tensor:
@@ -368,7 +368,7 @@ class VQVAEModule(LatentModule):
         parts = zip(self.quantizers, self.code_slices, strict=True)
         return torch.cat([quantizer.embed(codes[:, part]).flatten(1) for quantizer, part in parts], 1)  # type: ignore[operator]
 
-    def decode(self, z: Tensor) -> Tensor:
+    def decode(self, z: Tensor, batch: Batch) -> Tensor:
         """Return what the likelihood reads off an embedding, ``(n, n_components)`` to ``(n, n_features)``."""
         merged: Tensor | None = None
         for i, part in enumerate(self.embedding_slices):
@@ -385,13 +385,13 @@ class VQVAEModule(LatentModule):
             parts.append(z[:, part] if i in kept else mean.expand(len(z), -1))
         return torch.cat(parts, 1)
 
-    def pre_quantization(self, x: Tensor, level: int = 0) -> Tensor:
+    def pre_quantization(self, batch: Batch, level: int = 0) -> Tensor:
         """Vectors of a level as its codebook is searched for them, given the levels above, ``(n, n_codes, d)``."""
-        prepared: Tensor = self.quantizers[level].prepare(self._vectors(x, level))  # type: ignore[operator]
+        prepared: Tensor = self.quantizers[level].prepare(self._vectors(batch, level))  # type: ignore[operator]
         return prepared
 
-    def _vectors(self, x: Tensor, level: int) -> Tensor:
-        """Do the same for the vectors as they come from the encoder."""
+    def _vectors(self, batch: Batch, level: int) -> Tensor:
+        """Vectors of a level as they come from the encoder, given the levels above, ``(n, n_codes, d)``."""
         found: list[Tensor] = []
 
         def choose(i: int, vectors: Tensor) -> Tensor:
@@ -399,33 +399,32 @@ class VQVAEModule(LatentModule):
             quantizer: Any = self.quantizers[i]
             return vectors if i == level else quantizer.embed(quantizer.codes(vectors))
 
-        self._descend(x, choose, level + 1)
-        return found[-1].view(len(x), -1, self.levels[level].embedding_dim)
+        self._descend(batch, choose, level + 1)
+        return found[-1].view(len(batch.x), -1, self.levels[level].embedding_dim)
 
     @torch.no_grad()
-    def initialize_codebooks(self, x: Tensor, cluster: Callable[[Tensor, int], Tensor]) -> None:
-        """Have the encoder's vectors begin at a common scale and codebooks where they are, from the top level down.
+    def initialize_codebooks(self, batch: Batch, cluster: Callable[[Tensor, int], Tensor]) -> None:
+        """Set the scale of the encoder's vectors and place the codebooks among them, from the top level down.
 
         Vectors of a hierarchy are standardized all through training.
 
         Parameters
         ----------
-        x : Tensor of shape (n, n_features)
-            Standardized rows.
+        batch : Batch
         cluster : callable
             Takes vectors ``(n_vectors, d)`` and a number, and returns so many centers ``(n_embeddings, d)``.
         """
         if len(self.levels) == 1:
             if self.n_codes == 1 and self.image_shape is None:
-                self._keep_distances(x)
-            self._spread(x)
+                self._keep_distances(batch)
+            self._spread(batch)
         for i, level in enumerate(self.levels):
-            self.quantizers[i].set_moments(self._vectors(x, i).flatten(0, 1))  # type: ignore[operator]
-            vectors = self.pre_quantization(x, i).flatten(0, 1)
+            self.quantizers[i].set_moments(self._vectors(batch, i).flatten(0, 1))  # type: ignore[operator]
+            vectors = self.pre_quantization(batch, i).flatten(0, 1)
             self.quantizers[i].set_codebook(cluster(vectors, level.n_embeddings))  # type: ignore[operator]
 
-    def _keep_distances(self, x: Tensor) -> None:
-        """Have the encoder's last layer give the rows' principal components, as well as its features allow.
+    def _keep_distances(self, batch: Batch) -> None:
+        """Set the encoder's last layer to give the rows' principal components, as well as its features allow.
 
         One code a row divides rows into clusters, the best ones of which are those of k-means: they should begin there, and not
         at the clusters of what random layers make of the rows.
@@ -433,24 +432,24 @@ class VQVAEModule(LatentModule):
         layers = [layer for layer in self.encoder.children() if isinstance(layer, nn.Linear)] if self._owns_encoder else []
         if not layers:
             return
-        last, seen = layers[-1], x - x.mean(0)
+        last, rows = layers[-1], batch.x - batch.x.mean(0)
         before = nn.Sequential(*list(self.encoder.children())[: list(self.encoder.children()).index(last)])
-        features = before(self.likelihood.network_input(x))
+        features = before(self.encoder_input(batch))
         features, center = features - features.mean(0), features.mean(0)
-        directions = torch.linalg.svd(seen, full_matrices=False)[2][: last.out_features]
-        wanted = F.pad(seen @ directions.mT, (0, last.out_features - len(directions)))
+        directions = torch.linalg.svd(rows, full_matrices=False)[2][: last.out_features]
+        wanted = F.pad(rows @ directions.mT, (0, last.out_features - len(directions)))
         gram = features.mT @ features
         ridge = 1e-4 * gram.diagonal().mean() + torch.finfo(gram.dtype).tiny
         weight = torch.linalg.solve(gram + ridge * torch.eye(len(gram)).to(gram), features.mT @ wanted).mT
         last.weight.copy_(weight)
         last.bias.copy_(-weight @ center)
 
-    def _spread(self, x: Tensor) -> None:
+    def _spread(self, batch: Batch) -> None:
         """Center and scale the vectors, by the weights of the layer they come from."""
         if not self._owns_encoder:
             return
         layer = [layer for layer in self.encoder.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))][-1]
-        vectors = self._vectors(x, 0)
+        vectors = self._vectors(batch, 0)
         center = vectors.mean((0, 1) if self.image_shape is not None else 0)
         std = (vectors - center).square().mean().sqrt()
         scale = torch.where(std > 0.0, _SPREAD / std, 1.0)
@@ -460,46 +459,44 @@ class VQVAEModule(LatentModule):
 
     # -- training -----------------------------------------------------------------------------------------------------
 
-    def loss(self, batch: Batch, schedule: Schedule) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, schedule: Schedule) -> Loss:
         n_rows = len(batch.x)
         commitments: list[Tensor] = []
-        learned: list[Tensor] = []
+        codebooks: list[Tensor] = []
+        learned: dict[str, Tensor] = {}
 
         def choose(i: int, vectors: Tensor) -> Tensor:
             weight = batch.weight.unsqueeze(1).expand(-1, self.levels[i].n_codes).reshape(-1)
             quantized = self.quantizers[i](vectors, weight)
             commitments.append(quantized.commitment.view(n_rows, -1).sum(1))
             if quantized.codebook is not None:
-                learned.append(quantized.codebook.view(n_rows, -1).sum(1))
+                codebooks.append(quantized.codebook.view(n_rows, -1).sum(1))
+            learned.update({f"{i}.{name}": value for name, value in quantized.learned.items()})
             chosen: Tensor = quantized.vectors
             return chosen
 
-        output = self.decoder(self._descend(batch.x, choose))
+        output = self.decoder(self._descend(batch, choose))
         terms = {
             "reconstruction": self.likelihood.distortion(batch.target, output),
             "commitment": torch.stack(commitments).sum(0),
         }
-        if learned:
-            terms["codebook"] = torch.stack(learned).sum(0)
-        return terms
+        if codebooks:
+            terms["codebook"] = torch.stack(codebooks).sum(0)
+        return Loss(terms, learned)
 
-    def after_step(self) -> None:
+    def after_step(self, learned: dict[str, Tensor]) -> None:
         """Move the codebooks."""
-        super().after_step()
-        for quantizer in self.quantizers:
-            quantizer.after_step()  # type: ignore[operator]
-
-    def after_training(self) -> None:
-        super().after_training()
-        for quantizer in self.quantizers:
-            quantizer.forget()  # type: ignore[operator]
+        super().after_step(learned)
+        for i, quantizer in enumerate(self.quantizers):
+            own = {name.removeprefix(f"{i}."): value for name, value in learned.items() if name.startswith(f"{i}.")}
+            quantizer.after_step(own)  # type: ignore[operator]
 
     @torch.no_grad()
-    def fit_noise(self, x: Tensor, weight: Tensor, noise: Tensor) -> None:  # type: ignore[override]  # which takes no missing entries
+    def fit_noise(self, batch: Batch) -> None:
         """Fit the likelihood's noise to the residuals of the reconstructions; the draws are not used."""
         if self.likelihood.learns_noise:
-            energy = self.likelihood.energy(x, self.likelihood.locate(self.decode(self.encode(x))))
-            self.likelihood.set_moment((weight / weight.sum()) @ energy)
+            energy = self.likelihood.energies(batch.x, self.decode(self.encode(batch), batch))
+            self.likelihood.set_moment(self.likelihood.mean_energy(energy, batch.weight))
 
 
 def _vectors_of(level: Level) -> nn.Module:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from skvae.inference.codes import precise_copy, rows_in_memory
-from skvae.inference.rows import chunk_rows, chunks
+from skvae.inference.runner import chunk_rows, chunks
 from skvae.modules import CodePrior, VQVAEModule
 from skvae.modules.priors.codes import AutoregressivePrior
 from skvae.runtime.randomness import seed_streams
@@ -160,8 +160,8 @@ def fit_share(
                 raise
             losses += np.linspace(0.0, 1.0, len(shares))
             continue
-        told = None if condition is None else condition[there]
-        losses += _losses(twin, rows[there], device, None if weight is None else weight[there], told, shares)
+        of_others = (None if values is None else values[there] for values in (weight, condition))
+        losses += _losses(twin, rows[there], device, *of_others, shares)
     share = float(shares[losses.argmin()])
     prior.share.fill_(share)
     return share
@@ -183,8 +183,8 @@ def _losses(
     with torch.no_grad(), threads_for(prior, size):
         for chunk in chunks(len(rows), size):
             upper, codes = prior.split(torch.from_numpy(rows[chunk]).to(device))
-            told = None if condition is None else torch.from_numpy(np.array(condition[chunk], np.float64)).to(dtype).to(device)
-            network = prior.logits(codes, upper, told) - prior.log_frequency
+            given = None if condition is None else torch.from_numpy(np.array(condition[chunk], np.float64)).to(dtype).to(device)
+            network = prior.logits(codes, upper, given) - prior.log_frequency
             for i, share in enumerate(shares):
                 log_prob = (prior.log_frequency + float(share) * network).log_softmax(-1)
                 nats = -log_prob.gather(-1, codes.unsqueeze(-1)).sum((1, 2)).cpu().numpy()

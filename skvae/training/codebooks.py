@@ -9,7 +9,7 @@ import torch
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 
-from skvae.modules import VQVAEModule
+from skvae.modules import Batch, VQVAEModule
 from skvae.runtime.randomness import PrivateRandomness, make_generator
 from skvae.runtime.threads import one_thread
 from skvae.training.loader import Rows
@@ -22,7 +22,7 @@ FEW_ROWS = 4000  # up to which a prior has to be small, and it is worth finding 
 
 
 def initialize_codebooks(module: VQVAEModule, rows: Rows, seed: int) -> list[int]:
-    """Have codebooks begin at the centers that k-means finds among the untrained encoder's vectors, in place.
+    """Place codebooks at the centers that k-means finds among the untrained encoder's vectors.
 
     Parameters
     ----------
@@ -59,5 +59,5 @@ def initialize_codebooks(module: VQVAEModule, rows: Rows, seed: int) -> list[int
 
     module.eval()
     with PrivateRandomness(seed):
-        module.initialize_codebooks(rows.take(order), cluster)
+        module.initialize_codebooks(Batch.of(rows.take(order)), cluster)
     return n_distinct

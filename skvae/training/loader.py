@@ -38,11 +38,11 @@ class Rows:
     weight : ndarray of shape (n_samples,), optional
         Weights of the rows.
     condition : ndarray of shape (n_samples, n_conditions), optional
-        What a conditional model is told about the rows.
+        What a conditional model conditions on.
     index : ndarray of int, optional
         Which rows of `X` to hand out; all by default.
     missing : bool, default=False
-        Whether entries that are NaN are missing: batches then have a mask, and the columns' means in their place.
+        Whether entries that are NaN are missing: batches then say what is observed, and have the columns' means in their place.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Rows:
         return self._standardize(index.cpu().numpy()).to(self.device)
 
     def fill(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Tell what is observed of rows that `take` handed out, and fill the rest."""
+        """Fill missing entries of rows that `take` handed out, and return which are observed, if any may be missing."""
         if not self.missing or self.likelihood is None:
             return x, None
         return self.likelihood.fill(x)
@@ -165,10 +165,10 @@ class BatchLoader:
                 sizes
             )
             noise = {name: self._draw((n_rows, *shape)).split(sizes) for name, shape in self.noise_shapes.items()}
-            condition = None if self.rows.condition is None else self.rows.condition.index_select(0, index).split(sizes)
-            for i, (x, mask) in enumerate(self._gather(index, sizes)):
-                told = None if condition is None else condition[i]
-                yield Batch(x, x, weight[i], told, mask, {name: draws[i] for name, draws in noise.items()})
+            conditions = None if self.rows.condition is None else self.rows.condition.index_select(0, index).split(sizes)
+            for i, (x, observed) in enumerate(self._gather(index, sizes)):
+                condition = None if conditions is None else conditions[i]
+                yield Batch(x, x, weight[i], condition, observed, {name: draws[i] for name, draws in noise.items()})
 
     def _gather(self, index: torch.Tensor, sizes: list[int]) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
         """Rows of one batch after the other, and what is observed of them, gathered for as many at once as memory allows."""

@@ -19,7 +19,7 @@ from skvae.runtime.threads import threads_for
 from skvae.training.callbacks import EarlyStopping, StopTraining
 from skvae.training.loader import BatchLoader, Rows
 from skvae.training.optimizers import resolve_optimizer
-from skvae.training.schedules import SCHEDULES
+from skvae.training.step import EagerStep, ScheduleTensors
 
 _BATCH_EVENTS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 
@@ -113,16 +113,26 @@ class AutoEncoderNet(NeuralNet):
         """Initialize and prepare what every step needs."""
         super().initialize()
         self.step_ = self.plan.first_step
-        self._params = [param for group in self.optimizer_.param_groups for param in group["params"]]
-        self._lr_factor = SCHEDULES[self.plan.learning_rate_schedule]
         self._sends_batch_events = any(
             getattr(type(callback), event) is not getattr(Callback, event)
             for _, callback in self.callbacks_
             for event in _BATCH_EVENTS
         )
-        self._shares: dict[int, torch.Tensor] = {}
+        self._step = EagerStep(
+            self.module_,
+            self.optimizer_,
+            learning_rate=self.plan.learning_rate,
+            learning_rate_schedule=self.plan.learning_rate_schedule,
+            clip_norm=self.plan.clip_norm,
+            clip_value=self.plan.clip_value,
+            on_gradient=self._notify_gradient if self._sends_batch_events else None,
+        )
+        self._final_schedule = ScheduleTensors(self.module_)
         self._good = self.snapshot()
         return self
+
+    def _notify_gradient(self, batch: Batch) -> None:
+        self.notify("on_grad_computed", named_parameters=list(self.module_.named_parameters()), batch=batch, training=True)
 
     def get_split_datasets(self, X, y=None, **fit_params):
         """Return the rows to train and to validate on, which come as a pair."""
@@ -160,45 +170,20 @@ class AutoEncoderNet(NeuralNet):
 
     def train_step(self, batch: Batch, **fit_params: Any) -> dict[str, torch.Tensor]:
         """Take one step and return the terms of the loss."""
-        terms = self.module_.loss(batch, self.module_.schedule(self.progress))
-        share = self._share(batch)
-        # Starting the backward pass at the terms, weighted, saves summing and averaging them first.
-        torch.autograd.backward(list(terms.values()), [share if term.dim() else None for term in terms.values()])
-        if self.plan.clip_value is not None:
-            nn.utils.clip_grad_value_(self._params, self.plan.clip_value)
-        if self.plan.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self._params, self.plan.clip_norm)
-        if self._sends_batch_events:
-            self.notify("on_grad_computed", named_parameters=list(self.module_.named_parameters()), batch=batch, training=True)
-        self.module_.after_step()
-        factor = self._lr_factor(self.progress)
-        for group in self.optimizer_.param_groups:
-            group["lr"] = self.plan.learning_rate * factor
-        self.optimizer_.step()
-        for param in self._params:
-            param.grad = None
+        terms = self._step(batch, self.progress)
         self.step_ += 1
         return terms
-
-    def _share(self, batch: Batch) -> torch.Tensor:
-        """Each row's part in the mean over a batch."""
-        n_rows = batch.weight.shape[0]
-        if self.plan_is_weighted:
-            return batch.weight / n_rows
-        if n_rows not in self._shares:
-            self._shares[n_rows] = batch.weight / n_rows
-        return self._shares[n_rows]
 
     @torch.no_grad()
     def validation_step(self, batch: Batch, **fit_params: Any) -> dict[str, torch.Tensor]:
         """Terms of the loss at the schedule's final values."""
-        return self.module_.loss(batch, self.module_.schedule(1.0))
+        return self.module_.loss(batch, self._final_schedule(1.0)).terms
 
     def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
         """Run over all batches once and record the terms; reads from the device once, at the end."""
         if iterator is None:
             return
-        self.plan_is_weighted = iterator.rows.is_weighted
+        is_weighted = iterator.rows.is_weighted
         self._set_training(training)
         collected: dict[str, list[torch.Tensor]] = {}
         weights: list[torch.Tensor] = []
@@ -210,16 +195,16 @@ class AutoEncoderNet(NeuralNet):
             terms = step_fn(batch)
             for name, term in terms.items():
                 collected.setdefault(name, []).append(term.detach())
-            if self.plan_is_weighted:
+            if is_weighted:
                 weights.append(batch.weight)
             if self._sends_batch_events:
-                weight = batch.weight if self.plan_is_weighted else None
+                weight = batch.weight if is_weighted else None
                 loss = sum(_mean([term.detach()], weight) for term in terms.values())
                 self.notify("on_batch_end", batch=batch, training=training, loss=loss)
         weight = torch.cat(weights) if weights else None
         means = [_mean(values, weight) for values in collected.values()]
         if training:
-            means.append(nn.utils.get_total_norm(self._params))
+            means.append(nn.utils.get_total_norm(self._step.params))
         values = torch.stack(means).tolist()
         for name, value in zip(collected, values, strict=False):
             self.history.record(f"{prefix}_{name}", value)
@@ -234,7 +219,7 @@ class AutoEncoderNet(NeuralNet):
         self._good = self.snapshot()
 
     def notify(self, method_name, **kwargs):
-        """Call the callbacks; those of skorch ask for an end by a KeyboardInterrupt, which is told apart from a real one."""
+        """Call the callbacks; those of skorch ask for an end by a KeyboardInterrupt, which is kept apart from a real one."""
         if method_name != "on_epoch_end":
             return super().notify(method_name, **kwargs)
         self.on_epoch_end(self, **kwargs)
@@ -334,7 +319,6 @@ def train(
                 load_optimizer_state(net.optimizer_, optimizer_state)
             finite = net.run(rows, valid_rows)
         finally:
-            module.after_training()
             for param in module.parameters():
                 param.grad = None
             for param in trained:

@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from skvae.inference.rows import chunks, place
-from skvae.modules import DenoisingModule
-from skvae.modules.base import told_observed
+from skvae.inference.runner import chunks, place
+from skvae.modules import Batch, DenoisingModule
 from skvae.runtime.randomness import PrivateRandomness, private_randomness, seed_streams
 from skvae.training.loader import Rows
 from skvae.training.net import DivergedError, Plan, train
@@ -67,5 +66,5 @@ def _encode_training_rows(module: nn.Module, rows: Rows) -> np.ndarray:
     with torch.no_grad(), private_randomness(module, 0):
         for chunk in chunks(len(rows), _CHUNK_ROWS):
             x, observed = rows.fill(rows.take(torch.arange(chunk.start, chunk.stop, device=rows.device)))
-            codes.append(module.encode(x, **told_observed(observed)).cpu().numpy())
+            codes.append(module.encode(Batch.of(x, observed=observed)).cpu().numpy())
     return np.concatenate(codes)

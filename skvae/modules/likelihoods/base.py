@@ -26,8 +26,7 @@ class Likelihood(nn.Module):
     r"""Base of the likelihoods of independent columns, :math:`-\log p(x|z) = \sum_j w_j e(x_j, \mu_j) + \log Z(w)`.
 
     The weights :math:`w` are the noise. They have a closed-form best value, the inverse mean energy, and the gradient of
-    the loss with respect to them *is* that mean: `update_noise` turns the one into the other, an exponentially
-    averaged M-step.
+    the loss with respect to them *is* that mean: training hands it to `update_noise`, an exponentially averaged M-step.
 
     Parameters
     ----------
@@ -50,6 +49,7 @@ class Likelihood(nn.Module):
     weight: Tensor
     training_weight: Tensor
     log_constant: Tensor
+    log_jacobian: Tensor
     floor: Tensor
     varying: Tensor
     shift: NDArray[np.float64]
@@ -66,6 +66,7 @@ class Likelihood(nn.Module):
         self.register_buffer("weight", torch.full((n_features,), self.unit_weight))
         self.register_buffer("training_weight", torch.full((n_features,), self.unit_weight))
         self.register_buffer("log_constant", torch.zeros(()))
+        self.register_buffer("log_jacobian", torch.zeros(()), persistent=False)
         self.register_buffer("floor", torch.zeros(n_features))
         self.register_buffer("varying", torch.ones(n_features))
         self._set_columns(
@@ -148,7 +149,7 @@ class Likelihood(nn.Module):
         self.has_constant = bool(self.is_constant.any())
         self._center = torch.from_numpy(self.shift.copy() if self.has_noise else np.zeros(self.n_features))
         self._inverse_scale = torch.from_numpy(1.0 / self.scale)
-        self._log_jacobian = float(np.log(self.scale).sum())
+        self.log_jacobian.fill_(float(np.log(self.scale).sum()))
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return what `state_dict` keeps beside the tensors."""
@@ -284,22 +285,28 @@ class Likelihood(nn.Module):
         -------
         Tensor of shape (...,)
         """
+        return self.nll_of(self.energies(target, output, observed), observed)
+
+    def energies(self, target: Tensor, output: Tensor, observed: Tensor | None = None) -> Tensor:
+        """Energies of entries, ``(..., n_features)``, zero for those that are missing; see `nll`."""
         energy = self.energy(target, self.locate(output))
+        return energy if observed is None else energy * observed
+
+    def nll_of(self, energy: Tensor, observed: Tensor | None = None) -> Tensor:
+        """Negative log-likelihood of rows whose `energies` are given, ``(...,)``."""
         if observed is None:
             return fn.weighted_row_sum(energy, self.weight, self.log_constant)
-        unseen = (~observed).to(energy) @ self.log_constants()
-        return fn.weighted_row_sum(energy * observed, self.weight, self.log_constant) - unseen
+        missing = (~observed).to(energy) @ self.log_constants()
+        return fn.weighted_row_sum(energy, self.weight, self.log_constant) - missing
 
     def log_constants(self) -> Tensor:
         """Return each column's part in `log_constant`, ``(n_features,)``."""
-        normalizer = self.log_normalizer(self.weight.detach().unsqueeze(-1))
+        normalizer = self.log_normalizer(self.weight.unsqueeze(-1))
         return normalizer - self._inverse_scale.log().to(self.weight)
 
     def distortion(self, target: Tensor, output: Tensor, observed: Tensor | None = None) -> Tensor:
         """Energy of rows at a noise of one standard deviation per column: half the squared error for a Gaussian."""
-        energy = self.energy(target, self.locate(output))
-        if observed is not None:
-            energy = energy * observed
+        energy = self.energies(target, output, observed)
         return fn.weighted_row_sum(energy, self.training_weight, energy.new_zeros(()))
 
     def mean_energy(self, energy: Tensor, weight: Tensor, observed: Tensor | None = None) -> Tensor:
@@ -319,6 +326,33 @@ class Likelihood(nn.Module):
     def residual(self, target: Tensor, output: Tensor) -> Tensor:
         """Difference, in standardized units, between rows and the mean of the likelihood."""
         return target - self.locate(output)
+
+    def score(self, residual: Tensor, information: Tensor) -> Tensor:
+        """Gradient of the log-likelihood in the decoder's output, from residuals and information."""
+        return residual * information
+
+    def variance(self, output: Tensor) -> Tensor:
+        """Variance of the likelihood in standardized units, entry by entry or per column."""
+        return 1.0 / self.information(output)
+
+    def mixture_moments(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of an equal mixture of the likelihood around several outputs, in standardized units.
+
+        Parameters
+        ----------
+        output : Tensor of shape (n, n_draws, n_features)
+
+        Returns
+        -------
+        mean, variance : Tensor of shape (n, n_features)
+        """
+        mean = self.expectation(output)
+        within = self.variance(output)
+        return mean.mean(1), mean.var(1, correction=0) + (within.mean(1) if within.dim() == 3 else within)
+
+    def surprise(self, x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+        """Nats by which entries ``(n, n_features)`` fall short of the best, under a prediction of this mean and variance."""
+        return 0.5 * (x - mean).square() / variance
 
     def expected_energy(self, residual: Tensor, variance: Tensor) -> Tensor:
         """Mean energy of residuals that are only known up to a normal error of the given variance."""
@@ -353,9 +387,9 @@ class Likelihood(nn.Module):
 
     def log_prob(self, X: Any, output: Tensor) -> NDArray[np.float64]:
         """Log-likelihood of rows of `X`, in nats and in the units of the data, in double precision, ``(n,)``."""
-        weight = self.weight.detach().cpu().double()
+        weight = self.weight.cpu().double()
         energy = self.energy(self._standardize_wide(X), self.locate(output).cpu().double()) * weight
-        constant = float(self.log_normalizer(weight)) + self._log_jacobian
+        constant = float(self.log_normalizer(weight)) + float(np.log(self.scale).sum())
         log_prob: NDArray[np.float64] = -energy.numpy().sum(axis=1) - constant
         return log_prob
 
@@ -386,32 +420,29 @@ class Likelihood(nn.Module):
             self._refresh()
 
     @torch.no_grad()
-    def update_noise(self, rate: float, known: Tensor | None = None) -> None:
-        """Move the noise towards the one that explains the last batch best; its gradient is the mean energy.
+    def update_noise(self, rate: float, energy: Tensor, observed: Tensor | None = None) -> None:
+        """Move the noise towards the one that explains the last batch best.
 
         Parameters
         ----------
         rate : float
-        known : Tensor of shape (n_features,), optional
-            Share of the batch that has a column's entries, where some are missing. They add nothing to the gradient, and the
-            noise moves in proportion to what there is.
+        energy : Tensor of shape (n_features,)
+            Mean energy over the batch, to which missing entries add nothing.
+        observed : Tensor of shape (n_features,), optional
+            Share of the batch that has a column's entries, where some are missing; the noise moves in proportion to it.
         """
-        moment = self.weight.grad
-        if moment is None:
-            return
-        if known is None:
-            self.moment.lerp_(moment.mean() if self.shared else moment, rate)
+        if observed is None:
+            self.moment.lerp_(energy.mean() if self.shared else energy, rate)
         elif self.shared:
-            self.moment.add_(moment.mean() - known.mean() * self.moment, alpha=rate)
+            self.moment.add_(energy.mean() - observed.mean() * self.moment, alpha=rate)
         else:
-            self.moment.add_(moment - known * self.moment, alpha=rate)
-        self.weight.grad = None
+            self.moment.add_(energy - observed * self.moment, alpha=rate)
         self._refresh()
 
     def _refresh(self) -> None:
         weight = self.unit_weight / torch.maximum(self.moment, self.floor)
         self.weight.copy_(weight)
-        self.log_constant.copy_(self.log_normalizer(weight) + self._log_jacobian)
+        self.log_constant.copy_(self.log_normalizer(weight) + self.log_jacobian)
 
     def noise_scale(self) -> NDArray[np.float64]:
         """Scale parameter of the noise of every column, in the units of the data."""

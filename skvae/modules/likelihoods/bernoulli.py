@@ -13,6 +13,8 @@ from skvae import functional as fn
 from skvae.data.columns import ColumnStatistics, has_missing
 from skvae.modules.likelihoods.base import Likelihood, zero_where_missing
 
+_SURE = 1e-6  # least probability of what is predicted not to happen
+
 
 class Bernoulli(Likelihood):
     """Probabilities for entries in [0, 1]; the data is taken as it is, neither shifted nor scaled."""
@@ -51,6 +53,23 @@ class Bernoulli(Likelihood):
     def residual(self, target: Tensor, output: Tensor) -> Tensor:
         """Difference between rows and their probabilities."""
         return target - torch.sigmoid(output)
+
+    def score(self, residual: Tensor, information: Tensor) -> Tensor:
+        """Gradient of the log-likelihood in the logits, which is the residual itself."""
+        return residual
+
+    def variance(self, output: Tensor) -> Tensor:
+        return self.information(output)
+
+    def mixture_moments(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of a mixture, which is a Bernoulli distribution itself; see `Likelihood.mixture_moments`."""
+        mean = self.expectation(output).mean(1)
+        return mean, mean * (1.0 - mean)
+
+    def surprise(self, x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+        mean = mean.clamp(_SURE, 1.0 - _SURE)
+        missed = torch.xlogy(x, x / mean) + torch.xlogy(1.0 - x, (1.0 - x) / (1.0 - mean))
+        return missed.clamp(min=0.0)
 
     def _standardize_wide(self, X: Any, rows: Any = slice(None)) -> Tensor:
         return self._block(X, rows).to(torch.float64, copy=True)

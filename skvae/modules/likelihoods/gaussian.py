@@ -28,11 +28,11 @@ class Gaussian(Likelihood):
         return residual.square() + variance
 
     def noise_scale(self) -> NDArray[np.float64]:
-        return self.scale / np.sqrt(2.0 * self.weight.detach().cpu().double().numpy())
+        return self.scale / np.sqrt(2.0 * self.weight.cpu().double().numpy())
 
     def scatter(self, output: Tensor, generator: torch.Generator) -> Tensor:
         noise = torch.randn(output.shape, generator=generator, device=output.device, dtype=output.dtype)
         return self.scatter_by(output, noise)
 
     def scatter_by(self, output: Tensor, noise: Tensor) -> Tensor:
-        return self.locate(output) + noise * (2.0 * self.weight.detach()).rsqrt()
+        return self.locate(output) + noise * (2.0 * self.weight).rsqrt()

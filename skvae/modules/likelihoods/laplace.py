@@ -34,7 +34,7 @@ class Laplace(Likelihood):
         return residual * torch.erf(ratio) + spread / math.sqrt(math.pi) * torch.exp(-ratio.square())
 
     def noise_scale(self) -> NDArray[np.float64]:
-        scale: NDArray[np.float64] = self.scale / self.weight.detach().cpu().double().numpy()
+        scale: NDArray[np.float64] = self.scale / self.weight.cpu().double().numpy()
         return scale
 
     def scatter(self, output: Tensor, generator: torch.Generator) -> Tensor:
@@ -44,4 +44,4 @@ class Laplace(Likelihood):
 
     def scatter_by(self, output: Tensor, noise: Tensor) -> Tensor:
         tail = (2.0 * fn.normal_cdf(-noise.abs())).clamp(min=torch.finfo(noise.dtype).tiny)
-        return self.locate(output) - noise.sign() * tail.log() / self.weight.detach()
+        return self.locate(output) - noise.sign() * tail.log() / self.weight

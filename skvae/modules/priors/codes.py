@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skvae.modules.base import Schedule, TrainableModule
-from skvae.modules.batch import Batch
+from skvae.modules.batch import Batch, Loss
 
 CodeShape = tuple[int, ...]
 
@@ -134,9 +134,9 @@ class CodePrior(TrainableModule):
         logits = self.logits(codes, upper, condition)
         return -F.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="none").view(codes.shape)
 
-    def loss(self, batch: Batch, schedule: Schedule) -> dict[str, Tensor]:
+    def loss(self, batch: Batch, schedule: Schedule) -> Loss:
         """Negative log-probability of a row's own codes."""
-        return {"codes": -self.log_prob(batch.x, batch.condition).sum(1)}
+        return Loss({"codes": -self.log_prob(batch.x, batch.condition).sum(1)}, {})
 
     def draw(
         self,

@@ -205,7 +205,7 @@ class PixelSNAILPrior(AutoregressivePrior):
         self.width = width
         self.sides = as_grid(self.shape)
         self.input = CodeInput(self.shape, n_embeddings, width)
-        self.told = nn.Linear(self.n_conditions, width) if self.n_conditions else None
+        self.condition_map = nn.Linear(self.n_conditions, width) if self.n_conditions else None
         self.over = Over(self.shape, self.upper, width) if self.upper else None
         self.around = nn.Sequential(*(_Residual(width, self.sides) for _ in range(2 if self.upper else 0)))
         self.embedding_dropout = nn.Dropout(dropout)
@@ -280,12 +280,12 @@ class PixelSNAILPrior(AutoregressivePrior):
 
     def _given(self, upper: Tensor | None, condition: Tensor | None) -> Tensor | None:
         """Return what every gate gets of the levels above and the condition, ``(n, 1 or n_codes, width)``."""
-        told = None
-        if self.told is not None:
+        embedded = None
+        if self.condition_map is not None:
             assert condition is not None, "the prior was built for rows with a condition"
-            told = self.told(condition.to(self.out.weight.dtype)).unsqueeze(1)
+            embedded = self.condition_map(condition.to(self.out.weight.dtype)).unsqueeze(1)
         if self.over is None:
-            return told
+            return embedded
         assert upper is not None, "the prior was built for rows with levels above"
         around: Tensor = self.around(self.over(upper))
-        return around if told is None else around + told
+        return around if embedded is None else around + embedded

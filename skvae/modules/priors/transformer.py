@@ -285,7 +285,7 @@ class TransformerPrior(AutoregressivePrior):
             raise ValueError(f"width must be a multiple of n_heads, got {width} and {n_heads}")
         self.width = width
         self.start = nn.Parameter(torch.randn(width) * _EMBEDDING_SCALE)
-        self.told = nn.Linear(self.n_conditions, width) if self.n_conditions else None
+        self.condition_map = nn.Linear(self.n_conditions, width) if self.n_conditions else None
         self.input = CodeInput(self.shape, n_embeddings, width)
         self.prefix = nn.Sequential(*(Tables(1, size, width) for _, size in self.upper))
         self.prefix_positions = nn.Sequential(*(Positions(sides, width) for sides, _ in self.upper))
@@ -360,25 +360,25 @@ class TransformerPrior(AutoregressivePrior):
         logits: Tensor = self.out(self.norm(x))
         return logits
 
-    def _told(self, condition: Tensor | None) -> Tensor | None:
-        if self.told is None:
+    def _embedded(self, condition: Tensor | None) -> Tensor | None:
+        if self.condition_map is None:
             return None
         assert condition is not None, "the prior was built for rows with a condition"
-        told: Tensor = self.told(condition.to(self.start.dtype))
-        return told.unsqueeze(1)
+        embedded: Tensor = self.condition_map(condition.to(self.start.dtype))
+        return embedded.unsqueeze(1)
 
     def _given(self, n: int, upper: Tensor | None, condition: Tensor | None) -> Tensor | None:
         """Return what the condition and the levels above add to own positions, ``(n, 1 or n_codes, width)``."""
-        told = self._told(condition)
+        embedded = self._embedded(condition)
         if not self.upper:
-            return told
+            return embedded
         over: Tensor = self.over(upper)
-        return over if told is None else over + told
+        return over if embedded is None else over + embedded
 
     def _prefix(self, n: int, upper: Tensor | None, condition: Tensor | None) -> Tensor:
         """Tokens before own codes, ``(n, 1 + n_upper, width)``."""
-        told = self._told(condition)
-        tokens = [self.start.expand(n, 1, -1) if told is None else self.start + told]
+        embedded = self._embedded(condition)
+        tokens = [self.start.expand(n, 1, -1) if embedded is None else self.start + embedded]
         if self.upper:
             assert upper is not None, "the prior was built for rows with levels above"
             parts = torch.split(upper, [math.prod(sides) for sides, _ in self.upper], dim=1)

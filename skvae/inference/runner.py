@@ -1,0 +1,165 @@
+"""The one loop over chunks of rows, such that a row's result does not depend on its neighbors.
+
+Matrix products of different shapes differ in their last bits, so every pass has the same number of rows: a chunk that is
+padded with zeros at the end. The number depends on the network alone. Rows begin at cache lines for the same reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from skvae.data.columns import has_missing
+from skvae.modules import Batch
+from skvae.runtime.alignment import aligned_rows, aligned_zeros
+from skvae.runtime.randomness import private_randomness
+from skvae.runtime.threads import one_thread, threads_for
+
+CHUNK_WORK = 2**28  # multiply-adds a chunk may take
+MAX_ROWS, MIN_ROWS = 2048, 64
+MIN_SCORE_ROWS = 32
+CHUNK_FLOATS = 2**22  # numbers the widest layer may hold when many draws are decoded at once
+_SEED = 20140130  # of what networks of the user's own draw
+
+
+def chunk_rows(module: nn.Module) -> int:
+    """Rows of a chunk: a power of two, smaller for larger networks."""
+    rows = CHUNK_WORK // max(1, module.row_work)
+    return min(MAX_ROWS, max(MIN_ROWS, 1 << max(0, rows.bit_length() - 1)))
+
+
+def score_rows(module: nn.Module, n_draws: int) -> int:
+    """Rows of a chunk when each row is decoded `n_draws` times, or as often as the slopes of a decoder take.
+
+    They are enough for all entries of a layer to be computed many at once, with none left over for the last rows, or one.
+    """
+    n_draws = max(n_draws, module.slope_decodes)
+    rows = min(CHUNK_FLOATS // (module.widest_layer * n_draws), max(MIN_SCORE_ROWS, CHUNK_WORK // (module.row_work * n_draws)))
+    return min(chunk_rows(module), 1 << (rows.bit_length() - 1)) if rows >= MIN_SCORE_ROWS else 1
+
+
+def chunks(n_rows: int, size: int) -> Iterator[slice]:
+    """Cut rows into slices of a size, the last of which may be shorter."""
+    for start in range(0, n_rows, size):
+        yield slice(start, min(start + size, n_rows))
+
+
+def place(module: nn.Module, device: torch.device) -> None:
+    """Move a module to a device and put it in evaluation mode; costs next to nothing where it is already."""
+    here = next(module.parameters()).device
+    if here.type != device.type or (device.index is not None and here.index != device.index):
+        module.to(device)
+    if module.training:
+        module.eval()
+
+
+def misses_entries(module: nn.Module, X: Any) -> bool:
+    """Whether some of the rows' entries are missing, for a module that takes such rows."""
+    return module.takes_missing and has_missing(X)
+
+
+class Runner:
+    """A trained module at work on rows, chunk by chunk, in evaluation mode and without gradients.
+
+    Parameters
+    ----------
+    module : TrainableModule
+    device : torch.device
+    size : int, optional
+        Rows of a chunk; by default as many as suit the network.
+    scores : bool, default=False
+        Whether rows are scored, for which some modules solve a small system per row.
+    """
+
+    def __init__(self, module: nn.Module, device: torch.device, *, size: int | None = None, scores: bool = False):
+        self.module, self.device, self.scores = module, device, scores
+        self.size = chunk_rows(module) if size is None else size
+
+    def map(self, function: Callable[[slice], Any], n_rows: int) -> Any:
+        """Call a function of every chunk and put together what it returns for the rows.
+
+        Parameters
+        ----------
+        function : callable
+            Takes a slice of rows and returns a Tensor, an ndarray or a tuple of these, with at least one entry for every row;
+            what stands behind the rows is dropped.
+        n_rows : int
+
+        Returns
+        -------
+        ndarray of shape (n_rows, ...), or a tuple of such
+        """
+        place(self.module, self.device)
+        threads = one_thread() if self.module.depends_on_threads else threads_for(self.module, self.size, solves=self.scores)
+        aligned = aligned_rows(self.device, self.module, scores=self.scores)
+        results: list[np.ndarray] = []
+        is_tuple = False
+        with torch.no_grad(), threads, aligned, private_randomness(self.module, _SEED):
+            for rows in chunks(max(n_rows, 1), self.size):  # of no rows, one chunk tells the shapes
+                parts = function(rows)
+                is_tuple = isinstance(parts, tuple)
+                parts = [_as_array(part)[: rows.stop - rows.start] for part in (parts if is_tuple else (parts,))]
+                if not results:
+                    results = [np.empty((n_rows, *part.shape[1:]), dtype=part.dtype) for part in parts]
+                for result, part in zip(results, parts, strict=True):
+                    result[rows] = part[:n_rows]
+        return tuple(results) if is_tuple else results[0]
+
+    def batches(
+        self,
+        X: Any,
+        condition: np.ndarray | None = None,
+        noise: Callable[[slice, torch.Tensor], dict[str, torch.Tensor]] | None = None,
+    ) -> Callable[[slice], Batch]:
+        """Return a function that makes a batch of a slice of rows, padded with zeros to a chunk's size.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_samples, ..., n_features) or CSR matrix of shape (n_samples, n_features)
+            In the units of the data.
+        condition : ndarray of shape (n_samples, n_conditions), optional
+        noise : callable, optional
+            Takes a slice and its standardized rows on the CPU, and returns the noise of the batch.
+        """
+        likelihood, device = self.module.likelihood, self.device
+        missing = misses_entries(self.module, X)
+        if X.ndim == 2:
+            buffer = aligned_zeros(self.size, X.shape[1])
+        else:
+            buffer = torch.zeros(self.size, *X.shape[1:])
+        conditions = None if condition is None else self.padded(condition)
+
+        def batch(rows: slice) -> Batch:
+            n_rows = min(rows.stop, X.shape[0]) - rows.start
+            likelihood.standardize(X, rows, out=buffer)
+            buffer[n_rows:] = 0.0
+            x, observed = buffer.to(device), None
+            if missing:
+                filled, observed = likelihood.fill(x)
+                x = aligned_zeros(*x.shape).to(device).copy_(filled) if x.dim() == 2 else filled
+            drawn = None if noise is None else noise(rows, x.cpu())
+            return Batch.of(x, condition=None if conditions is None else conditions(rows), observed=observed, noise=drawn)
+
+        return batch
+
+    def padded(self, values: np.ndarray) -> Callable[[slice], torch.Tensor]:
+        """Return a function that takes a slice of an array to the device, in single precision and padded to a chunk's size."""
+
+        def take(rows: slice) -> torch.Tensor:
+            part = torch.from_numpy(values[rows].astype(np.float32))
+            if values.ndim == 2:
+                buffer = aligned_zeros(self.size, values.shape[1])
+            else:
+                buffer = torch.zeros(self.size, *values.shape[1:])
+            buffer[: len(part)] = part
+            return buffer.to(self.device)
+
+        return take
+
+
+def _as_array(values: Any) -> np.ndarray:
+    return values.cpu().numpy() if isinstance(values, torch.Tensor) else values

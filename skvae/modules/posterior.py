@@ -1,0 +1,173 @@
+"""Approximate posteriors of codes: diagonal Gaussians, and the Laplace approximation behind autoencoders without one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from skvae.functional import normal_log_prob
+
+Moments = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+class Proposal(NamedTuple):
+    """Draws of codes and their log-densities.
+
+    Attributes
+    ----------
+    z : Tensor of shape (n, n_draws, n_components)
+    log_q : Tensor of shape (n, n_draws)
+    """
+
+    z: Tensor
+    log_q: Tensor
+
+
+class DiagonalNormal(NamedTuple):
+    """Normal distributions with independent components.
+
+    Attributes
+    ----------
+    mean, log_var : Tensor of shape (n, n_components)
+    """
+
+    mean: Tensor
+    log_var: Tensor
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """Turn standard normal numbers, ``(n, n_components)`` or ``(n, n_draws, n_components)``, into draws."""
+        std = torch.exp(0.5 * self.log_var)
+        if noise.dim() == 2:
+            return torch.addcmul(self.mean, noise, std)
+        return torch.addcmul(self.mean.unsqueeze(1), noise, std.unsqueeze(1))
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density of draws ``(n, n_components)`` or ``(n, n_draws, n_components)``."""
+        mean, log_var = self if z.dim() == 2 else (part.unsqueeze(1) for part in self)
+        return normal_log_prob(z, mean, log_var)
+
+    def propose(self, noise: Tensor) -> Proposal:
+        """Draws from standard normal numbers ``(n, n_draws, n_components)``, with their log-densities."""
+        normalizer = self.mean.shape[-1] * math.log(2.0 * math.pi)
+        return Proposal(self.from_noise(noise), -0.5 * (noise.square().sum(-1) + self.log_var.sum(-1, keepdim=True) + normalizer))
+
+
+class Free(NamedTuple):
+    """Entries of codes that a posterior leaves uncertain, and their Gaussian prior.
+
+    Attributes
+    ----------
+    positions : Tensor of int, shape (n, n_free)
+    active : Tensor of bool, shape (n, n_free)
+        Entries that are not stay where they are.
+    mean : Tensor of shape (n_free,) or (n, n_free)
+    precision : Tensor of shape (n_free, n_free) or (n, n_free, n_free)
+    """
+
+    positions: Tensor
+    active: Tensor
+    mean: Tensor
+    precision: Tensor
+
+
+class LaplacePosterior:
+    r"""Laplace approximations of the posteriors of codes, around one Newton step.
+
+    With :math:`J` the slope of the decoder at the code, :math:`W` the likelihood's information and :math:`\Lambda` the codes'
+    prior precision, a normal distribution of precision :math:`\Lambda + J^\top W J`. Where decoder and noise are linear and
+    Gaussian it is the posterior itself.
+
+    Parameters
+    ----------
+    code : Tensor of shape (n, n_components)
+    free : Free
+    slopes : Tensor of shape (n, n_free, n_features) or (1, n_free, n_features)
+    """
+
+    def __init__(self, code: Tensor, free: Free, slopes: Tensor):
+        exact = exact_dtype(code)
+        self.exact, self.free, self.slopes = exact, free, slopes.to(exact)
+        self.away = (free.mean - code.gather(1, free.positions)).to(exact) * free.active
+
+    def step(self, force: Tensor, information: Tensor) -> tuple[Tensor, Tensor]:
+        """Newton step from the code and Cholesky factor of the precision.
+
+        Parameters
+        ----------
+        force : Tensor of shape (n, n_features)
+            Gradient of the log-likelihood in the decoder's output.
+        information : Tensor of shape (n_features,) or (n, n_features)
+        """
+        slopes, force, information = self.slopes, force.to(self.exact), information.to(self.exact)
+        weighted = slopes * information.unsqueeze(-2)
+        prior = self.free.precision.to(self.exact)
+        precision = prior + weighted @ slopes.mT
+        jitter = 1e-6 * precision.diagonal(dim1=-2, dim2=-1).mean(-1)
+        precision = precision + jitter[..., None, None] * torch.eye(slopes.shape[1], dtype=self.exact, device=slopes.device)
+        gradient = _times(force, slopes.mT) + _times(self.away, prior)
+        factor = torch.linalg.cholesky(precision)
+        if len(factor) == 1:
+            return torch.cholesky_solve(gradient.mT, factor[0]).mT, factor
+        return torch.cholesky_solve(gradient.unsqueeze(-1), factor).squeeze(-1), factor
+
+    def residual_moments(self, residual: Tensor, score: Callable[[Tensor, Tensor], Tensor]) -> Moments:
+        """Mean and variance of the residuals under the posteriors, as a function of the information.
+
+        Parameters
+        ----------
+        residual : Tensor of shape (n, n_features)
+            At the codes.
+        score : callable
+            Gradient of the log-likelihood in the output, from residuals and information.
+        """
+
+        def moments(information: Tensor) -> tuple[Tensor, Tensor]:
+            step, factor = self.step(score(residual.to(self.exact), information.to(self.exact)), information)
+            half = torch.linalg.solve_triangular(factor, self.slopes.to(factor), upper=False)
+            return residual - _times(step.to(residual), self.slopes.to(residual)), half.square().sum(1)
+
+        return moments
+
+    def wide_residual_moments(self, residual: Tensor) -> Moments:
+        """Mean and variance of the residuals, where codes are wider than rows: in systems of the rows' size.
+
+        By Woodbury's identity, with S the variance that the prior gives the output, G the inverse of S + W^-1 and t what the
+        output would change if the code moved to the prior's mean, the residuals have mean W^-1 G (r - t) and covariance
+        W^-1 - W^-1 G W^-1.
+        """
+        prior = self.free.precision.to(self.exact)
+        half = torch.linalg.solve_triangular(torch.linalg.cholesky(prior), self.slopes, upper=False)
+        variance = half.mT @ half
+        distance = residual.to(self.exact) - _times(self.away, self.slopes)
+
+        def moments(information: Tensor) -> tuple[Tensor, Tensor]:
+            noise = 1.0 / information.to(self.exact)
+            inverse = torch.cholesky_inverse(torch.linalg.cholesky(variance + torch.diag_embed(noise)))
+            return noise * _times(distance, inverse), noise - noise.square() * inverse.diagonal(dim1=-2, dim2=-1)
+
+        return moments
+
+
+def colored(noise: Tensor, factor: Tensor) -> Tensor:
+    """Give standard normal draws ``(n, n_draws, m)`` the precision whose Cholesky factor, of each row or of all, is `factor`."""
+    if len(factor) == 1:
+        flat: Tensor = torch.linalg.solve_triangular(factor[0].mT, noise.flatten(0, 1).mT, upper=True).mT
+        return torch.unflatten(flat, 0, noise.shape[:2])
+    drawn: Tensor = torch.linalg.solve_triangular(factor.mT, noise.mT, upper=True).mT
+    return drawn
+
+
+def _times(rows: Tensor, matrices: Tensor) -> Tensor:
+    """Multiply every row ``(n, a)`` by its matrix ``(n, a, b)``, or by one ``(1, a, b)`` or ``(a, b)`` for all."""
+    if matrices.dim() == 2 or len(matrices) == 1:
+        return rows @ (matrices if matrices.dim() == 2 else matrices[0])
+    return (rows.unsqueeze(1) @ matrices).squeeze(1)
+
+
+def exact_dtype(tensor: Tensor) -> torch.dtype:
+    """Precision for linear systems: double, where the device has it."""
+    return torch.float32 if tensor.device.type == "mps" else torch.float64

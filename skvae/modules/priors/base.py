@@ -1,0 +1,86 @@
+"""What every prior of real-valued codes offers."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from skvae.functional import gaussian_kl
+from skvae.modules.posterior import DiagonalNormal
+
+
+class Prior(nn.Module):
+    """Distribution of codes, p(z) or p(z|c): the one place that says where codes come from.
+
+    A prior defines `log_prob` and `from_noise`, and whatever of the rest it can do better than by draws.
+
+    Parameters
+    ----------
+    n_components : int
+        Size of a code.
+    """
+
+    def __init__(self, n_components: int):
+        super().__init__()
+        self.n_components = n_components
+
+    @property
+    def n_noise(self) -> int:
+        """How many standard normal numbers a draw takes."""
+        return self.n_components
+
+    def log_prob(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Log-density of codes in nats.
+
+        Parameters
+        ----------
+        z : Tensor of shape (n, n_components) or (n, n_draws, n_components)
+        condition : Tensor of shape (n, n_conditions) or None
+
+        Returns
+        -------
+        Tensor of shape (n,) or (n, n_draws)
+        """
+        raise NotImplementedError
+
+    def kl(self, q: DiagonalNormal, z: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Divergence of posteriors from the prior, by default estimated from draws.
+
+        Parameters
+        ----------
+        q : DiagonalNormal
+            Of shape ``(n, n_components)``.
+        z : Tensor of shape (n, n_components) or (n, n_draws, n_components)
+            Draws from it.
+        condition : Tensor of shape (n, n_conditions) or None
+
+        Returns
+        -------
+        Tensor of shape (n,)
+            Nats.
+        """
+        draws = z if z.dim() == 3 else z.unsqueeze(1)
+        return (q.log_prob(draws) - self.log_prob(draws, condition)).mean(1)
+
+    def component_kl(self, q: DiagonalNormal, condition: Tensor | None = None) -> Tensor:
+        """Divergence of every component of posteriors from what the codes are like altogether, ``(n, n_components)``.
+
+        The sum over components is `kl` where the prior's components are independent normal distributions; by default, each
+        component is compared with the normal distribution of the mean and the variance that it has over the rows.
+        """
+        mean = q.mean.mean(0)
+        log_var = (q.log_var.exp().mean(0) + q.mean.var(0, correction=0)).log()
+        return gaussian_kl(q.mean, q.log_var, mean, log_var, per_component=True)
+
+    def from_noise(self, noise: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Turn standard normal numbers into codes.
+
+        Parameters
+        ----------
+        noise : Tensor of shape (n, n_noise) or (n, n_draws, n_noise)
+        condition : Tensor of shape (n, n_conditions) or None
+
+        Returns
+        -------
+        Tensor of shape (n, n_components) or (n, n_draws, n_components)
+        """
+        raise NotImplementedError

@@ -1,0 +1,104 @@
+"""Ways of taking a training step: the same arithmetic of a module, run differently.
+
+A module's `loss` is pure and its schedule's values are tensors, so that a step can be run operation by operation, and by a class
+beside this one in other ways: recorded once and replayed, or for several modules of one shape at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from skvae.modules import Batch, TrainableModule
+from skvae.training.schedules import SCHEDULES
+
+
+class Step(Protocol):
+    """One training step."""
+
+    def __call__(self, batch: Batch, progress: float) -> dict[str, torch.Tensor]:
+        """Take a step, a fraction `progress` of the run behind it, and return the terms of the loss before it."""
+
+
+class EagerStep:
+    """One step, run operation by operation.
+
+    Parameters
+    ----------
+    module : TrainableModule
+    optimizer : Optimizer
+        Over the module's parameters.
+    learning_rate : float
+    learning_rate_schedule : str
+        A name in `SCHEDULES`.
+    clip_norm, clip_value : float or None
+        Largest norm of the whole gradient, and largest size of its entries.
+    on_gradient : callable or None
+        Called with the batch once gradients are there and clipped.
+    """
+
+    def __init__(
+        self,
+        module: TrainableModule,
+        optimizer: torch.optim.Optimizer,
+        *,
+        learning_rate: float,
+        learning_rate_schedule: str = "constant",
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        on_gradient: Callable[[Batch], Any] | None = None,
+    ):
+        self.module, self.optimizer = module, optimizer
+        self.learning_rate, self.rate_factor = learning_rate, SCHEDULES[learning_rate_schedule]
+        self.clip_norm, self.clip_value, self.on_gradient = clip_norm, clip_value, on_gradient
+        self.params = [param for group in optimizer.param_groups for param in group["params"]]
+        self.schedule = ScheduleTensors(module)
+        self._shares: dict[int, torch.Tensor] = {}
+
+    def __call__(self, batch: Batch, progress: float) -> dict[str, torch.Tensor]:
+        terms, learned = self.module.loss(batch, self.schedule(progress))
+        # Starting the backward pass at the terms, weighted, saves summing and averaging them first.
+        share = batch.weight / len(batch.weight)
+        torch.autograd.backward(list(terms.values()), [share if term.dim() else None for term in terms.values()])
+        if self.clip_value is not None:
+            nn.utils.clip_grad_value_(self.params, self.clip_value)
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.params, self.clip_norm)
+        if self.on_gradient is not None:
+            self.on_gradient(batch)
+        self.module.after_step(learned)
+        rate = self.learning_rate * self.rate_factor(progress)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        for param in self.params:
+            param.grad = None
+        return terms
+
+
+class ScheduleTensors:
+    """Values of a module's schedule as tensors of shape ``()``, which are overwritten in place.
+
+    Parameters
+    ----------
+    module : TrainableModule
+    """
+
+    def __init__(self, module: TrainableModule):
+        self._module, self._device = module, next(module.parameters()).device
+        self._values: dict[str, float] = {}
+        self._tensors: dict[str, torch.Tensor] = {}
+
+    def __call__(self, progress: float) -> dict[str, torch.Tensor]:
+        """Tensors with the values at `progress`; the same ones at every call."""
+        values = self._module.schedule(progress)
+        if values != self._values:
+            for name, value in values.items():
+                if name not in self._tensors:
+                    self._tensors[name] = torch.empty((), device=self._device)
+                self._tensors[name].fill_(value)
+            self._values = values
+        return self._tensors
