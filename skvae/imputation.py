@@ -13,10 +13,11 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
 from skvae.estimators import VAETransformer
-from skvae.estimators import _validation as check
+from skvae.estimators import _checks as check
 from skvae.estimators._base import MAX_SEED
 from skvae.estimators._continuous import ContinuousAutoEncoder
 from skvae.estimators._imputing import SIGNS, ImportanceWeightedVAE
+from skvae.estimators._rollback import unchanged_on_failure
 from skvae.inference.imputation import impute
 from skvae.modules import MECHANISMS
 from skvae.runtime.randomness import seed_streams
@@ -164,7 +165,7 @@ class AutoencoderImputer(TransformerMixin, BaseEstimator):
         ValueError
             If a parameter or X is not as it should be, or X has no entry at all.
         """
-        with check.unchanged_on_failure(self):
+        with unchanged_on_failure(self):
             check.check_missing_values(self)
             model = self._model()
             X = self._check_rows(X, reset=True)

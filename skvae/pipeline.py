@@ -9,8 +9,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from skvae.estimators._checks import check_count
 from skvae.estimators._density import sample_density
-from skvae.estimators._validation import check_count
 
 
 def sample(estimator, n_samples=1, *, y=None, mean=False, random_state=None):

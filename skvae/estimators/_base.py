@@ -18,7 +18,8 @@ from sklearn.utils.validation import check_is_fitted
 from skvae import inference
 from skvae.data import Table
 from skvae.data.columns import SpreadError
-from skvae.estimators import _validation as check
+from skvae.estimators import _checks as check
+from skvae.estimators._rollback import unchanged_on_failure
 from skvae.inference.anomaly import References, Scorer, draw_references, reconstruction_entries
 from skvae.modules import ACTIVATIONS, LIKELIHOODS, NOISE_MODES, NORMALIZATIONS, Conv, LatentModule, Net
 from skvae.runtime.randomness import PrivateRandomness, seed_streams
@@ -142,7 +143,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         if once and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True: one pass has nothing to stop.")
         resume = hasattr(self, "module_") and (once or self.warm_start)
-        with check.unchanged_on_failure(self), torch.inference_mode(False):
+        with unchanged_on_failure(self), torch.inference_mode(False):
             callbacks = check.check_net_params(self.net_params)
             device = check.resolve_device(self.device)
             goes_on = once and resume
@@ -224,7 +225,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         return data
 
     def _check_rows(self, X: Any, *, reset: bool, min_rows: int = 1, sets_form: bool = False) -> Any:
-        """Rows as a checked array; see `_validation.check_rows`."""
+        """Rows as a checked array; see `_checks.check_rows`."""
         return check.check_rows(self, X, reset=reset, min_rows=min_rows, sets_form=sets_form)
 
     def _check_network(self, module: LatentModule) -> None:

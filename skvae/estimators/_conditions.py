@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.utils.multiclass import type_of_target
 
 from skvae.data.columns import ColumnStatistics, SpreadError
-from skvae.estimators._validation import as_array
+from skvae.estimators._checks import as_array
 
 _REMEMBERED = 1000  # conditions in numbers that are kept to draw from
 _SEED = 20140130

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skvae import inference
-from skvae.estimators import _validation as check
+from skvae.estimators import _checks as check
 from skvae.estimators._base import BaseAutoEncoder
 
 

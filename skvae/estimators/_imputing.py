@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from skvae.data.columns import has_missing
-from skvae.estimators import _validation as check
+from skvae.estimators import _checks as check
 from skvae.estimators.vae import VAETransformer
 from skvae.modules import MIWAEModule
 

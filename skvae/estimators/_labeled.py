@@ -9,8 +9,8 @@ from sklearn.base import clone
 from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
+from skvae.estimators._checks import as_array
 from skvae.estimators._conditions import check_entries, sort_labels
-from skvae.estimators._validation import as_array
 from skvae.estimators.cvae import CVAE
 
 

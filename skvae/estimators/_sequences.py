@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_array, validate_data
 
-from skvae.estimators import _validation as check
+from skvae.estimators import _checks as check
 
 MIN_TIMESTEPS = 2
 

@@ -8,7 +8,7 @@ from sklearn.utils._param_validation import HasMethods
 
 from skvae import inference
 from skvae.data import Table
-from skvae.estimators import _validation as check
+from skvae.estimators import _checks as check
 from skvae.estimators._continuous import ContinuousAutoEncoder
 from skvae.estimators._density import (
     GaussianDensity,

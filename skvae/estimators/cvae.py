@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from skvae import inference
 from skvae.data import Table
 from skvae.data.columns import SpreadError
-from skvae.estimators import _validation as check
+from skvae.estimators import _checks as check
 from skvae.estimators._base import MAX_SEED, BaseAutoEncoder
 from skvae.estimators._conditions import Conditions
 from skvae.estimators._docs import document

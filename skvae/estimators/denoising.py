@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skvae.estimators import _validation as check
+from skvae.estimators import _checks as check
 from skvae.estimators._docs import document
 from skvae.estimators.autoencoder import AutoEncoder
 from skvae.modules import CORRUPTIONS, DenoisingModule, LatentModule

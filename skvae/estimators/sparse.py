@@ -14,7 +14,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skvae import inference
 from skvae.data import Table
 from skvae.data.columns import row_blocks
-from skvae.estimators import _validation as check
+from skvae.estimators import _checks as check
 from skvae.estimators._continuous import ContinuousAutoEncoder
 from skvae.estimators._density import ActivityDensity, blend_moments, code_moments
 from skvae.estimators._docs import document

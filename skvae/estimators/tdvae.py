@@ -12,7 +12,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from skvae.data import Table
-from skvae.estimators import _validation as check
+from skvae.estimators import _checks as check
 from skvae.estimators._base import BaseAutoEncoder
 from skvae.estimators._docs import document
 from skvae.estimators._sequences import MIN_TIMESTEPS, check_sequences, columns_of_rows, holds_rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from skvae import inference
-from skvae.estimators import _validation as check
+from skvae.estimators import _checks as check
 from skvae.estimators._docs import document
 from skvae.estimators._latent import LatentWalksMixin
 from skvae.estimators._variational import VariationalAutoEncoder

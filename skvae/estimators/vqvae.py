@@ -21,7 +21,7 @@ from torch import nn
 
 from skvae import inference
 from skvae.data import Table
-from skvae.estimators import _validation as check
+from skvae.estimators import _checks as check
 from skvae.estimators._base import REMEMBERED_ROWS, BaseAutoEncoder
 from skvae.estimators._conditions import Conditions
 from skvae.estimators._docs import document

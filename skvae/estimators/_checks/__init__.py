@@ -1,0 +1,58 @@
+"""Checks of what users pass in, a file for each subject; estimators call them as ``check.check_rows``."""
+
+from skvae.estimators._checks.codes import check_codes, check_discrete_codes
+from skvae.estimators._checks.columns import check_columns, check_mask, refuse_text
+from skvae.estimators._checks.images import check_image_shape
+from skvae.estimators._checks.labels import as_array, check_labels
+from skvae.estimators._checks.missing import (
+    MISSING_VALUES,
+    check_missing,
+    check_missing_values,
+    empty_rows,
+    is_nan,
+    mark_missing,
+    missing_entries,
+)
+from skvae.estimators._checks.networks import check_architecture, check_corruption, check_hidden_layer_sizes, check_network
+from skvae.estimators._checks.parameters import (
+    check_anomaly_method,
+    check_count,
+    check_net_params,
+    check_prior_params,
+    check_sizes,
+    resolve_device,
+)
+from skvae.estimators._checks.rows import check_rows, validate_rows
+from skvae.estimators._checks.weights import check_score_weights, check_weights
+
+__all__ = [
+    "MISSING_VALUES",
+    "as_array",
+    "check_anomaly_method",
+    "check_architecture",
+    "check_codes",
+    "check_columns",
+    "check_corruption",
+    "check_count",
+    "check_discrete_codes",
+    "check_hidden_layer_sizes",
+    "check_image_shape",
+    "check_labels",
+    "check_mask",
+    "check_missing",
+    "check_missing_values",
+    "check_net_params",
+    "check_network",
+    "check_prior_params",
+    "check_rows",
+    "check_score_weights",
+    "check_sizes",
+    "check_weights",
+    "empty_rows",
+    "is_nan",
+    "mark_missing",
+    "missing_entries",
+    "refuse_text",
+    "resolve_device",
+    "validate_rows",
+]

@@ -1,0 +1,81 @@
+"""Entries of a table that are missing, and what stands for them."""
+
+from __future__ import annotations
+
+import sys
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+from sklearn.utils._param_validation import MissingValues
+
+from skvae.data.columns import dense_rows, has_missing, row_blocks
+
+# What `missing_values` takes.
+MISSING_VALUES = [MissingValues(numeric_only=True), None]
+
+
+def is_nan(value: Any) -> bool:
+    """Whether a value of a parameter is NaN."""
+    return isinstance(value, Real) and bool(value != value)
+
+
+def check_missing_values(estimator: Any) -> None:
+    """Raise a ValueError where what stands for a missing entry is no number that X can have."""
+    if not hasattr(estimator, "missing_values"):
+        return
+    value, may_be_none = estimator.missing_values, None in type(estimator)._parameter_constraints["missing_values"]
+    if value is None and may_be_none:
+        return
+    if isinstance(value, bool) or not isinstance(value, Real) or abs(value) > sys.float_info.max:
+        raise ValueError(
+            f"missing_values={value!r} must be np.nan or a finite number, which stands for a missing entry"
+            f"{', or None' if may_be_none else ''}."
+        )
+
+
+def mark_missing(X: Any, missing: Any) -> Any:
+    """Rows in which entries that are missing are NaN; `missing` is the number that stands for them, if there is one."""
+    if missing is None or is_nan(missing):
+        return X
+    if sparse.issparse(X):
+        if missing == 0:
+            raise ValueError("missing_values=0 is what sparse matrices leave out; pass X as a dense array, X.toarray().")
+        if (X.data == missing).any():
+            X = X.copy()
+            X.data[X.data == missing] = np.nan
+        return X
+    is_missing = X == missing
+    return np.where(is_missing, X.dtype.type(np.nan), X) if is_missing.any() else X
+
+
+def missing_entries(X: Any) -> np.ndarray:
+    """How many entries of each column are NaN."""
+    if sparse.issparse(X):
+        rows_and_columns = X.tocoo()
+        return np.bincount(rows_and_columns.col[np.isnan(rows_and_columns.data)], minlength=X.shape[1])
+    return np.isnan(X).sum(axis=0)
+
+
+def empty_rows(X: Any) -> np.ndarray | None:
+    """Which rows have no entry that is not NaN; None if there is no such row."""
+    if not has_missing(X) or (sparse.issparse(X) and X.shape[1] > np.diff(X.indptr).max()):
+        return None
+    empty = np.concatenate([np.isnan(dense_rows(X, rows)).all(axis=1) for rows in row_blocks(*X.shape)])
+    return empty if empty.any() else None
+
+
+def check_missing(estimator: Any, X: Any) -> tuple[int, ...]:
+    """Positions of the columns that have missing entries; none may have no others."""
+    if getattr(estimator, "missing_values", None) is None or not has_missing(X):
+        return ()
+    n_missing = missing_entries(X)
+    empty = np.flatnonzero(n_missing == X.shape[0])
+    if len(empty):
+        names = getattr(estimator, "feature_names_in_", None)
+        listing = [int(j) if names is None else str(names[j]) for j in empty[:5]]
+        raise ValueError(
+            f"Column(s) {listing} of X have no entry that is not missing, so that there is nothing to learn; drop them."
+        )
+    return tuple(int(j) for j in np.flatnonzero(n_missing))

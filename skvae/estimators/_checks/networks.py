@@ -1,0 +1,99 @@
+"""Networks and functions of the user's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from skvae.data.columns import dense_rows, has_missing
+from skvae.modules import Conv, Net
+
+
+def check_architecture(estimator: Any) -> None:
+    """Refuse module instances: they would carry trained weights into the next fit and the next fold."""
+    for name, value in estimator.get_params(deep=False).items():
+        if isinstance(value, nn.Module):
+            cls = type(value).__name__
+            advice = {
+                "encoder": f"pass Net({cls}, ...)",
+                "decoder": f"pass Net({cls}, ...)",
+                "corruption": "pass a function of a batch, or one of the names",
+            }.get(name, f"pass the class {cls} or a name")
+            raise ValueError(f"{name}={cls}(...) is a module instance, which would keep its weights between fits; {advice}.")
+        if name == "activation" and isinstance(value, type) and not issubclass(value, nn.Module):
+            raise ValueError(f"activation={value.__name__} is not a subclass of torch.nn.Module.")
+        if name == "activation" and isinstance(value, type):
+            try:
+                value()
+            except TypeError as error:
+                raise ValueError(f"activation={value.__name__} cannot be built without arguments: {error}") from error
+        if name in ("encoder", "decoder") and isinstance(value, type):
+            advice = "pass an instance, Conv(...)" if value is Conv else f"wrap it and its arguments: Net({value.__name__}, ...)"
+            raise ValueError(f"{name}={value.__name__} is a class; {advice}.")
+
+
+def check_hidden_layer_sizes(sizes: Any) -> tuple[int, ...]:
+    """Widths of hidden layers as a tuple."""
+    widths = np.atleast_1d(np.asarray(sizes)) if np.size(sizes) else np.empty(0, dtype=int)
+    if widths.ndim != 1 or widths.dtype.kind not in "iu" or (widths < 1).any():
+        raise ValueError(f"hidden_layer_sizes={sizes!r} must be a sequence of integers of at least 1, or empty.")
+    return tuple(int(width) for width in widths)
+
+
+def check_network(module: nn.Module, encoder: Net | Conv | None, decoder: Net | Conv | None, activation: Any) -> None:
+    """Run rows through networks with parts of the user's own and report a misfit in words."""
+    device = next(module.parameters()).device
+    n_codes = module.n_components * module.encoder_outputs_per_component
+    for name, network, n_inputs, n_outputs in (
+        ("encoder", module.encoder, module.n_encoder_inputs, n_codes),
+        ("decoder", module.decoder, module.n_decoder_inputs, module.n_features),
+    ):
+        spec: Any = {"encoder": encoder, "decoder": decoder}[name]
+        if not isinstance(spec, Net):
+            if isinstance(activation, str):
+                continue
+            spec = f"with activation={activation.__name__}"
+        with torch.no_grad():
+            module.eval()
+            try:
+                output = network(torch.zeros(2, n_inputs, device=device))
+            except Exception as error:
+                what = f"{type(error).__name__}: {error}"
+                raise ValueError(f"The {name} {spec} fails on rows of {n_inputs} features: {what}") from error
+        if not isinstance(output, torch.Tensor):
+            article = "an" if type(output).__name__[0] in "aeiouAEIOU" else "a"
+            raise ValueError(f"The {name} {spec} returns {article} {type(output).__name__}; it must return one tensor.")
+        shape = tuple(output.shape)
+        if shape != (2, n_outputs):
+            got = f"{shape[1]} features" if len(shape) == 2 else f"an output of shape {shape}"
+            meaning = "X has" if name == "decoder" else f"n_components={module.n_components} asks for"
+            raise ValueError(f"The {name} {spec} returns {got}, {meaning} {n_outputs}.")
+
+
+def check_corruption(module: nn.Module, X: Any, batch_size: int) -> None:
+    """Call a corruption of the user's own once, as training will, and report what is wrong with it in words."""
+    # As many rows as in a step, of all parts of X: functions may rely on what columns are like within a batch.
+    rows, likelihood = dense_rows(X, slice(None, None, -(-X.shape[0] // batch_size))), module.likelihood
+    some = torch.from_numpy(rows.astype(np.float32)).to(likelihood.weight.device)
+    if has_missing(rows):
+        some = likelihood.to_data(likelihood.fill(likelihood.standardize(rows).to(some))[0])
+    given = module.as_given(some)
+    asked, shape = f"corruption={module.corruption!r}", tuple(given.shape)
+    try:
+        with torch.enable_grad():
+            corrupted = module.corruption(given.clone())
+    except Exception as error:
+        raise ValueError(f"{asked} fails on a batch of shape {shape}: {type(error).__name__}: {error}") from error
+    if not isinstance(corrupted, torch.Tensor) or corrupted.shape != given.shape:
+        is_tensor = isinstance(corrupted, torch.Tensor)
+        got = f"shape {tuple(corrupted.shape)}" if is_tensor else f"a {type(corrupted).__name__}"
+        raise ValueError(
+            f"{asked} returns {got} for a batch of shape {shape}; it must return a tensor of the shape that it is given."
+        )
+    if not corrupted.isfinite().all():
+        n_bad = int((~corrupted.isfinite()).sum())
+        bad = f"NaN or infinite numbers, {n_bad} of {given.numel()}"
+        raise ValueError(f"{asked} returns {bad}, for a batch of shape {shape}; all must be finite.")

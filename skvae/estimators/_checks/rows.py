@@ -1,0 +1,55 @@
+"""Tables that users pass in, as rows of numbers."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import validate_data
+
+from skvae.estimators._checks.columns import refuse_text
+from skvae.estimators._checks.images import flatten_images
+from skvae.estimators._checks.missing import is_nan, mark_missing
+
+
+def check_rows(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1, sets_form: bool = False) -> Any:
+    """Rows as a float32 or float64 array or CSR matrix, with feature names and number checked; images are flattened.
+
+    With `sets_form`, results come in the form of `X`, rows or images, from now on.
+    """
+    X = flatten_images(estimator, X, reset=reset, sets_form=sets_form)
+    refuse_text(X)
+    missing = getattr(estimator, "missing_values", None)
+    X = validate_rows(estimator, X, missing, reset=reset, accept_sparse="csr", ensure_min_samples=min_rows)
+    if estimator._gives_images and estimator._n_condition_columns:
+        raise ValueError("condition_columns are columns of rows; X is images, which have none to spare.")
+    n_pixels = X.shape[1] - estimator._n_condition_columns
+    if reset and estimator.image_shape_ is not None and prod(estimator.image_shape_) != n_pixels:
+        n_given = prod(estimator.image_shape_)
+        raise ValueError(f"image_shape={estimator.image_shape_} has {n_given} pixels, but X has {n_pixels} features.")
+    return X
+
+
+def validate_rows(estimator: Any, X: Any, missing: Any, **options: Any) -> Any:
+    """Rows as `validate_data` returns them, with NaN in place of what `missing` says stands for a missing entry."""
+    dtype = [np.float64, np.float32]
+    try:
+        X = validate_data(estimator, X, dtype=dtype, ensure_all_finite="allow-nan" if is_nan(missing) else True, **options)
+    except ValueError as error:
+        if not str(error).startswith("Input X contains NaN."):
+            raise
+        raise ValueError(f"Input X contains NaN. {_what_to_do_about_nan(estimator, missing)}") from None
+    return mark_missing(X, missing)
+
+
+def _what_to_do_about_nan(estimator: Any, missing: Any) -> str:
+    name = type(estimator).__name__
+    if not hasattr(estimator, "missing_values"):
+        return f"{name} takes no missing values; fill them in first, with AutoencoderImputer or an imputer of scikit-learn."
+    if missing is None:
+        return (
+            f"If it stands for missing entries, {name}(missing_values=np.nan) learns from the others; AutoencoderImputer fills "
+            "them in."
+        )
+    return f"{name} has missing_values={missing!r}, which alone stands for a missing entry; np.nan takes NaN for one."
