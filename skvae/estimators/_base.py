@@ -168,7 +168,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
                 self._check_network(module)
                 if not resume:
                     self._probe(module, data.X)
-            noise_before = module.likelihood.moment.clone()
+            noise_before = module.likelihood.noise.moment.clone()
             shared = {"weight": weight, "condition": data.condition, "missing": inference.misses_entries(module, data.X)}
             rows = Rows(data.X, module.likelihood, device, index=train_index, **shared)
             valid = None
@@ -205,7 +205,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
                 blew_up = True
             if blew_up:  # by steps so large that nothing can be computed from the weights
                 raise ValueError(self._divergence(data, module))
-            module.likelihood.blend_moment(noise_before, rate)
+            module.likelihood.noise.blend(noise_before, rate)
             self._remember(data, device, rate)
             self._n_seen += data.n_rows
             if not once and not outcome.diverged:
@@ -371,7 +371,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     def _divergence(self, data: Table, module: LatentModule) -> str:
         """Message about a loss that is not finite: what may have caused it and what to change."""
         X = self._measured(data).X
-        largest, column = module.likelihood.largest_entry(X)
+        largest, column = module.likelihood.units.largest_entry(X)
         cause = f"learning_rate={self._learning_rate:g} may be too large; lower it or set clip_norm (now {self.clip_norm})."
         if largest > 100.0:
             name = self._name_of_column(column, X.shape[1])

@@ -126,7 +126,7 @@ class AutoEncoderModule(LatentModule):
         if not each_column:
             everything = likelihood.energies(batch.x, self.decode(self._code(batch)[0], batch))
             energy = likelihood.mean_energy(everything, batch.weight, batch.observed)
-        likelihood.set_moment(energy)
+        likelihood.noise.set_moment(energy)
         posterior = LaplacePosterior(code, free, slopes)
         # What is missing has infinite noise, which systems of the rows' size cannot have.
         is_wide = slopes.shape[1] > slopes.shape[2] and observed is None
@@ -136,7 +136,7 @@ class AutoEncoderModule(LatentModule):
             moved, uncertainty = moments(information if observed is None else information * observed)
             expected = likelihood.expected_energy(moved.to(some.x), uncertainty.to(some.x))
             expected = likelihood.mean_energy(expected, some.weight, observed)
-            likelihood.set_moment(expected if each_column else energy * (expected.sum() / start.sum().clamp(min=1e-30)))
+            likelihood.noise.set_moment(expected if each_column else energy * (expected.sum() / start.sum().clamp(min=1e-30)))
 
     def _affordable(self, batch: Batch) -> slice:
         """Evenly spaced rows whose slopes fit into memory and whose systems are solved in a moment."""

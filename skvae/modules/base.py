@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from skvae.modules.batch import Batch, Loss
-from skvae.modules.likelihoods import LIKELIHOODS, Bernoulli
+from skvae.modules.likelihoods import LIKELIHOODS
 from skvae.modules.networks.build import build_networks
 from skvae.modules.posterior import Proposal
 from skvae.modules.priors.base import Prior
@@ -182,7 +182,7 @@ class LatentModule(TrainableModule):
     @cached_property
     def depends_on_threads(self) -> bool:
         """Whether results differ in the last bit where threads divide the entries of a layer between them."""
-        return isinstance(self.likelihood, Bernoulli) or super().depends_on_threads
+        return self.likelihood.depends_on_threads or super().depends_on_threads
 
     @property
     def slope_decodes(self) -> int:
@@ -193,12 +193,12 @@ class LatentModule(TrainableModule):
 
     def before_training(self) -> None:
         """Give all columns the same noise, where they share it in training."""
-        self.likelihood.start_training()
+        self.likelihood.noise.start_training()
 
     def after_step(self, learned: dict[str, Tensor]) -> None:
         """Move the noise."""
         if "energy" in learned:
-            self.likelihood.update_noise(_NOISE_RATE, learned["energy"], learned.get("observed"))
+            self.likelihood.noise.update(_NOISE_RATE, learned["energy"], learned.get("observed"))
 
     @property
     def _is_learning_noise(self) -> bool:

@@ -102,7 +102,7 @@ class DenoisingModule(AutoEncoderModule):
     def _mask_value(self) -> Tensor | float:
         if self.mask_value is not None:
             return self.likelihood.standardized_value(self.mask_value)
-        return self.likelihood.column("mean") if self.likelihood.has_noise else 0.0
+        return self.likelihood.blank
 
     def as_given(self, rows: Tensor) -> Tensor:
         """Rows in the shape in which a function of the user's sees them: as images, if they are."""

@@ -217,7 +217,7 @@ class MIWAEModule(VAEModule):
         assert self.mask_model is not None
         grid, columns, likelihood = self._grid(output), self.mask_model.columns, self.likelihood
         log_mass = torch.log_softmax(-0.5 * grid.square(), 0)
-        if not likelihood.has_noise:
+        if not likelihood.is_location_family:
             return likelihood.scatter_by(output.unsqueeze(-2), grid)[..., columns], log_mass
         around = likelihood.scatter_by(torch.zeros_like(likelihood.weight), grid)[:, columns]
         return likelihood.locate(output)[..., columns].unsqueeze(-2) + around, log_mass
@@ -247,5 +247,5 @@ class MIWAEModule(VAEModule):
     @torch.no_grad()
     def fit_noise(self, batch: Batch) -> None:
         """Leave the noise to training, whose weighted draws know it better, but where columns shared it there."""
-        if self.likelihood.shared and self.mask_model is None:
+        if self.likelihood.noise.is_shared and self.mask_model is None:
             super().fit_noise(batch)

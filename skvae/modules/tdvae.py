@@ -319,7 +319,9 @@ class TDVAEModule(LatentModule):
             belief, noise = self.read(batch.x)[0][present], batch.drawn("present")[present]
             output = self.decode(self.draw(self.belief_moments(belief), noise), batch)
             weight = batch.weight.unsqueeze(1).expand(present.shape)[present]
-            self.likelihood.set_moment(self.likelihood.mean_energy(self.likelihood.energies(batch.x[present], output), weight))
+            self.likelihood.noise.set_moment(
+                self.likelihood.mean_energy(self.likelihood.energies(batch.x[present], output), weight)
+            )
 
     # -- what a trained model is asked for ----------------------------------------------------------------------------
 

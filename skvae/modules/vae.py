@@ -106,7 +106,7 @@ class VAEModule(LatentModule):
         if self.likelihood.learns_noise:
             output = self.decode(self.posterior(batch).from_noise(batch.drawn("posterior")), batch)
             energy = self.likelihood.energies(batch.x, output)
-            self.likelihood.set_moment(self.likelihood.mean_energy(energy, batch.weight, batch.observed))
+            self.likelihood.noise.set_moment(self.likelihood.mean_energy(energy, batch.weight, batch.observed))
 
     def propose(self, batch: Batch) -> Proposal:
         return self.posterior(batch).propose(batch.drawn("posterior"))

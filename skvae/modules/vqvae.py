@@ -496,7 +496,7 @@ class VQVAEModule(LatentModule):
         """Fit the likelihood's noise to the residuals of the reconstructions; the draws are not used."""
         if self.likelihood.learns_noise:
             energy = self.likelihood.energies(batch.x, self.decode(self.encode(batch), batch))
-            self.likelihood.set_moment(self.likelihood.mean_energy(energy, batch.weight))
+            self.likelihood.noise.set_moment(self.likelihood.mean_energy(energy, batch.weight))
 
 
 def _vectors_of(level: Level) -> nn.Module:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skvae import functional as fn
-from skvae.data.columns import ColumnStatistics, has_missing
+from skvae.data.columns import has_missing
 from skvae.modules.likelihoods.base import Likelihood, zero_where_missing
 
 _SURE = 1e-6  # least probability of what is predicted not to happen
@@ -21,30 +21,10 @@ class Bernoulli(Likelihood):
 
     name = "bernoulli"
     has_noise = False
+    reads_raw = True
+    is_location_family = False
+    depends_on_threads = True
     energy = staticmethod(fn.bernoulli_energy)
-    log_normalizer = staticmethod(lambda weight: weight.new_zeros(()))
-    unit_weight = 1.0
-
-    def fit(
-        self,
-        X: Any,
-        sample_weight: NDArray[np.float64] | None = None,
-        *,
-        shared: bool | None = None,
-        standardize: bool = True,
-    ) -> Bernoulli:
-        columns = ColumnStatistics.of(X, sample_weight)
-        self._set_columns(
-            {
-                "shift": np.where(columns.constant, columns.shift, 0.0),
-                "scale": np.ones(self.n_features),
-                "is_constant": columns.constant,
-                "shared": False,
-                **columns.summary(),
-            }
-        )
-        self.varying.copy_(torch.from_numpy(~columns.constant))
-        return self
 
     def information(self, output: Tensor) -> Tensor:
         probability = torch.sigmoid(output)
@@ -71,28 +51,17 @@ class Bernoulli(Likelihood):
         missed = torch.xlogy(x, x / mean) + torch.xlogy(1.0 - x, (1.0 - x) / (1.0 - mean))
         return missed.clamp(min=0.0)
 
-    def _standardize_wide(self, X: Any, rows: Any = slice(None)) -> Tensor:
-        return self._block(X, rows).to(torch.float64, copy=True)
-
     def locate(self, output: Tensor) -> Tensor:
+        """Logits, which are the decoder's output; constant columns have logits of their own."""
         return output
 
     def expectation(self, output: Tensor) -> Tensor:
         return torch.sigmoid(output)
 
-    def _to_data(self, x: Tensor) -> NDArray[np.float64]:
-        return self._restore_constants(torch.sigmoid(x).cpu().numpy().astype(np.float64))
-
     def deviance(self, X: Any, output: Tensor) -> NDArray[np.float64]:
-        target = self._standardize_wide(X)
+        target = self.units.standardize_exactly(X)
         entropy = -(torch.xlogy(target, target) + torch.xlogy(1.0 - target, 1.0 - target))
         return zero_where_missing((fn.bernoulli_energy(target, output.cpu().double()) - entropy).clamp(min=0.0).numpy(), target)
-
-    def errors(self, X: Any, output: Tensor) -> NDArray[np.float64]:
-        return self._beside(X, torch.sigmoid(output.cpu().double()))
-
-    def noise_scale(self) -> NDArray[np.float64]:
-        return np.zeros(self.n_features)
 
     def scatter(self, output: Tensor, generator: torch.Generator) -> Tensor:
         return torch.bernoulli(torch.sigmoid(output), generator=generator)
@@ -102,9 +71,6 @@ class Bernoulli(Likelihood):
         probability = torch.sigmoid(output)
         drawn = (fn.normal_cdf(noise) < probability).to(probability)
         return drawn + (probability - probability.detach())
-
-    def rescale(self, x: Tensor) -> NDArray[np.float64]:
-        return self._restore_constants(x.cpu().numpy().astype(np.float64))
 
     def check(self, X: Any) -> None:
         low, high = _range(X)

@@ -28,7 +28,8 @@ class Gaussian(Likelihood):
         return residual.square() + variance
 
     def noise_scale(self) -> NDArray[np.float64]:
-        return self.scale / np.sqrt(2.0 * self.weight.cpu().double().numpy())
+        scale: NDArray[np.float64] = self.units.scale / np.sqrt(2.0 * self.weight.cpu().double().numpy())
+        return scale
 
     def scatter(self, output: Tensor, generator: torch.Generator) -> Tensor:
         noise = torch.randn(output.shape, generator=generator, device=output.device, dtype=output.dtype)

@@ -34,7 +34,7 @@ class Laplace(Likelihood):
         return residual * torch.erf(ratio) + spread / math.sqrt(math.pi) * torch.exp(-ratio.square())
 
     def noise_scale(self) -> NDArray[np.float64]:
-        scale: NDArray[np.float64] = self.scale / self.weight.cpu().double().numpy()
+        scale: NDArray[np.float64] = self.units.scale / self.weight.cpu().double().numpy()
         return scale
 
     def scatter(self, output: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,179 @@
+"""Between the units of the data and those of the network."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from skvae.data.columns import ColumnStatistics, row_blocks
+
+MAX_STANDARDIZED = 1e15  # entries further out are taken for this, whose square is still a number in single precision
+
+
+class Units:
+    """Standardization of the columns, in double precision, and the values of those that are constant.
+
+    Parameters
+    ----------
+    n_features : int
+    raw : bool
+        Whether the network works in the units of the data, which is then neither shifted nor scaled.
+
+    Attributes
+    ----------
+    center, scale : ndarray of shape (n_features,)
+        What is subtracted and divided by.
+    constant : ndarray of shape (n_features,)
+        Values of constant columns.
+    is_constant : ndarray of bool, shape (n_features,)
+    is_shared : bool
+        Whether the columns are measurements of one kind, as pixels are.
+    """
+
+    def __init__(self, n_features: int, *, raw: bool):
+        self.raw = raw
+        self.set_state(
+            {
+                "shift": np.zeros(n_features),
+                "scale": np.ones(n_features),
+                "is_constant": np.zeros(n_features, dtype=bool),
+                "shared": False,
+                "mean": np.zeros(n_features),
+                "spread": np.ones(n_features),
+                "low": np.full(n_features, -1.0),
+                "high": np.ones(n_features),
+            }
+        )
+
+    def fit(
+        self, X: Any, sample_weight: NDArray[np.float64] | None, *, shared: bool | None, standardize: bool = True
+    ) -> ColumnStatistics:
+        """Measure the columns of `X`.
+
+        Parameters
+        ----------
+        X : ndarray or CSR matrix of shape (n_samples, n_features)
+        sample_weight : ndarray of shape (n_samples,) or None
+        shared : bool or None
+            Whether the columns share a unit; None leaves it to the data.
+        standardize : bool, default=True
+            False has the network read the data as it is.
+
+        Returns
+        -------
+        ColumnStatistics
+        """
+        columns = ColumnStatistics.of(X, sample_weight, shared=shared)
+        if self.raw or not standardize:
+            shift = np.where(columns.constant, columns.shift, 0.0) if self.raw else np.zeros(len(self.scale))
+            columns = replace(columns, shift=shift, scale=np.ones(len(self.scale)))
+        self.set_state(
+            {
+                "shift": columns.shift,
+                "scale": columns.scale,
+                "is_constant": columns.constant,
+                "shared": columns.shared_unit and not self.raw,
+                **columns.summary(),
+            }
+        )
+        return columns
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Restore what is kept in `state`."""
+        self.state = state
+        self._cache: dict[tuple[str, torch.device], Tensor] = {}
+        self.constant, self.scale, self.is_constant = state["shift"], state["scale"], state["is_constant"]
+        self.is_shared = bool(state["shared"])
+        self.has_constant = bool(self.is_constant.any())
+        self.center = np.zeros(len(self.scale)) if self.raw else self.constant
+        self._center, self._inverse_scale = torch.from_numpy(self.center.copy()), torch.from_numpy(1.0 / self.scale)
+
+    # -- from the data to the network ---------------------------------------------------------------------------------
+
+    def standardize(self, X: Any, rows: Any = slice(None), *, out: Tensor | None = None) -> Tensor:
+        """Rows of `X` in the network's units: centered and scaled in double precision, then cast.
+
+        Parameters
+        ----------
+        X : ndarray or CSR matrix of shape (n_samples, n_features)
+        rows : slice or ndarray of int
+        out : Tensor of float32, shape (at least n_rows, n_features), optional
+            Where to put them.
+
+        Returns
+        -------
+        Tensor of float32 on the CPU, shape (n_rows, n_features)
+        """
+        wide = self.standardize_exactly(X, rows)
+        narrow = wide.float() if out is None else out[: len(wide)].copy_(wide)
+        return narrow.clamp_(-MAX_STANDARDIZED, MAX_STANDARDIZED)
+
+    def standardize_exactly(self, X: Any, rows: Any = slice(None)) -> Tensor:
+        """Rows of `X` in the network's units, in double precision."""
+        block = _block(X, rows)
+        if self.raw:
+            return block.to(torch.float64, copy=True)
+        return torch.sub(block.double(), self._center).mul_(self._inverse_scale)
+
+    def column(self, name: str, device: torch.device) -> Tensor:
+        """Return a statistic of the columns in the network's units, float32 of shape (n_features,).
+
+        Parameters
+        ----------
+        name : {"mean", "low", "high", "spread", "unit"}
+            Mean, smallest and largest value, standard deviation (zero where a column is constant), and what one unit of
+            the data is worth.
+        device : torch.device
+        """
+        if name == "unit":
+            return self._cached(name, device, 1.0 / self.scale)
+        if name == "spread":
+            return self._cached(name, device, self.state[name] / self.scale)
+        return self._cached(name, device, (self.state[name] - self.center) / self.scale)
+
+    def value(self, value: float, device: torch.device) -> Tensor:
+        """Return a value of all columns, in the units of the data, in those of the network, ``(n_features,)``."""
+        return self._cached(str(value), device, (value - self.center) / self.scale)
+
+    def _cached(self, name: str, device: torch.device, values: NDArray[np.float64]) -> Tensor:
+        if (name, device) not in self._cache:
+            self._cache[name, device] = torch.from_numpy(values.astype(np.float32)).to(device)
+        return self._cache[name, device]
+
+    def largest_entry(self, X: Any) -> tuple[float, int]:
+        """Largest absolute entry of `X` in the network's units, and its column."""
+        largest = np.zeros(len(self.scale))
+        for rows in row_blocks(X.shape[0], len(self.scale)):
+            np.fmax(largest, np.fmax.reduce(self.standardize_exactly(X, rows).abs().numpy(), axis=0), out=largest)
+        return float(largest.max()), int(largest.argmax())
+
+    # -- and back -----------------------------------------------------------------------------------------------------
+
+    def to_data(self, x: Tensor) -> Tensor:
+        """Rows in the network's units in those of the data, in single precision."""
+        return x / self.column("unit", x.device) + self._center.to(x)
+
+    def rescale(self, x: Tensor) -> NDArray[np.float64]:
+        """Rows in the network's units in those of the data, in double precision; constant columns have their value."""
+        values: NDArray[np.float64] = x.cpu().numpy().astype(np.float64)
+        values *= self.scale
+        values += self.center
+        if self.has_constant:
+            values[..., self.is_constant] = self.constant[self.is_constant]
+        return values
+
+
+def _block(X: Any, rows: Any) -> Tensor:
+    """Rows of `X` as a tensor that may share their memory."""
+    block = X[rows]
+    block = np.ascontiguousarray(block.toarray() if hasattr(block, "toarray") else block)
+    # torch warns about read-only memory and takes no negative strides,
+    # which numpy leaves to blocks of one row.
+    if not block.flags.writeable or min(block.strides) < 0:
+        block = block.copy()
+    return torch.from_numpy(block)
