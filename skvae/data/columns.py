@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK_BYTES = 2**24  # what one dense float64 block of rows may take
+from skvae.data.sources import Source, as_source
+
 _SAMPLE_ROWS, _MIN_SAMPLE_ROWS = 4096, 64  # rows looked at for the resolution of a column
 _SAMPLE_NUMBERS = 2**23  # fewer rows of a wide table
 _UNION_ROWS = 256  # rows looked at for a grid that all columns share
 _MAX_LEVELS = 1024  # values that pixels of one device may take at most
 _MIN_SHARED_COLUMNS = 16
 _RELATIVE_FLOOR = 0.01
-
-
-def row_blocks(n_rows: int, n_features: int) -> Iterator[slice]:
-    """Slices over the rows of a matrix such that a dense float64 block stays small."""
-    step = max(1, BLOCK_BYTES // (8 * max(1, n_features)))
-    for start in range(0, n_rows, step):
-        yield slice(start, min(start + step, n_rows))
-
-
-def dense_rows(X: Any, rows: Any) -> NDArray[np.float64]:
-    """Rows of a dense array or CSR matrix as a dense float64 array, which may be a view of `X`."""
-    block = X[rows]
-    if hasattr(block, "toarray"):
-        block = block.toarray()
-    return np.asarray(block, dtype=np.float64)
 
 
 class SpreadError(ValueError):
@@ -103,7 +89,7 @@ class ColumnStatistics:
 
         Parameters
         ----------
-        X : ndarray or CSR matrix of shape (n_samples, n_features)
+        X : Source, ndarray or CSR matrix of shape (n_samples, n_features)
         sample_weight : ndarray of shape (n_samples,), optional
         shared : bool, optional
             Treat the columns as sharing one unit, or not; found out from the data by default.
@@ -117,12 +103,14 @@ class ColumnStatistics:
         SpreadError
             If a column's spread overflows or underflows.
         """
-        mean, std, low, high = _moments(X, sample_weight)
+        source = as_source(X)
+        mean, std, low, high = _moments(source, sample_weight)
         # Values that differ by rounding alone are one value.
-        precision = np.finfo(X.dtype if X.dtype.kind == "f" else np.float64).eps
+        precision = np.finfo(source.dtype if source.dtype.kind == "f" else np.float64).eps
         constant = high - low <= 8 * precision * np.maximum(np.abs(low), np.abs(high))
-        stride = -(-X.shape[0] // min(_SAMPLE_ROWS, max(_MIN_SAMPLE_ROWS, _SAMPLE_NUMBERS // X.shape[1])))
-        sample = dense_rows(X, slice(None, None, stride))
+        n_rows, n_features = source.shape
+        stride = -(-n_rows // min(_SAMPLE_ROWS, max(_MIN_SAMPLE_ROWS, _SAMPLE_NUMBERS // n_features)))
+        sample = source.read_exactly(slice(None, None, stride))
         resolution = _resolution(sample)
         shared_unit = _share_a_unit(sample, low, high, constant) if shared is None else shared
         grid = resolution / np.sqrt(12.0)
@@ -144,23 +132,23 @@ class ColumnStatistics:
         return {"mean": self.mean, "spread": self.spread, "low": self.minimum, "high": self.maximum}
 
 
-def _moments(X: Any, sample_weight: NDArray[np.float64] | None) -> tuple[NDArray[np.float64], ...]:
+def _moments(source: Source, sample_weight: NDArray[np.float64] | None) -> tuple[NDArray[np.float64], ...]:
     """Weighted mean and standard deviation, minimum and maximum of every column, in two passes over row blocks."""
-    if has_missing(X):
-        return _moments_of_observed(X, sample_weight)
-    n_rows, n_features = X.shape
+    if source.has_missing():
+        return _moments_of_observed(source, sample_weight)
+    n_rows, n_features = source.shape
     weight = np.full(n_rows, 1.0 / n_rows) if sample_weight is None else sample_weight / sample_weight.sum()
     mean = np.zeros(n_features)
     low, high = np.full(n_features, np.inf), np.full(n_features, -np.inf)
     variance = np.zeros(n_features)
     with np.errstate(over="ignore", invalid="ignore"):
-        for rows in row_blocks(n_rows, n_features):
-            block = dense_rows(X, rows)
+        for rows in source.blocks():
+            block = source.read_exactly(rows)
             mean += weight[rows] @ block
             np.minimum(low, block.min(axis=0), out=low)
             np.maximum(high, block.max(axis=0), out=high)
-        for rows in row_blocks(n_rows, n_features):
-            deviation = dense_rows(X, rows) - mean
+        for rows in source.blocks():
+            deviation = source.read_exactly(rows) - mean
             np.square(deviation, out=deviation)
             variance += weight[rows] @ deviation
     _check_spread(variance, low, high)
@@ -174,36 +162,29 @@ def _check_spread(variance: NDArray[np.float64], low: NDArray[np.float64], high:
             raise SpreadError(np.flatnonzero(failed).tolist(), size)
 
 
-def _moments_of_observed(X: Any, sample_weight: NDArray[np.float64] | None) -> tuple[NDArray[np.float64], ...]:
-    """Do the same over the entries that are not NaN; the mean of columns that have none is zero."""
-    n_rows, n_features = X.shape
+def _moments_of_observed(source: Source, sample_weight: NDArray[np.float64] | None) -> tuple[NDArray[np.float64], ...]:
+    """Weighted moments and extremes of every column over the entries that are not NaN; zeros where there are none."""
+    n_rows, n_features = source.shape
     weight = np.full(n_rows, 1.0 / n_rows) if sample_weight is None else sample_weight / sample_weight.sum()
     total, mean, variance = np.zeros(n_features), np.zeros(n_features), np.zeros(n_features)
     low, high = np.full(n_features, np.inf), np.full(n_features, -np.inf)
     with np.errstate(over="ignore", invalid="ignore"):
-        for rows in row_blocks(n_rows, n_features):
-            block = dense_rows(X, rows)
+        for rows in source.blocks():
+            block = source.read_exactly(rows)
             observed = ~np.isnan(block)
             total += weight[rows] @ observed
             mean += weight[rows] @ np.where(observed, block, 0.0)
             low, high = np.fmin(low, np.fmin.reduce(block, axis=0)), np.fmax(high, np.fmax.reduce(block, axis=0))
         total = np.where(total > 0.0, total, 1.0)
         mean /= total
-        for rows in row_blocks(n_rows, n_features):
-            deviation = dense_rows(X, rows) - mean
+        for rows in source.blocks():
+            deviation = source.read_exactly(rows) - mean
             variance += weight[rows] @ np.nan_to_num(np.square(deviation), nan=0.0, posinf=np.inf)
         variance /= total
     empty = low > high
     low[empty] = high[empty] = 0.0
     _check_spread(variance, low, high)
     return mean, np.sqrt(variance), low, high
-
-
-def has_missing(X: Any) -> bool:
-    """Whether a dense array or CSR matrix has entries that are NaN."""
-    values = X.data if hasattr(X, "toarray") else X
-    with np.errstate(over="ignore", invalid="ignore"):
-        return values.dtype.kind == "f" and bool(np.isnan(values.sum())) and bool(np.isnan(values).any())
 
 
 def _resolution(sample: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,32 +1,103 @@
-"""Rows as they were given."""
+"""Rows as they were given, with all that is known about each."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+from skvae.data.sources import Source, as_source
 
 
-class Table(NamedTuple):
-    """Rows as they were given, with what belongs to each.
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Rows, and what belongs to each; made once, where input is checked, and never asked again.
 
     Attributes
     ----------
-    X : ndarray of shape (n_samples, ..., n_features) or CSR matrix of shape (n_samples, n_features)
+    source : Source
+        Rows of shape ``(n_samples, n_features)``, or sequences ``(n_samples, n_timesteps, n_features)`` with NaN behind the end
+        of each.
     weight : ndarray of shape (n_samples,) or None
     condition : ndarray of shape (n_samples, n_conditions) or None
+        What a conditional model conditions on.
+    labels : ndarray of shape (n_samples, n_labels) or None
+        What the prior of the codes depends on, and the codes do not.
     """
 
-    X: Any
-    weight: np.ndarray | None = None
-    condition: np.ndarray | None = None
+    source: Source
+    weight: NDArray[np.float64] | None = None
+    condition: NDArray[Any] | None = None
+    labels: NDArray[Any] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        X: Any,
+        weight: NDArray[np.float64] | None = None,
+        condition: NDArray[Any] | None = None,
+        labels: NDArray[Any] | None = None,
+    ) -> Table:
+        """Make a table of an array, a CSR matrix or a source; a table is returned as it is."""
+        return X if isinstance(X, Table) else cls(as_source(X), weight, condition, labels)
 
     @property
     def n_rows(self) -> int:
         """Number of rows."""
-        return int(self.X.shape[0])
+        return int(self.source.shape[0])
+
+    @property
+    def n_features(self) -> int:
+        """Number of columns."""
+        return int(self.source.shape[-1])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the rows."""
+        return self.source.shape
+
+    @cached_property
+    def has_missing(self) -> bool:
+        """Whether any entry is missing."""
+        return self.source.has_missing()
+
+    @cached_property
+    def n_missing(self) -> NDArray[np.int64]:
+        """Missing entries of every column, ``(n_features,)``."""
+        counts = np.zeros(self.n_features, dtype=np.int64)
+        if self.has_missing:
+            for rows in self.source.blocks():
+                counts += np.isnan(self.source.read(rows)).reshape(-1, self.n_features).sum(axis=0)
+        return counts
+
+    @cached_property
+    def empty_rows(self) -> NDArray[np.bool_] | None:
+        """Which rows have no entry at all; None if there is no such row."""
+        if not self.has_missing:
+            return None
+        blocks = [
+            np.isnan(self.source.read(rows)).reshape(rows.stop - rows.start, -1).all(axis=1) for rows in self.source.blocks()
+        ]
+        empty = np.concatenate(blocks)
+        return empty if empty.any() else None
 
     def take(self, rows: Any) -> Table:
-        """Keep some rows."""
-        weight, condition = (part if part is None else part[rows] for part in (self.weight, self.condition))
-        return Table(self.X[rows], weight, condition)
+        """Keep some rows, in order: positions, a mask or a slice."""
+        kept = (part if part is None else part[rows] for part in (self.weight, self.condition, self.labels))
+        return Table(self.source.take(rows), *kept)
+
+    def with_condition(self, condition: NDArray[Any] | None) -> Table:
+        """Return the same rows under other conditions."""
+        return replace(self, condition=condition)
+
+    def entries(self) -> Table:
+        """Return the rows of a table, or the frames of sequences, each with its sequence's weight: what columns are measured on."""
+        if len(self.source.shape) == 2:
+            return self
+        X = self.source.read(slice(None))
+        present = ~np.isnan(X[..., 0])
+        weight = None if self.weight is None else np.repeat(self.weight, present.sum(axis=1))
+        return Table.of(X[present], weight)

@@ -9,15 +9,15 @@ over one row in a fixed order, so that a row's result does not depend on its nei
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from scipy import sparse
 from scipy.spatial.distance import cdist
 from torch import nn
 
-from skvae.data.columns import row_blocks
+from skvae.data import Table
+from skvae.data.sources import row_blocks
 from skvae.inference import rows as rows_of
 
 _MOST_REFERENCES, _FEWEST_REFERENCES = 1024, 64
@@ -62,13 +62,11 @@ class References(NamedTuple):
         return References(*(None if both[0] is None else np.concatenate(both) for both in zip(*parts, strict=True)))
 
 
-def reconstruction_entries(
-    module: nn.Module, name: str, X: Any, device: torch.device, condition: np.ndarray | None = None
-) -> np.ndarray:
+def reconstruction_entries(module: nn.Module, name: str, table: Table, device: torch.device) -> np.ndarray:
     """Compare rows with their reconstructions, by the likelihood's function `errors` or `deviance`."""
-    codes = rows_of.encode(module, X, device, condition)
+    codes = rows_of.encode(module, table, device)
     compare = rows_of.errors if name == "errors" else rows_of.deviance
-    return compare(module, X, codes, device, condition)
+    return compare(module, table, codes, device)
 
 
 def n_references(n_features: int) -> int:
@@ -280,37 +278,38 @@ class Scorer:
         self._method = METHODS[name]().fit(references)
         self._module, self._device = module, device
 
-    def score(self, X: Any, condition: np.ndarray | None = None) -> np.ndarray:
+    def score(self, table: Table) -> np.ndarray:
         """Scores of rows, ``(n_samples,)``."""
-        return np.concatenate([self._method.score(self._values(*block)) for block in self._blocks(X, condition)])
+        return np.concatenate([self._method.score(self._values(block)) for block in self._blocks(table)])
 
-    def shares(self, X: Any, condition: np.ndarray | None = None) -> np.ndarray:
+    def shares(self, table: Table) -> np.ndarray:
         """Shares of the columns in the scores of rows, ``(n_samples, n_features)``."""
-        if self._method.occludes and X.shape[1] <= MAX_OCCLUDED:
-            return np.concatenate([self._occlude(*block) for block in self._blocks(X, condition, copies=X.shape[1])])
-        return np.concatenate([self._method.shares(self._values(*block)) for block in self._blocks(X, condition)])
+        if self._method.occludes and table.n_features <= MAX_OCCLUDED:
+            return np.concatenate([self._occlude(block) for block in self._blocks(table, copies=table.n_features)])
+        return np.concatenate([self._method.shares(self._values(block)) for block in self._blocks(table)])
 
-    def _values(self, X: Any, condition: np.ndarray | None) -> np.ndarray:
-        return reconstruction_entries(self._module, self._method.entries, X, self._device, condition)
+    def _values(self, table: Table) -> np.ndarray:
+        return reconstruction_entries(self._module, self._method.entries, table, self._device)
 
     @staticmethod
-    def _blocks(X: Any, condition: np.ndarray | None, copies: int = 1) -> Iterator[tuple[Any, np.ndarray | None]]:
-        """Rows and their conditions, as many as leave room for their distances from the references."""
-        for rows in row_blocks(X.shape[0], copies * (4 * X.shape[1] + _MOST_REFERENCES)):
-            yield X[rows], None if condition is None else condition[rows]
+    def _blocks(table: Table, copies: int = 1) -> Iterator[Table]:
+        """Parts of a table, of as many rows as leave room for their distances from the references."""
+        for rows in row_blocks(table.n_rows, copies * (4 * table.n_features + _MOST_REFERENCES)):
+            yield table.take(rows)
 
-    def _occlude(self, X: Any, condition: np.ndarray | None) -> np.ndarray:
+    def _occlude(self, table: Table) -> np.ndarray:
         """Share a score out by its drops when one column takes its reconstructed value."""
-        X = X.toarray() if sparse.issparse(X) else X
+        X = table.source.read(slice(None))
         n_rows, n_columns = X.shape
-        values = self._values(X, condition)
+        values = self._values(table)
         score = self._method.score(values)[:, np.newaxis]
         repaired = np.repeat(X, n_columns, axis=0)
-        codes = rows_of.encode(self._module, X, self._device, condition)
-        reconstructed = rows_of.decode(self._module, codes, self._device, condition)
+        codes = rows_of.encode(self._module, table, self._device)
+        reconstructed = rows_of.decode(self._module, codes, self._device, table.condition)
         repaired[np.arange(X.size), np.tile(np.arange(n_columns), n_rows)] = reconstructed.ravel()
-        condition = None if condition is None else np.repeat(condition, n_columns, axis=0)
-        drop = np.maximum(score - self._method.score(self._values(repaired, condition)).reshape(n_rows, n_columns), 0.0)
+        condition = None if table.condition is None else np.repeat(table.condition, n_columns, axis=0)
+        repaired_scores = self._method.score(self._values(Table.of(repaired, condition=condition)))
+        drop = np.maximum(score - repaired_scores.reshape(n_rows, n_columns), 0.0)
         total = drop.sum(axis=1, keepdims=True)
         shares = score * (drop / np.where(total > 0.0, total, 1.0))
         idle = total[:, 0] == 0.0

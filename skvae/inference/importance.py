@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from skvae.data import Table
 from skvae.inference.runner import Runner, score_rows
 
 POOL_SIZE = 2**16
@@ -65,26 +65,24 @@ def density_of(log_density: Callable[[np.ndarray], np.ndarray] | None) -> Callab
 
 def log_weights(
     module: nn.Module,
-    X: Any,
+    table: Table,
     device: torch.device,
     n_draws: int,
     log_density: Callable[[np.ndarray], np.ndarray] | None,
     reduce: Callable[[np.ndarray], np.ndarray],
-    condition: np.ndarray | None = None,
 ) -> np.ndarray:
     """Reduce the log importance weights of every row, chunk by chunk.
 
     Parameters
     ----------
     module : LatentModule
-    X : ndarray or CSR matrix of shape (n_samples, n_features)
+    table : Table
     device : torch.device
     n_draws : int
     log_density : callable or None
         Log-density of codes ``(n, n_components)``, ``(n,)``; the module's own prior by default.
     reduce : callable
         Turns weights ``(n, n_draws)`` in double precision into what is kept of them.
-    condition : ndarray of shape (n_samples, n_conditions) or None
 
     Returns
     -------
@@ -92,14 +90,14 @@ def log_weights(
     """
     runner = Runner(module, device, size=score_rows(module, n_draws), scores=True)
     draw = pooled_noise(module.prior.n_noise, n_draws, device)
-    batch = runner.batches(X, condition, noise=lambda rows, x: {"posterior": draw(x)})
+    batch = runner.batches(table, noise=lambda rows, x: {"posterior": draw(x)})
     log_prior = density_of(log_density)
 
     def step(rows: slice) -> np.ndarray:
         weights = module.importance_draws(batch(rows), log_prior).log_weights
         return reduce(weights.cpu().numpy().astype(np.float64))
 
-    return runner.map(step, X.shape[0])
+    return runner.map(step, table.n_rows)
 
 
 def log_mean_exp(weights: np.ndarray) -> np.ndarray:

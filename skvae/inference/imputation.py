@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from skvae.data import Table
 from skvae.inference.importance import density_of, pooled_noise
 from skvae.inference.runner import Runner
 from skvae.modules import MIWAEModule
@@ -19,7 +19,7 @@ _CHUNK_NUMBERS = 2**21  # that the widest layer, or a row's draws, may hold at o
 
 def impute(
     module: nn.Module,
-    X: Any,
+    table: Table,
     device: torch.device,
     *,
     n_draws: int,
@@ -35,7 +35,7 @@ def impute(
     Parameters
     ----------
     module : LatentModule
-    X : ndarray of shape (n_samples, n_features)
+    table : Table
         NaN where entries are missing.
     device : torch.device
     n_draws : int
@@ -72,7 +72,7 @@ def impute(
             for name, width in widths.items()
         }
 
-    batch = runner.batches(X, noise=noise)
+    batch = runner.batches(table, noise=noise)
 
     def step(rows: slice) -> np.ndarray:
         drawn = None
@@ -94,7 +94,7 @@ def impute(
         values = values[: rows.stop - rows.start]
         return module.likelihood.rescale(values.flatten(0, 1)).reshape(len(values), -1, module.n_features)
 
-    return runner.map(step, X.shape[0])
+    return runner.map(step, table.n_rows)
 
 
 def _means(module: nn.Module, output: torch.Tensor, drawn: torch.Tensor | None) -> torch.Tensor:

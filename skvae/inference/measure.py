@@ -30,8 +30,8 @@ def fit_noise(module: nn.Module, data: Table, device: torch.device, *, max_rows:
         Most rows to look at.
     """
     sample = data.take(_evenly_spaced(data, max_rows))
-    x, observed = module.likelihood.standardize(sample.X).to(device), None
-    if misses_entries(module, sample.X):
+    x, observed = module.likelihood.standardize(sample.source).to(device), None
+    if misses_entries(module, sample):
         x, observed = module.likelihood.fill(x)
     weight = torch.from_numpy(np.ones(len(x)) if sample.weight is None else sample.weight).float().to(device)
     noise = torch.randn((len(x), module.n_components), generator=make_generator(_SEED), dtype=torch.float32)
@@ -65,12 +65,12 @@ def latent_usage(module: nn.Module, data: Table, device: torch.device, *, max_ro
         Whether the columns have any structure to be carried.
     """
     sample = data.take(_evenly_spaced(data, max_rows))
-    mean, log_var = posterior(module, sample.X, device, sample.condition)
+    mean, log_var = posterior(module, sample, device)
     condition = None if sample.condition is None else torch.from_numpy(sample.condition.astype(np.float32)).to(device)
     with torch.no_grad():
         q = DiagonalNormal(*(torch.from_numpy(values).to(device) for values in (mean, log_var)))
         kl = module.prior.component_kl(q, condition).cpu().double().numpy()
-    x = np.nan_to_num(module.likelihood.standardize(sample.X).numpy(), nan=0.0)
+    x = np.nan_to_num(module.likelihood.standardize(sample.source).numpy(), nan=0.0)
     if sample.condition is not None:  # what the condition explains is no structure for the code to carry
         given = np.column_stack([np.ones(len(x)), sample.condition]).astype(np.float32)
         x = x - given @ np.linalg.lstsq(given, x, rcond=None)[0]

@@ -8,37 +8,35 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import sparse
 from torch import nn
 
+from skvae.data import Table
 from skvae.inference.runner import CHUNK_FLOATS, Runner, chunk_rows, place
 from skvae.modules import Batch
 from skvae.runtime.randomness import make_generator, private_randomness
 
 
-def encode(module: nn.Module, X: Any, device: torch.device, condition: np.ndarray | None = None) -> np.ndarray:
+def encode(module: nn.Module, table: Table, device: torch.device) -> np.ndarray:
     """Deterministic codes ``(n_samples, n_components)`` of rows in the units of the data."""
-    return _of_rows(module, X, device, module.encode, condition)
+    return _of_rows(module, table, device, module.encode)
 
 
-def posterior(
-    module: nn.Module, X: Any, device: torch.device, condition: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def posterior(module: nn.Module, table: Table, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
     """Means and log-variances of q(z|x), each ``(n_samples, n_components)``."""
-    return _of_rows(module, X, device, lambda batch: tuple(module.posterior(batch)), condition)
+    return _of_rows(module, table, device, lambda batch: tuple(module.posterior(batch)))
 
 
-def preactivate(module: nn.Module, X: Any, device: torch.device) -> np.ndarray:
+def preactivate(module: nn.Module, table: Table, device: torch.device) -> np.ndarray:
     """Linear responses ``(n_samples, n_components)`` of a sparse autoencoder's units."""
-    return _of_rows(module, X, device, module.preactivate)
+    return _of_rows(module, table, device, module.preactivate)
 
 
-def find_codes(module: nn.Module, X: Any, device: torch.device) -> np.ndarray:
+def find_codes(module: nn.Module, table: Table, device: torch.device) -> np.ndarray:
     """Codes ``(n_samples, n_codes)`` of rows in the units of the data, as integers."""
-    return _of_rows(module, X, device, module.codes)
+    return _of_rows(module, table, device, module.codes)
 
 
-def jacobian_norm(module: nn.Module, X: Any, device: torch.device) -> np.ndarray:
+def jacobian_norm(module: nn.Module, table: Table, device: torch.device) -> np.ndarray:
     """Norms of the Jacobian of the code at rows, in standardized units, ``(n_samples,)``.
 
     Backward passes multiply by other matrices than those that `aligned_rows` sees to. In double precision, the last bits
@@ -54,15 +52,13 @@ def jacobian_norm(module: nn.Module, X: Any, device: torch.device) -> np.ndarray
         parts = zip(batch.x.to(dtype).split(size), observed, strict=True)
         return torch.cat([wide.jacobian_norm(Batch.of(x, observed=seen)) for x, seen in parts]).float()
 
-    return _of_rows(wide, X, device, norms).astype(np.float64)
+    return _of_rows(wide, table, device, norms).astype(np.float64)
 
 
-def _of_rows(
-    module: nn.Module, X: Any, device: torch.device, function: Callable[[Batch], Any], condition: np.ndarray | None = None
-) -> Any:
+def _of_rows(module: nn.Module, table: Table, device: torch.device, function: Callable[[Batch], Any]) -> Any:
     runner = Runner(module, device)
-    batch = runner.batches(X, condition)
-    return runner.map(lambda rows: function(batch(rows)), X.shape[0])
+    batch = runner.batches(table)
+    return runner.map(lambda rows: function(batch(rows)), table.n_rows)
 
 
 # -- codes ------------------------------------------------------------------------------------------------------------
@@ -128,35 +124,34 @@ def keep_levels(module: nn.Module, Z: np.ndarray, levels: list[int], device: tor
 # -- rows beside what is decoded from their codes ---------------------------------------------------------------------
 
 
-def deviance(module: nn.Module, X: Any, Z: np.ndarray, device: torch.device, condition: np.ndarray | None = None) -> np.ndarray:
-    """Nats by which each entry of `X` falls short of the best, given codes, ``(n_samples, n_features)``."""
-    return _beside_rows(module, X, Z, device, condition, module.likelihood.deviance)
+def deviance(module: nn.Module, table: Table, Z: np.ndarray, device: torch.device) -> np.ndarray:
+    """Nats by which each entry of a table falls short of the best, given codes, ``(n_samples, n_features)``."""
+    return _beside_rows(module, table, Z, device, module.likelihood.deviance)
 
 
-def errors(module: nn.Module, X: Any, Z: np.ndarray, device: torch.device, condition: np.ndarray | None = None) -> np.ndarray:
+def errors(module: nn.Module, table: Table, Z: np.ndarray, device: torch.device) -> np.ndarray:
     """Rows and their residuals, given codes, side by side and in standardized units, ``(n_samples, 2 * n_features)``."""
-    return _beside_rows(module, X, Z, device, condition, module.likelihood.errors)
+    return _beside_rows(module, table, Z, device, module.likelihood.errors)
 
 
-def log_likelihood(module: nn.Module, X: Any, Z: np.ndarray, device: torch.device) -> np.ndarray:
+def log_likelihood(module: nn.Module, table: Table, Z: np.ndarray, device: torch.device) -> np.ndarray:
     """Log-likelihood of rows given codes, in nats and in the units of the data, ``(n_samples,)``."""
-    return _beside_rows(module, X, Z, device, None, module.likelihood.log_prob)
+    return _beside_rows(module, table, Z, device, module.likelihood.log_prob)
 
 
 def _beside_rows(
     module: nn.Module,
-    X: Any,
+    table: Table,
     Z: np.ndarray,
     device: torch.device,
-    condition: np.ndarray | None,
     function: Callable[[np.ndarray, torch.Tensor], np.ndarray],
 ) -> np.ndarray:
     """Call a function of rows in the units of the data and of what is decoded from codes."""
 
     def step(output: torch.Tensor, rows: slice) -> np.ndarray:
-        block = X[rows].toarray() if sparse.issparse(X) else X[rows]
+        block = table.source.read(rows)
         padded = np.zeros((len(output), *block.shape[1:]), dtype=block.dtype)
         padded[: len(block)] = block
         return function(padded, output)
 
-    return _of_codes(module, Z, device, condition, step)
+    return _of_codes(module, Z, device, table.condition, step)

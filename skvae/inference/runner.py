@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from skvae.data.columns import has_missing
+from skvae.data import Table
 from skvae.modules import Batch
 from skvae.runtime.alignment import aligned_rows, aligned_zeros
 from skvae.runtime.randomness import private_randomness
@@ -57,9 +57,9 @@ def place(module: nn.Module, device: torch.device) -> None:
         module.eval()
 
 
-def misses_entries(module: nn.Module, X: Any) -> bool:
+def misses_entries(module: nn.Module, table: Table) -> bool:
     """Whether some of the rows' entries are missing, for a module that takes such rows."""
-    return module.takes_missing and has_missing(X)
+    return module.takes_missing and table.has_missing
 
 
 class Runner:
@@ -111,31 +111,29 @@ class Runner:
 
     def batches(
         self,
-        X: Any,
-        condition: np.ndarray | None = None,
+        table: Table,
         noise: Callable[[slice, torch.Tensor], dict[str, torch.Tensor]] | None = None,
     ) -> Callable[[slice], Batch]:
         """Return a function that makes a batch of a slice of rows, padded with zeros to a chunk's size.
 
         Parameters
         ----------
-        X : ndarray of shape (n_samples, ..., n_features) or CSR matrix of shape (n_samples, n_features)
+        table : Table
             In the units of the data.
-        condition : ndarray of shape (n_samples, n_conditions), optional
         noise : callable, optional
             Takes a slice and its standardized rows on the CPU, and returns the noise of the batch.
         """
         likelihood, device = self.module.likelihood, self.device
-        missing = misses_entries(self.module, X)
-        if X.ndim == 2:
-            buffer = aligned_zeros(self.size, X.shape[1])
+        missing = misses_entries(self.module, table)
+        if len(table.shape) == 2:
+            buffer = aligned_zeros(self.size, table.n_features)
         else:
-            buffer = torch.zeros(self.size, *X.shape[1:])
-        conditions = None if condition is None else self.padded(condition)
+            buffer = torch.zeros(self.size, *table.shape[1:])
+        conditions = None if table.condition is None else self.padded(table.condition)
 
         def batch(rows: slice) -> Batch:
-            n_rows = min(rows.stop, X.shape[0]) - rows.start
-            likelihood.standardize(X, rows, out=buffer)
+            n_rows = min(rows.stop, table.n_rows) - rows.start
+            likelihood.standardize(table.source, rows, out=buffer)
             buffer[n_rows:] = 0.0
             x, observed = buffer.to(device), None
             if missing:

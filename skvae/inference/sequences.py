@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from scipy.stats import norm, qmc
 
+from skvae.data import Table
 from skvae.inference.importance import POOL_SIZE, log_mean_exp, normal_pool, row_offsets
 from skvae.inference.runner import Runner, chunk_rows, place
 from skvae.modules import Batch, TDVAEModule
@@ -46,7 +47,7 @@ def beliefs(module: TDVAEModule, X: np.ndarray, device: torch.device) -> np.ndar
     device : torch.device
     """
     runner = Runner(module, device, size=_chunk(module, X.shape[1]))
-    batch = runner.batches(X)
+    batch = runner.batches(Table.of(X))
     result = runner.map(lambda rows: module.read(batch(rows).x)[0], len(X))
     result[np.isnan(X[..., 0])] = np.nan
     return result

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from skvae.data import Table
 from skvae.inference.codes import precise_copy, rows_in_memory
 from skvae.inference.runner import chunk_rows, chunks
 from skvae.modules import CodePrior, VQVAEModule
@@ -81,7 +82,7 @@ def fit_code_prior(
             prior.share.fill_(1.0)  # type: ignore[operator]
     if not prior.share:
         return np.empty(0), False
-    known = Rows(rows, None, device, weight=weight, condition=condition)
+    known = Rows(Table.of(rows, weight, condition), None, device)
     outcome = train(prior, known, None, plan)
     return outcome.history["loss"], outcome.diverged
 
@@ -151,7 +152,7 @@ def fit_share(
         twin.fit_counts(rows[here, prior.n_upper :], None if weight is None else weight[here])
         steps = plan.n_epochs * -(-len(here) // plan.batch_size)
         part = replace(plan, total_steps=steps, first_step=0, patience=None, verbose=0, callbacks={})
-        known = Rows(rows, None, device, weight=weight, condition=condition, index=here)
+        known = Rows(Table.of(rows, weight, condition), None, device, index=here)
         try:
             train(twin, known, None, part)
         except DivergedError:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import prod
-from typing import Any
 
 import numpy as np
 import torch
-from scipy import sparse
 
-from skvae.data.columns import BLOCK_BYTES, dense_rows, row_blocks
+from skvae.data import Table
+from skvae.data.sources import BLOCK_BYTES, row_blocks
 from skvae.modules import Batch, Likelihood
 
 RESIDENT_BYTES = 2**31  # rows that take more, in float32, are standardized block by block in every epoch
@@ -30,49 +29,44 @@ class Rows:
 
     Parameters
     ----------
-    X : ndarray of shape (n_samples, ..., n_features) or CSR matrix of shape (n_samples, n_features)
-        A dense array is standardized once and kept on the device if it fits; a sparse one is densified block by block.
+    table : Table
+        Rows that lie in memory are standardized once and kept on the device if they fit; others are read block by block.
     likelihood : Likelihood or None
         Standardizes the rows; None hands them out as they are.
     device : torch.device
-    weight : ndarray of shape (n_samples,), optional
-        Weights of the rows.
-    condition : ndarray of shape (n_samples, n_conditions), optional
-        What a conditional model conditions on.
     index : ndarray of int, optional
-        Which rows of `X` to hand out; all by default.
+        Which rows of the table to hand out; all by default.
     missing : bool, default=False
         Whether entries that are NaN are missing: batches then say what is observed, and have the columns' means in their place.
     """
 
     def __init__(
         self,
-        X: Any,
+        table: Table,
         likelihood: Likelihood | None,
         device: torch.device,
         *,
-        weight: np.ndarray | None = None,
-        condition: np.ndarray | None = None,
         index: np.ndarray | None = None,
         missing: bool = False,
     ):
-        self.X, self.likelihood, self.device, self.index = X, likelihood, device, index
+        self.source, self.likelihood, self.device, self.index = table.source, likelihood, device, index
         self.missing = missing
-        self.n_features = prod(X.shape[1:])
+        shape = table.shape[1:]
+        self.n_features = prod(shape)
         self._resident: torch.Tensor | None = None
-        n_rows = X.shape[0] if index is None else len(index)
-        self.is_weighted = weight is not None
-        if weight is not None:
-            chosen = weight if index is None else weight[index]
+        n_rows = table.n_rows if index is None else len(index)
+        self.is_weighted = table.weight is not None
+        if table.weight is not None:
+            chosen = table.weight if index is None else table.weight[index]
             self.weight = torch.from_numpy((chosen / chosen.mean()).astype(np.float32)).to(device)
         else:
             self.weight = torch.ones(n_rows, device=device, dtype=torch.float32)
         self.condition: torch.Tensor | None = None
-        if condition is not None:
-            chosen = condition if index is None else condition[index]
+        if table.condition is not None:
+            chosen = table.condition if index is None else table.condition[index]
             self.condition = torch.from_numpy(chosen.astype(np.float32)).to(device)
-        if not sparse.issparse(X) and fits_on(device, 4 * n_rows * self.n_features):
-            resident = torch.empty(n_rows, *X.shape[1:], dtype=torch.float32)
+        if self.source.is_resident and fits_on(device, 4 * n_rows * self.n_features):
+            resident = torch.empty(n_rows, *shape, dtype=torch.float32)
             for block in row_blocks(n_rows, self.n_features):
                 self._standardize(block, out=resident[block])
             self._resident = resident.to(device)
@@ -83,9 +77,9 @@ class Rows:
     def _standardize(self, rows: slice | np.ndarray, out: torch.Tensor | None = None) -> torch.Tensor:
         rows = rows if self.index is None else self.index[rows]
         if self.likelihood is None:
-            given = torch.from_numpy(dense_rows(self.X, rows).astype(np.float32))
+            given = torch.from_numpy(self.source.read(rows).astype(np.float32))
             return given if out is None else out.copy_(given)
-        return self.likelihood.standardize(self.X, rows, out=out)
+        return self.likelihood.standardize(self.source, rows, out=out)
 
     @property
     def is_resident(self) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from skvae.data import Table
 from skvae.inference.runner import chunks, place
 from skvae.modules import Batch, DenoisingModule
 from skvae.runtime.randomness import PrivateRandomness, private_randomness, seed_streams
@@ -55,7 +56,7 @@ def pretrain(module: DenoisingModule, rows: Rows, plan: Plan, n_epochs: int) -> 
             codes, inner = _encode_training_rows(stage, rows), stages[len(losses)]
             # Codes keep the scale in which the next layer will see them.
             inner.likelihood.fit(codes, weight, shared=True, standardize=False)
-            rows = Rows(codes, inner.likelihood, rows.device, weight=weight)
+            rows = Rows(Table.of(codes, weight), inner.likelihood, rows.device)
     return losses
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skvae import functional as fn
-from skvae.data.columns import has_missing
+from skvae.data.sources import as_source
 from skvae.modules.likelihoods.base import Likelihood, zero_where_missing
 
 _SURE = 1e-6  # least probability of what is predicted not to happen
@@ -73,19 +73,10 @@ class Bernoulli(Likelihood):
         return drawn + (probability - probability.detach())
 
     def check(self, X: Any) -> None:
-        low, high = _range(X)
+        low, high = as_source(X).range()
         if low < 0.0 or high > 1.0:
             hint = " Pixels from 0 to 255 are divided by 255 first." if low >= 0.0 and high <= 255.0 else ""
             raise ValueError(
                 f"likelihood='bernoulli' takes values in [0, 1], but X ranges from {low:g} to {high:g}.{hint} "
                 "Rescale X (MinMaxScaler) or choose likelihood='gaussian'."
             )
-
-
-def _range(X: Any) -> tuple[float, float]:
-    """Smallest and largest entry that is not missing, of an array or CSR matrix."""
-    if not has_missing(X):
-        return float(X.min()), float(X.max())
-    values = X.data if hasattr(X, "toarray") else X
-    low, high = float(np.fmin.reduce(values, axis=None)), float(np.fmax.reduce(values, axis=None))
-    return (min(low, 0.0), max(high, 0.0)) if hasattr(X, "toarray") else (low, high)

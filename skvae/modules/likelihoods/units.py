@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skvae.data.columns import ColumnStatistics, row_blocks
+from skvae.data.columns import ColumnStatistics
+from skvae.data.sources import as_source
 
 MAX_STANDARDIZED = 1e15  # entries further out are taken for this, whose square is still a number in single precision
 
@@ -57,7 +58,7 @@ class Units:
 
         Parameters
         ----------
-        X : ndarray or CSR matrix of shape (n_samples, n_features)
+        X : Source, ndarray or CSR matrix of shape (n_samples, n_features)
         sample_weight : ndarray of shape (n_samples,) or None
         shared : bool or None
             Whether the columns share a unit; None leaves it to the data.
@@ -100,7 +101,7 @@ class Units:
 
         Parameters
         ----------
-        X : ndarray or CSR matrix of shape (n_samples, n_features)
+        X : Source, ndarray or CSR matrix of shape (n_samples, n_features)
         rows : slice or ndarray of int
         out : Tensor of float32, shape (at least n_rows, n_features), optional
             Where to put them.
@@ -148,8 +149,9 @@ class Units:
     def largest_entry(self, X: Any) -> tuple[float, int]:
         """Largest absolute entry of `X` in the network's units, and its column."""
         largest = np.zeros(len(self.scale))
-        for rows in row_blocks(X.shape[0], len(self.scale)):
-            np.fmax(largest, np.fmax.reduce(self.standardize_exactly(X, rows).abs().numpy(), axis=0), out=largest)
+        source = as_source(X)
+        for rows in source.blocks():
+            np.fmax(largest, np.fmax.reduce(self.standardize_exactly(source, rows).abs().numpy(), axis=0), out=largest)
         return float(largest.max()), int(largest.argmax())
 
     # -- and back -----------------------------------------------------------------------------------------------------
@@ -170,8 +172,7 @@ class Units:
 
 def _block(X: Any, rows: Any) -> Tensor:
     """Rows of `X` as a tensor that may share their memory."""
-    block = X[rows]
-    block = np.ascontiguousarray(block.toarray() if hasattr(block, "toarray") else block)
+    block = np.ascontiguousarray(as_source(X).read(rows))
     # torch warns about read-only memory and takes no negative strides,
     # which numpy leaves to blocks of one row.
     if not block.flags.writeable or min(block.strides) < 0:

@@ -1,0 +1,133 @@
+"""Where rows come from: the one place that knows how they are stored."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+BLOCK_BYTES = 2**24  # what one dense float64 block of rows may take
+
+
+def row_blocks(n_rows: int, n_features: int) -> Iterator[slice]:
+    """Slices over the rows of a matrix such that a dense float64 block stays small."""
+    step = max(1, BLOCK_BYTES // (8 * max(1, n_features)))
+    for start in range(0, n_rows, step):
+        yield slice(start, min(start + step, n_rows))
+
+
+class Source(ABC):
+    """Rows that can be read a few at a time, in any order; an entry that is NaN is missing.
+
+    A source defines `read`, `take` and `stored`. One that reads from a file or from a stream that was spooled to one has its
+    place beside those below.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Number of rows, and the shape of each, whose last axis are the columns.
+    dtype : dtype
+    is_resident : bool
+        Whether the rows lie in memory as they are, dense.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    is_resident: bool
+
+    @abstractmethod
+    def read(self, rows: Any) -> NDArray[Any]:
+        """Rows of these positions, a slice or an array, as a dense array, which may share memory with the source."""
+
+    @abstractmethod
+    def take(self, rows: Any) -> Source:
+        """Return a source of some of the rows."""
+
+    @abstractmethod
+    def stored(self) -> NDArray[Any]:
+        """Return the entries that are stored; the others, if there are any, are zero."""
+
+    def read_exactly(self, rows: Any = slice(None)) -> NDArray[np.float64]:
+        """Rows of these positions in double precision."""
+        return np.asarray(self.read(rows), dtype=np.float64)
+
+    def blocks(self) -> Iterator[slice]:
+        """Slices over the rows whose dense blocks stay small."""
+        return row_blocks(self.shape[0], int(np.prod(self.shape[1:], dtype=int)))
+
+    def has_missing(self) -> bool:
+        """Whether any entry is NaN."""
+        values = self.stored()
+        with np.errstate(over="ignore", invalid="ignore"):
+            return values.dtype.kind == "f" and bool(np.isnan(values.sum())) and bool(np.isnan(values).any())
+
+    def range(self) -> tuple[float, float]:
+        """Smallest and largest entry that is not missing."""
+        values = self.stored()
+        low, high = (float(extreme.reduce(values, axis=None)) if values.size else 0.0 for extreme in (np.fmin, np.fmax))
+        is_full = values.size == np.prod(self.shape, dtype=int)
+        return (low, high) if is_full else (min(low, 0.0), max(high, 0.0))
+
+
+class ArraySource(Source):
+    """Rows of an array, be it in memory or mapped into it.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_samples, ..., n_features)
+    """
+
+    is_resident = True
+
+    def __init__(self, values: NDArray[Any]):
+        self.values, self.shape, self.dtype = values, values.shape, values.dtype
+
+    def read(self, rows: Any) -> NDArray[Any]:
+        return self.values[rows]
+
+    def take(self, rows: Any) -> ArraySource:
+        return ArraySource(self.values[rows])
+
+    def stored(self) -> NDArray[Any]:
+        return self.values
+
+
+class SparseSource(Source):
+    """Rows of a sparse matrix or array in the CSR format.
+
+    Parameters
+    ----------
+    values : CSR matrix of shape (n_samples, n_features)
+    """
+
+    is_resident = False
+
+    def __init__(self, values: Any):
+        self.values, self.shape, self.dtype = values, values.shape, values.dtype
+
+    def read(self, rows: Any) -> NDArray[Any]:
+        block: NDArray[Any] = self.values[rows].toarray()
+        return block
+
+    def take(self, rows: Any) -> SparseSource:
+        return SparseSource(self.values[rows])
+
+    def stored(self) -> NDArray[Any]:
+        entries: NDArray[Any] = self.values.data
+        return entries
+
+
+def as_source(X: Any) -> Source:
+    """Return the source of an array or a CSR matrix; a source is returned as it is."""
+    if isinstance(X, Source):
+        return X
+    return SparseSource(X) if hasattr(X, "toarray") else ArraySource(X)
+
+
+def dense(X: Any) -> NDArray[Any]:
+    """Return an array, or a sparse matrix as one."""
+    array: NDArray[Any] = X.toarray() if hasattr(X, "toarray") else np.asarray(X)
+    return array
