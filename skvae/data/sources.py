@@ -86,7 +86,8 @@ class ArraySource(Source):
         self.values, self.shape, self.dtype = values, values.shape, values.dtype
 
     def read(self, rows: Any) -> NDArray[Any]:
-        return self.values[rows]
+        block: NDArray[Any] = self.values[rows]
+        return block
 
     def take(self, rows: Any) -> ArraySource:
         return ArraySource(self.values[rows])

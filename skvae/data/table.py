@@ -78,10 +78,8 @@ class Table:
         """Which rows have no entry at all; None if there is no such row."""
         if not self.has_missing:
             return None
-        blocks = [
-            np.isnan(self.source.read(rows)).reshape(rows.stop - rows.start, -1).all(axis=1) for rows in self.source.blocks()
-        ]
-        empty = np.concatenate(blocks)
+        entries = (self.source.read(rows) for rows in self.source.blocks())
+        empty = np.concatenate([np.isnan(block).reshape(len(block), -1).all(axis=1) for block in entries])
         return empty if empty.any() else None
 
     def take(self, rows: Any) -> Table:
@@ -94,7 +92,7 @@ class Table:
         return replace(self, condition=condition)
 
     def entries(self) -> Table:
-        """Return the rows of a table, or the frames of sequences, each with its sequence's weight: what columns are measured on."""
+        """Return what columns are measured on: the rows, or the frames of sequences with the weights of these."""
         if len(self.source.shape) == 2:
             return self
         X = self.source.read(slice(None))
