@@ -16,14 +16,26 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from skvae import inference
+from skvae._spec import Spec, is_same
 from skvae.data import Table
 from skvae.data.columns import SpreadError
 from skvae.estimators import _validation as check
+from skvae.estimators._specs import NETWORKS, SpecsMixin, resolve
 from skvae.inference.anomaly import METHODS, References, Scorer, draw_references
-from skvae.modules import ACTIVATIONS, LIKELIHOODS, NOISE_MODES, NORMALIZATIONS, Conv, LatentModule, Net
+from skvae.modules import (
+    ACTIVATIONS,
+    LIKELIHOODS,
+    MLP,
+    Conv,
+    LatentModule,
+    LikelihoodSpec,
+    Net,
+    layer_sizes,
+    resolve_networks,
+)
 from skvae.runtime.randomness import PrivateRandomness, seed_streams
 from skvae.runtime.state import load_module_state, to_plain
-from skvae.training import OPTIMIZER_NAMES, SCHEDULES, DivergedError, Plan, Rows, train
+from skvae.training import OPTIMIZER_NAMES, DivergedError, EarlyStopping, Optimizer, Plan, Rows, train
 from skvae.warnings import warn_user
 
 _AUTO_STEPS, _AUTO_STEPS_LINEAR = 3000, 5000
@@ -33,7 +45,7 @@ REMEMBERED_ROWS = 4096  # rows of earlier partial_fit calls that weigh against t
 MAX_SEED = 2**31 - 1
 
 
-class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class BaseAutoEncoder(SpecsMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Everything that fits, transforms, samples and scores; children name a module and its parameters.
 
     A child defines `_module_class`, `_code_params` and `_module_params` for parameters of its own, `_sample_codes` and
@@ -42,35 +54,26 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
     _module_class: ClassVar[type[LatentModule]]
     _anomaly_method: ClassVar[str] = "neighbors"  # what `score_anomaly` takes for "auto"
+    _module_arguments: ClassVar[dict[str, str]] = {}  # those of the module whose parameters have other names
     _n_condition_columns = 0  # how many columns of X the model is told instead of being asked to reconstruct
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions(set(ACTIVATIONS)), type],
-        "dropout": [Interval(Real, 0, 1, closed="left")],
-        "normalization": [StrOptions(set(NORMALIZATIONS)), None],
-        "encoder": [Net, Conv, None],
-        "decoder": [Net, Conv, None],
+        "encoder": [MLP, Conv, Net, None],
+        "decoder": [MLP, Conv, Net, None],
         "image_shape": ["array-like", None],
-        "likelihood": [StrOptions(set(LIKELIHOODS))],
-        "noise": [StrOptions(set(NOISE_MODES)), Interval(Real, 0, None, closed="neither")],
+        "likelihood": [StrOptions(set(LIKELIHOODS)), LikelihoodSpec],
         "learning_rate": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
-        "learning_rate_schedule": [StrOptions(set(SCHEDULES))],
-        "optimizer": [StrOptions(set(OPTIMIZER_NAMES)), type],
-        "optimizer_params": [dict, None],
+        "optimizer": [StrOptions(set(OPTIMIZER_NAMES)), type, Optimizer],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "max_epochs": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "early_stopping": ["boolean"],
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
-        "tol": [Interval(Real, 0, None, closed="left")],
-        "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
-        "clip_value": [Interval(Real, 0, None, closed="neither"), None],
+        "early_stopping": ["boolean", EarlyStopping],
         "warm_start": ["boolean"],
         "device": [str],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
-        "net_params": [dict, None],
+        "callbacks": "no_validation",  # which the training loop looks at
     }
 
     _doc_link_module = "skvae"
@@ -111,7 +114,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         """Go on with one pass over some rows.
 
         The first call fixes the standardization of the columns. Optimizer and schedules go on where they were; schedules
-        stay at their end. Changed `optimizer_params` are obeyed from now on; another `optimizer` starts anew.
+        stay at their end. Changed arguments of the `optimizer` are obeyed from now on; another one starts anew.
 
         Parameters
         ----------
@@ -132,6 +135,8 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     def _validate_params(self) -> None:
         check.check_architecture(self)
         super()._validate_params()
+        self._check_specs()
+        self._check_flat()
         check.check_missing_values(self)
 
     def _fit(self, X: Any, told: Any, sample_weight: Any, *, once: bool) -> BaseAutoEncoder:
@@ -139,11 +144,12 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
         `told` is what a conditional model is told about the rows, in the form that `_condition` takes.
         """
-        if once and self.early_stopping:
-            raise ValueError("partial_fit does not support early_stopping=True: one pass has nothing to stop.")
+        if once and self._early_stopping is not None:
+            raise ValueError(
+                f"partial_fit does not support early_stopping={self.early_stopping!r}: one pass has nothing to stop."
+            )
         resume = hasattr(self, "module_") and (once or self.warm_start)
         with check.unchanged_on_failure(self), torch.inference_mode(False):
-            callbacks = check.check_net_params(self.net_params)
             device = check.resolve_device(self.device)
             goes_on = once and resume
             if resume:
@@ -173,7 +179,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             valid = None
             if valid_index is not None:
                 valid = Rows(data.X, module.likelihood, device, index=valid_index, **shared)
-            plan = self._plan(len(rows), once=once, callbacks=callbacks)
+            plan = self._plan(len(rows), once=once)
             try:
                 if not resume:
                     self._pretrain(module, rows, plan)
@@ -229,16 +235,17 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
     def _check_network(self, module: LatentModule) -> None:
         """Raise what is wrong with networks of the user's own."""
-        check.check_network(module, self.encoder, self.decoder, self.activation)
+        check.check_network(module, *self._networks())
 
     def _split(self, n_rows: int) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Draw the rows to train on and, with early stopping, those to hold out."""
-        if not self.early_stopping:
+        if self._early_stopping is None:
             return None, None
-        n_valid = max(1, round(self.validation_fraction * n_rows))
+        fraction = self._early_stopping.validation_fraction
+        n_valid = max(1, round(fraction * n_rows))
         if n_rows - n_valid < 2:
             raise ValueError(
-                f"validation_fraction={self.validation_fraction} of {n_rows} rows leaves {n_rows - n_valid} to train on; "
+                f"early_stopping with validation_fraction={fraction} of {n_rows} rows leaves {n_rows - n_valid} to train on; "
                 "at least 2 are needed."
             )
         (seed,) = seed_streams(self._seed, 3, n=1)
@@ -247,8 +254,6 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
     def _build(self, data: Table, train_index: np.ndarray | None) -> LatentModule:
         """Build the module with private random weights and let its likelihood measure the columns."""
-        if self.likelihood == "bernoulli" and self.noise != "auto":
-            raise ValueError(f"noise={self.noise!r} has no effect with likelihood='bernoulli', which has none; leave it 'auto'.")
         n_features = data.X.shape[-1]
         self._spec = {"n_features": n_features, **self._architecture(n_features)}
         if self._module_class.takes_missing:
@@ -272,8 +277,7 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         return {
             **self._code_params(n_features),
             **copy.deepcopy(self._network_params()),
-            "likelihood": self.likelihood,
-            "noise": self.noise if isinstance(self.noise, str) else float(self.noise),
+            "likelihood": copy.deepcopy(resolve("likelihood", self.likelihood)),
             **self._module_params(),
         }
 
@@ -293,15 +297,19 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
 
     def _network_params(self) -> dict[str, Any]:
         """Parameters that decide on the networks."""
+        encoder, decoder = self._networks()
         return {
-            "hidden_layer_sizes": check.check_hidden_layer_sizes(self.hidden_layer_sizes),
+            "hidden_layer_sizes": layer_sizes(self.hidden_layer_sizes),
             "activation": self.activation,
-            "dropout": self.dropout,
-            "normalization": self.normalization,
-            "encoder": self.encoder,
-            "decoder": self.decoder,
+            "encoder": encoder,
+            "decoder": decoder,
             "image_shape": self.image_shape_,
         }
+
+    def _networks(self) -> tuple[Any, Any]:
+        """Complete specifications of encoder and decoder, or "tied" for the latter."""
+        sizes = layer_sizes(self.hidden_layer_sizes)
+        return resolve_networks(self.encoder, self.decoder, sizes, self.activation, self.image_shape_)
 
     def _module_params(self) -> dict[str, Any]:
         """Parameters of the child's module beside the shared ones."""
@@ -312,19 +320,41 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         now = self._architecture(self._spec["n_features"])
         if getattr(self, "image_shape", None) is not None:
             now["image_shape"] = check.check_image_shape(self.image_shape)
-        changed = [name for name, value in now.items() if self._spec[name] != value]
+        changed = self._changed(now)
         if changed:
             raise ValueError(
                 f"{', '.join(changed)} changed since the model was built; warm_start and partial_fit go on with the same "
                 "network. Use a clone, or fit with warm_start=False."
             )
 
-    def _plan(self, n_rows: int, *, once: bool, callbacks: dict[str, Any]) -> Plan:
+    def _changed(self, now: dict[str, Any]) -> list[str]:
+        """Parameters that differ between the arguments of a module and those that it was built by."""
+        changed = []
+        for name, value in now.items():
+            before = self._spec[name]
+            if before == value:
+                continue
+            if type(before) is not type(value) or not hasattr(value, "get_params"):
+                changed.append(self._module_arguments.get(name, name))
+                continue
+            if name == "decoder" and not isinstance(self.decoder, Spec):  # which follows the encoder
+                continue
+            old, new = before.get_params(), value.get_params()
+            differing = [key for key in {**old, **new} if not is_same(old.get(key), new.get(key))]
+            changed += [f"{name}__{key}" for key in differing if key not in changed]
+        return changed
+
+    @property
+    def _early_stopping(self) -> EarlyStopping | None:
+        return resolve("early_stopping", self.early_stopping)
+
+    def _plan(self, n_rows: int, *, once: bool) -> Plan:
         n_batches = -(-n_rows // self.batch_size)
         n_epochs = self._auto_epochs(n_batches) if self.max_epochs == "auto" else self.max_epochs
-        if self.normalization == "batch" and n_rows // n_batches < 2:
+        normalized = [name for name in NETWORKS if getattr(self._spec[name], "normalization", None) == "batch"]
+        if normalized and n_rows // n_batches < 2:
             raise ValueError(
-                f"normalization='batch' needs batches of at least 2 rows, but {n_rows} rows in batches of at most "
+                f"{normalized[0]}__normalization='batch' needs batches of at least 2 rows, but {n_rows} rows in batches of at most "
                 f"batch_size={self.batch_size} leave some with {n_rows // n_batches}; raise batch_size or use 'layer'."
             )
         goes_on = once and self._n_passes > 0
@@ -335,16 +365,11 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
             first_step=self._n_steps,
             pass_index=self._n_passes,
             learning_rate=self._learning_rate,
-            learning_rate_schedule=self.learning_rate_schedule,
-            optimizer=self.optimizer,
-            optimizer_params=dict(self.optimizer_params or {}),
+            optimizer=resolve("optimizer", self.optimizer),
             seed=self._seed,
-            clip_norm=self.clip_norm,
-            clip_value=self.clip_value,
-            patience=self.n_iter_no_change if self.early_stopping else None,
-            tol=self.tol,
+            early_stopping=self._early_stopping,
             verbose=int(self.verbose),
-            callbacks=callbacks,
+            callbacks=check.list_callbacks(self.callbacks),
         )
 
     def _auto_epochs(self, n_batches: int) -> int:
@@ -359,7 +384,8 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
     @property
     def _is_shallow(self) -> bool:
         """Whether encoder and decoder are one layer each."""
-        return self.encoder is None and self.decoder is None and not (self._spec["hidden_layer_sizes"] or self.image_shape_)
+        networks = [self._spec[name] for name in NETWORKS]
+        return all(network == "tied" or (isinstance(network, MLP) and not network.hidden_layer_sizes) for network in networks)
 
     @property
     def _learning_rate(self) -> float:
@@ -371,7 +397,8 @@ class BaseAutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         """Message about a loss that is not finite: what may have caused it and what to change."""
         X = self._measured(data).X
         largest, column = module.likelihood.largest_entry(X)
-        cause = f"learning_rate={self._learning_rate:g} may be too large; lower it or set clip_norm (now {self.clip_norm})."
+        clip_norm = resolve("optimizer", self.optimizer).clip_norm
+        cause = f"learning_rate={self._learning_rate:g} may be too large; lower it or set optimizer__clip_norm (now {clip_norm})."
         if largest > 100.0:
             name = self._name_of_column(column, X.shape[1])
             cause += f" Column {name!r} has a value {largest:.3g} standard deviations from its mean: transform or clip it."

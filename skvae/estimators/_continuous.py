@@ -21,7 +21,7 @@ class ContinuousAutoEncoder(BaseAutoEncoder):
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **BaseAutoEncoder._parameter_constraints,
         "n_components": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "tied_weights": ["boolean"],
+        "decoder": [StrOptions({"tied"}), *BaseAutoEncoder._parameter_constraints["decoder"]],
         "n_score_draws": [Interval(Integral, 1, None, closed="left")],
     }
 
@@ -32,9 +32,6 @@ class ContinuousAutoEncoder(BaseAutoEncoder):
     def _auto_components(self, n_features: int) -> int:
         """Size of the code for ``n_components="auto"``."""
         return max(min(2, n_features), round(np.sqrt(n_features)))
-
-    def _network_params(self) -> dict[str, Any]:
-        return {**super()._network_params(), "tied_weights": bool(self.tied_weights)}
 
     def _sample_codes(self, n_samples: int, seed: int) -> np.ndarray:
         """Draw codes from the standard normal prior."""

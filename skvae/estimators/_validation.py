@@ -17,26 +17,13 @@ from sklearn.utils._param_validation import MissingValues
 from sklearn.utils.validation import _check_sample_weight, check_array, validate_data
 from torch import nn
 
+from skvae._spec import Spec
 from skvae.data.columns import dense_rows, has_missing, row_blocks
 from skvae.inference import anomaly
-from skvae.modules import Conv, Net
+from skvae.modules import MLP, Conv, Net
 
 # What `missing_values` takes.
 MISSING_VALUES = [MissingValues(numeric_only=True), None]
-
-# What `net_params` may hold: the rest of skorch's arguments are the estimators' own parameters or would be ignored.
-_OWNED = {
-    "module": "encoder and decoder",
-    "criterion": "likelihood",
-    "optimizer": "optimizer and optimizer_params",
-    "lr": "learning_rate",
-    "max_epochs": "max_epochs",
-    "batch_size": "batch_size",
-    "train_split": "early_stopping and validation_fraction",
-    "warm_start": "warm_start",
-    "verbose": "verbose",
-    "device": "device",
-}
 
 
 def check_rows(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1, sets_form: bool = False) -> Any:
@@ -327,35 +314,6 @@ def check_sizes(name: str, value: Any) -> int | tuple[int, ...] | None:
     return tuple(int(size) for size in sizes)
 
 
-_NETWORK_OF_PRIOR = {"n_layers": Integral, "width": Integral, "n_heads": Integral, "dropout": Real}
-_TRAINING_OF_PRIOR = {"learning_rate": Real, "batch_size": Integral, "max_epochs": Integral}
-_WIDTH_OF_PRIOR, _HEADS_OF_PRIOR = 64, 4  # by default
-
-
-def check_prior_params(prior: str | None, params: dict[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Arguments of a prior's network, and of its training."""
-    if params and prior not in ("auto", "transformer", "pixelsnail"):
-        raise ValueError(f"prior_params={params!r} has no effect with prior={prior!r}, which is not trained; leave it None.")
-    known = {**_NETWORK_OF_PRIOR, **_TRAINING_OF_PRIOR}
-    for name, value in (params or {}).items():
-        if name not in known:
-            raise ValueError(f"prior_params has {name!r}; it takes {', '.join(known)}.")
-        takes, is_right = {
-            "dropout": ("a number of at least 0 and below 1", lambda value: 0 <= value < 1),
-            "learning_rate": ("a number above 0", lambda value: 0 < value < np.inf),
-        }.get(name, ("an integer of at least 1", lambda value: value >= 1))
-        if not isinstance(value, known[name]) or isinstance(value, bool) or not is_right(value):
-            raise ValueError(f"prior_params[{name!r}]={value!r} must be {takes}.")
-    given = params or {}
-    width, n_heads = given.get("width", _WIDTH_OF_PRIOR), given.get("n_heads", _HEADS_OF_PRIOR)
-    if width % n_heads:
-        raise ValueError(f"prior_params={given!r}: width={width} must be a multiple of n_heads={n_heads}.")
-    network, training = (
-        {name: given[name] for name in part if name in given} for part in (_NETWORK_OF_PRIOR, _TRAINING_OF_PRIOR)
-    )
-    return network, training
-
-
 def check_discrete_codes(module: nn.Module, codes: Any) -> np.ndarray:
     """Discrete codes as an integer matrix, each within its codebook."""
     try:
@@ -453,7 +411,12 @@ def check_anomaly_method(method: Any, default: str, *, splits: bool = False) -> 
 
 def check_architecture(estimator: Any) -> None:
     """Refuse module instances: they would carry trained weights into the next fit and the next fold."""
-    for name, value in estimator.get_params(deep=False).items():
+    given = estimator.get_params(deep=False)
+    for owner in ("encoder", "decoder"):
+        spec = given.get(owner)
+        if isinstance(spec, (MLP, Conv)):
+            _check_activation(f"{owner}__activation", spec.activation)
+    for name, value in given.items():
         if isinstance(value, nn.Module):
             cls = type(value).__name__
             advice = {
@@ -462,36 +425,32 @@ def check_architecture(estimator: Any) -> None:
                 "corruption": "pass a function of a batch, or one of the names",
             }.get(name, f"pass the class {cls} or a name")
             raise ValueError(f"{name}={cls}(...) is a module instance, which would keep its weights between fits; {advice}.")
-        if name == "activation" and isinstance(value, type) and not issubclass(value, nn.Module):
-            raise ValueError(f"activation={value.__name__} is not a subclass of torch.nn.Module.")
-        if name == "activation" and isinstance(value, type):
-            try:
-                value()
-            except TypeError as error:
-                raise ValueError(f"activation={value.__name__} cannot be built without arguments: {error}") from error
+        if name == "activation":
+            _check_activation(name, value)
+        if isinstance(value, type) and issubclass(value, Spec):
+            raise ValueError(f"{name}={value.__name__} is a class; pass an instance, {value.__name__}(...).")
         if name in ("encoder", "decoder") and isinstance(value, type):
-            advice = "pass an instance, Conv(...)" if value is Conv else f"wrap it and its arguments: Net({value.__name__}, ...)"
-            raise ValueError(f"{name}={value.__name__} is a class; {advice}.")
+            raise ValueError(f"{name}={value.__name__} is a class; wrap it and its arguments: Net({value.__name__}, ...).")
 
 
-def check_hidden_layer_sizes(sizes: Any) -> tuple[int, ...]:
-    """Widths of hidden layers as a tuple."""
-    widths = np.atleast_1d(np.asarray(sizes)) if np.size(sizes) else np.empty(0, dtype=int)
-    if widths.ndim != 1 or widths.dtype.kind not in "iu" or (widths < 1).any():
-        raise ValueError(f"hidden_layer_sizes={sizes!r} must be a sequence of integers of at least 1, or empty.")
-    return tuple(int(width) for width in widths)
+def _check_activation(name: str, activation: Any) -> None:
+    """Raise a ValueError about a class that cannot be built as the activation of a layer."""
+    if not isinstance(activation, type):
+        return
+    if not issubclass(activation, nn.Module):
+        raise ValueError(f"{name}={activation.__name__} is not a subclass of torch.nn.Module.")
+    try:
+        activation()
+    except TypeError as error:
+        raise ValueError(f"{name}={activation.__name__} cannot be built without arguments: {error}") from error
 
 
-def check_net_params(net_params: dict[str, Any] | None) -> dict[str, Any]:
-    """Arguments that go straight to skorch."""
-    for key in net_params or {}:
-        root = key.split("__")[0]
-        if root == "callbacks":
-            continue
-        if root in _OWNED:
-            raise ValueError(f"net_params[{key!r}] belongs to the estimator: set {_OWNED[root]} instead.")
-        raise ValueError(f"net_params[{key!r}] has no effect here; net_params takes 'callbacks' and 'callbacks__*'.")
-    return dict(net_params or {})
+def list_callbacks(callbacks: Any) -> list[Any]:
+    """Callbacks as a list: one of them, or a pair of a name and one, is a list of one."""
+    if callbacks is None:
+        return []
+    is_pair = isinstance(callbacks, tuple) and len(callbacks) == 2 and isinstance(callbacks[0], str)
+    return list(callbacks) if isinstance(callbacks, (list, tuple)) and not is_pair else [callbacks]
 
 
 def resolve_device(device: str) -> torch.device:
@@ -515,19 +474,22 @@ def resolve_device(device: str) -> torch.device:
     return resolved
 
 
-def check_network(module: nn.Module, encoder: Net | Conv | None, decoder: Net | Conv | None, activation: Any) -> None:
-    """Run rows through networks with parts of the user's own and report a misfit in words."""
+def check_network(module: nn.Module, encoder: Any, decoder: Any) -> None:
+    """Run rows through networks with parts of the user's own and report a misfit in words.
+
+    `encoder` and `decoder` are their specifications, or "tied" for a decoder that is as the encoder.
+    """
     device = next(module.parameters()).device
     n_codes = module.n_components * module.encoder_outputs_per_component
     for name, network, n_inputs, n_outputs in (
         ("encoder", module.encoder, module.n_encoder_inputs, n_codes),
         ("decoder", module.decoder, module.n_decoder_inputs, module.n_features),
     ):
-        spec: Any = {"encoder": encoder, "decoder": decoder}[name]
+        spec: Any = encoder if name == "encoder" or decoder == "tied" else decoder
         if not isinstance(spec, Net):
-            if isinstance(activation, str):
+            if isinstance(spec.activation, str):
                 continue
-            spec = f"with activation={activation.__name__}"
+            spec = f"with activation={spec.activation.__name__}"
         with torch.no_grad():
             module.eval()
             try:

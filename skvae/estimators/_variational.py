@@ -26,7 +26,6 @@ class VariationalAutoEncoder(ContinuousAutoEncoder):
         "beta": [Interval(Real, 0, None, closed="left")],
         "kl_warmup": [Interval(Real, 0, 1, closed="both")],
         "capacity": [Interval(Real, 0, None, closed="left"), None],
-        "capacity_warmup": [Interval(Real, 0, 1, closed="both")],
         "n_draws": [Interval(Integral, 1, None, closed="left")],
     }
 
@@ -35,7 +34,6 @@ class VariationalAutoEncoder(ContinuousAutoEncoder):
             "beta": float(self.beta),
             "kl_warmup": float(self.kl_warmup),
             "capacity": None if self.capacity is None else float(self.capacity),
-            "capacity_warmup": float(self.capacity_warmup),
             "n_draws": int(self.n_draws),
         }
 

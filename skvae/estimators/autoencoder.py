@@ -35,8 +35,8 @@ class AutoEncoder(ContinuousAutoEncoder):
     decoder frozen. `sample` draws from this generative model and `score_samples` estimates its log-likelihood, so that
     scores compare between code sizes; the reconstruction error alone does not, since it only ever falls as the code grows.
 
-    Without hidden layers the code spans the subspace of PCA [1]_ of the standardized rows. ``noise="shared"`` standardizes
-    all columns by one scale, as PCA of the rows as they are would have it.
+    Without hidden layers the code spans the subspace of PCA [1]_ of the standardized rows. With
+    ``likelihood=Gaussian(noise="shared")`` all columns are standardized by one scale, as in PCA of the rows as they are.
 
     Parameters
     ----------
@@ -88,66 +88,44 @@ class AutoEncoder(ContinuousAutoEncoder):
         *,
         hidden_layer_sizes=(128, 64),
         activation="relu",
-        dropout=0.0,
-        normalization=None,
         encoder=None,
         decoder=None,
         image_shape=None,
-        tied_weights=False,
         likelihood="gaussian",
-        noise="auto",
         missing_values=None,
         density=None,
         learning_rate="auto",
-        learning_rate_schedule="cosine",
         optimizer="adam",
-        optimizer_params=None,
         batch_size=128,
         max_epochs="auto",
         early_stopping=False,
-        validation_fraction=0.1,
-        n_iter_no_change=20,
-        tol=1e-3,
-        clip_norm=None,
-        clip_value=None,
         n_score_draws=64,
         warm_start=False,
         device="auto",
         random_state=None,
         verbose=0,
-        net_params=None,
+        callbacks=None,
     ):
         self.n_components = n_components
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
-        self.dropout = dropout
-        self.normalization = normalization
         self.encoder = encoder
         self.decoder = decoder
         self.image_shape = image_shape
-        self.tied_weights = tied_weights
         self.likelihood = likelihood
-        self.noise = noise
         self.missing_values = missing_values
         self.density = density
         self.learning_rate = learning_rate
-        self.learning_rate_schedule = learning_rate_schedule
         self.optimizer = optimizer
-        self.optimizer_params = optimizer_params
         self.batch_size = batch_size
         self.max_epochs = max_epochs
         self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.tol = tol
-        self.clip_norm = clip_norm
-        self.clip_value = clip_value
         self.n_score_draws = n_score_draws
         self.warm_start = warm_start
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
-        self.net_params = net_params
+        self.callbacks = callbacks
 
     def _finish(self, data: Table, device: torch.device, rate: float) -> None:
         """Fit the generative model behind `sample` and `score_samples`."""

@@ -56,13 +56,13 @@ class CVAE(VariationalAutoEncoder):
     beta : float, default=1.0
         Weight of the KL term; 1 gives the evidence lower bound.
     kl_warmup : float, default=0.05
-        Fraction of the run over which that weight grows from 0.
+        Fraction of the run over which that weight, and C, grow from 0.
     capacity : float or None, default=None
         Nats at which the KL is held, by the penalty ``beta * |KL - C|`` with C growing from 0 to `capacity`.
-    capacity_warmup : float, default=0.5
-        Fraction of the run over which C grows.
     n_draws : int, default=1
         Draws of the code per row and training step.
+    decoder : MLP, Conv, Net or None, default=None
+        What else there is to tell of the decoder; None mirrors the encoder.
     %(architecture)s
     %(training)s
 
@@ -114,8 +114,8 @@ class CVAE(VariationalAutoEncoder):
         "encode_condition": ["boolean"],
         "prior": [StrOptions(set(CVAE_PRIORS))],
         "condition_columns": ["array-like", None],
+        "decoder": BaseAutoEncoder._parameter_constraints["decoder"],  # the condition has no mirror in the encoder
     }
-    _parameter_constraints.pop("tied_weights")
 
     __metadata_request__fit = {"condition": True}
     __metadata_request__partial_fit = {"condition": True, "classes": True}
@@ -133,35 +133,24 @@ class CVAE(VariationalAutoEncoder):
         beta=1.0,
         kl_warmup=0.05,
         capacity=None,
-        capacity_warmup=0.5,
         n_draws=1,
         hidden_layer_sizes=(128, 64),
         activation="relu",
-        dropout=0.0,
-        normalization=None,
         encoder=None,
         decoder=None,
         image_shape=None,
         likelihood="gaussian",
-        noise="auto",
         learning_rate="auto",
-        learning_rate_schedule="cosine",
         optimizer="adam",
-        optimizer_params=None,
         batch_size=128,
         max_epochs="auto",
         early_stopping=False,
-        validation_fraction=0.1,
-        n_iter_no_change=20,
-        tol=1e-3,
-        clip_norm=None,
-        clip_value=None,
         n_score_draws=64,
         warm_start=False,
         device="auto",
         random_state=None,
         verbose=0,
-        net_params=None,
+        callbacks=None,
     ):
         self.n_components = n_components
         self.encode_condition = encode_condition
@@ -170,35 +159,24 @@ class CVAE(VariationalAutoEncoder):
         self.beta = beta
         self.kl_warmup = kl_warmup
         self.capacity = capacity
-        self.capacity_warmup = capacity_warmup
         self.n_draws = n_draws
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
-        self.dropout = dropout
-        self.normalization = normalization
         self.encoder = encoder
         self.decoder = decoder
         self.image_shape = image_shape
         self.likelihood = likelihood
-        self.noise = noise
         self.learning_rate = learning_rate
-        self.learning_rate_schedule = learning_rate_schedule
         self.optimizer = optimizer
-        self.optimizer_params = optimizer_params
         self.batch_size = batch_size
         self.max_epochs = max_epochs
         self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.tol = tol
-        self.clip_norm = clip_norm
-        self.clip_value = clip_value
         self.n_score_draws = n_score_draws
         self.warm_start = warm_start
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
-        self.net_params = net_params
+        self.callbacks = callbacks
 
     # -- fitting ------------------------------------------------------------------------------------------------------
 

@@ -18,8 +18,9 @@ from skvae.estimators import _validation as check
 from skvae.estimators._continuous import ContinuousAutoEncoder
 from skvae.estimators._density import ActivityDensity, blend_moments, code_moments
 from skvae.estimators._docs import document
+from skvae.estimators._specs import resolve
 from skvae.estimators.autoencoder import NOISE_ROWS
-from skvae.modules import PENALTIES, SparseModule
+from skvae.modules import PENALTIES, BatchTopK, SparseModule, TopK
 from skvae.runtime.randomness import seed_streams
 from skvae.warnings import warn_user
 
@@ -37,7 +38,7 @@ class SparseAE(ContinuousAutoEncoder):
     ----------
     n_components : int or "auto", default="auto"
         Number of units; "auto" is twice the number of columns, but at most 1,024.
-    penalty : {"kl", "l1", "top_k", "batch_top_k"}, default="kl"
+    penalty : {"kl", "l1", "top_k", "batch_top_k"}, TopK or BatchTopK, default="kl"
         What keeps units quiet:
 
         - "kl": sigmoid units, whose mean activations are pulled to `target_activation`;
@@ -45,6 +46,8 @@ class SparseAE(ContinuousAutoEncoder):
         - "top_k": linear units, of which the `k` largest of each row are kept [1]_;
         - "batch_top_k": linear units, of which the largest of a batch are kept, `k` a row on average [2]_; in use, those
           above a threshold, so that a row's code does not depend on its neighbors.
+
+        The last two stand for :class:`~skvae.TopK` and :class:`~skvae.BatchTopK`, which say how `k` falls in training.
     sparsity_weight : float or "auto", default="auto"
         Weight of the penalty, in nats of reconstruction error per row; "auto" is 0.3 times the number of columns for "kl", and
         one half for "l1". Counts with "kl" and "l1".
@@ -53,10 +56,6 @@ class SparseAE(ContinuousAutoEncoder):
     k : int or "auto", default="auto"
         Units kept per row; "auto" is a twentieth of them. Counts with "top_k" and "batch_top_k"; with any penalty, revival
         draws on four times `k` dead units per row.
-    k_annealing : float, default=0.5
-        Fraction of the run over which their number falls from four times `k` to `k`. Counts with "top_k" and "batch_top_k".
-    alpha : float, default=1.0
-        Units kept once training is over, in multiples of `k`. Counts with "top_k" and "batch_top_k".
     revival_weight : float, default=0.0
         Above 0, units that have not been active for 100 steps learn to reconstruct what the others leave [3]_, with this
         weight; 1/32 is usual. Counts with every penalty.
@@ -112,16 +111,15 @@ class SparseAE(ContinuousAutoEncoder):
     """
 
     _module_class = SparseModule
+    _module_arguments = {"k_annealing": "penalty__annealing", "alpha": "penalty__alpha"}
 
     _parameter_constraints = {
         **ContinuousAutoEncoder._parameter_constraints,
         "missing_values": check.MISSING_VALUES,
-        "penalty": [StrOptions(set(PENALTIES))],
+        "penalty": [StrOptions(set(PENALTIES)), TopK, BatchTopK],
         "sparsity_weight": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "target_activation": [Interval(Real, 0, 1, closed="neither")],
         "k": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "k_annealing": [Interval(Real, 0, 1, closed="both")],
-        "alpha": [Interval(Real, 1, None, closed="left")],
         "revival_weight": [Interval(Real, 0, None, closed="left")],
         "sparse_output": ["boolean"],
     }
@@ -134,78 +132,52 @@ class SparseAE(ContinuousAutoEncoder):
         sparsity_weight="auto",
         target_activation=0.05,
         k="auto",
-        k_annealing=0.5,
-        alpha=1.0,
         revival_weight=0.0,
         sparse_output=False,
         hidden_layer_sizes=(),
         activation="relu",
-        dropout=0.0,
-        normalization=None,
         encoder=None,
         decoder=None,
         image_shape=None,
-        tied_weights=False,
         likelihood="gaussian",
-        noise="auto",
         missing_values=None,
         learning_rate="auto",
-        learning_rate_schedule="cosine",
         optimizer="adam",
-        optimizer_params=None,
         batch_size=128,
         max_epochs="auto",
         early_stopping=False,
-        validation_fraction=0.1,
-        n_iter_no_change=20,
-        tol=1e-3,
-        clip_norm=None,
-        clip_value=None,
         n_score_draws=64,
         warm_start=False,
         device="auto",
         random_state=None,
         verbose=0,
-        net_params=None,
+        callbacks=None,
     ):
         self.n_components = n_components
         self.penalty = penalty
         self.sparsity_weight = sparsity_weight
         self.target_activation = target_activation
         self.k = k
-        self.k_annealing = k_annealing
-        self.alpha = alpha
         self.revival_weight = revival_weight
         self.sparse_output = sparse_output
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
-        self.dropout = dropout
-        self.normalization = normalization
         self.encoder = encoder
         self.decoder = decoder
         self.image_shape = image_shape
-        self.tied_weights = tied_weights
         self.likelihood = likelihood
-        self.noise = noise
         self.missing_values = missing_values
         self.learning_rate = learning_rate
-        self.learning_rate_schedule = learning_rate_schedule
         self.optimizer = optimizer
-        self.optimizer_params = optimizer_params
         self.batch_size = batch_size
         self.max_epochs = max_epochs
         self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.tol = tol
-        self.clip_norm = clip_norm
-        self.clip_value = clip_value
         self.n_score_draws = n_score_draws
         self.warm_start = warm_start
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
-        self.net_params = net_params
+        self.callbacks = callbacks
 
     def _auto_components(self, n_features: int) -> int:
         return min(_MOST_COMPONENTS, 2 * n_features)
@@ -217,28 +189,31 @@ class SparseAE(ContinuousAutoEncoder):
     def _module_params(self) -> dict[str, Any]:
         n_components = self._auto_components(self.n_features_in_) if self.n_components == "auto" else self.n_components
         k = max(1, n_components // 20) if self.k == "auto" else int(self.k)
+        kept = resolve("penalty", self.penalty) or TopK()
         if self.penalty in ("kl", "l1"):
             k = min(k, n_components)
-        elif floor(self.alpha * k + 0.5) > n_components:
-            factor = f" times alpha={self.alpha:g}" if self.alpha > 1 else ""
+        elif floor(kept.alpha * k + 0.5) > n_components:
+            factor = f" times penalty__alpha={kept.alpha:g}" if kept.alpha > 1 else ""
             raise ValueError(f"k={k}{factor} is more than the n_components={n_components} units that there are.")
         weight = self.sparsity_weight
         if weight == "auto":
             weight = 0.3 * self.n_features_in_ if self.penalty == "kl" else 0.5
         return {
-            "penalty": self.penalty,
+            "penalty": self.penalty if isinstance(self.penalty, str) else kept.name,
             "sparsity_weight": float(weight),
             "target_activation": float(self.target_activation),
             "k": k,
-            "k_annealing": float(self.k_annealing),
-            "alpha": float(self.alpha),
             "revival_weight": float(self.revival_weight),
+            "k_annealing": float(kept.annealing),
+            "alpha": float(kept.alpha),
         }
 
     def _check_fit(self, weight: np.ndarray | None) -> None:
-        if self.penalty == "l1" and self.normalization is not None:
+        encoder, decoder = self._networks()
+        normalization = getattr(encoder if decoder == "tied" else decoder, "normalization", None)
+        if self.penalty == "l1" and normalization is not None:
             raise ValueError(
-                f"penalty='l1' can be had by scaling where normalization={self.normalization!r} undoes it; use "
+                f"penalty='l1' can be had by scaling where the decoder's normalization={normalization!r} undoes it; use "
                 "normalization=None, or another penalty."
             )
 
@@ -246,7 +221,7 @@ class SparseAE(ContinuousAutoEncoder):
         """Count what the units do and fit the generative model behind `sample` and `score_samples`."""
         module, threshold = self.module_, None
         X, weight, _ = data
-        if self.penalty == "batch_top_k":
+        if module.penalty == "batch_top_k":
             stride = -(-X.shape[0] * self.n_components_ // _QUANTILE_NUMBERS)
             responses = inference.preactivate(module, X[::stride], device).ravel()
             n_kept = min(responses.size - 1, round(module.k_in_use / self.n_components_ * responses.size))

@@ -17,7 +17,7 @@ from skvae.estimators._base import BaseAutoEncoder
 from skvae.estimators._docs import document
 from skvae.estimators._sequences import MIN_TIMESTEPS, check_sequences, columns_of_rows, holds_rows
 from skvae.inference import sequences
-from skvae.modules import CELLS, LatentModule, TDVAEModule
+from skvae.modules import CELLS, MLP, LatentModule, Recurrent, TDVAEModule, layer_sizes, resolve_recurrent
 from skvae.runtime.randomness import seed_streams
 from skvae.warnings import warn_user
 
@@ -67,10 +67,6 @@ class TDVAE(BaseAutoEncoder):
         Size of the state, in each of its layers.
     n_latent_layers : int, default=1
         Layers of the state: each is told those above.
-    cell : {"gru", "lstm"}, default="lstm"
-        Kind of the recurrent network.
-    n_recurrent_layers : int, default=1
-        Its layers.
     max_gap : int or "auto", default="auto"
         Longest jump, in steps; "auto" is half the longest sequence, but at most 20. Longer horizons take several jumps.
     n_pairs : int, default=16
@@ -86,6 +82,11 @@ class TDVAE(BaseAutoEncoder):
     hidden_layer_sizes : array-like of int, default=(64,)
         Widths of the hidden layers of belief, smoothing, transition and decoder, each of which bends a linear map. Empty
         for the linear maps alone.
+    encoder : {"gru", "lstm"} or Recurrent, default="lstm"
+        The recurrent network: its kind, or all about it, see :class:`~skvae.Recurrent`.
+    decoder : MLP or None, default=None
+        What else there is to tell of the perceptrons, of which the decoder is one, see :class:`~skvae.MLP`: their dropout and
+        normalization. Widths are those of the decoder, in whose reverse the others are built.
     %(architecture)s
     learning_rate : float or "auto", default="auto"
         Step size of the optimizer at the start; "auto" is 0.006.
@@ -137,17 +138,13 @@ class TDVAE(BaseAutoEncoder):
     _unfitted: ClassVar[set[str]] = {"image_shape_"}
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **{
-            name: constraint
-            for name, constraint in BaseAutoEncoder._parameter_constraints.items()
-            if name not in ("encoder", "decoder", "image_shape")
-        },
+        **{name: constraint for name, constraint in BaseAutoEncoder._parameter_constraints.items() if name != "image_shape"},
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "n_timesteps": [Interval(Integral, MIN_TIMESTEPS, None, closed="left"), None],
         "n_latents": [Interval(Integral, 1, None, closed="left")],
         "n_latent_layers": [Interval(Integral, 1, None, closed="left")],
-        "cell": [StrOptions(set(CELLS))],
-        "n_recurrent_layers": [Interval(Integral, 1, None, closed="left")],
+        "encoder": [StrOptions(set(CELLS)), Recurrent],
+        "decoder": [MLP, None],
         "max_gap": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "n_pairs": [Interval(Integral, 1, None, closed="left")],
         "one_step_fraction": [Interval(Real, 0, 1, closed="both")],
@@ -164,8 +161,6 @@ class TDVAE(BaseAutoEncoder):
         n_timesteps=None,
         n_latents=8,
         n_latent_layers=1,
-        cell="lstm",
-        n_recurrent_layers=1,
         max_gap="auto",
         n_pairs=16,
         one_step_fraction=0.5,
@@ -174,35 +169,25 @@ class TDVAE(BaseAutoEncoder):
         auxiliary=1.0,
         hidden_layer_sizes=(64,),
         activation="relu",
-        dropout=0.0,
-        normalization=None,
+        encoder="lstm",
+        decoder=None,
         likelihood="gaussian",
-        noise="auto",
         learning_rate="auto",
         batch_size=48,
         max_epochs="auto",
-        learning_rate_schedule="cosine",
         optimizer="adam",
-        optimizer_params=None,
         early_stopping=False,
-        validation_fraction=0.1,
-        n_iter_no_change=20,
-        tol=1e-3,
-        clip_norm=None,
-        clip_value=None,
         n_score_draws=64,
         warm_start=False,
         device="auto",
         random_state=None,
         verbose=0,
-        net_params=None,
+        callbacks=None,
     ):
         self.n_components = n_components
         self.n_timesteps = n_timesteps
         self.n_latents = n_latents
         self.n_latent_layers = n_latent_layers
-        self.cell = cell
-        self.n_recurrent_layers = n_recurrent_layers
         self.max_gap = max_gap
         self.n_pairs = n_pairs
         self.one_step_fraction = one_step_fraction
@@ -211,28 +196,20 @@ class TDVAE(BaseAutoEncoder):
         self.auxiliary = auxiliary
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
-        self.dropout = dropout
-        self.normalization = normalization
+        self.encoder = encoder
+        self.decoder = decoder
         self.likelihood = likelihood
-        self.noise = noise
         self.learning_rate = learning_rate
         self.batch_size = batch_size
         self.max_epochs = max_epochs
-        self.learning_rate_schedule = learning_rate_schedule
         self.optimizer = optimizer
-        self.optimizer_params = optimizer_params
         self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.tol = tol
-        self.clip_norm = clip_norm
-        self.clip_value = clip_value
         self.n_score_draws = n_score_draws
         self.warm_start = warm_start
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
-        self.net_params = net_params
+        self.callbacks = callbacks
 
     # -- fitting ------------------------------------------------------------------------------------------------------
 
@@ -261,7 +238,8 @@ class TDVAE(BaseAutoEncoder):
 
     def _check_network(self, module: LatentModule) -> None:
         """Raise what is wrong with an activation of the user's own."""
-        if isinstance(self.activation, str):
+        activation = self._networks()[1].activation
+        if isinstance(activation, str):
             return
         module.eval()
         try:
@@ -269,7 +247,7 @@ class TDVAE(BaseAutoEncoder):
                 module.decode(torch.zeros(2, module.n_decoder_inputs, device=next(module.parameters()).device))
         except Exception as error:
             what = f"{type(error).__name__}: {error}"
-            raise ValueError(f"activation={self.activation.__name__} fails: {what}") from error
+            raise ValueError(f"activation={activation.__name__} fails: {what}") from error
 
     def _code_params(self, n_features: int) -> dict[str, Any]:
         longest = self.n_timesteps_ - 1
@@ -282,18 +260,21 @@ class TDVAE(BaseAutoEncoder):
         return {"n_components": int(self.n_components), "n_timesteps": self.n_timesteps_, "max_gap": int(gap)}
 
     def _network_params(self) -> dict[str, Any]:
+        encoder, decoder = self._networks()
         return {
-            "hidden_layer_sizes": check.check_hidden_layer_sizes(self.hidden_layer_sizes),
+            "hidden_layer_sizes": layer_sizes(self.hidden_layer_sizes),
             "activation": self.activation,
-            "dropout": self.dropout,
-            "normalization": self.normalization,
+            "encoder": encoder,
+            "decoder": decoder,
         }
 
+    def _networks(self) -> tuple[Recurrent, MLP]:
+        return resolve_recurrent(self.encoder, self.decoder, layer_sizes(self.hidden_layer_sizes), self.activation)
+
     def _module_params(self) -> dict[str, Any]:
-        whole = ("n_latents", "n_latent_layers", "n_recurrent_layers", "n_pairs")
+        whole = ("n_latents", "n_latent_layers", "n_pairs")
         real = ("one_step_fraction", "beta", "kl_warmup", "auxiliary")
         return {
-            "cell": self.cell,
             **{name: int(getattr(self, name)) for name in whole},
             **{name: float(getattr(self, name)) for name in real},
         }
@@ -590,23 +571,20 @@ class TDVAE(BaseAutoEncoder):
         X, device = self._ready(X, scored=True)
         return sequences.log_likelihood(self.module_, X, self.n_score_draws, device)
 
-    def score_anomaly(self, X, *, per_step=False):
+    def score_anomaly(self, X):
         """Score how far frames lie from what those before them foretell.
 
         Parameters
         ----------
         X : array-like of shape (n_sequences, n_timesteps, n_features) or (n_sequences, n_columns), or list of ndarray
             Sequences in the units of the training data.
-        per_step : bool, default=False
-            Score every step, as `score_anomaly_steps` does.
 
         Returns
         -------
         score : ndarray of shape (n_sequences,)
             Mean over the steps of `score_anomaly_steps`. Higher is more anomalous.
         """
-        steps = self.score_anomaly_steps(X)
-        return steps if per_step else np.nanmean(steps, axis=1)
+        return np.nanmean(self.score_anomaly_steps(X), axis=1)
 
     def score_anomaly_steps(self, X):
         """Score how far every frame lies from what those before it foretell.

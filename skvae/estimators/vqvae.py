@@ -25,12 +25,13 @@ from skvae.estimators import _validation as check
 from skvae.estimators._base import REMEMBERED_ROWS, BaseAutoEncoder
 from skvae.estimators._conditions import Conditions
 from skvae.estimators._docs import document
+from skvae.estimators._specs import NETWORKS, resolve
 from skvae.estimators._variational import NOISE_ROWS
 from skvae.inference.codes import code_log_prob, draw_codes
-from skvae.modules import CODE_PRIORS, CODEBOOKS, SIMILARITIES, STRAIGHT_GRADIENTS, LatentModule, VQVAEModule
+from skvae.modules import CODE_PRIORS, CODEBOOKS, SIMILARITIES, STRAIGHT_GRADIENTS, Codebook, Conv, LatentModule, VQVAEModule
 from skvae.runtime.randomness import PrivateRandomness, seed_streams
 from skvae.runtime.state import load_module_state, to_plain
-from skvae.training import DivergedError, Plan, Rows
+from skvae.training import CodePrior, DivergedError, Optimizer, Plan, Rows
 from skvae.training.code_priors import FEW_ROWS, codebooks_of, fit_code_prior, level_plan, level_rows
 from skvae.training.codebooks import initialize_codebooks
 from skvae.warnings import warn_user
@@ -77,32 +78,28 @@ class VQVAE(BaseAutoEncoder):
         is 0.001. Images take "auto": they have a code at every place of the grid that the encoder's convolutions lead to.
     n_levels : {1, 2, 3}, default=1
         Levels of codes, the bottom ones conditioned on those above [2]_. For images, every level halves the grid below.
-    codebook : {"ema", "gradient"}, default="ema"
-        Learn the codebook by exponential moving averages, or by the gradient of its own loss.
-    decay : float, default=0.99
-        What those averages keep in a step. Counts with "ema"; with "gradient", for the revival of codes and `entropy_weight`
-        alone.
+    codebook : {"ema", "gradient"} or Codebook, default="ema"
+        Learn the codebook by exponential moving averages, or by the gradient of its own loss; the details are those of
+        :class:`~skvae.Codebook`.
     commitment_weight : float, default=0.25
         Weight of the squared distance between the encoder's vectors and the codebook.
     gradient : {"straight_through", "rotation"}, default="straight_through"
         How gradients pass the quantization: unchanged, or turned and scaled as the vector was [3]_.
     similarity : {"euclidean", "cosine"}, default="euclidean"
         Distance by which the nearest code is found; "cosine" has all vectors at length one.
-    revive : bool, default=True
-        Put codes that hardly any vector uses where vectors are far from the codebook.
     entropy_weight : float, default=0.0
         Above 0, likelier codes are chosen over nearer ones: by this many mean squared distances for every nat between their
         probabilities [5]_. Codes then take fewer bits, for a larger error of reconstruction; 0.5 is a start.
-    prior : {"auto", "transformer", "pixelsnail", "histogram", "uniform"} or None, default="auto"
+    code_prior : {"auto", "transformer", "pixelsnail", "histogram", "uniform"}, CodePrior or None, default="auto"
         Prior of the codes: autoregressive, by a causal Transformer or by gated causal convolutions with attention [4]_, of
         which "auto" takes the former for rows and the latter for images; independent codes with frequencies by position; or
-        all codes alike. None fits none, and there is no sampling or scoring.
-    prior_params : dict or None, default=None
-        Further arguments of an autoregressive prior: "n_layers", "width", "n_heads", "dropout", and of its training:
-        "learning_rate", "batch_size" and "max_epochs", which by default aims at 9,400 steps in 2 to 20 passes.
+        all codes alike. None fits none, and there is no sampling or scoring. Size and training of the autoregressive ones are
+        set by :class:`~skvae.CodePrior`.
     class_conditional : bool or "auto", default="auto"
         Have the prior depend on the labels that `fit` gets as `y`; "auto" does if there are no more kinds of them than
         the square root of the number of rows, and takes other targets for something that is none of its business.
+    decoder : MLP, Conv, Net or None, default=None
+        What else there is to tell of the decoder; None mirrors the encoder.
     %(architecture)s
     %(training)s
 
@@ -117,9 +114,9 @@ class VQVAE(BaseAutoEncoder):
         where there are several levels.
     n_active_codes_ : int or list of int
         Codes in use over the training rows, likewise.
-    prior_ : ModuleList or None
+    code_prior_ : ModuleList or None
         The fitted priors, one for each level, the top first.
-    prior_loss_ : list of ndarray of shape (n_epochs,)
+    code_prior_loss_ : list of ndarray of shape (n_epochs,)
         Training loss of the priors per epoch, in nats per row.
     classes_ : ndarray of shape (n_classes,) or list of ndarray
         Labels, sorted, where the prior depends on them.
@@ -153,12 +150,13 @@ class VQVAE(BaseAutoEncoder):
     >>> from sklearn.datasets import load_wine
     >>> from skvae import VQVAE
     >>> X, _ = load_wine(return_X_y=True)
-    >>> vqvae = VQVAE(n_embeddings=16, n_codes=3, max_epochs=20, prior="histogram", random_state=0).fit(X)
+    >>> vqvae = VQVAE(n_embeddings=16, n_codes=3, max_epochs=20, code_prior="histogram", random_state=0).fit(X)
     >>> vqvae.transform(X).shape, vqvae.encode(X).shape, vqvae.encode(X).dtype, vqvae.sample(5).shape
     ((178, 24), (178, 3), dtype('uint8'), (5, 13))
     """
 
     _module_class = VQVAEModule
+    _module_arguments = {"decay": "codebook__decay", "revive": "codebook__revive"}
 
     _parameter_constraints = {
         **BaseAutoEncoder._parameter_constraints,
@@ -166,15 +164,12 @@ class VQVAE(BaseAutoEncoder):
         "embedding_dim": [Interval(Integral, 1, None, closed="left"), "array-like"],
         "n_codes": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left"), "array-like"],
         "n_levels": [Interval(Integral, 1, 3, closed="both")],
-        "codebook": [StrOptions(set(CODEBOOKS))],
-        "decay": [Interval(Real, 0, 1, closed="left")],
+        "codebook": [StrOptions(set(CODEBOOKS)), Codebook],
         "commitment_weight": [Interval(Real, 0, None, closed="left")],
         "gradient": [StrOptions(set(STRAIGHT_GRADIENTS))],
         "similarity": [StrOptions(set(SIMILARITIES))],
-        "revive": ["boolean"],
         "entropy_weight": [Interval(Real, 0, None, closed="left")],
-        "prior": [StrOptions({"auto", *CODE_PRIORS}), None],
-        "prior_params": [dict, None],
+        "code_prior": [StrOptions({"auto", *CODE_PRIORS}), CodePrior, None],
         "class_conditional": ["boolean", StrOptions({"auto"})],
     }
 
@@ -186,82 +181,56 @@ class VQVAE(BaseAutoEncoder):
         n_codes="auto",
         n_levels=1,
         codebook="ema",
-        decay=0.99,
         commitment_weight=0.25,
         gradient="straight_through",
         similarity="euclidean",
-        revive=True,
         entropy_weight=0.0,
-        prior="auto",
-        prior_params=None,
+        code_prior="auto",
         class_conditional="auto",
         hidden_layer_sizes=(128, 64),
         activation="relu",
-        dropout=0.0,
-        normalization=None,
         encoder=None,
         decoder=None,
         image_shape=None,
         likelihood="gaussian",
-        noise="auto",
         learning_rate="auto",
-        learning_rate_schedule="cosine",
         optimizer="adam",
-        optimizer_params=None,
         batch_size=128,
         max_epochs="auto",
         early_stopping=False,
-        validation_fraction=0.1,
-        n_iter_no_change=20,
-        tol=1e-3,
-        clip_norm=None,
-        clip_value=None,
         warm_start=False,
         device="auto",
         random_state=None,
         verbose=0,
-        net_params=None,
+        callbacks=None,
     ):
         self.n_embeddings = n_embeddings
         self.embedding_dim = embedding_dim
         self.n_codes = n_codes
         self.n_levels = n_levels
         self.codebook = codebook
-        self.decay = decay
         self.commitment_weight = commitment_weight
         self.gradient = gradient
         self.similarity = similarity
-        self.revive = revive
         self.entropy_weight = entropy_weight
-        self.prior = prior
-        self.prior_params = prior_params
+        self.code_prior = code_prior
         self.class_conditional = class_conditional
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
-        self.dropout = dropout
-        self.normalization = normalization
         self.encoder = encoder
         self.decoder = decoder
         self.image_shape = image_shape
         self.likelihood = likelihood
-        self.noise = noise
         self.learning_rate = learning_rate
-        self.learning_rate_schedule = learning_rate_schedule
         self.optimizer = optimizer
-        self.optimizer_params = optimizer_params
         self.batch_size = batch_size
         self.max_epochs = max_epochs
         self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.tol = tol
-        self.clip_norm = clip_norm
-        self.clip_value = clip_value
         self.warm_start = warm_start
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
-        self.net_params = net_params
+        self.callbacks = callbacks
 
     # -- fitting ------------------------------------------------------------------------------------------------------
 
@@ -338,8 +307,8 @@ class VQVAE(BaseAutoEncoder):
         table = super()._condition(X, None, kept, weight, reset=reset)
         self._rows_in = X  # all of them, for `labels_`
         y, classes, goes_on = told  # a warm start fits the prior anew
-        if classes is not None and (y is None or self.class_conditional is False or self.prior in (None, "uniform")):
-            without = "y" if y is None else f"class_conditional={self.class_conditional!r} and prior={self.prior!r}"
+        if classes is not None and (y is None or self.class_conditional is False or self._prior_name in (None, "uniform")):
+            without = "y" if y is None else f"class_conditional={self.class_conditional!r} and code_prior={self._prior_name!r}"
             raise ValueError(f"classes={classes!r} has no effect with{'out' if y is None else ''} {without}.")
         if not goes_on:
             self._conditions = None
@@ -349,7 +318,7 @@ class VQVAE(BaseAutoEncoder):
             if self.class_conditional is True or goes_on:
                 raise ValueError("The prior depends on labels (class_conditional): pass them as y.")
             return table
-        if not goes_on and (self.prior in (None, "uniform") or self.class_conditional is False):
+        if not goes_on and (self._prior_name in (None, "uniform") or self.class_conditional is False):
             return table
         labels = check.check_labels(y, X, kept)
         if not goes_on:
@@ -375,10 +344,10 @@ class VQVAE(BaseAutoEncoder):
         if self.class_conditional is True:
             if candidate is None or not candidate.is_labels:
                 raise ValueError("class_conditional=True takes labels, but y holds numbers that are not: pass integers or text.")
-            if self.prior == "histogram" and candidate.n_columns > 1:
-                raise ValueError(f"prior='histogram' depends on one kind of label, but y has {candidate.n_columns} columns.")
+            if self._prior_name == "histogram" and candidate.n_columns > 1:
+                raise ValueError(f"code_prior='histogram' depends on one kind of label, but y has {candidate.n_columns} columns.")
             return True
-        if candidate is None or not candidate.is_labels or (self.prior == "histogram" and candidate.n_columns > 1):
+        if candidate is None or not candidate.is_labels or (self._prior_name == "histogram" and candidate.n_columns > 1):
             return False
         return len(candidate.combinations()[0]) <= n_rows**0.5
 
@@ -396,13 +365,14 @@ class VQVAE(BaseAutoEncoder):
         }
 
     def _module_params(self) -> dict[str, Any]:
+        codebook = resolve("codebook", self.codebook)
         return {
-            "codebook": self.codebook,
-            "decay": float(self.decay),
+            "codebook": codebook.learning,
+            "decay": float(codebook.decay),
             "commitment_weight": float(self.commitment_weight),
             "gradient": self.gradient,
             "similarity": self.similarity,
-            "revive": bool(self.revive),
+            "revive": bool(codebook.revive),
             "entropy_weight": float(self.entropy_weight),
         }
 
@@ -412,9 +382,29 @@ class VQVAE(BaseAutoEncoder):
         return _LEARNING_RATE_OF_CLUSTERS if one_code else super()._learning_rate
 
     def _check_fit(self, weight: np.ndarray | None) -> None:
-        if self.class_conditional is True and self.prior in (None, "uniform"):
-            raise ValueError(f"class_conditional=True has no effect with prior={self.prior!r}, which does not depend on labels.")
-        self._prior_network, self._prior_training = check.check_prior_params(self.prior, self.prior_params)
+        if self.class_conditional is True and self._prior_name in (None, "uniform"):
+            raise ValueError(
+                f"class_conditional=True has no effect with code_prior={self._prior_name!r}, which does not depend on labels."
+            )
+        self._refuse_hidden_layers()
+
+    def _refuse_hidden_layers(self) -> None:
+        """Raise a ValueError about widths of layers that are not there."""
+        for name in NETWORKS:
+            spec = getattr(self, name)
+            if isinstance(spec, Conv) and spec.hidden_layer_sizes is not None:
+                raise ValueError(
+                    f"{name}={spec!r}: hidden_layer_sizes has no effect in {type(self).__name__}, which has no layers between "
+                    "convolutions and codes; leave it None."
+                )
+
+    @property
+    def _code_prior(self) -> CodePrior | None:
+        return resolve("code_prior", self.code_prior)
+
+    @property
+    def _prior_name(self) -> str | None:
+        return None if self._code_prior is None else self._code_prior.name
 
     def _pretrain(self, module: LatentModule, rows: Rows, plan: Plan) -> None:
         (seed,) = seed_streams(plan.seed, 10, n=1)
@@ -460,23 +450,22 @@ class VQVAE(BaseAutoEncoder):
     # -- the prior ----------------------------------------------------------------------------------------------------
 
     def _fit_prior(self, codes: np.ndarray, data: Table, device: torch.device, *, anew: bool) -> None:
-        if self.prior is None:
-            self.prior_, self.prior_loss_ = None, []
+        if self._code_prior is None:
+            self.code_prior_, self.code_prior_loss_ = None, []
             return
-        name = self.prior
+        name, network = self._code_prior.name, self._code_prior.network
         if name == "auto":
             name = "transformer" if self.image_shape_ is None else "pixelsnail"
         if anew:
             is_small = CODE_PRIORS[name].learns and len(codes) <= FEW_ROWS
-            self._prior_spec = {"name": name, **(_PRIOR_OF_FEW_ROWS if is_small else {}), **self._prior_network}
+            self._prior_spec = {"name": name, **(_PRIOR_OF_FEW_ROWS if is_small else {}), **network}
             priors = self._new_prior()
-        elif self.prior_ is None or self._prior_spec != {**self._prior_spec, "name": name, **self._prior_network}:
+        elif self.code_prior_ is None or self._prior_spec != {**self._prior_spec, "name": name, **network}:
             raise ValueError(
-                "prior or the network in prior_params changed since the prior was fitted; partial_fit goes on with the same. "
-                "Use fit."
+                "code_prior or its network changed since the prior was fitted; partial_fit goes on with the same. Use fit."
             )
         else:
-            priors = copy.deepcopy(self.prior_)
+            priors = copy.deepcopy(self.code_prior_)
         # A stream may begin with rows that are too few to train a network on.
         tries = anew or len(codes) >= 2 * self._prior_tried
         if tries:
@@ -502,8 +491,8 @@ class VQVAE(BaseAutoEncoder):
                 raise ValueError(self._prior_divergence(plan)) from None
             if diverged:
                 warn_user(self._prior_divergence(plan), ConvergenceWarning)
-            losses.append(loss if anew else np.concatenate([self.prior_loss_[level], loss]))
-        self.prior_, self.prior_loss_ = priors.cpu(), losses
+            losses.append(loss if anew else np.concatenate([self.code_prior_loss_[level], loss]))
+        self.code_prior_, self.code_prior_loss_ = priors.cpu(), losses
 
     def _new_prior(self) -> nn.ModuleList:
         """Build the priors of all levels with private random weights."""
@@ -518,10 +507,10 @@ class VQVAE(BaseAutoEncoder):
             )
 
     def _prior_plan(self, n_rows: int, *, anew: bool) -> Plan:
-        params = {**_PRIOR_TRAINING, **self._prior_training}
+        params = {**_PRIOR_TRAINING, **self._code_prior.training}
         n_batches = -(-n_rows // params["batch_size"])
         n_epochs = params.pop("max_epochs", int(np.clip(round(_PRIOR_STEPS / n_batches), *_PRIOR_EPOCHS)))
-        plan = self._plan(n_rows, once=False, callbacks={})
+        plan = self._plan(n_rows, once=False)
         return replace(
             plan,
             **params,
@@ -529,23 +518,20 @@ class VQVAE(BaseAutoEncoder):
             total_steps=n_epochs * n_batches,
             first_step=0,
             pass_index=0 if anew else self._n_passes,
-            learning_rate_schedule="cosine" if anew else "constant",
-            optimizer="adam",
-            optimizer_params={},
-            clip_norm=None,
-            clip_value=None,
-            patience=None,
+            optimizer=Optimizer("adam", schedule="cosine" if anew else "constant"),
+            early_stopping=None,
             verbose=0,
+            callbacks=[],
         )
 
     def _prior_divergence(self, plan: Plan) -> str:
         return (
             f"The training loss of the prior of {type(self).__name__} stopped being finite. Lower its learning rate, "
-            f"prior_params={{'learning_rate': ...}} (now {plan.learning_rate:g})."
+            f"code_prior__learning_rate (now {plan.learning_rate:g})."
         )
 
     def _check_health(self) -> None:
-        if self._conditions is not None and not any(prior.hears_conditions for prior in self.prior_):
+        if self._conditions is not None and not any(prior.hears_conditions for prior in self.code_prior_):
             warn_user(
                 f"The prior of {type(self).__name__} does not depend on the labels, although it was told them: there are too "
                 "few rows, or too many labels, to learn it from. sample(y=...) draws the same whatever y; set "
@@ -561,13 +547,13 @@ class VQVAE(BaseAutoEncoder):
                 advice = f"n_embeddings is larger than the number of distinct training vectors, {n_distinct}. Lower it."
             elif self.entropy_weight > 0.0:
                 advice = f"lower entropy_weight (now {self.entropy_weight:g}) or n_embeddings."
-            elif self.revive:
+            elif resolve("codebook", self.codebook).revive:
                 advice = (
                     f"lower n_embeddings or embedding_dim (now {level.embedding_dim}), or raise max_epochs (now "
                     f"{self.max_epochs!r}, {self.n_iter_} passes)."
                 )
             else:
-                advice = "set revive=True or lower n_embeddings."
+                advice = "set codebook__revive=True or lower n_embeddings."
             warn_user(
                 f"Only {n_active} of the {level.n_embeddings} codes{where} in the codebook of {type(self).__name__} are in use: "
                 f"{advice}"
@@ -575,13 +561,13 @@ class VQVAE(BaseAutoEncoder):
 
     def _has_prior(self, what: str) -> Any:
         check_is_fitted(self, "module_")
-        if self.prior_ is None:
+        if self.code_prior_ is None:
             raise ValueError(
-                f"{what} of {type(self).__name__} needs a prior of the codes, but the model was fitted with prior=None; codes "
-                'are not normally distributed and cannot be drawn without one. Fit with prior="auto", or "histogram", which '
-                "costs next to nothing."
+                f"{what} of {type(self).__name__} needs a prior of the codes, but the model was fitted with code_prior=None; "
+                'codes are not normally distributed and cannot be drawn without one. Fit with code_prior="auto", or "histogram", '
+                "which costs next to nothing."
             )
-        return self.prior_
+        return self.code_prior_
 
     # -- codes --------------------------------------------------------------------------------------------------------
 
@@ -782,7 +768,7 @@ class VQVAE(BaseAutoEncoder):
         def given(condition: np.ndarray | None) -> np.ndarray:
             parts = [
                 code_log_prob(prior, level_rows(self.module_, codes, level), device, condition).sum(axis=1)
-                for level, prior in enumerate(self.prior_)
+                for level, prior in enumerate(self.code_prior_)
             ]
             return np.sum(parts, axis=0)
 
@@ -814,7 +800,7 @@ class VQVAE(BaseAutoEncoder):
         """
         if not isinstance(step, Real) or not 0.0 < step < np.inf:
             raise ValueError(f"step={step!r} must be a number above 0.")
-        if self.likelihood == "bernoulli" and step != 1.0:
+        if not self.module_.likelihood.has_noise and step != 1.0:
             raise ValueError(
                 f"step={step!r} turns densities into probabilities, which those of likelihood='bernoulli' are already."
             )
@@ -851,14 +837,14 @@ class VQVAE(BaseAutoEncoder):
 
     def __getstate__(self):
         state = super().__getstate__()
-        if state.get("prior_") is not None:
-            state["prior_"] = to_plain(state["prior_"].state_dict())
+        if state.get("code_prior_") is not None:
+            state["code_prior_"] = to_plain(state["code_prior_"].state_dict())
         return state
 
     def __setstate__(self, state):
-        weights = state.get("prior_")
-        super().__setstate__({**state, "prior_": None} if "prior_" in state else state)
+        weights = state.get("code_prior_")
+        super().__setstate__({**state, "code_prior_": None} if "code_prior_" in state else state)
         if weights is not None:
             prior = self._new_prior()
             load_module_state(prior, weights)
-            self.prior_ = prior.eval()
+            self.code_prior_ = prior.eval()

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from skvae.modules.batch import Batch
-from skvae.modules.likelihoods import LIKELIHOODS, Bernoulli
+from skvae.modules.likelihoods import LikelihoodSpec, resolve_likelihood
+from skvae.modules.likelihoods.bernoulli import BernoulliLikelihood
 from skvae.modules.networks.build import build_networks
 
 Schedule = dict[str, float]
@@ -82,10 +83,8 @@ class LatentModule(TrainableModule):
         Columns of the data.
     n_components : int
         Size of the code.
-    likelihood : str
-        A name in `skvae.modules.LIKELIHOODS`.
-    noise : str or float
-        See `skvae.modules.Likelihood`.
+    likelihood : str or LikelihoodSpec
+        A name in `skvae.modules.LIKELIHOODS`, or a specification.
     indicated : sequence of int
         Columns of which the encoder is told whether they are missing, in training order.
     **networks : dict
@@ -108,8 +107,7 @@ class LatentModule(TrainableModule):
         n_features: int,
         n_components: int,
         *,
-        likelihood: str = "gaussian",
-        noise: str | float = "auto",
+        likelihood: str | LikelihoodSpec = "gaussian",
         indicated: Sequence[int] = (),
         **networks: Any,
     ):
@@ -124,7 +122,7 @@ class LatentModule(TrainableModule):
             self.register_buffer("indicated", torch.tensor(indicated), persistent=False)
         self.image_shape = networks.get("image_shape")
         self.encoder, self.decoder = self._build_networks(**networks)
-        self.likelihood = LIKELIHOODS[likelihood](n_features, noise)
+        self.likelihood = resolve_likelihood(likelihood).module(n_features)
 
     @property
     def n_encoder_inputs(self) -> int:
@@ -149,7 +147,7 @@ class LatentModule(TrainableModule):
     @cached_property
     def depends_on_threads(self) -> bool:
         """Whether results differ in the last bit where threads divide the entries of a layer between them."""
-        return isinstance(self.likelihood, Bernoulli) or super().depends_on_threads
+        return isinstance(self.likelihood, BernoulliLikelihood) or super().depends_on_threads
 
     @property
     def slope_decodes(self) -> int:

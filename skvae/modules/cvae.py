@@ -11,6 +11,7 @@ from torch import Tensor
 from skvae.functional import gaussian_kl
 from skvae.modules.batch import Batch
 from skvae.modules.networks.layers import mlp
+from skvae.modules.networks.specs import MLP, Layered
 from skvae.modules.vae import MAX_LOG_VAR, VAEModule
 
 PRIORS = ("standard", "conditional")
@@ -58,9 +59,10 @@ class CVAEModule(VAEModule):
         super().__init__(n_features, n_components, **told, **autoencoder)
         self.prior_network = None
         if prior == "conditional":
-            names = ("activation", "dropout", "normalization")
-            hidden = {name: autoencoder[name] for name in names if name in autoencoder}
-            self.prior_network = mlp(n_conditions, autoencoder.get("hidden_layer_sizes", (128, 64)), 2 * n_components, **hidden)
+            encoder, sizes = autoencoder.get("encoder"), autoencoder.get("hidden_layer_sizes", (128, 64))
+            own = encoder if isinstance(encoder, Layered) else MLP()
+            hidden = own.filled(sizes, autoencoder.get("activation", "relu"))
+            self.prior_network = mlp(n_conditions, hidden.hidden_layer_sizes, 2 * n_components, **hidden.hidden)
 
     @property
     def passes_rows_on(self) -> bool:  # type: ignore[override]

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from skvae._spec import Spec, check_count, check_fraction, check_number, in_words
 from skvae.inference.codes import precise_copy, rows_in_memory
 from skvae.inference.rows import chunk_rows, chunks
-from skvae.modules import CodePrior, VQVAEModule
+from skvae.modules import CODE_PRIORS, CodePriorModule, VQVAEModule
 from skvae.modules.priors.codes import AutoregressivePrior
 from skvae.runtime.randomness import seed_streams
 from skvae.runtime.threads import threads_for
@@ -20,11 +21,103 @@ from skvae.training.net import DivergedError, Plan, train
 
 _FEWEST_ROWS, _FEWEST_PER_CODE = 4, 0.25  # below which nothing but the histogram carries over to new rows
 FEW_ROWS = 4000  # up to which a prior has to be small, and it is worth finding out how far it can be trusted
+_WIDTH, _N_HEADS = 64, 4  # of a network, by default
 _SHARE_STREAM = 3  # tells the halves' seed from the streams of a training run
 
 
+class CodePrior(Spec):
+    """Specification of the prior of a :class:`~skvae.VQVAE`'s codes.
+
+    All arguments but the name are those of the autoregressive priors, and of their training.
+
+    Parameters
+    ----------
+    name : {"auto", "transformer", "pixelsnail", "histogram", "uniform"}, default="auto"
+        Autoregressive, by a causal Transformer or by gated causal convolutions with attention, of which "auto" takes the former
+        for rows and the latter for images; independent codes with frequencies by position; or all codes alike.
+    n_layers : int or None, default=None
+        Layers of the network; None takes 1 for up to 4,000 rows, and else 2.
+    width : int or None, default=None
+        Their width, a multiple of `n_heads`; None takes 64.
+    n_heads : int or None, default=None
+        Heads of the attention; None takes 4.
+    dropout : float or None, default=None
+        Probability of zeroing a unit in training; None takes 0.2 for up to 4,000 rows, and else 0.
+    learning_rate : float or None, default=None
+        Step size of its optimizer at the start; None takes 0.004.
+    batch_size : int or None, default=None
+        Largest number of rows that a step sees; None takes 32.
+    max_epochs : int or None, default=None
+        Passes over the codes; None aims at 9,400 steps in 2 to 20 passes.
+
+    Examples
+    --------
+    >>> from skvae import VQVAE, CodePrior
+    >>> VQVAE(code_prior=CodePrior("transformer", width=32)).set_params(code_prior__n_layers=2).code_prior
+    CodePrior(name='transformer', n_layers=2, width=32)
+    """
+
+    def __init__(
+        self,
+        name: str = "auto",
+        *,
+        n_layers: int | None = None,
+        width: int | None = None,
+        n_heads: int | None = None,
+        dropout: float | None = None,
+        learning_rate: float | None = None,
+        batch_size: int | None = None,
+        max_epochs: int | None = None,
+    ):
+        self.name = name
+        self.n_layers = n_layers
+        self.width = width
+        self.n_heads = n_heads
+        self.dropout = dropout
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """Arguments of the network that are given."""
+        return self._given("n_layers", "width", "n_heads", "dropout")
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """Arguments of its training that are given."""
+        return self._given("learning_rate", "batch_size", "max_epochs")
+
+    def _given(self, *names: str) -> dict[str, Any]:
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    def check(self) -> None:
+        """Look whether the arguments are in range, and have an effect.
+
+        Raises
+        ------
+        ValueError
+            If one is not, or has none.
+        """
+        if self.name not in ("auto", *CODE_PRIORS):
+            raise ValueError(f"{self!r}: name={self.name!r} must be one of 'auto', {in_words(CODE_PRIORS)}.")
+        given = {**self.network, **self.training}
+        if given and self.name != "auto" and not CODE_PRIORS[self.name].learns:
+            raise ValueError(
+                f"{self!r}: {', '.join(given)} have no effect on {self.name!r}, which is not trained; leave them None."
+            )
+        for name in ("n_layers", "width", "n_heads", "batch_size", "max_epochs"):
+            check_count(self, name, may_be_none=True)
+        if self.dropout is not None:
+            check_fraction(self, "dropout")
+        check_number(self, "learning_rate", may_be_none=True)
+        width, n_heads = self.width or _WIDTH, self.n_heads or _N_HEADS
+        if width % n_heads:
+            raise ValueError(f"{self!r}: width={width} must be a multiple of n_heads={n_heads}.")
+
+
 def fit_code_prior(
-    prior: CodePrior,
+    prior: CodePriorModule,
     rows: np.ndarray,
     device: torch.device,
     plan: Plan,
@@ -41,7 +134,7 @@ def fit_code_prior(
 
     Parameters
     ----------
-    prior : CodePrior
+    prior : CodePriorModule
     rows : ndarray of shape (n, n_upper + n_codes)
         Codes of the levels above, top first, and own codes.
     device : torch.device
@@ -150,7 +243,7 @@ def fit_share(
         twin.share.fill_(1.0)
         twin.fit_counts(rows[here, prior.n_upper :], None if weight is None else weight[here])
         steps = plan.n_epochs * -(-len(here) // plan.batch_size)
-        part = replace(plan, total_steps=steps, first_step=0, patience=None, verbose=0, callbacks={})
+        part = replace(plan, total_steps=steps, first_step=0, early_stopping=None, verbose=0, callbacks=[])
         known = Rows(rows, None, device, weight=weight, condition=condition, index=here)
         try:
             train(twin, known, None, part)

@@ -45,7 +45,7 @@ def pretrain(module: DenoisingModule, rows: Rows, plan: Plan, n_epochs: int) -> 
         stages = list(module.stages())
     weight = rows.weight.cpu().numpy().astype(np.float64) if rows.is_weighted else None
     n_steps = n_epochs * -(-len(rows) // plan.batch_size)
-    alone = replace(plan, n_epochs=n_epochs, total_steps=n_steps, first_step=0, pass_index=0, patience=None, callbacks={})
+    alone = replace(plan, n_epochs=n_epochs, total_steps=n_steps, first_step=0, pass_index=0, early_stopping=None, callbacks=[])
     for seed, stage in zip(seed_streams(plan.seed, 7, n=len(stages)), stages, strict=True):
         stage.to(rows.device)
         outcome = train(stage, rows, None, replace(alone, seed=seed))

@@ -8,6 +8,7 @@ likelihoods know the units of the data.
 from __future__ import annotations
 
 from dataclasses import replace
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from skvae import functional as fn
+from skvae._spec import Spec, in_words
 from skvae.data.columns import ColumnStatistics, row_blocks
 
 NOISE_MODES = ("auto", "feature", "shared")
@@ -38,7 +40,6 @@ class Likelihood(nn.Module):
         keeps dim pixels from being learned as carefully as bright ones; per column, it describes the data better.
     """
 
-    name: ClassVar[str]
     has_noise: ClassVar[bool] = True
     energy: ClassVar[staticmethod[[Tensor, Tensor], Tensor]]
     log_normalizer: ClassVar[staticmethod[[Tensor], Tensor]]
@@ -61,7 +62,7 @@ class Likelihood(nn.Module):
     def __init__(self, n_features: int, noise: str | float = "auto"):
         super().__init__()
         self.n_features = n_features
-        self.noise = noise
+        self.noise = noise if isinstance(noise, str) else float(noise)
         self.register_buffer("moment", torch.ones(n_features))
         self.register_buffer("weight", torch.full((n_features,), self.unit_weight))
         self.register_buffer("training_weight", torch.full((n_features,), self.unit_weight))
@@ -134,8 +135,8 @@ class Likelihood(nn.Module):
             limits = np.finfo(np.float32)
             if not (moment.min() > limits.tiny and moment.max() < limits.max):
                 raise ValueError(
-                    f"noise={self.noise:g} is out of proportion to the columns of X, whose standard deviations range from "
-                    f"{columns.scale.min():.3g} to {columns.scale.max():.3g}."
+                    f"The likelihood's noise={self.noise:g} is out of proportion to the columns of X, whose standard deviations "
+                    f"range from {columns.scale.min():.3g} to {columns.scale.max():.3g}."
                 )
             self.set_moment(torch.from_numpy(moment))
         return self
@@ -446,3 +447,21 @@ def zero_where_missing(values: NDArray[np.float64], target: Tensor) -> NDArray[n
     if missing.any():
         values[missing.numpy()] = 0.0
     return values
+
+
+class LikelihoodSpec(Spec):
+    """Specification of a likelihood: its module, the name that stands for it at its defaults, and its arguments."""
+
+    name: ClassVar[str]
+    module_class: ClassVar[type[Likelihood]]
+
+    def module(self, n_features: int) -> Likelihood:
+        """Build the likelihood of so many columns."""
+        return self.module_class(n_features, **self.get_params())
+
+
+def check_noise(spec: LikelihoodSpec, noise: Any) -> None:
+    """Raise a ValueError about noise that is none."""
+    is_scale = isinstance(noise, Real) and not isinstance(noise, bool) and 0.0 < float(noise) < np.inf
+    if not is_scale and not (isinstance(noise, str) and noise in NOISE_MODES):
+        raise ValueError(f"{spec!r}: noise={noise!r} must be one of {in_words(NOISE_MODES)}, or a number above 0.")

@@ -11,13 +11,12 @@ from torch import Tensor
 
 from skvae import functional as fn
 from skvae.data.columns import ColumnStatistics, has_missing
-from skvae.modules.likelihoods.base import Likelihood, zero_where_missing
+from skvae.modules.likelihoods.base import Likelihood, LikelihoodSpec, zero_where_missing
 
 
-class Bernoulli(Likelihood):
+class BernoulliLikelihood(Likelihood):
     """Probabilities for entries in [0, 1]; the data is taken as it is, neither shifted nor scaled."""
 
-    name = "bernoulli"
     has_noise = False
     energy = staticmethod(fn.bernoulli_energy)
     log_normalizer = staticmethod(lambda weight: weight.new_zeros(()))
@@ -30,7 +29,7 @@ class Bernoulli(Likelihood):
         *,
         shared: bool | None = None,
         standardize: bool = True,
-    ) -> Bernoulli:
+    ) -> BernoulliLikelihood:
         columns = ColumnStatistics.of(X, sample_weight)
         self._set_columns(
             {
@@ -104,3 +103,19 @@ def _range(X: Any) -> tuple[float, float]:
     values = X.data if hasattr(X, "toarray") else X
     low, high = float(np.fmin.reduce(values, axis=None)), float(np.fmax.reduce(values, axis=None))
     return (min(low, 0.0), max(high, 0.0)) if hasattr(X, "toarray") else (low, high)
+
+
+class Bernoulli(LikelihoodSpec):
+    """Probabilities of zeros and ones, for X in [0, 1], which is taken as it is; there is no noise.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvae import Bernoulli, VAETransformer
+    >>> X = np.eye(8)[np.arange(64) % 8]
+    >>> VAETransformer(2, likelihood=Bernoulli(), max_epochs=2, random_state=0).fit(X).noise_scale_.tolist()
+    [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    """
+
+    name = "bernoulli"
+    module_class = BernoulliLikelihood
