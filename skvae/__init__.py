@@ -14,25 +14,37 @@ from skvae.estimators import (
     VAETransformer,
 )
 from skvae.imputation import AutoencoderImputer
-from skvae.modules import Conv, Net
+from skvae.modules import MLP, BatchTopK, Bernoulli, Codebook, Conv, Gaussian, Laplace, Net, Recurrent, TopK
 from skvae.pipeline import reconstruct, sample, score_anomaly, step_score
+from skvae.training import CodePrior, EarlyStopping, Optimizer
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CVAE",
+    "MLP",
     "TDVAE",
     "VQVAE",
     "AnomalyDetector",
     "AutoEncoder",
     "AutoencoderImputer",
+    "BatchTopK",
+    "Bernoulli",
     "CVAEClassifier",
     "CVAEResampler",
+    "CodePrior",
+    "Codebook",
     "ContractiveAE",
     "Conv",
     "DenoisingAE",
+    "EarlyStopping",
+    "Gaussian",
+    "Laplace",
     "Net",
+    "Optimizer",
+    "Recurrent",
     "SparseAE",
+    "TopK",
     "VAETransformer",
     "reconstruct",
     "sample",

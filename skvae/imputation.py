@@ -12,15 +12,15 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
+from skvae.data import Table
 from skvae.estimators import VAETransformer
 from skvae.estimators import _checks as check
-from skvae.estimators._base import MAX_SEED
 from skvae.estimators._continuous import ContinuousAutoEncoder
+from skvae.estimators._fit import MAX_SEED, draft_of
 from skvae.estimators._imputing import SIGNS, ImportanceWeightedVAE
-from skvae.estimators._rollback import unchanged_on_failure
 from skvae.inference.imputation import impute
 from skvae.modules import MECHANISMS
-from skvae.runtime.randomness import seed_streams
+from skvae.runtime.randomness import Stream, seed_streams
 from skvae.warnings import warn_user
 
 
@@ -106,6 +106,8 @@ class AutoencoderImputer(TransformerMixin, BaseEstimator):
     (5, 178, 13)
     """
 
+    _private_state = ("_is_empty",)
+
     _parameter_constraints: dict[str, list[Any]] = {
         "estimator": [HasMethods(["fit", "transform"]), None],
         "missing_values": check.MISSING_VALUES[:1],
@@ -165,28 +167,30 @@ class AutoencoderImputer(TransformerMixin, BaseEstimator):
         ValueError
             If a parameter or X is not as it should be, or X has no entry at all.
         """
-        with unchanged_on_failure(self):
-            check.check_missing_values(self)
-            model = self._model()
-            X = self._check_rows(X, reset=True)
-            is_empty = np.isnan(X).all(axis=0)
-            if is_empty.all():
-                raise ValueError("X has no entry that is not missing, so that there is nothing to learn from.")
-            if is_empty.any():
-                names = _check_feature_names_in(self)[is_empty].tolist()
-                if model.image_shape is not None:
-                    raise ValueError(
-                        f"Column(s) {names} of X have no entry that is not missing, but image_shape={model.image_shape} needs "
-                        "them all."
-                    )
-                if not self.keep_empty_features:
-                    warn_user(f"Column(s) {names} of X have no entry that is not missing; they are dropped.")
-            self._is_empty = is_empty
-            self.indicator_ = None
-            if self.add_indicator:
-                # Columns, as of now with NaN for whatever stands for a missing entry.
-                self.indicator_ = MissingIndicator(missing_values=np.nan, error_on_new=False).fit(X)
-            self.estimator_ = model.fit(X[:, ~is_empty])
+        fitted = draft_of(self)  # which takes this one's place once all has gone well
+        check.check_missing_values(self)
+        model = self._model()
+        X = fitted._check_rows(X, reset=True)
+        is_empty = np.isnan(X).all(axis=0)
+        if is_empty.all():
+            raise ValueError("X has no entry that is not missing, so that there is nothing to learn from.")
+        if is_empty.any():
+            names = _check_feature_names_in(fitted)[is_empty].tolist()
+            if model.image_shape is not None:
+                raise ValueError(
+                    f"Column(s) {names} of X have no entry that is not missing, but image_shape={model.image_shape} needs "
+                    "them all."
+                )
+            if not self.keep_empty_features:
+                warn_user(f"Column(s) {names} of X have no entry that is not missing; they are dropped.")
+        fitted._is_empty = is_empty
+        fitted.indicator_ = None
+        if self.add_indicator:
+            # Columns, as of now with NaN for whatever stands for a missing entry.
+            fitted.indicator_ = MissingIndicator(missing_values=np.nan, error_on_new=False).fit(X)
+        fitted.estimator_ = model.fit(X[:, ~is_empty])
+        vars(self).clear()
+        vars(self).update(vars(fitted))
         return self
 
     def _model(self) -> Any:
@@ -269,7 +273,7 @@ class AutoencoderImputer(TransformerMixin, BaseEstimator):
         n_imputations = check.check_count("n_imputations", n_imputations)
         X = self._check_rows(X, reset=False)
         generator = check_random_state(self.random_state if random_state is None else random_state)
-        (seed,) = seed_streams(int(generator.randint(MAX_SEED)), 8, n=1)
+        (seed,) = seed_streams(int(generator.randint(MAX_SEED)), Stream.COMPLETION, n=1)
         return np.stack([self._with_indicators(X, filled) for filled in self._complete(X, n_imputations, seed)])
 
     def _complete(self, X: np.ndarray, n_imputations: int | None, seed: int) -> np.ndarray:
@@ -281,7 +285,7 @@ class AutoencoderImputer(TransformerMixin, BaseEstimator):
             model, known = self.estimator_, ~self._is_empty
             filled = impute(
                 model.module_,
-                X[np.ix_(rows, known)],
+                Table.of(X[np.ix_(rows, known)]),
                 check.resolve_device(model.device),
                 n_draws=int(self.n_draws),
                 n_imputations=n_imputations,

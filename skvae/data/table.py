@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -26,12 +27,15 @@ class Table:
         What a conditional model conditions on.
     labels : ndarray of shape (n_samples, n_labels) or None
         What the prior of the codes depends on, and the codes do not.
+    names : sequence or None
+        Of the columns, where they have any.
     """
 
     source: Source
     weight: NDArray[np.float64] | None = None
     condition: NDArray[Any] | None = None
     labels: NDArray[Any] | None = None
+    names: Sequence[Any] | None = None
 
     @classmethod
     def of(
@@ -40,9 +44,14 @@ class Table:
         weight: NDArray[np.float64] | None = None,
         condition: NDArray[Any] | None = None,
         labels: NDArray[Any] | None = None,
+        names: Sequence[Any] | None = None,
     ) -> Table:
         """Make a table of an array, a CSR matrix or a source; a table is returned as it is."""
-        return X if isinstance(X, Table) else cls(as_source(X), weight, condition, labels)
+        return X if isinstance(X, Table) else cls(as_source(X), weight, condition, labels, names)
+
+    def name(self, column: int) -> Any:
+        """Name of a column, or its position where it has none."""
+        return column if self.names is None else self.names[column]
 
     @property
     def n_rows(self) -> int:
@@ -53,6 +62,11 @@ class Table:
     def n_features(self) -> int:
         """Number of columns."""
         return int(self.source.shape[-1])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the entries."""
+        return self.source.dtype
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -85,7 +99,7 @@ class Table:
     def take(self, rows: Any) -> Table:
         """Keep some rows, in order: positions, a mask or a slice."""
         kept = (part if part is None else part[rows] for part in (self.weight, self.condition, self.labels))
-        return Table(self.source.take(rows), *kept)
+        return Table(self.source.take(rows), *kept, self.names)
 
     def with_condition(self, condition: NDArray[Any] | None) -> Table:
         """Return the same rows under other conditions."""
@@ -98,4 +112,4 @@ class Table:
         X = self.source.read(slice(None))
         present = ~np.isnan(X[..., 0])
         weight = None if self.weight is None else np.repeat(self.weight, present.sum(axis=1))
-        return Table.of(X[present], weight)
+        return Table.of(X[present], weight, names=self.names)

@@ -10,32 +10,29 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from skvae import inference
 from skvae.estimators import _checks as check
-from skvae.estimators._base import BaseAutoEncoder
+from skvae.estimators._table import TableAutoEncoder
 
 
-class ContinuousAutoEncoder(BaseAutoEncoder):
+class ContinuousAutoEncoder(TableAutoEncoder):
     """A code of `n_components` real numbers, and a likelihood that is estimated by importance sampling.
 
     A child whose prior its module does not own defines `_sample_codes` and `_log_density`.
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **BaseAutoEncoder._parameter_constraints,
+        **TableAutoEncoder._parameter_constraints,
         "n_components": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "tied_weights": ["boolean"],
+        "decoder": [StrOptions({"tied"}), *TableAutoEncoder._parameter_constraints["decoder"]],
         "n_score_draws": [Interval(Integral, 1, None, closed="left")],
     }
 
-    def _code_params(self, n_features: int) -> dict[str, Any]:
+    def _module_arguments(self, n_features: int) -> dict[str, Any]:
         n_components = self._auto_components(n_features) if self.n_components == "auto" else self.n_components
-        return {"n_components": int(n_components)}
+        return {**super()._module_arguments(n_features), "n_components": int(n_components)}
 
     def _auto_components(self, n_features: int) -> int:
         """Size of the code for ``n_components="auto"``."""
         return max(min(2, n_features), round(np.sqrt(n_features)))
-
-    def _network_params(self) -> dict[str, Any]:
-        return {**super()._network_params(), "tied_weights": bool(self.tied_weights)}
 
     def _sample_codes(self, n_samples: int, seed: int) -> np.ndarray:
         """Draw codes from the module's prior."""
@@ -63,8 +60,8 @@ class ContinuousAutoEncoder(BaseAutoEncoder):
         log_likelihood : ndarray of shape (n_samples,)
             Nats per row, of the density in the units of X; higher is more normal.
         """
-        X, device = self._ready(X, scored=True)
-        return inference.log_weights(self.module_, X, device, self.n_score_draws, self._log_density(), inference.log_mean_exp)
+        table, device = self._ready(X, scored=True)
+        return inference.log_weights(self.module_, table, device, self.n_score_draws, self._log_density(), inference.log_mean_exp)
 
     def effective_sample_size(self, X):
         """How many of the importance draws behind `score_samples` count.
@@ -79,7 +76,7 @@ class ContinuousAutoEncoder(BaseAutoEncoder):
         ess : ndarray of shape (n_samples,)
             Between 1 and `n_score_draws`; where it is close to 1, the score is an underestimate.
         """
-        X, device = self._ready(X, scored=True)
+        table, device = self._ready(X, scored=True)
         return inference.log_weights(
-            self.module_, X, device, self.n_score_draws, self._log_density(), inference.effective_sample_size
+            self.module_, table, device, self.n_score_draws, self._log_density(), inference.effective_sample_size
         )

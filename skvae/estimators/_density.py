@@ -138,13 +138,6 @@ def code_moments(codes: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarr
     return mean, covariance + (1e-6 * scale + 1e-12) * np.eye(len(mean))
 
 
-def blend_moments(old: tuple, new: tuple, rate: float) -> tuple[np.ndarray, np.ndarray]:
-    """Moments of a mixture of two sets of codes, the new one with weight `rate`."""
-    apart = new[0] - old[0]
-    mean = old[0] + rate * apart
-    return mean, (1 - rate) * old[1] + rate * new[1] + rate * (1 - rate) * np.outer(apart, apart)
-
-
 def check_density(density: Any, weight: np.ndarray | None) -> None:
     """Refuse a class, and weights that a density estimator cannot take."""
     if isinstance(density, type):

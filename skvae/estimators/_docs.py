@@ -12,28 +12,21 @@ hidden_layer_sizes : array-like of int, default=(128, 64)
 activation : str or type of Module, default="relu"
     Activation of the hidden layers: "relu", "gelu", "silu", "elu", "selu", "leaky_relu", "tanh", "sigmoid",
     "identity", or a class that is built without arguments.
-dropout : float, default=0.0
-    Probability of zeroing a hidden unit in training.
-normalization : {"batch", "layer"} or None, default=None
-    Normalization before each activation.
-encoder, decoder : Net, Conv or None, default=None
-    Networks of your own in place of the perceptrons, see :class:`~skvae.Net`, or the details of convolutional
-    ones, see :class:`~skvae.Conv`.
+encoder : MLP, Conv, Net or None, default=None
+    What else there is to tell of the encoder, such as its dropout and normalization: see :class:`~skvae.MLP` for
+    perceptrons, :class:`~skvae.Conv` for convolutional networks and :class:`~skvae.Net` for networks of your own. None is
+    a perceptron, or a convolutional network for images.
+decoder : MLP, Conv, Net, "tied" or None, default=None
+    The same of the decoder; None mirrors the encoder. "tied" has it use the encoder's weights, too, transposed, with
+    biases of its own.
 image_shape : tuple of int or None, default=None
     Channels, height and width of the images that the rows of X are: encoder and decoder then begin and end with
     convolutions. Not needed where X has the shape (n_samples, channels, height, width); rows then come back
     in that shape, too.
-tied_weights : bool, default=False
-    Have the decoder use the encoder's weights, transposed, with biases of its own; off by default
-    but for :class:`~skvae.ContractiveAE`.
-likelihood : {"gaussian", "laplace", "bernoulli"}, default="gaussian"
+likelihood : {"gaussian", "laplace", "bernoulli"}, Gaussian, Laplace or Bernoulli, default="gaussian"
     How entries scatter around the decoder's output. "bernoulli" takes X in [0, 1]; the others standardize
-    the columns themselves and undo it in everything they return.
-noise : {"auto", "feature", "shared"} or float, default="auto"
-    Scale of that scatter: estimated for every column, estimated as one scale for all, or fixed, in the
-    units of X. "auto" shares it, and the unit of standardization, where all columns lie on one grid, as
-    pixels do. Estimated scales never fall below 1% of a column's standard deviation or its resolution
-    over the square root of 12.
+    the columns themselves and undo it in everything they return, and estimate the scale of their noise, or have it fixed:
+    see :class:`~skvae.Gaussian`.
 missing_values : float or None, default=None
     What stands for a missing entry, such as ``np.nan``: scores are then those of what is observed, whose likelihood is
     learned, and the encoder sees columns' means in place of the rest and which they are. None takes no missing entries.
@@ -43,29 +36,17 @@ TRAINING = """
 learning_rate : float or "auto", default="auto"
     Step size of the optimizer at the start; "auto" is 0.002, and 0.01 for an encoder
     of one layer.
-learning_rate_schedule : {"cosine", "linear", "exponential", "constant"}, default="cosine"
-    How it falls over the run, to one hundredth at the end.
-optimizer : str or type of Optimizer, default="adam"
-    Name, in lower case, or class of an optimizer of torch. Adam and AdamW are fused.
-optimizer_params : dict or None, default=None
-    Its further arguments.
+optimizer : str, type of Optimizer or Optimizer, default="adam"
+    Name, in lower case, or class of an optimizer of torch; its further arguments, the schedule of the learning rate and bounds of
+    the gradient are those of :class:`~skvae.Optimizer`.
 batch_size : int, default=128
     Largest number of rows a step sees.
 max_epochs : int or "auto", default="auto"
     Passes over the data; "auto" aims at 3,000 steps in 10 to 100 passes, and for linear maps, which hardly
     overfit, at 5,000 in 10 to 1,000.
-early_stopping : bool, default=False
-    Hold out rows, stop when their loss no longer falls and restore the best weights.
-validation_fraction : float, default=0.1
-    Fraction of the rows that early stopping holds out.
-n_iter_no_change : int, default=20
-    Epochs without improvement that early stopping waits for, once the warm-up is over.
-tol : float, default=1e-3
-    Decrease of the validation loss per row that counts as an improvement.
-clip_norm : float or None, default=None
-    Largest norm of the gradient.
-clip_value : float or None, default=None
-    Largest absolute entry of the gradient.
+early_stopping : bool or EarlyStopping, default=False
+    Hold out rows, stop when their loss no longer falls and restore the best weights. How many rows, and how long it waits, is
+    told by :class:`~skvae.EarlyStopping`.
 n_score_draws : int, default=64
     Importance draws per row in `score_samples`.
 warm_start : bool, default=False
@@ -76,8 +57,8 @@ random_state : int, RandomState instance or None, default=None
     Decides initial weights, shuffling, noise and samples. torch's global generator is never used.
 verbose : int, default=0
     Print a line per epoch.
-net_params : dict or None, default=None
-    Further arguments of the skorch net: ``callbacks`` and ``callbacks__*``.
+callbacks : callback, list of callback or None, default=None
+    Callbacks of skorch, which the training loop calls: instances, classes or pairs (name, callback).
 """
 
 FITTED = """

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 import numpy as np
+from sklearn.utils._param_validation import Options, StrOptions
 
-from skvae.data.columns import has_missing
-from skvae.estimators import _checks as check
+from skvae.estimators._fit import FitRun
 from skvae.estimators.vae import VAETransformer
-from skvae.modules import MIWAEModule
+from skvae.modules import MECHANISMS, MIWAEModule
 
 _STEPS, _FEWEST_EPOCHS = 3000, 10
 _MOST_EPOCHS, _MOST_EPOCHS_WITH_MECHANISM = 300, 600  # the mechanism and the rows are learned from each other, which takes longer
@@ -23,33 +24,94 @@ class ImportanceWeightedVAE(VAETransformer):
     """
 
     _module_class = MIWAEModule
-    _objective = {"n_draws": 5, "mechanism": "random", "sign": 0}
+
+    _parameter_constraints = {
+        **VAETransformer._parameter_constraints,
+        "mechanism": [StrOptions(set(MECHANISMS))],
+        "sign": [Options(Integral, set(SIGNS.values()))],
+    }
+
+    def __init__(
+        self,
+        n_components="auto",
+        *,
+        mechanism="random",
+        sign=0,
+        beta=1.0,
+        kl_warmup=0.25,
+        capacity=None,
+        n_draws=5,
+        hidden_layer_sizes=(128, 64),
+        activation="relu",
+        encoder=None,
+        decoder=None,
+        image_shape=None,
+        likelihood="gaussian",
+        missing_values=None,
+        learning_rate="auto",
+        optimizer="adam",
+        batch_size=128,
+        max_epochs="auto",
+        early_stopping=False,
+        n_score_draws=64,
+        warm_start=False,
+        device="auto",
+        random_state=None,
+        verbose=0,
+        callbacks=None,
+    ):
+        super().__init__(
+            n_components,
+            beta=beta,
+            kl_warmup=kl_warmup,
+            capacity=capacity,
+            n_draws=n_draws,
+            hidden_layer_sizes=hidden_layer_sizes,
+            activation=activation,
+            encoder=encoder,
+            decoder=decoder,
+            image_shape=image_shape,
+            likelihood=likelihood,
+            missing_values=missing_values,
+            learning_rate=learning_rate,
+            optimizer=optimizer,
+            batch_size=batch_size,
+            max_epochs=max_epochs,
+            early_stopping=early_stopping,
+            n_score_draws=n_score_draws,
+            warm_start=warm_start,
+            device=device,
+            random_state=random_state,
+            verbose=verbose,
+            callbacks=callbacks,
+        )
+        self.mechanism = mechanism
+        self.sign = sign
 
     @classmethod
     def like(cls, estimator: VAETransformer, *, n_draws: int, mechanism: str, sign: int) -> ImportanceWeightedVAE:
         """Make one with the parameters of another."""
-        made = cls(**estimator.get_params(deep=False))
-        made._objective = {"n_draws": n_draws, "mechanism": mechanism, "sign": sign}
-        return made
+        return cls(**{**estimator.get_params(deep=False), "n_draws": n_draws, "mechanism": mechanism, "sign": sign})
 
     def _auto_components(self, n_features: int) -> int:
         """Half as many as columns: what is missing depends on more than a summary of the row."""
         return max(min(2, n_features), -(-n_features // 2))
 
-    def _auto_epochs(self, n_batches: int) -> int:
-        most = _MOST_EPOCHS if self._objective["mechanism"] == "random" else _MOST_EPOCHS_WITH_MECHANISM
-        return int(np.clip(round(_STEPS / n_batches), _FEWEST_EPOCHS, most))
+    def _auto_training(self, n_batches: int) -> tuple[int, float]:
+        most = _MOST_EPOCHS if self.mechanism == "random" else _MOST_EPOCHS_WITH_MECHANISM
+        return int(np.clip(round(_STEPS / n_batches), _FEWEST_EPOCHS, most)), super()._auto_training(n_batches)[1]
 
-    def _module_params(self) -> dict[str, Any]:
-        return {**self._objective, "kl_warmup": 0.0}
+    def _module_arguments(self, n_features: int) -> dict[str, Any]:
+        arguments = super()._module_arguments(n_features)
+        for name in ("beta", "capacity"):  # which have no part in the bound
+            del arguments[name]
+        return {**arguments, "mechanism": self.mechanism, "sign": int(self.sign), "kl_warmup": 0.0}
 
-    def _missing_params(self, X: Any) -> dict[str, Any]:
-        n_missing = check.missing_entries(X) if has_missing(X) else np.zeros(0)
-        return {**super()._missing_params(X), "rates": tuple(float(n / X.shape[0]) for n in n_missing[n_missing > 0])}
+    @property
+    def _drops_empty_rows(self) -> bool:
+        """Whether masks of rows without any entry have nothing to say about the mechanism."""
+        return self.mechanism == "random"
 
-    def _without_use(self, X: Any) -> np.ndarray | None:
-        """Masks of rows without any entry have something to tell of the mechanism."""
-        return super()._without_use(X) if self._objective["mechanism"] == "random" else None
-
-    def _check_health(self) -> None:
-        """Say nothing about components without use, of which imputation may have any number."""
+    def _concerns(self, run: FitRun) -> list[str]:
+        """Return none: imputation may have any number of components without use."""
+        return []

@@ -5,13 +5,11 @@ from __future__ import annotations
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
-import torch
 from sklearn.utils._param_validation import Interval
 
 from skvae import inference
-from skvae.data import Table
 from skvae.estimators._continuous import ContinuousAutoEncoder
-from skvae.warnings import warn_user
+from skvae.estimators._fit import FitRun
 
 NOISE_ROWS = 4096
 _USAGE_ROWS = 2048
@@ -26,30 +24,29 @@ class VariationalAutoEncoder(ContinuousAutoEncoder):
         "beta": [Interval(Real, 0, None, closed="left")],
         "kl_warmup": [Interval(Real, 0, 1, closed="both")],
         "capacity": [Interval(Real, 0, None, closed="left"), None],
-        "capacity_warmup": [Interval(Real, 0, 1, closed="both")],
         "n_draws": [Interval(Integral, 1, None, closed="left")],
     }
 
-    def _module_params(self) -> dict[str, Any]:
+    def _module_arguments(self, n_features: int) -> dict[str, Any]:
         return {
+            **super()._module_arguments(n_features),
             "beta": float(self.beta),
             "kl_warmup": float(self.kl_warmup),
             "capacity": None if self.capacity is None else float(self.capacity),
-            "capacity_warmup": float(self.capacity_warmup),
             "n_draws": int(self.n_draws),
         }
 
-    def _finish(self, data: Table, device: torch.device, rate: float) -> None:
-        """Settle the noise and count what the components carry."""
-        inference.fit_noise(self.module_, data, device, max_rows=NOISE_ROWS)
-        usage = inference.latent_usage(self.module_, data, device, max_rows=_USAGE_ROWS)
-        self.kl_per_component_, variance, self._columns_are_correlated = usage
-        self.n_active_units_ = int((variance > _ACTIVE_VARIANCE).sum())
+    def _measure(self, run: FitRun) -> dict[str, Any]:
+        """Fit the noise and count what the components carry."""
+        inference.fit_noise(run.module, run.table, run.device, max_rows=NOISE_ROWS)
+        kl, variance = inference.latent_usage(run.module, run.table, run.device, max_rows=_USAGE_ROWS)
+        return {"kl_per_component_": kl, "n_active_units_": int((variance > _ACTIVE_VARIANCE).sum())}
 
-    def _check_health(self) -> None:
-        if self.n_active_units_ == 0 and self._columns_are_correlated:
-            warn_user(
-                f"The code of {type(self).__name__} has collapsed: none of its {self.n_components_} components tells rows "
-                f"apart, although the columns of X are correlated. Lower beta (now {self.beta:g}), or raise kl_warmup (now "
-                f"{self.kl_warmup:g}) or max_epochs (now {self.max_epochs!r}, {self.n_iter_} passes)."
-            )
+    def _concerns(self, run: FitRun) -> list[str]:
+        if self.n_active_units_ or not inference.has_structure(run.module, run.table, max_rows=_USAGE_ROWS):
+            return []
+        return [
+            f"The code of {type(self).__name__} has collapsed: none of its {self.n_components_} components tells rows "
+            f"apart, although the columns of X are correlated. Lower beta (now {self.beta:g}), or raise kl_warmup (now "
+            f"{self.kl_warmup:g}) or max_epochs (now {self.max_epochs!r}, {self.n_iter_} passes)."
+        ]

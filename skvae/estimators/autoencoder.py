@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-import torch
 from sklearn.utils._param_validation import HasMethods
 
 from skvae import inference
@@ -12,15 +13,15 @@ from skvae.estimators import _checks as check
 from skvae.estimators._continuous import ContinuousAutoEncoder
 from skvae.estimators._density import (
     GaussianDensity,
-    blend_moments,
     check_density,
     code_moments,
     fit_density,
     sample_density,
 )
 from skvae.estimators._docs import document
+from skvae.estimators._fit import FitRun
 from skvae.modules import AutoEncoderModule
-from skvae.runtime.randomness import seed_streams
+from skvae.runtime.randomness import Stream
 
 NOISE_ROWS = 512  # rows that the generative model's noise is fitted to
 DENSITY_ROWS = 200  # rows that partial_fit must bring for a density of the user's own to be fitted again
@@ -35,8 +36,8 @@ class AutoEncoder(ContinuousAutoEncoder):
     decoder frozen. `sample` draws from this generative model and `score_samples` estimates its log-likelihood, so that
     scores compare between code sizes; the reconstruction error alone does not, since it only ever falls as the code grows.
 
-    Without hidden layers the code spans the subspace of PCA [1]_ of the standardized rows. ``noise="shared"`` standardizes
-    all columns by one scale, as PCA of the rows as they are would have it.
+    Without hidden layers the code spans the subspace of PCA [1]_ of the standardized rows. With
+    ``likelihood=Gaussian(noise="shared")`` all columns are standardized by one scale, as in PCA of the rows as they are.
 
     Parameters
     ----------
@@ -88,84 +89,60 @@ class AutoEncoder(ContinuousAutoEncoder):
         *,
         hidden_layer_sizes=(128, 64),
         activation="relu",
-        dropout=0.0,
-        normalization=None,
         encoder=None,
         decoder=None,
         image_shape=None,
-        tied_weights=False,
         likelihood="gaussian",
-        noise="auto",
         missing_values=None,
         density=None,
         learning_rate="auto",
-        learning_rate_schedule="cosine",
         optimizer="adam",
-        optimizer_params=None,
         batch_size=128,
         max_epochs="auto",
         early_stopping=False,
-        validation_fraction=0.1,
-        n_iter_no_change=20,
-        tol=1e-3,
-        clip_norm=None,
-        clip_value=None,
         n_score_draws=64,
         warm_start=False,
         device="auto",
         random_state=None,
         verbose=0,
-        net_params=None,
+        callbacks=None,
     ):
         self.n_components = n_components
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
-        self.dropout = dropout
-        self.normalization = normalization
         self.encoder = encoder
         self.decoder = decoder
         self.image_shape = image_shape
-        self.tied_weights = tied_weights
         self.likelihood = likelihood
-        self.noise = noise
         self.missing_values = missing_values
         self.density = density
         self.learning_rate = learning_rate
-        self.learning_rate_schedule = learning_rate_schedule
         self.optimizer = optimizer
-        self.optimizer_params = optimizer_params
         self.batch_size = batch_size
         self.max_epochs = max_epochs
         self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.tol = tol
-        self.clip_norm = clip_norm
-        self.clip_value = clip_value
         self.n_score_draws = n_score_draws
         self.warm_start = warm_start
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
-        self.net_params = net_params
+        self.callbacks = callbacks
 
-    def _finish(self, data: Table, device: torch.device, rate: float) -> None:
-        """Fit the generative model behind `sample` and `score_samples`."""
-        codes = inference.encode(self.module_, data.X, device).astype(np.float64)
-        moments = code_moments(codes, data.weight)
-        if rate < 1.0:
-            moments = blend_moments(self._code_moments, moments, rate)
-        self._code_moments = moments
-        (seed,) = seed_streams(self._seed, self._n_passes, 6, n=1)
-        if self.density is None:
-            self.density_ = GaussianDensity.of(*moments)
-        elif rate == 1.0 or len(codes) >= DENSITY_ROWS:
-            self.density_ = fit_density(self.density, codes, data.weight, seed)
-        self.module_.prior.fit(*moments)
-        inference.fit_noise(self.module_, data, device, max_rows=NOISE_ROWS)
-
-    def _check_fit(self, weight: np.ndarray | None) -> None:
+    def _make_table(self, run: FitRun, kept: Any, weight: np.ndarray | None) -> tuple[Table, dict[str, Any]]:
         check_density(self.density, weight)
+        return super()._make_table(run, kept, weight)
+
+    def _measure(self, run: FitRun) -> dict[str, Any]:
+        """Fit the generative model behind `sample` and `score_samples`."""
+        codes = inference.encode(run.module, run.table, run.device).astype(np.float64)
+        moments = run.module.prior.fit(*code_moments(codes, run.table.weight), share=run.share)
+        density = getattr(self, "density_", None)
+        if self.density is None:
+            density = GaussianDensity.of(*moments)
+        elif run.share == 1.0 or len(codes) >= DENSITY_ROWS:
+            density = fit_density(self.density, codes, run.table.weight, run.progress.stream(Stream.MEASUREMENT, of_pass=True))
+        inference.fit_noise(run.module, run.table, run.device, max_rows=NOISE_ROWS)
+        return {"density_": density}
 
     def _sample_codes(self, n_samples: int, seed: int) -> np.ndarray:
         return sample_density(self.density_, n_samples, seed)

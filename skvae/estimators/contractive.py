@@ -8,9 +8,10 @@ from typing import Any
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skvae import inference
+from skvae.estimators._base import BaseAutoEncoder
 from skvae.estimators._docs import document
 from skvae.estimators.autoencoder import AutoEncoder
-from skvae.modules import JACOBIANS, ContractiveModule, Conv, Net
+from skvae.modules import JACOBIANS, ContractiveModule, can_tie, layer_sizes, resolve_networks
 
 
 @document
@@ -27,9 +28,10 @@ class ContractiveAE(AutoEncoder):
     contractive autoencoder [2]_, :math:`\gamma\,\|J(x) - J(x + \epsilon)\|_F^2`, also keeps the Jacobian from changing
     between neighbors.
 
-    ``tied_weights="auto"``, the default here, ties the decoder to the encoder wherever it mirrors it: with perceptrons, and
-    with convolutions without residual blocks whose `upsampling` is "transposed". An encoder that shrinks its code in front
-    of a decoder that enlarges it again would lower the penalty and contract nothing; where weights are not tied, it can.
+    ``decoder="auto"``, the default here, ties the decoder to the encoder wherever it can mirror it: that is ``decoder="tied"``
+    with perceptrons, and with convolutions without residual blocks whose `upsampling` is "transposed". An encoder that shrinks
+    its code in front of a decoder that enlarges it again would lower the penalty and contract nothing; where weights are not
+    tied, it can.
 
     The autoencoder of [1]_ has one layer and a sigmoid: ``hidden_layer_sizes=()`` and ``code_activation="sigmoid"``.
 
@@ -51,6 +53,9 @@ class ContractiveAE(AutoEncoder):
         Standard deviation of :math:`\epsilon`, in standardized units.
     code_activation : {"identity", "sigmoid", "tanh"}, default="identity"
         Activation of the code.
+    decoder : MLP, Conv, Net, "tied", "auto" or None, default="auto"
+        What else there is to tell of the decoder. None mirrors the encoder; "tied" has it use the encoder's weights, too,
+        transposed, with biases of its own; "auto" ties it where that is possible, and mirrors the encoder elsewhere.
     %(architecture)s
     density : density estimator or None, default=None
         Density of the codes: any scikit-learn estimator with `fit`, `score_samples` and `sample`, such as GaussianMixture or
@@ -70,8 +75,8 @@ class ContractiveAE(AutoEncoder):
 
     Notes
     -----
-    ``normalization="batch"`` is refused: it makes codes depend on the other rows of a batch, and the Jacobian of a row is not
-    defined. Scores do not contain the penalty.
+    An encoder with ``normalization="batch"`` is refused: it makes codes depend on the other rows of a batch, and the Jacobian of
+    a row is not defined. Scores do not contain the penalty.
 
     References
     ----------
@@ -99,7 +104,7 @@ class ContractiveAE(AutoEncoder):
         "hessian": [Interval(Real, 0, None, closed="left")],
         "hessian_noise": [Interval(Real, 0, None, closed="neither")],
         "code_activation": [StrOptions({"identity", "sigmoid", "tanh"})],
-        "tied_weights": ["boolean", StrOptions({"auto"})],
+        "decoder": [StrOptions({"auto", "tied"}), *BaseAutoEncoder._parameter_constraints["decoder"]],
     }
 
     def __init__(
@@ -114,67 +119,45 @@ class ContractiveAE(AutoEncoder):
         code_activation="identity",
         hidden_layer_sizes=(128, 64),
         activation="relu",
-        dropout=0.0,
-        normalization=None,
         encoder=None,
-        decoder=None,
+        decoder="auto",
         image_shape=None,
-        tied_weights="auto",
         likelihood="gaussian",
-        noise="auto",
         missing_values=None,
         density=None,
         learning_rate="auto",
-        learning_rate_schedule="cosine",
         optimizer="adam",
-        optimizer_params=None,
         batch_size=128,
         max_epochs="auto",
         early_stopping=False,
-        validation_fraction=0.1,
-        n_iter_no_change=20,
-        tol=1e-3,
-        clip_norm=None,
-        clip_value=None,
         n_score_draws=64,
         warm_start=False,
         device="auto",
         random_state=None,
         verbose=0,
-        net_params=None,
+        callbacks=None,
     ):
         super().__init__(
             n_components,
             hidden_layer_sizes=hidden_layer_sizes,
             activation=activation,
-            dropout=dropout,
-            normalization=normalization,
             encoder=encoder,
             decoder=decoder,
             image_shape=image_shape,
-            tied_weights=tied_weights,
             likelihood=likelihood,
-            noise=noise,
             missing_values=missing_values,
             density=density,
             learning_rate=learning_rate,
-            learning_rate_schedule=learning_rate_schedule,
             optimizer=optimizer,
-            optimizer_params=optimizer_params,
             batch_size=batch_size,
             max_epochs=max_epochs,
             early_stopping=early_stopping,
-            validation_fraction=validation_fraction,
-            n_iter_no_change=n_iter_no_change,
-            tol=tol,
-            clip_norm=clip_norm,
-            clip_value=clip_value,
             n_score_draws=n_score_draws,
             warm_start=warm_start,
             device=device,
             random_state=random_state,
             verbose=verbose,
-            net_params=net_params,
+            callbacks=callbacks,
         )
         self.contraction = contraction
         self.jacobian = jacobian
@@ -196,33 +179,26 @@ class ContractiveAE(AutoEncoder):
         norm : ndarray of shape (n_samples,)
             Exact Frobenius norms, with respect to rows in standardized units.
         """
-        X, device = self._ready(X)
-        return inference.jacobian_norm(self.module_, X, device)
+        table, device = self._ready(X)
+        return inference.jacobian_norm(self.module_, table, device)
 
-    def _network_params(self) -> dict[str, Any]:
-        params = super()._network_params()
-        params["tied_weights"] = self._can_tie if self.tied_weights == "auto" else bool(self.tied_weights)
-        return {**params, "code_activation": self.code_activation}
+    def _networks(self) -> tuple[Any, Any]:
+        if self.decoder != "auto":
+            return super()._networks()
+        given = layer_sizes(self.hidden_layer_sizes), self.activation, self.image_shape_
+        encoder, mirror = resolve_networks(self.encoder, None, *given)
+        return encoder, "tied" if can_tie(encoder) else mirror
 
-    def _module_params(self) -> dict[str, Any]:
+    def _module_arguments(self, n_features: int) -> dict[str, Any]:
         return {
+            **super()._module_arguments(n_features),
+            "code_activation": self.code_activation,
             "contraction": float(self.contraction),
             "jacobian": self.jacobian,
             "n_probes": int(self.n_probes),
             "hessian": float(self.hessian),
             "hessian_noise": float(self.hessian_noise),
         }
-
-    @property
-    def _can_tie(self) -> bool:
-        """Whether the decoder mirrors the encoder."""
-        if isinstance(self.encoder, Net) or isinstance(self.decoder, Net):
-            return False
-        if self.image_shape_ is None:
-            return True
-        encoder = Conv() if self.encoder is None else self.encoder
-        mirrors = self.decoder is None or self.decoder == encoder
-        return mirrors and not encoder.residual_blocks and encoder.upsampling == "transposed"
 
     @property
     def _is_linear(self) -> bool:

@@ -17,18 +17,19 @@ from skvae import inference
 from skvae.data import Table
 from skvae.data.columns import SpreadError
 from skvae.estimators import _checks as check
-from skvae.estimators._base import MAX_SEED, BaseAutoEncoder
+from skvae.estimators._base import BaseAutoEncoder
 from skvae.estimators._conditions import Conditions
 from skvae.estimators._docs import document
+from skvae.estimators._fit import MAX_SEED, FitRun
 from skvae.estimators._latent import between
 from skvae.estimators._variational import VariationalAutoEncoder
 from skvae.inference.anomaly import Scorer
 from skvae.inference.completion import complete
 from skvae.modules import CVAE_PRIORS, CVAEModule
-from skvae.runtime.randomness import seed_streams
+from skvae.runtime.randomness import Stream, seed_streams
 
 _CHAINS, _STEPS = 8, 60  # of the Markov chains behind a completed row
-_TOLD_TWICE = "Pass condition, or set condition_columns, but not both."
+_CONDITIONED_TWICE = "Pass condition, or set condition_columns, but not both."
 
 
 @document
@@ -56,13 +57,13 @@ class CVAE(VariationalAutoEncoder):
     beta : float, default=1.0
         Weight of the KL term; 1 gives the evidence lower bound.
     kl_warmup : float, default=0.05
-        Fraction of the run over which that weight grows from 0.
+        Fraction of the run over which that weight, and C, grow from 0.
     capacity : float or None, default=None
         Nats at which the KL is held, by the penalty ``beta * |KL - C|`` with C growing from 0 to `capacity`.
-    capacity_warmup : float, default=0.5
-        Fraction of the run over which C grows.
     n_draws : int, default=1
         Draws of the code per row and training step.
+    decoder : MLP, Conv, Net or None, default=None
+        What else there is to tell of the decoder; None mirrors the encoder.
     %(architecture)s
     %(training)s
 
@@ -108,14 +109,15 @@ class CVAE(VariationalAutoEncoder):
     """
 
     _module_class = CVAEModule
+    _private_state = (*VariationalAutoEncoder._private_state, "_conditions", "_columns")
 
     _parameter_constraints = {
         **VariationalAutoEncoder._parameter_constraints,
         "encode_condition": ["boolean"],
         "prior": [StrOptions(set(CVAE_PRIORS))],
         "condition_columns": ["array-like", None],
+        "decoder": BaseAutoEncoder._parameter_constraints["decoder"],  # the condition has no mirror in the encoder
     }
-    _parameter_constraints.pop("tied_weights")
 
     __metadata_request__fit = {"condition": True}
     __metadata_request__partial_fit = {"condition": True, "classes": True}
@@ -133,35 +135,24 @@ class CVAE(VariationalAutoEncoder):
         beta=1.0,
         kl_warmup=0.05,
         capacity=None,
-        capacity_warmup=0.5,
         n_draws=1,
         hidden_layer_sizes=(128, 64),
         activation="relu",
-        dropout=0.0,
-        normalization=None,
         encoder=None,
         decoder=None,
         image_shape=None,
         likelihood="gaussian",
-        noise="auto",
         learning_rate="auto",
-        learning_rate_schedule="cosine",
         optimizer="adam",
-        optimizer_params=None,
         batch_size=128,
         max_epochs="auto",
         early_stopping=False,
-        validation_fraction=0.1,
-        n_iter_no_change=20,
-        tol=1e-3,
-        clip_norm=None,
-        clip_value=None,
         n_score_draws=64,
         warm_start=False,
         device="auto",
         random_state=None,
         verbose=0,
-        net_params=None,
+        callbacks=None,
     ):
         self.n_components = n_components
         self.encode_condition = encode_condition
@@ -170,35 +161,24 @@ class CVAE(VariationalAutoEncoder):
         self.beta = beta
         self.kl_warmup = kl_warmup
         self.capacity = capacity
-        self.capacity_warmup = capacity_warmup
         self.n_draws = n_draws
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
-        self.dropout = dropout
-        self.normalization = normalization
         self.encoder = encoder
         self.decoder = decoder
         self.image_shape = image_shape
         self.likelihood = likelihood
-        self.noise = noise
         self.learning_rate = learning_rate
-        self.learning_rate_schedule = learning_rate_schedule
         self.optimizer = optimizer
-        self.optimizer_params = optimizer_params
         self.batch_size = batch_size
         self.max_epochs = max_epochs
         self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.tol = tol
-        self.clip_norm = clip_norm
-        self.clip_value = clip_value
         self.n_score_draws = n_score_draws
         self.warm_start = warm_start
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
-        self.net_params = net_params
+        self.callbacks = callbacks
 
     # -- fitting ------------------------------------------------------------------------------------------------------
 
@@ -227,7 +207,7 @@ class CVAE(VariationalAutoEncoder):
         ValueError
             If a parameter, X or the conditions are not as they should be, or the loss stops being finite in the first epoch.
         """
-        return self._fit(X, (y, condition, None, False), sample_weight, once=False)
+        return self._fit(X, sample_weight, single_pass=False, y=y, condition=condition)
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None, classes=None, *, condition=None, sample_weight=None):
@@ -254,7 +234,7 @@ class CVAE(VariationalAutoEncoder):
         self : object
             The fitted estimator.
         """
-        return self._fit(X, (y, condition, classes, True), sample_weight, once=True)
+        return self._fit(X, sample_weight, single_pass=True, y=y, condition=condition, classes=classes)
 
     def fit_transform(self, X, y=None, *, condition=None, sample_weight=None):
         """Fit the model and encode the rows.
@@ -279,16 +259,25 @@ class CVAE(VariationalAutoEncoder):
         told = y if condition is None else condition
         return self.transform(X, condition=told if self._columns is None else None)
 
-    def _condition(self, X: Any, told: Any, kept: Any, weight: np.ndarray | None, *, reset: bool) -> Table:
-        y, condition, classes, goes_on = told
-        if reset:
-            self._columns = None
+    def _make_table(
+        self, run: FitRun, kept: Any, weight: np.ndarray | None, *, y: Any, condition: Any, classes: Any = None
+    ) -> tuple[Table, dict[str, Any]]:
+        noted: dict[str, Any] = {}
+        rows, _ = super()._make_table(run, kept, weight)
+        X = rows.source.values
+        if not run.resumes:
+            self._columns = None if self.condition_columns is None else check.check_columns(self, self.condition_columns)
+        elif not np.array_equal(
+            None if self.condition_columns is None else check.check_columns(self, self.condition_columns), self._columns
+        ):
+            raise ValueError(
+                "condition_columns changed since the model was built; warm_start and partial_fit go on with the same columns. "
+                "Use a clone, or fit with warm_start=False."
+            )
         if self.condition_columns is not None:
             if condition is not None:
-                raise ValueError(_TOLD_TWICE)
-            if reset:
-                self._columns = check.check_columns(self, self.condition_columns)
-            X, given = self._without_columns(X[kept] if isinstance(kept, np.ndarray) else X)
+                raise ValueError(_CONDITIONED_TWICE)
+            X, given = self._without_columns(X)
             name = "X[condition_columns]"
         else:
             given, name = (y, "y") if condition is None else (condition, "condition")
@@ -297,34 +286,23 @@ class CVAE(VariationalAutoEncoder):
                     f"This {type(self).__name__} estimator requires y to be passed, but the target y is None. Pass labels or "
                     "numbers as y or as condition, or name columns of X by condition_columns."
                 )
-            given = check.check_labels(given, X, kept)
-            X = X[kept] if isinstance(kept, np.ndarray) else X
-        if reset:
+            given = check.check_labels(given, run.rows, kept)
+        if not run.resumes:
             try:
-                self._conditions = Conditions(given, weight, name=name, classes=classes)
+                conditions = Conditions(given, weight, name=name, classes=classes)
             except SpreadError as error:
                 if self._columns is None:
                     raise
-                raise error.named(lambda j: self._name_in_X(self._columns[j]), "X") from None
+                raise error.named(lambda j: rows.name(int(self._columns[j])), "X") from None
         else:
             if classes is not None:
                 self._conditions.check_classes(classes)
-            self._conditions = self._conditions.extended(given, weight, anew=not goes_on)
-        self.n_conditions_ = self._conditions.width
-        if self._conditions.is_labels:
-            self.classes_ = self._conditions.classes
-        elif reset and hasattr(self, "classes_"):
-            del self.classes_
-        return Table(X, weight, self._conditions.encode(given, X.shape[0]))
-
-    def _check_unchanged(self) -> None:
-        super()._check_unchanged()
-        columns = None if self.condition_columns is None else check.check_columns(self, self.condition_columns)
-        if not np.array_equal(columns, self._columns):
-            raise ValueError(
-                "condition_columns changed since the model was built; warm_start and partial_fit go on with the same columns. "
-                "Use a clone, or fit with warm_start=False."
-            )
+            conditions = self._conditions.extended(given, weight, anew=not run.single_pass)
+        noted.update(_columns=self._columns, _conditions=conditions, n_conditions_=conditions.width)
+        if conditions.is_labels:
+            noted["classes_"] = conditions.classes
+        names = [rows.name(int(column)) for column in self._own_columns]
+        return Table.of(X, weight, conditions.encode(given, X.shape[0]), names=names), noted
 
     @property
     def _n_condition_columns(self) -> int:
@@ -335,12 +313,6 @@ class CVAE(VariationalAutoEncoder):
         """Positions of the columns of X that the model reconstructs."""
         everywhere = np.arange(self.n_features_in_)
         return everywhere if self._columns is None else np.setdiff1d(everywhere, self._columns)
-
-    def _name_of_column(self, column: int, n_columns: int) -> Any:
-        return self._name_in_X(self._own_columns[column])
-
-    def _name_in_X(self, column: int) -> Any:
-        return super()._name_of_column(int(column), self.n_features_in_)
 
     def _without_columns(self, X: Any) -> tuple[Any, np.ndarray | None]:
         """Columns of rows that the model reconstructs, and those that it is told."""
@@ -360,26 +332,27 @@ class CVAE(VariationalAutoEncoder):
         whole[:, self._columns] = np.asarray(self._conditions.spread(given, len(X)), dtype=X.dtype).reshape(len(X), -1)
         return whole
 
-    def _network_params(self) -> dict[str, Any]:
-        networks = BaseAutoEncoder._network_params(self)
-        return {**networks, "n_conditions": self._conditions.width, "encode_condition": bool(self.encode_condition)}
-
-    def _module_params(self) -> dict[str, Any]:
-        return {**super()._module_params(), "prior": self.prior}
+    def _module_arguments(self, n_features: int) -> dict[str, Any]:
+        return {
+            **super()._module_arguments(n_features),
+            "n_conditions": self._conditions.width,
+            "encode_condition": bool(self.encode_condition),
+            "prior": self.prior,
+        }
 
     @property
-    def _is_told_y(self) -> bool:
-        """Whether it is `y` that the model is told, and not `condition` or columns of X."""
+    def _is_conditioned_on_y(self) -> bool:
+        """Whether the model is conditioned on `y`, and not on `condition` or columns of X."""
         return self._columns is None and self._conditions.name == "y"
 
     # -- rows and what they are told ----------------------------------------------------------------------------------
 
-    def _told(self, y: Any, condition: Any, n_rows: int, what: str, by: str = "y or condition") -> tuple[np.ndarray, Any]:
+    def _encoded(self, y: Any, condition: Any, n_rows: int, what: str, by: str = "y or condition") -> tuple[np.ndarray, Any]:
         """Conditions of rows, encoded and as they were given, by arguments that are named in the error."""
         given, name = (y, "y") if condition is None else (condition, "condition")
         if given is None:
             raise ValueError(
-                f"{what} of {type(self).__name__} needs to be told {self._conditions.describe()}: pass {by}, one for each "
+                f"{what} of {type(self).__name__} needs conditions, {self._conditions.describe()}: pass {by}, one for each "
                 "row or one for all."
             )
         return self._conditions.called(name).encode(given, n_rows), given
@@ -394,20 +367,20 @@ class CVAE(VariationalAutoEncoder):
         needed: bool = True,
         scored: bool = False,
         by: str = "y or condition",
-    ) -> tuple[Any, np.ndarray | None, Any, Any]:
-        """Rows that the model reconstructs, their conditions, encoded and as given, and the device."""
-        X, device = self._ready(X)
-        X, given = self._without_columns(X)
+    ) -> tuple[Table, Any, Any]:
+        """Rows that the model reconstructs with their conditions, these as they were given, and the device."""
+        rows, device = self._ready(X)
+        X, given = self._without_columns(rows.source.values)
         if scored:
             self.module_.likelihood.check(X)
         if given is not None:
             if condition is not None:
-                raise ValueError(_TOLD_TWICE)
-            return X, self._conditions.encode(given, X.shape[0]), given, device
+                raise ValueError(_CONDITIONED_TWICE)
+            return Table.of(X, condition=self._conditions.encode(given, len(given))), given, device
         if y is None and condition is None and not needed:
-            return X, None, None, device
-        told, given = self._told(y, condition, X.shape[0], what, by)
-        return X, told, given, device
+            return Table.of(X), None, device
+        encoded, given = self._encoded(y, condition, rows.n_rows, what, by)
+        return Table.of(X, condition=encoded), given, device
 
     def transform(self, X, *, condition=None):
         """Encode rows.
@@ -426,8 +399,8 @@ class CVAE(VariationalAutoEncoder):
         """
         by = "condition (in a pipeline, by metadata routing)"
         what = "transform with encode_condition=True"
-        X, told, _, device = self._rows(X, None, condition, what, needed=self.encode_condition, by=by)
-        return inference.encode(self.module_, X, device, told).astype(X.dtype, copy=False)
+        table, _, device = self._rows(X, None, condition, what, needed=self.encode_condition, by=by)
+        return inference.encode(self.module_, table, device).astype(table.dtype, copy=False)
 
     def posterior(self, X, y=None, *, condition=None):
         """Posterior of the code.
@@ -444,9 +417,9 @@ class CVAE(VariationalAutoEncoder):
         mean, std : ndarray of shape (n_samples, n_components_)
             Mean and standard deviation of the encoder's Gaussian.
         """
-        X, told, _, device = self._rows(X, y, condition, "posterior with encode_condition=True", needed=self.encode_condition)
-        mean, log_var = inference.posterior(self.module_, X, device, told)
-        return mean.astype(X.dtype, copy=False), np.exp(0.5 * log_var).astype(X.dtype, copy=False)
+        table, _, device = self._rows(X, y, condition, "posterior with encode_condition=True", needed=self.encode_condition)
+        mean, log_var = inference.posterior(self.module_, table, device)
+        return mean.astype(table.dtype, copy=False), np.exp(0.5 * log_var).astype(table.dtype, copy=False)
 
     def inverse_transform(self, Z, y=None, *, condition=None):
         """Decode codes.
@@ -465,11 +438,11 @@ class CVAE(VariationalAutoEncoder):
         """
         check_is_fitted(self, "module_")
         Z = check.check_codes(self, Z)
-        told, given = self._told(y, condition, len(Z), "inverse_transform")
-        return self._decode(Z, told, given).astype(Z.dtype, copy=False)
+        encoded, given = self._encoded(y, condition, len(Z), "inverse_transform")
+        return self._decode(Z, encoded, given).astype(Z.dtype, copy=False)
 
-    def _decode(self, Z: np.ndarray, told: np.ndarray, given: Any) -> np.ndarray:
-        X = inference.decode(self.module_, Z, check.resolve_device(self.device), told)
+    def _decode(self, Z: np.ndarray, encoded: np.ndarray, given: Any) -> np.ndarray:
+        X = inference.decode(self.module_, Z, check.resolve_device(self.device), encoded)
         return self._with_columns(X, given)
 
     def reconstruct(self, X, y=None, *, condition=None):
@@ -487,8 +460,8 @@ class CVAE(VariationalAutoEncoder):
         X_hat : ndarray of shape (n_samples, n_features_in_)
             What the model makes of them.
         """
-        X, told, given, device = self._rows(X, y, condition, "reconstruct")
-        return self._decode(inference.encode(self.module_, X, device, told), told, given).astype(X.dtype, copy=False)
+        table, given, device = self._rows(X, y, condition, "reconstruct")
+        return self._decode(inference.encode(self.module_, table, device), table.condition, given).astype(table.dtype, copy=False)
 
     def style_transfer(self, X, y, *, condition=None):
         """Decode the codes of rows under other labels.
@@ -508,9 +481,9 @@ class CVAE(VariationalAutoEncoder):
             Decoder's means.
         """
         what = "style_transfer with encode_condition=True"
-        X, told, _, device = self._rows(X, None, condition, what, needed=self.encode_condition, by="condition")
-        new, given = self._told(y, None, X.shape[0], "style_transfer", "y")
-        return self._decode(inference.encode(self.module_, X, device, told), new, given).astype(X.dtype, copy=False)
+        table, _, device = self._rows(X, None, condition, what, needed=self.encode_condition, by="condition")
+        new, given = self._encoded(y, None, table.n_rows, "style_transfer", "y")
+        return self._decode(inference.encode(self.module_, table, device), new, given).astype(table.dtype, copy=False)
 
     def interpolate(self, X_start, X_end, y_start=None, y_end=None, n_steps=10, *, method="linear"):
         """Decode what lies between pairs of rows: between their styles, their labels, or both.
@@ -537,13 +510,15 @@ class CVAE(VariationalAutoEncoder):
         """
         ends, columns = [], []
         for X, y in ((X_start, y_start), (X_end, y_start if y_end is None else y_end)):
-            X, told, given, device = self._rows(X, y, None, "interpolate", by="y_start")
-            ends.append((inference.encode(self.module_, X, device, told), told))
+            table, given, device = self._rows(X, y, None, "interpolate", by="y_start")
+            ends.append((inference.encode(self.module_, table, device), table.condition))
             columns.append(given)
         (z_start, c_start), (z_end, c_end) = ends
         codes = between(z_start, z_end, n_steps, method)
-        told = between(c_start, c_end, n_steps, "linear")
-        X = inference.decode(self.module_, codes.reshape(-1, codes.shape[-1]), device, told.reshape(-1, told.shape[-1]))
+        conditions = between(c_start, c_end, n_steps, "linear")
+        X = inference.decode(
+            self.module_, codes.reshape(-1, codes.shape[-1]), device, conditions.reshape(-1, conditions.shape[-1])
+        )
         between_columns = None if self._columns is None else between(*columns, n_steps, "linear").reshape(len(X), -1)
         X = self._with_columns(X, between_columns)
         return X.reshape(*codes.shape[:2], *X.shape[1:])
@@ -578,14 +553,14 @@ class CVAE(VariationalAutoEncoder):
         if n_samples is None:
             n_samples = self._conditions.n_told(y)
         codes_seed, noise_seed, y_seed = self._draw_seeds(n_samples, random_state, n=3)
-        given, told = self._conditions.called("y").for_sample(y, n_samples, y_seed)
+        given, encoded = self._conditions.called("y").for_sample(y, n_samples, y_seed)
         device = check.resolve_device(self.device)
         noise = np.random.default_rng(codes_seed).standard_normal((n_samples, self.module_.prior.n_noise))
-        codes = inference.codes_from_noise(self.module_, noise, device, told)
+        codes = inference.codes_from_noise(self.module_, noise, device, encoded)
         if mean:
-            rows = inference.decode(self.module_, codes, device, told)
+            rows = inference.decode(self.module_, codes, device, encoded)
         else:
-            rows = inference.draw(self.module_, codes, device, noise_seed, told)
+            rows = inference.draw(self.module_, codes, device, noise_seed, encoded)
         X = self._with_columns(rows, given)
         return (X, self._conditions.as_fitted(given)) if return_y else X
 
@@ -636,19 +611,18 @@ class CVAE(VariationalAutoEncoder):
 
         The second column, where there is one, holds half the logarithm of the sum of the squares.
         """
-        X, told, _, device = self._rows(X, y, condition, what, needed=not self._conditions_are_labels, scored=True)
-        if told is not None:
-            return inference.log_weights(self.module_, X, device, self.n_score_draws, None, reduce, told)
+        table, _, device = self._rows(X, y, condition, what, needed=not self._conditions_are_labels, scored=True)
+        if table.condition is not None:
+            return inference.log_weights(self.module_, table, device, self.n_score_draws, None, reduce)
         rows, log_shares = self._conditions.combinations()
-        parts = self._under_each(rows, X, device, reduce) + log_shares[:, np.newaxis, np.newaxis]
+        parts = self._under_each(rows, table, device, reduce) + log_shares[:, np.newaxis, np.newaxis]
         powers = np.array([1.0, power])[: parts.shape[-1]]
         return logsumexp(parts * powers, axis=0) / powers
 
-    def _under_each(self, rows: np.ndarray, X: Any, device: Any, reduce: Any) -> np.ndarray:
-        """Reduce the importance weights of all rows, told one condition after the other."""
-        everywhere = (np.broadcast_to(row, (X.shape[0], len(row))) for row in rows)
-        scored = (self.module_, X, device, self.n_score_draws, None, reduce)
-        return np.stack([inference.log_weights(*scored, told) for told in everywhere])
+    def _under_each(self, conditions: np.ndarray, table: Table, device: Any, reduce: Any) -> np.ndarray:
+        """Reduce the importance weights of all rows, under one condition after the other."""
+        tables = (_under(table, condition) for condition in conditions)
+        return np.stack([inference.log_weights(self.module_, part, device, self.n_score_draws, None, reduce) for part in tables])
 
     @property
     def _conditions_are_labels(self) -> bool:
@@ -672,9 +646,9 @@ class CVAE(VariationalAutoEncoder):
             raise ValueError(
                 f"log_likelihoods needs conditions that are one list of labels; here are {self._conditions.describe()}."
             )
-        X, _, _, device = self._rows(X, None, None, "log_likelihoods", needed=False, scored=True)
+        table, _, device = self._rows(X, None, None, "log_likelihoods", needed=False, scored=True)
         labels = self._conditions.encode(self.classes_, len(self.classes_))
-        return self._under_each(labels, X, device, inference.log_mean_exp).T
+        return self._under_each(labels, table, device, inference.log_mean_exp).T
 
     def score(self, X, y=None, sample_weight=None, *, condition=None):
         """Mean log-likelihood of rows.
@@ -722,8 +696,8 @@ class CVAE(VariationalAutoEncoder):
         name = check.check_anomaly_method(method, self._anomaly_method)
         if name == "likelihood":
             return -self.score_samples(X, y, condition=condition)
-        X, told, scorer = self._scored(X, y, condition, name, "score_anomaly")
-        return self._told_best(X, scorer)[0] if told is None else scorer.score(X, told)
+        table, scorer = self._scored(X, y, condition, name, "score_anomaly")
+        return self._best_labels(table, scorer)[0] if table.condition is None else scorer.score(table)
 
     def explain_anomaly(self, X, y=None, *, condition=None, method="auto"):
         """Split the anomaly score of rows into the shares of the columns.
@@ -743,20 +717,22 @@ class CVAE(VariationalAutoEncoder):
             Not negative; sum to `score_anomaly` along each row; zero for `condition_columns`.
         """
         name = check.check_anomaly_method(method, self._anomaly_method, splits=True)
-        X, told, scorer = self._scored(X, y, condition, name, "explain_anomaly")
-        shares = scorer.shares(X, self._told_best(X, scorer)[1] if told is None else told)
+        table, scorer = self._scored(X, y, condition, name, "explain_anomaly")
+        if table.condition is None:
+            table = table.with_condition(self._best_labels(table, scorer)[1])
+        shares = scorer.shares(table)
         return self._with_columns(shares, np.zeros((len(shares), self._conditions.n_columns)))
 
-    def _scored(self, X: Any, y: Any, condition: Any, name: str, what: str) -> tuple[Any, np.ndarray | None, Scorer]:
-        """Rows, what the model is told about them, and the method that scores them."""
-        X, told, _, device = self._rows(X, y, condition, what, needed=not self._conditions_are_labels, scored=True)
-        return X, told, self._scorer(name, device)
+    def _scored(self, X: Any, y: Any, condition: Any, name: str, what: str) -> tuple[Table, Scorer]:
+        """Rows with their conditions, and the method that scores them."""
+        table, _, device = self._rows(X, y, condition, what, needed=not self._conditions_are_labels, scored=True)
+        return table, self._scorer(name, device)
 
-    def _told_best(self, X: Any, scorer: Scorer) -> tuple[np.ndarray, np.ndarray]:
+    def _best_labels(self, table: Table, scorer: Scorer) -> tuple[np.ndarray, np.ndarray]:
         """Scores of rows under the labels that make them the least anomalous, and these."""
-        rows = self._conditions.combinations()[0]
-        scores = np.stack([scorer.score(X, np.broadcast_to(row, (X.shape[0], len(row)))) for row in rows])
-        return scores.min(axis=0), rows[scores.argmin(axis=0)]
+        conditions = self._conditions.combinations()[0]
+        scores = np.stack([scorer.score(_under(table, condition)) for condition in conditions])
+        return scores.min(axis=0), conditions[scores.argmin(axis=0)]
 
     # -- rows of which a part is missing ------------------------------------------------------------------------------
 
@@ -818,16 +794,16 @@ class CVAE(VariationalAutoEncoder):
     ) -> np.ndarray:
         check_is_fitted(self, "module_")
         X, mask = check.check_mask(self, X, mask, self._own_columns)
-        X, told, given, device = self._rows(X, y, condition, "inpainting", scored=True)
-        X = X.toarray() if sparse.issparse(X) else X
+        table, given, device = self._rows(X, y, condition, "inpainting", scored=True)
+        X = table.source.read(slice(None))
         if self._columns is not None:
             if mask[:, self._columns].any():
-                raise ValueError("mask covers condition_columns, which the model has to be told.")
+                raise ValueError("mask covers condition_columns, which the model conditions on.")
             mask, _ = self._without_columns(mask)
         generator = check_random_state(self.random_state if random_state is None else random_state)
-        (seed,) = seed_streams(int(generator.randint(MAX_SEED)), 8, n=1)
+        (seed,) = seed_streams(int(generator.randint(MAX_SEED)), Stream.COMPLETION, n=1)
         options = {"n_chains": n_chains, "n_steps": _STEPS, "mean": mean}
-        drawn = complete(self.module_, X, ~mask, told, device, seed, **options)
+        drawn = complete(self.module_, X, ~mask, table.condition, device, seed, **options)
         drawn = drawn.mean(axis=1, keepdims=True) if mean else drawn
         filled = np.where(mask[:, np.newaxis], drawn, X[:, np.newaxis])
         whole = [self._with_columns(filled[:, i].astype(X.dtype, copy=False), given) for i in range(filled.shape[1])]
@@ -838,3 +814,8 @@ class CVAE(VariationalAutoEncoder):
         tags.target_tags.required = self.condition_columns is None
         tags.target_tags.multi_output = True
         return tags
+
+
+def _under(table: Table, condition: np.ndarray) -> Table:
+    """Return a table all of whose rows have one condition."""
+    return table.with_condition(np.broadcast_to(condition, (table.n_rows, len(condition))))

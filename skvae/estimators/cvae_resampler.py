@@ -15,7 +15,7 @@ from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skvae.estimators import _checks as check
-from skvae.estimators._base import MAX_SEED
+from skvae.estimators._fit import MAX_SEED
 from skvae.estimators._labeled import check_labels, new_model, take_columns
 from skvae.estimators.cvae import CVAE
 from skvae.warnings import warn_user

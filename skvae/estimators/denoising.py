@@ -5,13 +5,14 @@ from __future__ import annotations
 from numbers import Integral, Real
 from typing import Any
 
-import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skvae.estimators import _checks as check
 from skvae.estimators._docs import document
+from skvae.estimators._fit import FitRun
 from skvae.estimators.autoencoder import AutoEncoder
-from skvae.modules import CORRUPTIONS, DenoisingModule, LatentModule
+from skvae.modules import CORRUPTIONS, MLP, DenoisingModule
+from skvae.runtime.randomness import PrivateRandomness
 from skvae.training import Plan, Rows, pretrain
 
 
@@ -28,7 +29,7 @@ class DenoisingAE(AutoEncoder):
     n_components : int or "auto", default="auto"
         Size of the code; "auto" is the square root of the number of columns, but at least 2.
     corruption : str, list of str or callable, default="gaussian"
-        - "gaussian" adds normal noise of `noise_scale`;
+        - "gaussian" adds normal noise of `corruption_scale`;
         - "masking" replaces `corruption_rate` of each row's entries by `mask_value`;
         - "salt_and_pepper" replaces them by the smallest or the largest value of their column;
         - "dropout" zeroes entries, in standardized units, with that probability and scales the others up;
@@ -38,10 +39,10 @@ class DenoisingAE(AutoEncoder):
           estimator's own generator.
     corruption_rate : float, default=0.3
         Fraction of entries to corrupt, between 0 and 1; read by "masking", "salt_and_pepper" and "dropout".
-    noise_scale : float, default=0.3
+    corruption_scale : float, default=0.3
         Standard deviation of the normal noise; read by "gaussian" alone.
     noise_unit : {"std", "data"}, default="std"
-        Whether `noise_scale` is in standard deviations of each column or in the units of X; read by "gaussian" alone.
+        Whether `corruption_scale` is in standard deviations of each column or in the units of X; read by "gaussian" alone.
     mask_value : float or None, default=None
         What masked entries become; None is the mean of the column, or 0 with ``likelihood="bernoulli"``. Read by "masking"
         alone.
@@ -88,7 +89,7 @@ class DenoisingAE(AutoEncoder):
         **AutoEncoder._parameter_constraints,
         "corruption": [StrOptions(set(CORRUPTIONS)), list, tuple, callable],
         "corruption_rate": [Interval(Real, 0, 1, closed="both")],
-        "noise_scale": [Interval(Real, 0, None, closed="left")],
+        "corruption_scale": [Interval(Real, 0, None, closed="left")],
         "noise_unit": [StrOptions({"std", "data"})],
         "mask_value": [Interval(Real, None, None, closed="neither"), None],
         "pretraining_epochs": [Interval(Integral, 0, None, closed="left")],
@@ -100,91 +101,71 @@ class DenoisingAE(AutoEncoder):
         *,
         corruption="gaussian",
         corruption_rate=0.3,
-        noise_scale=0.3,
+        corruption_scale=0.3,
         noise_unit="std",
         mask_value=None,
         pretraining_epochs=0,
         hidden_layer_sizes=(128, 64),
         activation="relu",
-        dropout=0.0,
-        normalization=None,
         encoder=None,
         decoder=None,
         image_shape=None,
-        tied_weights=False,
         likelihood="gaussian",
-        noise="auto",
         missing_values=None,
         density=None,
         learning_rate="auto",
-        learning_rate_schedule="cosine",
         optimizer="adam",
-        optimizer_params=None,
         batch_size=128,
         max_epochs="auto",
         early_stopping=False,
-        validation_fraction=0.1,
-        n_iter_no_change=20,
-        tol=1e-3,
-        clip_norm=None,
-        clip_value=None,
         n_score_draws=64,
         warm_start=False,
         device="auto",
         random_state=None,
         verbose=0,
-        net_params=None,
+        callbacks=None,
     ):
         self.n_components = n_components
         self.corruption = corruption
         self.corruption_rate = corruption_rate
-        self.noise_scale = noise_scale
+        self.corruption_scale = corruption_scale
         self.noise_unit = noise_unit
         self.mask_value = mask_value
         self.pretraining_epochs = pretraining_epochs
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
-        self.dropout = dropout
-        self.normalization = normalization
         self.encoder = encoder
         self.decoder = decoder
         self.image_shape = image_shape
-        self.tied_weights = tied_weights
         self.likelihood = likelihood
-        self.noise = noise
         self.missing_values = missing_values
         self.density = density
         self.learning_rate = learning_rate
-        self.learning_rate_schedule = learning_rate_schedule
         self.optimizer = optimizer
-        self.optimizer_params = optimizer_params
         self.batch_size = batch_size
         self.max_epochs = max_epochs
         self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.tol = tol
-        self.clip_norm = clip_norm
-        self.clip_value = clip_value
         self.n_score_draws = n_score_draws
         self.warm_start = warm_start
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
-        self.net_params = net_params
+        self.callbacks = callbacks
 
-    def _module_params(self) -> dict[str, Any]:
+    def _module_arguments(self, n_features: int) -> dict[str, Any]:
+        self._check_corruption()
         several = isinstance(self.corruption, (list, tuple))
         return {
+            **super()._module_arguments(n_features),
             "corruption": tuple(self.corruption) if several else self.corruption,
             "corruption_rate": float(self.corruption_rate),
-            "noise_scale": float(self.noise_scale),
+            "corruption_scale": float(self.corruption_scale),
             "noise_unit": self.noise_unit,
             "mask_value": None if self.mask_value is None else float(self.mask_value),
         }
 
-    def _check_fit(self, weight: np.ndarray | None) -> None:
-        super()._check_fit(weight)
+    def _check_corruption(self) -> None:
+        """Raise a ValueError about a corruption that cannot be, or does not go with pretraining."""
         if isinstance(self.corruption, (list, tuple)):
             unknown = [name for name in self.corruption if name not in CORRUPTIONS]
             if unknown or not self.corruption:
@@ -198,10 +179,16 @@ class DenoisingAE(AutoEncoder):
         names = [self.corruption] if isinstance(self.corruption, str) else self.corruption
         if not callable(names) and "dropout" in names and self.corruption_rate >= 1.0:
             raise ValueError("corruption='dropout' with corruption_rate=1 leaves nothing of a row; it must be below 1.")
-        if self.pretraining_epochs and (self.encoder or self.decoder or self.image_shape_):
+        encoder, decoder = self._networks()
+        if self.pretraining_epochs and not (
+            isinstance(encoder, MLP)
+            and (
+                decoder == "tied" or (isinstance(decoder, MLP) and decoder.hidden_layer_sizes == encoder.hidden_layer_sizes[::-1])
+            )
+        ):
             raise ValueError(
-                f"pretraining_epochs={self.pretraining_epochs} trains perceptrons layer by layer; it does not go with encoder, "
-                "decoder or image_shape."
+                f"pretraining_epochs={self.pretraining_epochs} trains perceptrons layer by layer; it goes with neither networks "
+                "of other kinds, such as those of images, nor a decoder of other widths than the encoder's, in reverse."
             )
         if self.pretraining_epochs and callable(self.corruption):
             raise ValueError(
@@ -209,12 +196,16 @@ class DenoisingAE(AutoEncoder):
                 "is made for rows of X. Name a corruption instead."
             )
 
-    def _probe(self, module: LatentModule, X: Any) -> None:
+    def _prepare(self, run: FitRun, rows: Rows, plan: Plan) -> dict[str, Any]:
+        """Try a corruption of the user's own, and train layer by layer."""
         if callable(self.corruption):
-            check.check_corruption(module, X, self.batch_size)
+            with PrivateRandomness(plan.seed):
+                check.check_corruption(run.module, run.table, self.batch_size)
+        return {"losses": pretrain(run.module, rows, plan, self.pretraining_epochs) if self.pretraining_epochs else []}
 
-    def _pretrain(self, module: LatentModule, rows: Rows, plan: Plan) -> None:
-        self.pretraining_loss_ = pretrain(module, rows, plan, self.pretraining_epochs) if self.pretraining_epochs else []
+    def _measure(self, run: FitRun) -> dict[str, Any]:
+        losses = run.prepared["losses"] if run.prepared else self.pretraining_loss_
+        return {**super()._measure(run), "pretraining_loss_": losses}
 
     def denoise(self, X):
         """Repair rows; another name for `reconstruct`.

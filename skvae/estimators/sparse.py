@@ -7,21 +7,20 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-import torch
 from scipy import sparse
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skvae import inference
-from skvae.data import Table
-from skvae.data.columns import row_blocks
+from skvae.data.sources import row_blocks
 from skvae.estimators import _checks as check
 from skvae.estimators._continuous import ContinuousAutoEncoder
-from skvae.estimators._density import ActivityDensity, blend_moments, code_moments
+from skvae.estimators._density import ActivityDensity, code_moments
 from skvae.estimators._docs import document
+from skvae.estimators._fit import FitRun
+from skvae.estimators._specs import resolve
 from skvae.estimators.autoencoder import NOISE_ROWS
-from skvae.modules import PENALTIES, SparseModule
-from skvae.runtime.randomness import seed_streams
-from skvae.warnings import warn_user
+from skvae.modules import PENALTIES, BatchTopK, SparseModule, TopK
+from skvae.runtime.randomness import Stream
 
 _MOST_COMPONENTS = 1024  # of the automatic size of the code
 _DENSITY_NUMBERS = 2**24  # activations that the density of the codes is measured on
@@ -37,7 +36,7 @@ class SparseAE(ContinuousAutoEncoder):
     ----------
     n_components : int or "auto", default="auto"
         Number of units; "auto" is twice the number of columns, but at most 1,024.
-    penalty : {"kl", "l1", "top_k", "batch_top_k"}, default="kl"
+    penalty : {"kl", "l1", "top_k", "batch_top_k"}, TopK or BatchTopK, default="kl"
         What keeps units quiet:
 
         - "kl": sigmoid units, whose mean activations are pulled to `target_activation`;
@@ -45,6 +44,8 @@ class SparseAE(ContinuousAutoEncoder):
         - "top_k": linear units, of which the `k` largest of each row are kept [1]_;
         - "batch_top_k": linear units, of which the largest of a batch are kept, `k` a row on average [2]_; in use, those
           above a threshold, so that a row's code does not depend on its neighbors.
+
+        The last two stand for :class:`~skvae.TopK` and :class:`~skvae.BatchTopK`, which say how `k` falls in training.
     sparsity_weight : float or "auto", default="auto"
         Weight of the penalty, in nats of reconstruction error per row; "auto" is 0.3 times the number of columns for "kl", and
         one half for "l1". Counts with "kl" and "l1".
@@ -53,10 +54,6 @@ class SparseAE(ContinuousAutoEncoder):
     k : int or "auto", default="auto"
         Units kept per row; "auto" is a twentieth of them. Counts with "top_k" and "batch_top_k"; with any penalty, revival
         draws on four times `k` dead units per row.
-    k_annealing : float, default=0.5
-        Fraction of the run over which their number falls from four times `k` to `k`. Counts with "top_k" and "batch_top_k".
-    alpha : float, default=1.0
-        Units kept once training is over, in multiples of `k`. Counts with "top_k" and "batch_top_k".
     revival_weight : float, default=0.0
         Above 0, units that have not been active for 100 steps learn to reconstruct what the others leave [3]_, with this
         weight; 1/32 is usual. Counts with every penalty.
@@ -112,16 +109,16 @@ class SparseAE(ContinuousAutoEncoder):
     """
 
     _module_class = SparseModule
+    _private_state = (*ContinuousAutoEncoder._private_state, "_activity")
+    _module_arguments = {"k_annealing": "penalty__annealing", "alpha": "penalty__alpha"}
 
     _parameter_constraints = {
         **ContinuousAutoEncoder._parameter_constraints,
         "missing_values": check.MISSING_VALUES,
-        "penalty": [StrOptions(set(PENALTIES))],
+        "penalty": [StrOptions(set(PENALTIES)), TopK, BatchTopK],
         "sparsity_weight": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "target_activation": [Interval(Real, 0, 1, closed="neither")],
         "k": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "k_annealing": [Interval(Real, 0, 1, closed="both")],
-        "alpha": [Interval(Real, 1, None, closed="left")],
         "revival_weight": [Interval(Real, 0, None, closed="left")],
         "sparse_output": ["boolean"],
     }
@@ -134,78 +131,52 @@ class SparseAE(ContinuousAutoEncoder):
         sparsity_weight="auto",
         target_activation=0.05,
         k="auto",
-        k_annealing=0.5,
-        alpha=1.0,
         revival_weight=0.0,
         sparse_output=False,
         hidden_layer_sizes=(),
         activation="relu",
-        dropout=0.0,
-        normalization=None,
         encoder=None,
         decoder=None,
         image_shape=None,
-        tied_weights=False,
         likelihood="gaussian",
-        noise="auto",
         missing_values=None,
         learning_rate="auto",
-        learning_rate_schedule="cosine",
         optimizer="adam",
-        optimizer_params=None,
         batch_size=128,
         max_epochs="auto",
         early_stopping=False,
-        validation_fraction=0.1,
-        n_iter_no_change=20,
-        tol=1e-3,
-        clip_norm=None,
-        clip_value=None,
         n_score_draws=64,
         warm_start=False,
         device="auto",
         random_state=None,
         verbose=0,
-        net_params=None,
+        callbacks=None,
     ):
         self.n_components = n_components
         self.penalty = penalty
         self.sparsity_weight = sparsity_weight
         self.target_activation = target_activation
         self.k = k
-        self.k_annealing = k_annealing
-        self.alpha = alpha
         self.revival_weight = revival_weight
         self.sparse_output = sparse_output
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
-        self.dropout = dropout
-        self.normalization = normalization
         self.encoder = encoder
         self.decoder = decoder
         self.image_shape = image_shape
-        self.tied_weights = tied_weights
         self.likelihood = likelihood
-        self.noise = noise
         self.missing_values = missing_values
         self.learning_rate = learning_rate
-        self.learning_rate_schedule = learning_rate_schedule
         self.optimizer = optimizer
-        self.optimizer_params = optimizer_params
         self.batch_size = batch_size
         self.max_epochs = max_epochs
         self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.tol = tol
-        self.clip_norm = clip_norm
-        self.clip_value = clip_value
         self.n_score_draws = n_score_draws
         self.warm_start = warm_start
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
-        self.net_params = net_params
+        self.callbacks = callbacks
 
     def _auto_components(self, n_features: int) -> int:
         return min(_MOST_COMPONENTS, 2 * n_features)
@@ -214,79 +185,87 @@ class SparseAE(ContinuousAutoEncoder):
     def _is_linear(self) -> bool:
         return False
 
-    def _module_params(self) -> dict[str, Any]:
-        n_components = self._auto_components(self.n_features_in_) if self.n_components == "auto" else self.n_components
+    def _module_arguments(self, n_features: int) -> dict[str, Any]:
+        arguments = super()._module_arguments(n_features)
+        n_components = arguments["n_components"]
         k = max(1, n_components // 20) if self.k == "auto" else int(self.k)
+        kept = resolve("penalty", self.penalty) or TopK()
         if self.penalty in ("kl", "l1"):
             k = min(k, n_components)
-        elif floor(self.alpha * k + 0.5) > n_components:
-            factor = f" times alpha={self.alpha:g}" if self.alpha > 1 else ""
+        elif floor(kept.alpha * k + 0.5) > n_components:
+            factor = f" times penalty__alpha={kept.alpha:g}" if kept.alpha > 1 else ""
             raise ValueError(f"k={k}{factor} is more than the n_components={n_components} units that there are.")
+        encoder, decoder = arguments["encoder"], arguments["decoder"]
+        normalization = getattr(encoder if decoder == "tied" else decoder, "normalization", None)
+        if self.penalty == "l1" and normalization is not None:
+            raise ValueError(
+                f"penalty='l1' can be had by scaling where the decoder's normalization={normalization!r} undoes it; use "
+                "normalization=None, or another penalty."
+            )
         weight = self.sparsity_weight
         if weight == "auto":
-            weight = 0.3 * self.n_features_in_ if self.penalty == "kl" else 0.5
+            weight = 0.3 * n_features if self.penalty == "kl" else 0.5
         return {
-            "penalty": self.penalty,
+            **arguments,
+            "penalty": self.penalty if isinstance(self.penalty, str) else kept.name,
             "sparsity_weight": float(weight),
             "target_activation": float(self.target_activation),
             "k": k,
-            "k_annealing": float(self.k_annealing),
-            "alpha": float(self.alpha),
             "revival_weight": float(self.revival_weight),
+            "k_annealing": float(kept.annealing),
+            "alpha": float(kept.alpha),
         }
 
-    def _check_fit(self, weight: np.ndarray | None) -> None:
-        if self.penalty == "l1" and self.normalization is not None:
-            raise ValueError(
-                f"penalty='l1' can be had by scaling where normalization={self.normalization!r} undoes it; use "
-                "normalization=None, or another penalty."
-            )
-
-    def _finish(self, data: Table, device: torch.device, rate: float) -> None:
+    def _measure(self, run: FitRun) -> dict[str, Any]:
         """Count what the units do and fit the generative model behind `sample` and `score_samples`."""
-        module, threshold = self.module_, None
-        X, weight, _ = data
-        if self.penalty == "batch_top_k":
-            stride = -(-X.shape[0] * self.n_components_ // _QUANTILE_NUMBERS)
-            responses = inference.preactivate(module, X[::stride], device).ravel()
-            n_kept = min(responses.size - 1, round(module.k_in_use / self.n_components_ * responses.size))
+        module, table, rate, threshold = run.module, run.table, run.share, None
+        weight = table.weight
+        if module.penalty == "batch_top_k":
+            stride = -(-table.n_rows * module.n_components // _QUANTILE_NUMBERS)
+            responses = inference.preactivate(module, table.take(slice(None, None, stride)), run.device).ravel()
+            n_kept = min(responses.size - 1, round(module.k_in_use / module.n_components * responses.size))
             level = np.partition(responses, -n_kept - 1)[-n_kept - 1]
             module.threshold.fill_(float(level) if rate == 1.0 else (1 - rate) * float(module.threshold) + rate * float(level))
-        codes = inference.encode(module, X, device)
-        if self.penalty == "kl":
+        codes = inference.encode(module, table, run.device)
+        if module.penalty == "kl":
             threshold = module.active_above
-            moments = code_moments(codes.astype(np.float64), weight)
-            self._code_moments = moments if rate == 1.0 else blend_moments(self._code_moments, moments, rate)
-            module.prior.fit(*self._code_moments)
-        (seed,) = seed_streams(self._seed, self._n_passes, 6, n=1)
-        seen = slice(None, None, -(-codes.size // _DENSITY_NUMBERS))
-        activity = ActivityDensity(codes[seen], None if weight is None else weight[seen], threshold, seed)
+            module.prior.fit(*code_moments(codes.astype(np.float64), weight), share=rate)
+        seed = run.progress.stream(Stream.MEASUREMENT, of_pass=True)
+        some = slice(None, None, -(-codes.size // _DENSITY_NUMBERS))
+        activity = ActivityDensity(codes[some], None if weight is None else weight[some], threshold, seed)
         active = codes != 0.0 if threshold is None else codes > threshold
         mean = codes.mean(axis=0, dtype=np.float64) if weight is None else np.average(codes, axis=0, weights=weight)
         statistics = mean, active.mean(axis=0), float(np.average(active.sum(axis=1), weights=weight))
         if rate < 1.0:
             activity.remember(self._activity, rate, seed)
-            statistics = tuple((1 - rate) * old + rate * new for old, new in zip(self._statistics, statistics, strict=True))
-        self._activity, self._statistics = activity, statistics
+            before = self.mean_activation_, self._activity.share, self.mean_active_units_
+            statistics = tuple((1 - rate) * old + rate * new for old, new in zip(before, statistics, strict=True))
         if module.has_exact_zeros:
             module.prior.fit(activity.rate, *activity.on[:2], activity.n_free)
-        self.mean_activation_, share, self.mean_active_units_ = statistics
+        mean_activation, activity.share, mean_active_units = statistics
         # Of the rows that are remembered, less than half a one.
-        self.n_dead_units_ = int((share * X.shape[0] / rate < 0.5).sum())
-        self.fraction_alive_ = 1.0 - self.n_dead_units_ / self.n_components_
-        inference.fit_noise(module, data, device, max_rows=NOISE_ROWS)
+        n_dead = int((activity.share * table.n_rows / rate < 0.5).sum())
+        inference.fit_noise(module, table, run.device, max_rows=NOISE_ROWS)
+        return {
+            "mean_activation_": mean_activation,
+            "mean_active_units_": mean_active_units,
+            "n_dead_units_": n_dead,
+            "fraction_alive_": 1.0 - n_dead / module.n_components,
+            "_activity": activity,
+        }
 
-    def _check_health(self) -> None:
-        if self.fraction_alive_ < _MANY_DEAD and self.penalty != "kl":
-            cures = ["raise revival_weight" if self.revival_weight else "set revival_weight=1/32"]
-            if self.penalty == "l1":
-                cures.append(f"lower sparsity_weight (now {self.module_.sparsity_weight:g})")
-            else:
-                cures.append(f"raise k (now {self.module_.k})")
-            warn_user(
-                f"{self.n_dead_units_} of {self.n_components_} units of {type(self).__name__} are active in no training row: "
-                f"{', '.join(cures)} or lower n_components."
-            )
+    def _concerns(self, run: FitRun) -> list[str]:
+        if self.fraction_alive_ >= _MANY_DEAD or run.module.penalty == "kl":
+            return []
+        cures = ["raise revival_weight" if self.revival_weight else "set revival_weight=1/32"]
+        if run.module.penalty == "l1":
+            cures.append(f"lower sparsity_weight (now {run.module.sparsity_weight:g})")
+        else:
+            cures.append(f"raise k (now {run.module.k})")
+        return [
+            f"{self.n_dead_units_} of {self.n_components_} units of {type(self).__name__} are active in no training row: "
+            f"{', '.join(cures)} or lower n_components."
+        ]
 
     def transform(self, X):
         """Encode rows.
@@ -303,9 +282,10 @@ class SparseAE(ContinuousAutoEncoder):
         """
         if not self.sparse_output:
             return super().transform(X)
-        X, device = self._ready(X)
-        blocks = (X[rows] for rows in row_blocks(X.shape[0], self.n_components_))
-        codes = [sparse.csr_matrix(inference.encode(self.module_, block, device).astype(X.dtype, copy=False)) for block in blocks]
+        table, device = self._ready(X)
+        blocks = (table.take(rows) for rows in row_blocks(table.n_rows, self.n_components_))
+        codes = (inference.encode(self.module_, block, device).astype(table.dtype, copy=False) for block in blocks)
+        codes = [sparse.csr_matrix(block) for block in codes]
         return sparse.vstack(codes, format="csr")
 
     def _sample_codes(self, n_samples: int, seed: int) -> np.ndarray:

@@ -15,11 +15,11 @@ from skvae.data import Table
 from skvae.estimators import _checks as check
 from skvae.estimators._base import BaseAutoEncoder
 from skvae.estimators._docs import document
+from skvae.estimators._fit import FitRun
 from skvae.estimators._sequences import MIN_TIMESTEPS, check_sequences, columns_of_rows, holds_rows
 from skvae.inference import sequences
-from skvae.modules import CELLS, LatentModule, TDVAEModule
-from skvae.runtime.randomness import seed_streams
-from skvae.warnings import warn_user
+from skvae.modules import CELLS, MLP, Recurrent, TDVAEModule, layer_sizes, resolve_recurrent
+from skvae.runtime.randomness import Stream
 
 _AUTO_STEPS, _MIN_EPOCHS = 2000, 10
 _EPOCHS_PER_STEP, _FEW_EPOCHS, _MAX_EPOCHS = 10, 100, 400  # longer sequences have more pairs to be seen
@@ -67,10 +67,6 @@ class TDVAE(BaseAutoEncoder):
         Size of the state, in each of its layers.
     n_latent_layers : int, default=1
         Layers of the state: each is told those above.
-    cell : {"gru", "lstm"}, default="lstm"
-        Kind of the recurrent network.
-    n_recurrent_layers : int, default=1
-        Its layers.
     max_gap : int or "auto", default="auto"
         Longest jump, in steps; "auto" is half the longest sequence, but at most 20. Longer horizons take several jumps.
     n_pairs : int, default=16
@@ -86,6 +82,11 @@ class TDVAE(BaseAutoEncoder):
     hidden_layer_sizes : array-like of int, default=(64,)
         Widths of the hidden layers of belief, smoothing, transition and decoder, each of which bends a linear map. Empty
         for the linear maps alone.
+    encoder : {"gru", "lstm"} or Recurrent, default="lstm"
+        The recurrent network: its kind, or all about it, see :class:`~skvae.Recurrent`.
+    decoder : MLP or None, default=None
+        What else there is to tell of the perceptrons, of which the decoder is one, see :class:`~skvae.MLP`: their dropout and
+        normalization. Widths are those of the decoder, in whose reverse the others are built.
     %(architecture)s
     learning_rate : float or "auto", default="auto"
         Step size of the optimizer at the start; "auto" is 0.006.
@@ -134,20 +135,17 @@ class TDVAE(BaseAutoEncoder):
     """
 
     _module_class = TDVAEModule
+    _private_state = (*BaseAutoEncoder._private_state, "_gives_rows", "_n_columns")
     _unfitted: ClassVar[set[str]] = {"image_shape_"}
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **{
-            name: constraint
-            for name, constraint in BaseAutoEncoder._parameter_constraints.items()
-            if name not in ("encoder", "decoder", "image_shape")
-        },
+        **{name: constraint for name, constraint in BaseAutoEncoder._parameter_constraints.items() if name != "image_shape"},
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "n_timesteps": [Interval(Integral, MIN_TIMESTEPS, None, closed="left"), None],
         "n_latents": [Interval(Integral, 1, None, closed="left")],
         "n_latent_layers": [Interval(Integral, 1, None, closed="left")],
-        "cell": [StrOptions(set(CELLS))],
-        "n_recurrent_layers": [Interval(Integral, 1, None, closed="left")],
+        "encoder": [StrOptions(set(CELLS)), Recurrent],
+        "decoder": [MLP, None],
         "max_gap": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "n_pairs": [Interval(Integral, 1, None, closed="left")],
         "one_step_fraction": [Interval(Real, 0, 1, closed="both")],
@@ -164,8 +162,6 @@ class TDVAE(BaseAutoEncoder):
         n_timesteps=None,
         n_latents=8,
         n_latent_layers=1,
-        cell="lstm",
-        n_recurrent_layers=1,
         max_gap="auto",
         n_pairs=16,
         one_step_fraction=0.5,
@@ -174,35 +170,25 @@ class TDVAE(BaseAutoEncoder):
         auxiliary=1.0,
         hidden_layer_sizes=(64,),
         activation="relu",
-        dropout=0.0,
-        normalization=None,
+        encoder="lstm",
+        decoder=None,
         likelihood="gaussian",
-        noise="auto",
         learning_rate="auto",
         batch_size=48,
         max_epochs="auto",
-        learning_rate_schedule="cosine",
         optimizer="adam",
-        optimizer_params=None,
         early_stopping=False,
-        validation_fraction=0.1,
-        n_iter_no_change=20,
-        tol=1e-3,
-        clip_norm=None,
-        clip_value=None,
         n_score_draws=64,
         warm_start=False,
         device="auto",
         random_state=None,
         verbose=0,
-        net_params=None,
+        callbacks=None,
     ):
         self.n_components = n_components
         self.n_timesteps = n_timesteps
         self.n_latents = n_latents
         self.n_latent_layers = n_latent_layers
-        self.cell = cell
-        self.n_recurrent_layers = n_recurrent_layers
         self.max_gap = max_gap
         self.n_pairs = n_pairs
         self.one_step_fraction = one_step_fraction
@@ -211,28 +197,20 @@ class TDVAE(BaseAutoEncoder):
         self.auxiliary = auxiliary
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
-        self.dropout = dropout
-        self.normalization = normalization
+        self.encoder = encoder
+        self.decoder = decoder
         self.likelihood = likelihood
-        self.noise = noise
         self.learning_rate = learning_rate
         self.batch_size = batch_size
         self.max_epochs = max_epochs
-        self.learning_rate_schedule = learning_rate_schedule
         self.optimizer = optimizer
-        self.optimizer_params = optimizer_params
         self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.tol = tol
-        self.clip_norm = clip_norm
-        self.clip_value = clip_value
         self.n_score_draws = n_score_draws
         self.warm_start = warm_start
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
-        self.net_params = net_params
+        self.callbacks = callbacks
 
     # -- fitting ------------------------------------------------------------------------------------------------------
 
@@ -241,37 +219,16 @@ class TDVAE(BaseAutoEncoder):
             self._gives_rows = holds_rows(X)
         return check_sequences(self, X, reset=reset, min_rows=min_rows)
 
-    def _condition(self, X: Any, told: Any, kept: Any, weight: np.ndarray | None, *, reset: bool) -> Table:
+    def _make_table(self, run: FitRun, kept: Any, weight: np.ndarray | None) -> tuple[Table, dict[str, Any]]:
         """Sequences that are kept, as long as the longest of them; rows keep their number of columns."""
-        data = super()._condition(X, told, kept, weight, reset=reset)
-        longest = int((~np.isnan(data.X[..., 0])).sum(axis=1).max())
-        if reset:
-            self.n_timesteps_ = data.X.shape[1] if self._gives_rows else longest
-        return data._replace(X=data.X[:, :longest])
+        table, noted = super()._make_table(run, kept, weight)
+        X = table.source.read(slice(None))
+        longest = int((~np.isnan(X[..., 0])).sum(axis=1).max())
+        if not run.resumes:
+            noted["n_timesteps_"] = X.shape[1] if self._gives_rows else longest
+        return Table.of(X[:, :longest], table.weight, names=table.names), noted
 
-    def _measured(self, data: Table) -> Table:
-        """Frames, without those behind the end of a sequence."""
-        present = ~np.isnan(data.X[..., 0])
-        weight = None if data.weight is None else np.repeat(data.weight, present.sum(axis=1))
-        return Table(data.X[present], weight)
-
-    @property
-    def _columns_share_a_unit(self) -> bool | None:
-        return None
-
-    def _check_network(self, module: LatentModule) -> None:
-        """Raise what is wrong with an activation of the user's own."""
-        if isinstance(self.activation, str):
-            return
-        module.eval()
-        try:
-            with torch.no_grad():
-                module.decoder(torch.zeros(2, module.n_decoder_inputs, device=next(module.parameters()).device))
-        except Exception as error:
-            what = f"{type(error).__name__}: {error}"
-            raise ValueError(f"activation={self.activation.__name__} fails: {what}") from error
-
-    def _code_params(self, n_features: int) -> dict[str, Any]:
+    def _module_arguments(self, n_features: int) -> dict[str, Any]:
         longest = self.n_timesteps_ - 1
         if self.max_gap != "auto" and self.max_gap > longest:
             raise ValueError(
@@ -279,50 +236,38 @@ class TDVAE(BaseAutoEncoder):
                 f"at most {longest} fits."
             )
         gap = max(1, min(_AUTO_GAP, self.n_timesteps_ // 2)) if self.max_gap == "auto" else self.max_gap
-        return {"n_components": int(self.n_components), "n_timesteps": self.n_timesteps_, "max_gap": int(gap)}
-
-    def _network_params(self) -> dict[str, Any]:
-        return {
-            "hidden_layer_sizes": check.check_hidden_layer_sizes(self.hidden_layer_sizes),
-            "activation": self.activation,
-            "dropout": self.dropout,
-            "normalization": self.normalization,
-        }
-
-    def _module_params(self) -> dict[str, Any]:
-        whole = ("n_latents", "n_latent_layers", "n_recurrent_layers", "n_pairs")
+        whole = ("n_components", "n_latents", "n_latent_layers", "n_pairs")
         real = ("one_step_fraction", "beta", "kl_warmup", "auxiliary")
         return {
-            "cell": self.cell,
+            **super()._module_arguments(n_features),
+            "n_timesteps": self.n_timesteps_,
+            "max_gap": int(gap),
             **{name: int(getattr(self, name)) for name in whole},
             **{name: float(getattr(self, name)) for name in real},
         }
 
-    def _auto_epochs(self, n_batches: int) -> int:
+    def _networks(self) -> tuple[Recurrent, MLP]:
+        return resolve_recurrent(self.encoder, self.decoder, layer_sizes(self.hidden_layer_sizes), self.activation)
+
+    def _auto_training(self, n_batches: int) -> tuple[int, float]:
         most = np.clip(_EPOCHS_PER_STEP * self.n_timesteps_, _FEW_EPOCHS, _MAX_EPOCHS)
-        return int(np.clip(round(_AUTO_STEPS / n_batches), _MIN_EPOCHS, most))
+        return int(np.clip(round(_AUTO_STEPS / n_batches), _MIN_EPOCHS, most)), _LEARNING_RATE
 
-    @property
-    def _learning_rate(self) -> float:
-        return _LEARNING_RATE if self.learning_rate == "auto" else float(self.learning_rate)
+    def _measure(self, run: FitRun) -> dict[str, Any]:
+        """Fit the noise and count what the state carries."""
+        X, seed = run.table.source.read(slice(None)), run.progress.stream(Stream.MEASUREMENT)
+        sequences.fit_noise(run.module, X, run.table.weight, run.device, seed, max_rows=_NOISE_ROWS)
+        n_active = sequences.n_active_units(run.module, X, run.device, max_rows=_USAGE_ROWS)
+        return {"max_gap_": run.module.max_gap, "n_active_units_": n_active}
 
-    def _finish(self, data: Table, device: torch.device, rate: float) -> None:
-        """Settle the noise and count what the state carries."""
-        self.max_gap_ = self.module_.max_gap
-        (seed,) = seed_streams(self._seed, 6, n=1)
-        sequences.fit_noise(self.module_, data.X, data.weight, device, seed, max_rows=_NOISE_ROWS)
-        self.n_active_units_ = sequences.n_active_units(self.module_, data.X, device, max_rows=_USAGE_ROWS)
-
-    def _remember(self, data: Table, device: torch.device, rate: float) -> None:
-        """Keep nothing: frames are compared with what those before them foretell."""
-
-    def _check_health(self) -> None:
-        if self.n_active_units_ == 0:
-            warn_user(
-                f"The state of {type(self).__name__} has collapsed: beliefs about it hardly differ between steps. Raise "
-                f"kl_warmup (now {self.kl_warmup:g}), auxiliary (now {self.auxiliary:g}) or max_epochs (now {self.max_epochs!r}, "
-                f"{self.n_iter_} passes), or lower beta (now {self.beta:g})."
-            )
+    def _concerns(self, run: FitRun) -> list[str]:
+        if self.n_active_units_:
+            return []
+        return [
+            f"The state of {type(self).__name__} has collapsed: beliefs about it hardly differ between steps. Raise "
+            f"kl_warmup (now {self.kl_warmup:g}), auxiliary (now {self.auxiliary:g}) or max_epochs (now {self.max_epochs!r}, "
+            f"{self.n_iter_} passes), or lower beta (now {self.beta:g})."
+        ]
 
     # -- beliefs ------------------------------------------------------------------------------------------------------
 
@@ -590,23 +535,20 @@ class TDVAE(BaseAutoEncoder):
         X, device = self._ready(X, scored=True)
         return sequences.log_likelihood(self.module_, X, self.n_score_draws, device)
 
-    def score_anomaly(self, X, *, per_step=False):
+    def score_anomaly(self, X):
         """Score how far frames lie from what those before them foretell.
 
         Parameters
         ----------
         X : array-like of shape (n_sequences, n_timesteps, n_features) or (n_sequences, n_columns), or list of ndarray
             Sequences in the units of the training data.
-        per_step : bool, default=False
-            Score every step, as `score_anomaly_steps` does.
 
         Returns
         -------
         score : ndarray of shape (n_sequences,)
             Mean over the steps of `score_anomaly_steps`. Higher is more anomalous.
         """
-        steps = self.score_anomaly_steps(X)
-        return steps if per_step else np.nanmean(steps, axis=1)
+        return np.nanmean(self.score_anomaly_steps(X), axis=1)
 
     def score_anomaly_steps(self, X):
         """Score how far every frame lies from what those before it foretell.
@@ -649,11 +591,10 @@ class TDVAE(BaseAutoEncoder):
         check_is_fitted(self, "module_")
         X = self._check_rows(X, reset=False)
         if scored:
-            self.module_.likelihood.check(self._measured(Table(X)).X)
+            self.module_.likelihood.check(Table.of(X).entries().source)
         return X, check.resolve_device(self.device)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = False
         tags.input_tags.three_d_array = True
         return tags

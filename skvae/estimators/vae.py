@@ -28,11 +28,9 @@ class VAETransformer(LatentWalksMixin, VariationalAutoEncoder):
     beta : float, default=1.0
         Weight of the KL term [4]_; 1 gives the evidence lower bound.
     kl_warmup : float, default=0.25
-        Fraction of the run over which that weight grows from 0.
+        Fraction of the run over which that weight, and C, grow from 0.
     capacity : float or None, default=None
         Nats at which the KL is held, by the penalty ``beta * |KL - C|`` with C growing from 0 to `capacity` [5]_.
-    capacity_warmup : float, default=0.5
-        Fraction of the run over which C grows.
     n_draws : int, default=1
         Draws of the code per row and training step.
     %(architecture)s
@@ -84,73 +82,49 @@ class VAETransformer(LatentWalksMixin, VariationalAutoEncoder):
         beta=1.0,
         kl_warmup=0.25,
         capacity=None,
-        capacity_warmup=0.5,
         n_draws=1,
         hidden_layer_sizes=(128, 64),
         activation="relu",
-        dropout=0.0,
-        normalization=None,
         encoder=None,
         decoder=None,
         image_shape=None,
-        tied_weights=False,
         likelihood="gaussian",
-        noise="auto",
         missing_values=None,
         learning_rate="auto",
-        learning_rate_schedule="cosine",
         optimizer="adam",
-        optimizer_params=None,
         batch_size=128,
         max_epochs="auto",
         early_stopping=False,
-        validation_fraction=0.1,
-        n_iter_no_change=20,
-        tol=1e-3,
-        clip_norm=None,
-        clip_value=None,
         n_score_draws=64,
         warm_start=False,
         device="auto",
         random_state=None,
         verbose=0,
-        net_params=None,
+        callbacks=None,
     ):
         self.n_components = n_components
         self.beta = beta
         self.kl_warmup = kl_warmup
         self.capacity = capacity
-        self.capacity_warmup = capacity_warmup
         self.n_draws = n_draws
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
-        self.dropout = dropout
-        self.normalization = normalization
         self.encoder = encoder
         self.decoder = decoder
         self.image_shape = image_shape
-        self.tied_weights = tied_weights
         self.likelihood = likelihood
-        self.noise = noise
         self.missing_values = missing_values
         self.learning_rate = learning_rate
-        self.learning_rate_schedule = learning_rate_schedule
         self.optimizer = optimizer
-        self.optimizer_params = optimizer_params
         self.batch_size = batch_size
         self.max_epochs = max_epochs
         self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.tol = tol
-        self.clip_norm = clip_norm
-        self.clip_value = clip_value
         self.n_score_draws = n_score_draws
         self.warm_start = warm_start
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
-        self.net_params = net_params
+        self.callbacks = callbacks
 
     def posterior(self, X):
         """Posterior of the code.
@@ -165,6 +139,6 @@ class VAETransformer(LatentWalksMixin, VariationalAutoEncoder):
         mean, std : ndarray of shape (n_samples, n_components_)
             Mean and standard deviation of q(z|x).
         """
-        X, device = self._ready(X)
-        mean, log_var = inference.posterior(self.module_, X, device)
-        return mean.astype(X.dtype, copy=False), np.exp(0.5 * log_var).astype(X.dtype, copy=False)
+        table, device = self._ready(X)
+        mean, log_var = inference.posterior(self.module_, table, device)
+        return mean.astype(table.dtype, copy=False), np.exp(0.5 * log_var).astype(table.dtype, copy=False)

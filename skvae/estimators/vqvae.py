@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
+from functools import partial
 from numbers import Integral, Real
 from typing import Any
 
@@ -17,21 +17,20 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted
-from torch import nn
 
 from skvae import inference
 from skvae.data import Table
 from skvae.estimators import _checks as check
-from skvae.estimators._base import REMEMBERED_ROWS, BaseAutoEncoder
 from skvae.estimators._conditions import Conditions
 from skvae.estimators._docs import document
+from skvae.estimators._fit import REMEMBERED_ROWS, FitRun
+from skvae.estimators._specs import NETWORKS, resolve
+from skvae.estimators._table import TableAutoEncoder
 from skvae.estimators._variational import NOISE_ROWS
-from skvae.inference.codes import code_log_prob, draw_codes
-from skvae.modules import CODE_PRIORS, CODEBOOKS, SIMILARITIES, STRAIGHT_GRADIENTS, LatentModule, VQVAEModule
-from skvae.runtime.randomness import PrivateRandomness, seed_streams
-from skvae.runtime.state import load_module_state, to_plain
-from skvae.training import DivergedError, Plan, Rows
-from skvae.training.code_priors import FEW_ROWS, codebooks_of, fit_code_prior, level_plan, level_rows
+from skvae.modules import CODE_PRIORS, CODEBOOKS, SIMILARITIES, STRAIGHT_GRADIENTS, Codebook, Conv, VQVAEModule
+from skvae.runtime.randomness import Stream, seed_streams
+from skvae.training import CodePrior, Optimizer, Plan, Rows
+from skvae.training.code_priors import FEW_ROWS, CodePriors, PriorDivergedError
 from skvae.training.codebooks import initialize_codebooks
 from skvae.warnings import warn_user
 
@@ -55,7 +54,7 @@ def _is_clustering(estimator: Any) -> bool:
 
 
 @document
-class VQVAE(BaseAutoEncoder):
+class VQVAE(TableAutoEncoder):
     r"""Vector-quantized autoencoder: discrete codes from a learned codebook [1]_, and a prior learned over them [2]_.
 
     A row becomes a short sequence of codes, an image a grid of them; every code is one of `n_embeddings` vectors. `transform`
@@ -77,32 +76,28 @@ class VQVAE(BaseAutoEncoder):
         is 0.001. Images take "auto": they have a code at every place of the grid that the encoder's convolutions lead to.
     n_levels : {1, 2, 3}, default=1
         Levels of codes, the bottom ones conditioned on those above [2]_. For images, every level halves the grid below.
-    codebook : {"ema", "gradient"}, default="ema"
-        Learn the codebook by exponential moving averages, or by the gradient of its own loss.
-    decay : float, default=0.99
-        What those averages keep in a step. Counts with "ema"; with "gradient", for the revival of codes and `entropy_weight`
-        alone.
+    codebook : {"ema", "gradient"} or Codebook, default="ema"
+        Learn the codebook by exponential moving averages, or by the gradient of its own loss; the details are those of
+        :class:`~skvae.Codebook`.
     commitment_weight : float, default=0.25
         Weight of the squared distance between the encoder's vectors and the codebook.
     gradient : {"straight_through", "rotation"}, default="straight_through"
         How gradients pass the quantization: unchanged, or turned and scaled as the vector was [3]_.
     similarity : {"euclidean", "cosine"}, default="euclidean"
         Distance by which the nearest code is found; "cosine" has all vectors at length one.
-    revive : bool, default=True
-        Put codes that hardly any vector uses where vectors are far from the codebook.
     entropy_weight : float, default=0.0
         Above 0, likelier codes are chosen over nearer ones: by this many mean squared distances for every nat between their
         probabilities [5]_. Codes then take fewer bits, for a larger error of reconstruction; 0.5 is a start.
-    prior : {"auto", "transformer", "pixelsnail", "histogram", "uniform"} or None, default="auto"
+    code_prior : {"auto", "transformer", "pixelsnail", "histogram", "uniform"}, CodePrior or None, default="auto"
         Prior of the codes: autoregressive, by a causal Transformer or by gated causal convolutions with attention [4]_, of
         which "auto" takes the former for rows and the latter for images; independent codes with frequencies by position; or
-        all codes alike. None fits none, and there is no sampling or scoring.
-    prior_params : dict or None, default=None
-        Further arguments of an autoregressive prior: "n_layers", "width", "n_heads", "dropout", and of its training:
-        "learning_rate", "batch_size" and "max_epochs", which by default aims at 9,400 steps in 2 to 20 passes.
+        all codes alike. None fits none, and there is no sampling or scoring. Size and training of the autoregressive ones are
+        set by :class:`~skvae.CodePrior`.
     class_conditional : bool or "auto", default="auto"
         Have the prior depend on the labels that `fit` gets as `y`; "auto" does if there are no more kinds of them than
         the square root of the number of rows, and takes other targets for something that is none of its business.
+    decoder : MLP, Conv, Net or None, default=None
+        What else there is to tell of the decoder; None mirrors the encoder.
     %(architecture)s
     %(training)s
 
@@ -117,9 +112,9 @@ class VQVAE(BaseAutoEncoder):
         where there are several levels.
     n_active_codes_ : int or list of int
         Codes in use over the training rows, likewise.
-    prior_ : ModuleList or None
+    code_prior_ : sequence of Module or None
         The fitted priors, one for each level, the top first.
-    prior_loss_ : list of ndarray of shape (n_epochs,)
+    code_prior_loss_ : list of ndarray of shape (n_epochs,)
         Training loss of the priors per epoch, in nats per row.
     classes_ : ndarray of shape (n_classes,) or list of ndarray
         Labels, sorted, where the prior depends on them.
@@ -153,28 +148,27 @@ class VQVAE(BaseAutoEncoder):
     >>> from sklearn.datasets import load_wine
     >>> from skvae import VQVAE
     >>> X, _ = load_wine(return_X_y=True)
-    >>> vqvae = VQVAE(n_embeddings=16, n_codes=3, max_epochs=20, prior="histogram", random_state=0).fit(X)
+    >>> vqvae = VQVAE(n_embeddings=16, n_codes=3, max_epochs=20, code_prior="histogram", random_state=0).fit(X)
     >>> vqvae.transform(X).shape, vqvae.encode(X).shape, vqvae.encode(X).dtype, vqvae.sample(5).shape
     ((178, 24), (178, 3), dtype('uint8'), (5, 13))
     """
 
     _module_class = VQVAEModule
+    _private_state = (*TableAutoEncoder._private_state, "_conditions", "_code_shares")
+    _module_arguments = {"decay": "codebook__decay", "revive": "codebook__revive"}
 
     _parameter_constraints = {
-        **BaseAutoEncoder._parameter_constraints,
+        **TableAutoEncoder._parameter_constraints,
         "n_embeddings": [Interval(Integral, 1, None, closed="left"), "array-like"],
         "embedding_dim": [Interval(Integral, 1, None, closed="left"), "array-like"],
         "n_codes": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left"), "array-like"],
         "n_levels": [Interval(Integral, 1, 3, closed="both")],
-        "codebook": [StrOptions(set(CODEBOOKS))],
-        "decay": [Interval(Real, 0, 1, closed="left")],
+        "codebook": [StrOptions(set(CODEBOOKS)), Codebook],
         "commitment_weight": [Interval(Real, 0, None, closed="left")],
         "gradient": [StrOptions(set(STRAIGHT_GRADIENTS))],
         "similarity": [StrOptions(set(SIMILARITIES))],
-        "revive": ["boolean"],
         "entropy_weight": [Interval(Real, 0, None, closed="left")],
-        "prior": [StrOptions({"auto", *CODE_PRIORS}), None],
-        "prior_params": [dict, None],
+        "code_prior": [StrOptions({"auto", *CODE_PRIORS}), CodePrior, None],
         "class_conditional": ["boolean", StrOptions({"auto"})],
     }
 
@@ -186,82 +180,56 @@ class VQVAE(BaseAutoEncoder):
         n_codes="auto",
         n_levels=1,
         codebook="ema",
-        decay=0.99,
         commitment_weight=0.25,
         gradient="straight_through",
         similarity="euclidean",
-        revive=True,
         entropy_weight=0.0,
-        prior="auto",
-        prior_params=None,
+        code_prior="auto",
         class_conditional="auto",
         hidden_layer_sizes=(128, 64),
         activation="relu",
-        dropout=0.0,
-        normalization=None,
         encoder=None,
         decoder=None,
         image_shape=None,
         likelihood="gaussian",
-        noise="auto",
         learning_rate="auto",
-        learning_rate_schedule="cosine",
         optimizer="adam",
-        optimizer_params=None,
         batch_size=128,
         max_epochs="auto",
         early_stopping=False,
-        validation_fraction=0.1,
-        n_iter_no_change=20,
-        tol=1e-3,
-        clip_norm=None,
-        clip_value=None,
         warm_start=False,
         device="auto",
         random_state=None,
         verbose=0,
-        net_params=None,
+        callbacks=None,
     ):
         self.n_embeddings = n_embeddings
         self.embedding_dim = embedding_dim
         self.n_codes = n_codes
         self.n_levels = n_levels
         self.codebook = codebook
-        self.decay = decay
         self.commitment_weight = commitment_weight
         self.gradient = gradient
         self.similarity = similarity
-        self.revive = revive
         self.entropy_weight = entropy_weight
-        self.prior = prior
-        self.prior_params = prior_params
+        self.code_prior = code_prior
         self.class_conditional = class_conditional
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
-        self.dropout = dropout
-        self.normalization = normalization
         self.encoder = encoder
         self.decoder = decoder
         self.image_shape = image_shape
         self.likelihood = likelihood
-        self.noise = noise
         self.learning_rate = learning_rate
-        self.learning_rate_schedule = learning_rate_schedule
         self.optimizer = optimizer
-        self.optimizer_params = optimizer_params
         self.batch_size = batch_size
         self.max_epochs = max_epochs
         self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.tol = tol
-        self.clip_norm = clip_norm
-        self.clip_value = clip_value
         self.warm_start = warm_start
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
-        self.net_params = net_params
+        self.callbacks = callbacks
 
     # -- fitting ------------------------------------------------------------------------------------------------------
 
@@ -288,7 +256,7 @@ class VQVAE(BaseAutoEncoder):
         ValueError
             If a parameter, X or y is not as it should be, or the loss stops being finite in the first epoch.
         """
-        return self._fit(X, (y, None, False), sample_weight, once=False)
+        return self._fit(X, sample_weight, single_pass=False, y=y)
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None, classes=None, *, sample_weight=None):
@@ -313,7 +281,7 @@ class VQVAE(BaseAutoEncoder):
         self : object
             The fitted estimator.
         """
-        return self._fit(X, (y, classes, hasattr(self, "module_")), sample_weight, once=True)
+        return self._fit(X, sample_weight, single_pass=True, y=y, classes=classes)
 
     @available_if(_is_clustering)
     def fit_predict(self, X, y=None, *, sample_weight=None):
@@ -334,33 +302,39 @@ class VQVAE(BaseAutoEncoder):
         """
         return self.fit(X, y, sample_weight=sample_weight).labels_
 
-    def _condition(self, X: Any, told: Any, kept: Any, weight: np.ndarray | None, *, reset: bool) -> Table:
-        table = super()._condition(X, None, kept, weight, reset=reset)
-        self._rows_in = X  # all of them, for `labels_`
-        y, classes, goes_on = told  # a warm start fits the prior anew
-        if classes is not None and (y is None or self.class_conditional is False or self.prior in (None, "uniform")):
-            without = "y" if y is None else f"class_conditional={self.class_conditional!r} and prior={self.prior!r}"
+    def _make_table(
+        self, run: FitRun, kept: Any, weight: np.ndarray | None, *, y: Any, classes: Any = None
+    ) -> tuple[Table, dict[str, Any]]:
+        table, noted = super()._make_table(run, kept, weight)
+        depends = self.class_conditional is not False and self._prior_name not in (None, "uniform")
+        if self.class_conditional is True and not depends:
+            raise ValueError(
+                f"class_conditional=True has no effect with code_prior={self._prior_name!r}, which does not depend on labels."
+            )
+        if classes is not None and (y is None or not depends):
+            without = "y" if y is None else f"class_conditional={self.class_conditional!r} and code_prior={self._prior_name!r}"
             raise ValueError(f"classes={classes!r} has no effect with{'out' if y is None else ''} {without}.")
-        if not goes_on:
-            self._conditions = None
-        elif self._conditions is None:
-            return table
+        conditions = self._conditions if run.goes_on else None  # a warm start fits the prior anew
+        noted["_conditions"] = conditions
+        if run.goes_on and conditions is None:
+            return table, noted
         if y is None:
-            if self.class_conditional is True or goes_on:
+            if self.class_conditional is True or run.goes_on:
                 raise ValueError("The prior depends on labels (class_conditional): pass them as y.")
-            return table
-        if not goes_on and (self.prior in (None, "uniform") or self.class_conditional is False):
-            return table
-        labels = check.check_labels(y, X, kept)
-        if not goes_on:
+            return table, noted
+        if not run.goes_on and not depends:
+            return table, noted
+        labels = check.check_labels(y, run.rows, kept)
+        if conditions is None:
             if not self._is_about_classes(labels, table.n_rows):
-                return table
-            self._conditions = Conditions(labels, weight, classes=classes, scaled=False)
+                return table, noted
+            conditions = Conditions(labels, weight, classes=classes, scaled=False)
         else:
             if classes is not None:
-                self._conditions.check_classes(classes)
-            self._conditions = self._conditions.extended(labels, weight)
-        return table._replace(condition=self._conditions.encode(labels, table.n_rows))
+                conditions.check_classes(classes)
+            conditions = conditions.extended(labels, weight)
+        noted.update(_conditions=conditions, classes_=conditions.classes)
+        return replace(table, labels=conditions.encode(labels, table.n_rows)), noted
 
     def _is_about_classes(self, labels: Any, n_rows: int) -> bool:
         """Whether targets are labels that the prior should depend on."""
@@ -375,185 +349,157 @@ class VQVAE(BaseAutoEncoder):
         if self.class_conditional is True:
             if candidate is None or not candidate.is_labels:
                 raise ValueError("class_conditional=True takes labels, but y holds numbers that are not: pass integers or text.")
-            if self.prior == "histogram" and candidate.n_columns > 1:
-                raise ValueError(f"prior='histogram' depends on one kind of label, but y has {candidate.n_columns} columns.")
+            if self._prior_name == "histogram" and candidate.n_columns > 1:
+                raise ValueError(f"code_prior='histogram' depends on one kind of label, but y has {candidate.n_columns} columns.")
             return True
-        if candidate is None or not candidate.is_labels or (self.prior == "histogram" and candidate.n_columns > 1):
+        if candidate is None or not candidate.is_labels or (self._prior_name == "histogram" and candidate.n_columns > 1):
             return False
         return len(candidate.combinations()[0]) <= n_rows**0.5
 
-    def _code_params(self, n_features: int) -> dict[str, Any]:
+    def _module_arguments(self, n_features: int) -> dict[str, Any]:
+        self._refuse_hidden_layers()
         n_codes = self.n_codes
         if isinstance(n_codes, str):
             n_codes = None if self.image_shape_ is not None else max(1, round(np.sqrt(n_features)))
         elif self.image_shape_ is not None:
             raise ValueError(f"n_codes={n_codes!r} is for rows: images have a code at every place of the encoder's grid.")
+        codebook = resolve("codebook", self.codebook)
         return {
+            **super()._module_arguments(n_features),
             "n_levels": int(self.n_levels),
             "n_codes": check.check_sizes("n_codes", n_codes),
             "n_embeddings": check.check_sizes("n_embeddings", self.n_embeddings),
             "embedding_dim": check.check_sizes("embedding_dim", self.embedding_dim),
-        }
-
-    def _module_params(self) -> dict[str, Any]:
-        return {
-            "codebook": self.codebook,
-            "decay": float(self.decay),
+            "codebook": codebook.learning,
+            "decay": float(codebook.decay),
             "commitment_weight": float(self.commitment_weight),
             "gradient": self.gradient,
             "similarity": self.similarity,
-            "revive": bool(self.revive),
+            "revive": bool(codebook.revive),
             "entropy_weight": float(self.entropy_weight),
         }
 
+    def _auto_training(self, n_batches: int) -> tuple[int, float]:
+        n_epochs, learning_rate = super()._auto_training(n_batches)
+        has_one_code = self._arguments["n_levels"] == 1 and self._arguments["n_codes"] in (1, (1,))
+        return n_epochs, _LEARNING_RATE_OF_CLUSTERS if has_one_code else learning_rate
+
+    def _refuse_hidden_layers(self) -> None:
+        """Raise a ValueError about widths of layers that are not there."""
+        for name in NETWORKS:
+            spec = getattr(self, name)
+            if isinstance(spec, Conv) and spec.hidden_layer_sizes is not None:
+                raise ValueError(
+                    f"{name}={spec!r}: hidden_layer_sizes has no effect in {type(self).__name__}, which has no layers between "
+                    "convolutions and codes; leave it None."
+                )
+
     @property
-    def _learning_rate(self) -> float:
-        one_code = self.learning_rate == "auto" and self._spec["n_levels"] == 1 and self._spec["n_codes"] in (1, (1,))
-        return _LEARNING_RATE_OF_CLUSTERS if one_code else super()._learning_rate
+    def _code_prior(self) -> CodePrior | None:
+        return resolve("code_prior", self.code_prior)
 
-    def _check_fit(self, weight: np.ndarray | None) -> None:
-        if self.class_conditional is True and self.prior in (None, "uniform"):
-            raise ValueError(f"class_conditional=True has no effect with prior={self.prior!r}, which does not depend on labels.")
-        self._prior_network, self._prior_training = check.check_prior_params(self.prior, self.prior_params)
+    @property
+    def _prior_name(self) -> str | None:
+        return None if self._code_prior is None else self._code_prior.name
 
-    def _pretrain(self, module: LatentModule, rows: Rows, plan: Plan) -> None:
-        (seed,) = seed_streams(plan.seed, 10, n=1)
-        self._n_distinct = initialize_codebooks(module, rows, seed)
+    def _prepare(self, run: FitRun, rows: Rows, plan: Plan) -> dict[str, Any]:
+        """Place the codebooks, and count the distinct vectors of each level."""
+        (seed,) = seed_streams(plan.seed, Stream.CODEBOOK, n=1)
+        return {"n_distinct": initialize_codebooks(run.module, rows, seed)}
 
-    def _finish(self, data: Table, device: torch.device, rate: float) -> None:
-        """Settle the noise, count the codes and fit their prior."""
-        inference.fit_noise(self.module_, data._replace(condition=None), device, max_rows=NOISE_ROWS)
-        codes = inference.find_codes(self.module_, data.X, device)
-        self.n_codes_ = self.module_.n_codes
-        self.code_shapes_ = list(self.module_.level_shapes)
-        self._count_codes(codes, data.weight, rate)
-        if self.n_codes_ == 1:
-            all_kept = data.n_rows == self._rows_in.shape[0]
-            found = codes if all_kept else inference.find_codes(self.module_, self._rows_in, device)
-            self.labels_ = found[:, 0].astype(np.int64)
-        elif hasattr(self, "labels_"):
-            del self.labels_
-        del self._rows_in
-        if self._conditions is not None:
-            self.classes_ = self._conditions.classes
-        elif hasattr(self, "classes_"):
-            del self.classes_
-        self._fit_prior(codes, data, device, anew=rate == 1.0)
+    def _measure(self, run: FitRun) -> dict[str, Any]:
+        """Fit the noise, count the codes and fit their prior."""
+        module, table = run.module, run.table
+        inference.fit_noise(module, table, run.device, max_rows=NOISE_ROWS)
+        codes = inference.find_codes(module, table, run.device)
+        fitted = {"n_codes_": module.n_codes, "code_shapes_": list(module.level_shapes)}
+        if module.n_codes == 1:
+            found = codes if table.n_rows == run.rows.n_rows else inference.find_codes(module, run.rows, run.device)
+            fitted["labels_"] = found[:, 0].astype(np.int64)
+        return {**fitted, **self._count_codes(run, codes), **self._fit_priors(run, codes)}
 
-    def _remember(self, data: Table, device: torch.device, rate: float) -> None:
-        super()._remember(data._replace(condition=None), device, rate)  # which is for the prior
-
-    def _count_codes(self, codes: np.ndarray, weight: np.ndarray | None, rate: float) -> None:
-        counts = []
-        for level, part in zip(self.module_.levels, self.module_.code_slices, strict=True):
+    def _count_codes(self, run: FitRun, codes: np.ndarray) -> dict[str, Any]:
+        """Count how often codes are in use, and how evenly."""
+        counts, weight = [], run.table.weight
+        for level, part in zip(run.module.levels, run.module.code_slices, strict=True):
             own = codes[:, part].astype(np.int64)
             shares = None if weight is None else np.repeat(weight, own.shape[1])
             counts.append(np.bincount(own.ravel(), weights=shares, minlength=level.n_embeddings) / own.size)
-        if rate < 1.0:
-            counts = [(1.0 - rate) * old + rate * new for old, new in zip(self._code_shares, counts, strict=True)]
-        self._code_shares = counts
+        if run.share < 1.0:
+            counts = [(1.0 - run.share) * old + run.share * new for old, new in zip(self._code_shares, counts, strict=True)]
         positive = [share[share > 0.0] / share.sum() for share in counts]
         perplexity = [float(np.exp(-(share * np.log(share)).sum())) for share in positive]
         active = [len(share) for share in positive]
-        self.perplexity_, self.n_active_codes_ = (values[0] if len(values) == 1 else values for values in (perplexity, active))
+        perplexity, active = (values[0] if len(values) == 1 else values for values in (perplexity, active))
+        return {"_code_shares": counts, "perplexity_": perplexity, "n_active_codes_": active}
 
     # -- the prior ----------------------------------------------------------------------------------------------------
 
-    def _fit_prior(self, codes: np.ndarray, data: Table, device: torch.device, *, anew: bool) -> None:
-        if self.prior is None:
-            self.prior_, self.prior_loss_ = None, []
-            return
-        name = self.prior
+    def _fit_priors(self, run: FitRun, codes: np.ndarray) -> dict[str, Any]:
+        """Fit the priors of the codes, anew or with those that there are."""
+        spec = self._code_prior
+        if spec is None:
+            return {"code_prior_": None, "code_prior_loss_": []}
+        name, anew = spec.name, run.share == 1.0
         if name == "auto":
             name = "transformer" if self.image_shape_ is None else "pixelsnail"
         if anew:
             is_small = CODE_PRIORS[name].learns and len(codes) <= FEW_ROWS
-            self._prior_spec = {"name": name, **(_PRIOR_OF_FEW_ROWS if is_small else {}), **self._prior_network}
-            priors = self._new_prior()
-        elif self.prior_ is None or self._prior_spec != {**self._prior_spec, "name": name, **self._prior_network}:
+            network = {**(_PRIOR_OF_FEW_ROWS if is_small else {}), **spec.network}
+            levels = [(level.shape, level.n_embeddings) for level in run.module.levels]
+            n_conditions = 0 if self._conditions is None else self._conditions.width
+            priors = CodePriors(name, network, levels, n_conditions, run.progress.stream(Stream.CODE_PRIOR_WEIGHTS))
+        elif self.code_prior_ is None or not self.code_prior_.is_made_of(name, spec.network):
             raise ValueError(
-                "prior or the network in prior_params changed since the prior was fitted; partial_fit goes on with the same. "
-                "Use fit."
+                "code_prior or its network changed since the prior was fitted; partial_fit goes on with the same. Use fit."
             )
         else:
-            priors = copy.deepcopy(self.prior_)
-        # A stream may begin with rows that are too few to train a network on.
-        tries = anew or len(codes) >= 2 * self._prior_tried
-        if tries:
-            self._prior_tried = len(codes)
-        losses = []
-        for level, prior in enumerate(priors):
-            rows = level_rows(self.module_, codes, level)
-            begins = anew or (tries and prior.learns and not prior.share)
-            plan = level_plan(self._prior_plan(len(rows), anew=begins), level)
-            try:
-                loss, diverged = fit_code_prior(
-                    prior,
-                    rows,
-                    device,
-                    plan,
-                    codebooks=codebooks_of(self.module_, level),
-                    weight=data.weight,
-                    condition=data.condition,
-                    begins=begins,
-                    remembered=0 if anew else REMEMBERED_ROWS,
-                )
-            except DivergedError:
-                raise ValueError(self._prior_divergence(plan)) from None
-            if diverged:
-                warn_user(self._prior_divergence(plan), ConvergenceWarning)
-            losses.append(loss if anew else np.concatenate([self.prior_loss_[level], loss]))
-        self.prior_, self.prior_loss_ = priors.cpu(), losses
+            priors = self.code_prior_
+        remembered, plan_of = 0 if anew else REMEMBERED_ROWS, partial(self._prior_plan, run)
+        try:
+            priors, diverged = priors.fitted(run.module, codes, run.table, run.device, plan_of, remembered=remembered)
+        except PriorDivergedError as error:
+            raise ValueError(self._prior_divergence(error.learning_rate)) from None
+        for plan in diverged:
+            warn_user(self._prior_divergence(plan.learning_rate), ConvergenceWarning)
+        return {"code_prior_": priors, "code_prior_loss_": priors.losses}
 
-    def _new_prior(self) -> nn.ModuleList:
-        """Build the priors of all levels with private random weights."""
-        params = dict(self._prior_spec)
-        cls = CODE_PRIORS[params.pop("name")]
-        n_conditions = 0 if self._conditions is None else self._conditions.width
-        levels = [(level.shape, level.n_embeddings) for level in self.module_.levels]
-        (seed,) = seed_streams(self._seed, 11, n=1)
-        with PrivateRandomness(seed):
-            return nn.ModuleList(
-                cls(*level, upper=levels[:i], n_conditions=n_conditions, **params).float() for i, level in enumerate(levels)
-            )
-
-    def _prior_plan(self, n_rows: int, *, anew: bool) -> Plan:
-        params = {**_PRIOR_TRAINING, **self._prior_training}
+    def _prior_plan(self, run: FitRun, n_rows: int, begins: bool) -> Plan:
+        """Plan of the training of a prior, whose network begins or goes on."""
+        params = {**_PRIOR_TRAINING, **self._code_prior.training}
         n_batches = -(-n_rows // params["batch_size"])
         n_epochs = params.pop("max_epochs", int(np.clip(round(_PRIOR_STEPS / n_batches), *_PRIOR_EPOCHS)))
-        plan = self._plan(n_rows, once=False, callbacks={})
         return replace(
-            plan,
+            run.plan,
             **params,
-            n_epochs=n_epochs if anew else 1,
+            n_epochs=n_epochs if begins else 1,
             total_steps=n_epochs * n_batches,
             first_step=0,
-            pass_index=0 if anew else self._n_passes,
-            learning_rate_schedule="cosine" if anew else "constant",
-            optimizer="adam",
-            optimizer_params={},
-            clip_norm=None,
-            clip_value=None,
-            patience=None,
+            pass_index=0 if begins else run.progress.n_passes + 1,
+            optimizer=Optimizer("adam", schedule="cosine" if begins else "constant"),
+            early_stopping=None,
             verbose=0,
+            callbacks=[],
         )
 
-    def _prior_divergence(self, plan: Plan) -> str:
+    def _prior_divergence(self, learning_rate: float) -> str:
         return (
             f"The training loss of the prior of {type(self).__name__} stopped being finite. Lower its learning rate, "
-            f"prior_params={{'learning_rate': ...}} (now {plan.learning_rate:g})."
+            f"code_prior__learning_rate (now {learning_rate:g})."
         )
 
-    def _check_health(self) -> None:
-        if self._conditions is not None and not any(prior.hears_conditions for prior in self.prior_):
-            warn_user(
-                f"The prior of {type(self).__name__} does not depend on the labels, although it was told them: there are too "
+    def _concerns(self, run: FitRun) -> list[str]:
+        concerns = []
+        if self._conditions is not None and not self.code_prior_.depends_on_conditions:
+            concerns.append(
+                f"The prior of {type(self).__name__} does not depend on the labels that it was given: there are too "
                 "few rows, or too many labels, to learn it from. sample(y=...) draws the same whatever y; set "
                 "class_conditional=False."
             )
         active = np.atleast_1d(self.n_active_codes_)
-        for i, (level, n_active) in enumerate(zip(self.module_.levels, active, strict=True)):
-            n_distinct = self._n_distinct[i]
+        many = [level.n_embeddings for level in run.module.levels]
+        n_distincts = run.prepared.get("n_distinct", many)
+        for i, (level, n_active, n_distinct) in enumerate(zip(run.module.levels, active, n_distincts, strict=True)):
             if n_active >= _FEW_ALIVE * level.n_embeddings and n_distinct >= level.n_embeddings:
                 continue
             where = "" if len(active) == 1 else f" of level {i}"
@@ -561,27 +507,28 @@ class VQVAE(BaseAutoEncoder):
                 advice = f"n_embeddings is larger than the number of distinct training vectors, {n_distinct}. Lower it."
             elif self.entropy_weight > 0.0:
                 advice = f"lower entropy_weight (now {self.entropy_weight:g}) or n_embeddings."
-            elif self.revive:
+            elif resolve("codebook", self.codebook).revive:
                 advice = (
                     f"lower n_embeddings or embedding_dim (now {level.embedding_dim}), or raise max_epochs (now "
                     f"{self.max_epochs!r}, {self.n_iter_} passes)."
                 )
             else:
-                advice = "set revive=True or lower n_embeddings."
-            warn_user(
+                advice = "set codebook__revive=True or lower n_embeddings."
+            concerns.append(
                 f"Only {n_active} of the {level.n_embeddings} codes{where} in the codebook of {type(self).__name__} are in use: "
                 f"{advice}"
             )
+        return concerns
 
     def _has_prior(self, what: str) -> Any:
         check_is_fitted(self, "module_")
-        if self.prior_ is None:
+        if self.code_prior_ is None:
             raise ValueError(
-                f"{what} of {type(self).__name__} needs a prior of the codes, but the model was fitted with prior=None; codes "
-                'are not normally distributed and cannot be drawn without one. Fit with prior="auto", or "histogram", which '
-                "costs next to nothing."
+                f"{what} of {type(self).__name__} needs a prior of the codes, but the model was fitted with code_prior=None; "
+                'codes are not normally distributed and cannot be drawn without one. Fit with code_prior="auto", or "histogram", '
+                "which costs next to nothing."
             )
-        return self.prior_
+        return self.code_prior_
 
     # -- codes --------------------------------------------------------------------------------------------------------
 
@@ -599,9 +546,9 @@ class VQVAE(BaseAutoEncoder):
             Of the smallest unsigned integer type that holds them. The levels follow each other, the top first, and the grid of
             each is laid out row by row, see `code_shapes_`.
         """
-        X, device = self._ready(X)
+        table, device = self._ready(X)
         largest = max(level.n_embeddings for level in self.module_.levels) - 1
-        return inference.find_codes(self.module_, X, device).astype(np.min_scalar_type(largest))
+        return inference.find_codes(self.module_, table, device).astype(np.min_scalar_type(largest))
 
     def decode(self, codes):
         """Decode discrete codes.
@@ -658,13 +605,13 @@ class VQVAE(BaseAutoEncoder):
         """
         if levels is None:
             return super().reconstruct(X)
-        X, device = self._ready(X)
+        table, device = self._ready(X)
         n_levels = len(self.module_.levels)
         levels = [levels] if isinstance(levels, Integral) else list(levels)
         if any(not isinstance(level, Integral) or not 0 <= level < n_levels for level in levels):
             raise ValueError(f"levels={levels!r} must be numbers from 0, the top, to {n_levels - 1}.")
-        kept = inference.keep_levels(self.module_, inference.encode(self.module_, X, device), levels, device)
-        return self._as_images(inference.decode(self.module_, kept, device).astype(X.dtype, copy=False))
+        kept = inference.keep_levels(self.module_, inference.encode(self.module_, table, device), levels, device)
+        return self._as_images(inference.decode(self.module_, kept, device).astype(table.dtype, copy=False))
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 
@@ -744,13 +691,7 @@ class VQVAE(BaseAutoEncoder):
         if self._conditions is not None:
             given, condition = self._conditions.for_sample(y, n_samples, y_seed)
         device = check.resolve_device(self.device)
-        codes = np.empty((n_samples, 0), dtype=np.int64)
-        for prior, seed in zip(priors, seeds, strict=True):
-            upper = codes if codes.shape[1] else None
-            drawn = draw_codes(
-                prior, n_samples, device, seed, upper=upper, condition=condition, temperature=float(temperature), top_k=top_k
-            )
-            codes = np.hstack([codes, drawn])
+        codes = priors.sample(n_samples, device, seeds, condition=condition, temperature=float(temperature), top_k=top_k)
         return codes, given, noise_seed
 
     # -- scores -------------------------------------------------------------------------------------------------------
@@ -771,23 +712,16 @@ class VQVAE(BaseAutoEncoder):
             Nats per row, of the density in the units of X; a lower bound. Higher is more normal.
         """
         self._has_prior("score_samples")
-        X, device = self._ready(X, scored=True)
-        codes = inference.find_codes(self.module_, X, device)
+        table, device = self._ready(X, scored=True)
+        codes = inference.find_codes(self.module_, table, device)
         embedding = inference.embed_codes(self.module_, codes, device)
-        return self._codes_log_prob(codes, y, device) + inference.log_likelihood(self.module_, X, embedding, device)
+        return self._codes_log_prob(codes, y, device) + inference.log_likelihood(self.module_, table, embedding, device)
 
     def _codes_log_prob(self, codes: np.ndarray, y: Any, device: torch.device) -> np.ndarray:
         """Log-probability of codes under the priors of all levels."""
-
-        def given(condition: np.ndarray | None) -> np.ndarray:
-            parts = [
-                code_log_prob(prior, level_rows(self.module_, codes, level), device, condition).sum(axis=1)
-                for level, prior in enumerate(self.prior_)
-            ]
-            return np.sum(parts, axis=0)
-
+        given = partial(self.code_prior_.log_prob, self.module_, codes, device)
         if self._conditions is None:
-            return given(None)
+            return given()
         if y is not None:
             return given(self._conditions.encode(y, len(codes)))
         rows, log_shares = self._conditions.combinations()
@@ -814,7 +748,7 @@ class VQVAE(BaseAutoEncoder):
         """
         if not isinstance(step, Real) or not 0.0 < step < np.inf:
             raise ValueError(f"step={step!r} must be a number above 0.")
-        if self.likelihood == "bernoulli" and step != 1.0:
+        if not self.module_.likelihood.has_noise and step != 1.0:
             raise ValueError(
                 f"step={step!r} turns densities into probabilities, which those of likelihood='bernoulli' are already."
             )
@@ -838,27 +772,11 @@ class VQVAE(BaseAutoEncoder):
             and `ratio`, how many times fewer the mean of `coded` is than `raw`.
         """
         self._has_prior("compression")
-        X, device = self._ready(X)
-        codes = inference.find_codes(self.module_, X, device)
+        table, device = self._ready(X)
+        codes = inference.find_codes(self.module_, table, device)
         coded = -self._codes_log_prob(codes, y, device) / np.log(2.0)
-        raw = 8 * X.dtype.itemsize * X.shape[1]
+        raw = 8 * table.dtype.itemsize * table.n_features
         sizes = [level.n_embeddings for level in self.module_.levels]
         stored = 8 * np.min_scalar_type(max(sizes) - 1).itemsize * self.n_codes_
         fixed = sum(level.n_codes * int(np.ceil(np.log2(level.n_embeddings))) for level in self.module_.levels)
         return Bunch(raw=raw, stored=stored, fixed=fixed, coded=coded, ratio=float(raw / max(coded.mean(), 1e-12)))
-
-    # -- persistence --------------------------------------------------------------------------------------------------
-
-    def __getstate__(self):
-        state = super().__getstate__()
-        if state.get("prior_") is not None:
-            state["prior_"] = to_plain(state["prior_"].state_dict())
-        return state
-
-    def __setstate__(self, state):
-        weights = state.get("prior_")
-        super().__setstate__({**state, "prior_": None} if "prior_" in state else state)
-        if weights is not None:
-            prior = self._new_prior()
-            load_module_state(prior, weights)
-            self.prior_ = prior.eval()

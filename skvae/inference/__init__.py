@@ -1,7 +1,7 @@
 """A trained module at work on a table."""
 
 from skvae.inference.importance import effective_sample_size, log_mean_exp, log_weights
-from skvae.inference.measure import fit_noise, latent_usage
+from skvae.inference.measure import fit_noise, has_structure, latent_usage
 from skvae.inference.rows import (
     codes_from_noise,
     decode,
@@ -30,6 +30,7 @@ __all__ = [
     "errors",
     "find_codes",
     "fit_noise",
+    "has_structure",
     "jacobian_norm",
     "keep_levels",
     "latent_usage",

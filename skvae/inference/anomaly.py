@@ -79,6 +79,32 @@ def draw_references(n_rows: int, n_features: int, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng(seed).permutation(n_rows)[: n_references(n_features)])
 
 
+def references_of(
+    module: nn.Module, table: Table, device: torch.device, seed: int, earlier: References | None, share: float
+) -> References:
+    """Draw references from the rows of a table, of a stream those of earlier calls among them.
+
+    Parameters
+    ----------
+    module : LatentModule
+    table : Table
+    device : torch.device
+    seed : int
+    earlier : References or None
+        Of the calls before.
+    share : float
+        Weight of the table's rows.
+    """
+    some = table.take(draw_references(table.n_rows, table.n_features, seed))
+    references = References.of(reconstruction_entries(module, "errors", some, device), some.weight, some.condition)
+    if earlier is None or share == 1.0:
+        return references
+    X = module.likelihood.rescale(torch.tensor(earlier.x))  # a copy: the memory may be read-only
+    # As the model reconstructs them by now.
+    errors = reconstruction_entries(module, "errors", Table.of(X, condition=earlier.condition), device)
+    return earlier._replace(error=References.of(errors, None, None).error).joined(references, share, seed)
+
+
 class NeighborDistance:
     r"""Expected squared distance to the nearest of some references that are drawn at random.
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from skvae.inference.runner import Runner, chunk_rows, chunks
-from skvae.modules.priors.codes import CodePrior
+from skvae.modules.priors.codes import CodePriorModule
 from skvae.runtime.alignment import aligned_zeros
 from skvae.runtime.randomness import make_generator
 from skvae.runtime.threads import threads_for
@@ -16,7 +16,7 @@ from skvae.runtime.threads import threads_for
 _CHUNK_BYTES = 2**28  # that a chunk's numbers may take
 
 
-def precise_copy(prior: CodePrior, device: torch.device) -> CodePrior:
+def precise_copy(prior: CodePriorModule, device: torch.device) -> CodePriorModule:
     """Copy of a prior on a device, in double precision where there is one."""
     twin = copy.deepcopy(prior).eval()
     return twin.to(device) if device.type == "mps" else twin.to(device).double()
@@ -27,14 +27,16 @@ def rows_in_memory(n_floats: int) -> int:
     return 1 << max(0, (_CHUNK_BYTES // (8 * max(1, n_floats))).bit_length() - 1)
 
 
-def code_log_prob(prior: CodePrior, rows: np.ndarray, device: torch.device, condition: np.ndarray | None = None) -> np.ndarray:
+def code_log_prob(
+    prior: CodePriorModule, rows: np.ndarray, device: torch.device, condition: np.ndarray | None = None
+) -> np.ndarray:
     """Log-probability of every own code of every row, in nats.
 
     Computed in double precision and rounded to single, which takes off the last bits that depend on a row's neighbors.
 
     Parameters
     ----------
-    prior : CodePrior
+    prior : CodePriorModule
     rows : ndarray of shape (n, n_upper + n_codes)
         Codes of the levels above, top first, and own codes.
     device : torch.device
@@ -60,7 +62,7 @@ def code_log_prob(prior: CodePrior, rows: np.ndarray, device: torch.device, cond
 
 
 def draw_codes(
-    prior: CodePrior,
+    prior: CodePriorModule,
     n: int,
     device: torch.device,
     seed: int,
@@ -75,7 +77,7 @@ def draw_codes(
 
     Parameters
     ----------
-    prior : CodePrior
+    prior : CodePriorModule
     n : int
     device : torch.device
     seed : int

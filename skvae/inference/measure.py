@@ -45,7 +45,7 @@ def _evenly_spaced(data: Table, max_rows: int) -> np.ndarray:
     return np.linspace(0, data.n_rows - 1, min(data.n_rows, max_rows)).astype(int)
 
 
-def latent_usage(module: nn.Module, data: Table, device: torch.device, *, max_rows: int) -> tuple[np.ndarray, np.ndarray, bool]:
+def latent_usage(module: nn.Module, data: Table, device: torch.device, *, max_rows: int) -> tuple[np.ndarray, np.ndarray]:
     """How much a variational autoencoder's components carry, on evenly spaced rows.
 
     Parameters
@@ -61,8 +61,6 @@ def latent_usage(module: nn.Module, data: Table, device: torch.device, *, max_ro
         Weighted mean KL from the prior, in nats.
     variance : ndarray of shape (n_components,)
         Weighted variance of the posterior mean over the rows.
-    correlated : bool
-        Whether the columns have any structure to be carried.
     """
     sample = data.take(_evenly_spaced(data, max_rows))
     mean, log_var = posterior(module, sample, device)
@@ -70,10 +68,16 @@ def latent_usage(module: nn.Module, data: Table, device: torch.device, *, max_ro
     with torch.no_grad():
         q = DiagonalNormal(*(torch.from_numpy(values).to(device) for values in (mean, log_var)))
         kl = module.prior.component_kl(q, condition).cpu().double().numpy()
+    center = np.average(mean, axis=0, weights=sample.weight)
+    variance = np.average((mean - center) ** 2, axis=0, weights=sample.weight)
+    return np.average(kl, axis=0, weights=sample.weight), variance
+
+
+def has_structure(module: nn.Module, table: Table, *, max_rows: int) -> bool:
+    """Whether the columns are correlated, beyond what their conditions explain, on evenly spaced rows."""
+    sample = table.take(_evenly_spaced(table, max_rows))
     x = np.nan_to_num(module.likelihood.standardize(sample.source).numpy(), nan=0.0)
     if sample.condition is not None:  # what the condition explains is no structure for the code to carry
         given = np.column_stack([np.ones(len(x)), sample.condition]).astype(np.float32)
         x = x - given @ np.linalg.lstsq(given, x, rcond=None)[0]
-    center = np.average(mean, axis=0, weights=sample.weight)
-    variance = np.average((mean - center) ** 2, axis=0, weights=sample.weight)
-    return np.average(kl, axis=0, weights=sample.weight), variance, columns_are_correlated(x)
+    return columns_are_correlated(x)

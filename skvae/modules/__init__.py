@@ -7,12 +7,15 @@ from skvae.modules.contractive import JACOBIANS, ContractiveModule
 from skvae.modules.cvae import PRIORS as CVAE_PRIORS
 from skvae.modules.cvae import CVAEModule
 from skvae.modules.denoising import CORRUPTIONS, DenoisingModule
-from skvae.modules.likelihoods import LIKELIHOODS, NOISE_MODES, Bernoulli, Gaussian, Laplace, Likelihood
+from skvae.modules.likelihoods import LIKELIHOODS, NOISE_MODES, Likelihood, LikelihoodSpec, resolve_likelihood
+from skvae.modules.likelihoods.bernoulli import Bernoulli, BernoulliLikelihood
+from skvae.modules.likelihoods.gaussian import Gaussian, GaussianLikelihood
+from skvae.modules.likelihoods.laplace import Laplace, LaplaceLikelihood
 from skvae.modules.missing import MECHANISMS, MaskModel, MIWAEModule
-from skvae.modules.networks.build import build_networks
+from skvae.modules.networks.build import build_networks, can_tie, mirrored, resolve_networks
 from skvae.modules.networks.convolution import conv_decoder, conv_encoder
 from skvae.modules.networks.layers import ACTIVATIONS, NORMALIZATIONS, mlp
-from skvae.modules.networks.specs import Conv, Net
+from skvae.modules.networks.specs import CELLS, MLP, Conv, Layered, Net, Recurrent, layer_sizes
 from skvae.modules.priors import (
     ActivityPatterns,
     ConditionalNormal,
@@ -20,17 +23,17 @@ from skvae.modules.priors import (
     Prior,
     StandardNormal,
 )
-from skvae.modules.priors.codes import CodePrior, HistogramPrior, UniformPrior
+from skvae.modules.priors.codes import CodePriorModule, HistogramPrior, UniformPrior
 from skvae.modules.priors.pixelsnail import PixelSNAILPrior
 from skvae.modules.priors.transformer import TransformerPrior
-from skvae.modules.quantizer import CODEBOOKS, SIMILARITIES, VectorQuantizer
+from skvae.modules.quantizer import CODEBOOKS, SIMILARITIES, Codebook, VectorQuantizer
 from skvae.modules.quantizer import GRADIENTS as STRAIGHT_GRADIENTS
-from skvae.modules.sparse import PENALTIES, SparseModule
-from skvae.modules.tdvae import CELLS, TDVAEModule
+from skvae.modules.sparse import PENALTIES, BatchTopK, SparseModule, TopK
+from skvae.modules.tdvae import TDVAEModule, resolve_recurrent
 from skvae.modules.vae import VAEModule
 from skvae.modules.vqvae import VQVAEModule
 
-CODE_PRIORS: dict[str, type[CodePrior]] = {
+CODE_PRIORS: dict[str, type[CodePriorModule]] = {
     "transformer": TransformerPrior,
     "pixelsnail": PixelSNAILPrior,
     "histogram": HistogramPrior,
@@ -47,6 +50,7 @@ __all__ = [
     "JACOBIANS",
     "LIKELIHOODS",
     "MECHANISMS",
+    "MLP",
     "NOISE_MODES",
     "NORMALIZATIONS",
     "PENALTIES",
@@ -55,28 +59,37 @@ __all__ = [
     "ActivityPatterns",
     "AutoEncoderModule",
     "Batch",
+    "BatchTopK",
     "Bernoulli",
+    "BernoulliLikelihood",
     "CVAEModule",
-    "CodePrior",
+    "CodePriorModule",
+    "Codebook",
     "ConditionalNormal",
     "ContractiveModule",
     "Conv",
     "DenoisingModule",
     "FittedGaussian",
     "Gaussian",
+    "GaussianLikelihood",
     "HistogramPrior",
     "Laplace",
+    "LaplaceLikelihood",
     "LatentModule",
+    "Layered",
     "Likelihood",
+    "LikelihoodSpec",
     "Loss",
     "MIWAEModule",
     "MaskModel",
     "Net",
     "PixelSNAILPrior",
     "Prior",
+    "Recurrent",
     "SparseModule",
     "StandardNormal",
     "TDVAEModule",
+    "TopK",
     "TrainableModule",
     "TransformerPrior",
     "UniformPrior",
@@ -84,7 +97,13 @@ __all__ = [
     "VQVAEModule",
     "VectorQuantizer",
     "build_networks",
+    "can_tie",
     "conv_decoder",
     "conv_encoder",
+    "layer_sizes",
+    "mirrored",
     "mlp",
+    "resolve_likelihood",
+    "resolve_networks",
+    "resolve_recurrent",
 ]

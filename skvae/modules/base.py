@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from skvae.modules.batch import Batch, Loss
-from skvae.modules.likelihoods import LIKELIHOODS
+from skvae.modules.likelihoods import LikelihoodSpec, resolve_likelihood
 from skvae.modules.networks.build import build_networks
 from skvae.modules.posterior import Proposal
 from skvae.modules.priors.base import Prior
@@ -119,10 +121,8 @@ class LatentModule(TrainableModule):
         Columns of the data.
     n_components : int
         Size of the code.
-    likelihood : str
-        A name in `skvae.modules.LIKELIHOODS`.
-    noise : str or float
-        See `skvae.modules.Likelihood`.
+    likelihood : str or LikelihoodSpec
+        A name in `skvae.modules.LIKELIHOODS`, or a specification.
     indicated : sequence of int
         Columns for which the encoder reads whether they are missing, in training order.
     **networks : dict
@@ -141,8 +141,7 @@ class LatentModule(TrainableModule):
         n_features: int,
         n_components: int,
         *,
-        likelihood: str = "gaussian",
-        noise: str | float = "auto",
+        likelihood: str | LikelihoodSpec = "gaussian",
         indicated: Sequence[int] = (),
         **networks: Any,
     ):
@@ -156,8 +155,14 @@ class LatentModule(TrainableModule):
             self.register_buffer("indicated", torch.tensor(indicated), persistent=False)
         self.image_shape = networks.get("image_shape")
         self.encoder, self.decoder = self._build_networks(**networks)
-        self.likelihood = LIKELIHOODS[likelihood](n_features, noise)
+        self.likelihood = resolve_likelihood(likelihood).module(n_features)
         self.prior = StandardNormal(n_components)
+
+    @classmethod
+    def missing_arguments(cls, n_missing: NDArray[np.int64], n_rows: int) -> dict[str, Any]:
+        """Arguments that follow from how many entries of each column are missing, ``(n_features,)``, of so many rows."""
+        indicated = tuple(int(column) for column in n_missing.nonzero()[0])
+        return {"indicated": indicated} if indicated else {}
 
     @property
     def n_encoder_inputs(self) -> int:

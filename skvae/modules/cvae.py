@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from skvae.modules.batch import Batch
+from skvae.modules.networks.specs import MLP, Layered
 from skvae.modules.posterior import exact_dtype
 from skvae.modules.priors.normal import ConditionalNormal, NormalPrior
 from skvae.modules.vae import VAEModule
@@ -55,9 +56,10 @@ class CVAEModule(VAEModule):
         conditional = {"n_conditions": n_conditions, "encode_condition": encode_condition}
         super().__init__(n_features, n_components, **conditional, **autoencoder)
         if prior == "conditional":
-            names = ("hidden_layer_sizes", "activation", "dropout", "normalization")
-            hidden = {name: autoencoder[name] for name in names if name in autoencoder}
-            self.prior = ConditionalNormal(n_components, n_conditions, **hidden)
+            encoder, sizes = autoencoder.get("encoder"), autoencoder.get("hidden_layer_sizes", (128, 64))
+            own = encoder if isinstance(encoder, Layered) else MLP()
+            hidden = own.filled(sizes, autoencoder.get("activation", "relu"))
+            self.prior = ConditionalNormal(n_components, n_conditions, hidden.hidden_layer_sizes, **hidden.hidden)
 
     @property
     def passes_rows_on(self) -> bool:  # type: ignore[override]

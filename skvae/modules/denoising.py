@@ -25,7 +25,7 @@ class DenoisingModule(AutoEncoderModule):
         Names in `CORRUPTIONS`, of which every row draws one, or a function of a batch in the units of the data.
     corruption_rate : float
         Fraction of entries that are masked, set to an extreme, or dropped.
-    noise_scale : float
+    corruption_scale : float
         Standard deviation of normal noise.
     noise_unit : {"std", "data"}
         Whether that is in standard deviations of each column or in the units of the data.
@@ -46,7 +46,7 @@ class DenoisingModule(AutoEncoderModule):
         *,
         corruption: str | Sequence[str] | Callable[[Tensor], Tensor] = "gaussian",
         corruption_rate: float = 0.3,
-        noise_scale: float = 0.3,
+        corruption_scale: float = 0.3,
         noise_unit: str = "std",
         mask_value: float | None = None,
         **autoencoder: Any,
@@ -54,7 +54,7 @@ class DenoisingModule(AutoEncoderModule):
         super().__init__(n_features, n_components, **autoencoder)
         self.corruption = corruption
         self.corruption_rate = corruption_rate
-        self.noise_scale = noise_scale
+        self.corruption_scale = corruption_scale
         self.noise_unit = noise_unit
         self.mask_value = mask_value
         self.draws_in_training = callable(corruption)
@@ -88,7 +88,7 @@ class DenoisingModule(AutoEncoderModule):
     def _corrupt_by(self, name: str, x: Tensor, noise: dict[str, Tensor]) -> Tensor:
         column = self.likelihood.column
         if name == "gaussian":
-            return fn.add_gaussian(x, noise["entries"], self.noise_scale * self._noise_unit())
+            return fn.add_gaussian(x, noise["entries"], self.corruption_scale * self._noise_unit())
         if name == "dropout":
             return fn.drop(x, noise["entries"], self.corruption_rate)
         chosen = fn.choose_entries(noise["entries"], noise["rows"][:, 0], self.corruption_rate)
@@ -132,12 +132,16 @@ class DenoisingModule(AutoEncoderModule):
                 indicated=() if i or not self.n_indicators else self.indicated.tolist(),
                 corruption=self.corruption,
                 corruption_rate=self.corruption_rate,
-                noise_scale=self.noise_scale * float(unit.sqrt()),
+                corruption_scale=self.corruption_scale * float(unit.sqrt()),
             )
             stage.encoder, stage.decoder = nn.Sequential(*down), nn.Sequential(*up)
             if i == 0:
                 stage.likelihood = self.likelihood
-                stage.noise_scale, stage.noise_unit, stage.mask_value = self.noise_scale, self.noise_unit, self.mask_value
+                stage.corruption_scale, stage.noise_unit, stage.mask_value = (
+                    self.corruption_scale,
+                    self.noise_unit,
+                    self.mask_value,
+                )
             yield stage
 
 

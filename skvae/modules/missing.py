@@ -6,7 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from skvae.modules.base import Schedule
@@ -144,6 +146,11 @@ class MIWAEModule(VAEModule):
         if mechanism != "random" and len(indicated):
             self.mask_model = MaskModel(n_features, indicated, mechanism, sign, rates)
             self.noise_shapes["entries"] = (n_draws, n_features)
+
+    @classmethod
+    def missing_arguments(cls, n_missing: NDArray[np.int64], n_rows: int) -> dict[str, Any]:
+        rates = tuple(float(n / n_rows) for n in n_missing[n_missing > 0])
+        return {**super().missing_arguments(n_missing, n_rows), "rates": rates}
 
     def loss(self, batch: Batch, schedule: Schedule) -> Loss:
         log_weights, _, energy, _ = self.weigh_masks(batch)

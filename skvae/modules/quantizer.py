@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skvae import functional as fn
+from skvae._spec import Spec, check_flag, check_fraction, in_words
 
 CODEBOOKS = ("ema", "gradient")
 GRADIENTS = {"straight_through": fn.straight_through, "rotation": fn.rotate_to}
@@ -20,6 +21,47 @@ _MOMENT_RATE = 0.1
 _EPSILON = 1e-10
 _GOLDEN = 0.6180339887498949
 _RAREST = 3e-4  # probability of a code, below which it is as far as one of that probability
+
+
+class Codebook(Spec):
+    """How the codebook of a :class:`~skvae.VQVAE` learns.
+
+    Parameters
+    ----------
+    learning : {"ema", "gradient"}, default="ema"
+        By exponential moving averages of the vectors that are assigned to a code, or by the gradient of a loss of its own.
+    decay : float, default=0.99
+        What those averages keep in a step. Counts with "ema"; with "gradient", for the revival of codes and `entropy_weight`
+        alone.
+    revive : bool, default=True
+        Put codes that hardly any vector uses where vectors are far from the codebook.
+
+    Examples
+    --------
+    >>> from skvae import VQVAE, Codebook
+    >>> VQVAE(codebook=Codebook(decay=0.95)).set_params(codebook__revive=False).codebook
+    Codebook(decay=0.95, revive=False)
+    >>> VQVAE(codebook="gradient").set_params(codebook__decay=0.95).codebook
+    Codebook(learning='gradient', decay=0.95)
+    """
+
+    def __init__(self, learning: str = "ema", *, decay: float = 0.99, revive: bool = True):
+        self.learning = learning
+        self.decay = decay
+        self.revive = revive
+
+    def check(self) -> None:
+        """Look whether the arguments are in range.
+
+        Raises
+        ------
+        ValueError
+            If one is not.
+        """
+        if self.learning not in CODEBOOKS:
+            raise ValueError(f"{self!r}: learning={self.learning!r} must be one of {in_words(CODEBOOKS)}.")
+        check_fraction(self, "decay")
+        check_flag(self, "revive")
 
 
 class Quantized(NamedTuple):

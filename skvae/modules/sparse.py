@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from skvae import functional as fn
+from skvae._spec import Spec, check_fraction, check_number
 from skvae.modules.autoencoder import AutoEncoderModule
 from skvae.modules.base import Schedule
 from skvae.modules.batch import Batch, Loss
@@ -20,6 +21,67 @@ _MEMORY = 1024  # rows that the running mean of the activations remembers
 _ANNEALED_FROM = 4  # multiples of k
 _REVIVED = 4  # dead units that a row teaches, in multiples of k
 _DEAD_STEPS = 100  # steps without activity after which a unit counts as dead
+
+
+class _KeepLargest(Spec):
+    """What the penalties share that keep the largest units."""
+
+    name: ClassVar[str]
+
+    def __init__(self, annealing: float = 0.5, *, alpha: float = 1.0):
+        self.annealing = annealing
+        self.alpha = alpha
+
+    def check(self) -> None:
+        """Look whether the arguments are in range.
+
+        Raises
+        ------
+        ValueError
+            If one is not.
+        """
+        check_fraction(self, "annealing", with_one=True)
+        check_number(self, "alpha", at_least=1.0)
+
+
+class TopK(_KeepLargest):
+    """Penalty of a :class:`~skvae.SparseAE` that keeps the `k` largest units of each row.
+
+    Parameters
+    ----------
+    annealing : float, default=0.5
+        Fraction of the run over which their number falls from four times `k` to `k`.
+    alpha : float, default=1.0
+        Units kept once training is over, in multiples of `k`.
+
+    Examples
+    --------
+    >>> from skvae import SparseAE, TopK
+    >>> SparseAE(penalty=TopK(annealing=0.25)).set_params(penalty__alpha=1.5).penalty
+    TopK(annealing=0.25, alpha=1.5)
+    """
+
+    name = "top_k"
+
+
+class BatchTopK(_KeepLargest):
+    """Penalty of a :class:`~skvae.SparseAE` that keeps the largest units of a batch, `k` a row on average.
+
+    Parameters
+    ----------
+    annealing : float, default=0.5
+        Fraction of the run over which their number falls from four times `k` a row to `k`.
+    alpha : float, default=1.0
+        Units kept once training is over, on average, in multiples of `k`.
+
+    Examples
+    --------
+    >>> from skvae import BatchTopK, SparseAE
+    >>> SparseAE(penalty="batch_top_k").set_params(penalty__annealing=0.0).penalty
+    BatchTopK(annealing=0.0)
+    """
+
+    name = "batch_top_k"
 
 
 class SparseModule(AutoEncoderModule):

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from skvae.functional import gaussian_kl, normal_log_prob
 from skvae.modules.base import LatentModule, Schedule
 from skvae.modules.batch import Batch, Loss
+from skvae.modules.likelihoods import LikelihoodSpec
 from skvae.modules.networks.layers import mlp
-
-CELLS: dict[str, type[nn.RNNBase]] = {"gru": nn.GRU, "lstm": nn.LSTM}
+from skvae.modules.networks.specs import CELLS, MLP, Recurrent
 
 _FIRST_LOG_STD = -1.5  # states that begin uncertain are ignored, and then die
 _MIN_LOG_STD, _MAX_LOG_STD = -8.0, 4.0
@@ -25,6 +25,17 @@ _BEND = 0.3  # factor on the first weights of what departs from a linear map
 
 Moments = Callable[[int, Sequence[Tensor]], tuple[Tensor, Tensor]]
 Memory = tuple[Tensor, ...]
+
+
+def resolve_recurrent(
+    encoder: Recurrent | str, decoder: MLP | None, hidden_layer_sizes: Sequence[int], activation: str | type[nn.Module]
+) -> tuple[Recurrent, MLP]:
+    """Complete specifications of the recurrent network and of the perceptrons, with the widths of the decoder."""
+    recurrent = Recurrent(encoder) if isinstance(encoder, str) else encoder
+    perceptron = MLP() if decoder is None else decoder
+    for spec in (recurrent, perceptron):
+        spec.check()
+    return recurrent, perceptron.filled(tuple(hidden_layer_sizes)[::-1], activation)
 
 
 class TDVAEModule(LatentModule):
@@ -58,10 +69,6 @@ class TDVAEModule(LatentModule):
         Size of the state, in each layer.
     n_latent_layers : int
         Layers of the state, each of which is told those above.
-    cell : {"gru", "lstm"}
-        The recurrent network behind the belief.
-    n_recurrent_layers : int
-        Its layers.
     n_pairs : int
         Pairs of steps per sequence and training step.
     one_step_fraction : float
@@ -72,10 +79,14 @@ class TDVAEModule(LatentModule):
         Fraction of the run over which the weight grows from a hundredth of `beta`.
     auxiliary : float
         Weight of the auxiliary term to begin with.
-    likelihood, noise
+    encoder : Recurrent or str, optional
+        The recurrent network behind the belief, or its cell.
+    decoder : MLP, optional
+        The perceptrons: belief, smoothing and transition in the reverse order of widths.
+    hidden_layer_sizes, activation
+        Of belief, smoothing and transition, and in reverse of the decoder, where `decoder` does not tell.
+    likelihood
         See `LatentModule`.
-    **hidden : dict
-        `hidden_layer_sizes`, `activation`, `dropout` and `normalization` of the perceptrons.
 
     References
     ----------
@@ -94,25 +105,25 @@ class TDVAEModule(LatentModule):
         max_gap: int,
         n_latents: int = 8,
         n_latent_layers: int = 1,
-        cell: str = "gru",
-        n_recurrent_layers: int = 1,
         n_pairs: int = 16,
         one_step_fraction: float = 0.5,
         beta: float = 1.0,
         kl_warmup: float = 0.8,
         auxiliary: float = 1.0,
-        likelihood: str = "gaussian",
-        noise: str | float = "auto",
-        **hidden: Any,
+        encoder: Recurrent | str = "lstm",
+        decoder: MLP | None = None,
+        hidden_layer_sizes: Sequence[int] = (64,),
+        activation: str | type[nn.Module] = "relu",
+        likelihood: str | LikelihoodSpec = "gaussian",
     ):
         self.n_latents, self.n_latent_layers = n_latents, n_latent_layers
         self.state_size = n_latents * n_latent_layers
         self.n_timesteps, self.max_gap = n_timesteps, max_gap
         self.n_pairs, self.one_step_fraction = n_pairs, one_step_fraction
         self.beta, self.kl_warmup, self.auxiliary = beta, kl_warmup, auxiliary
-        recurrent: dict[str, Any] = {"cell": cell, "n_recurrent_layers": n_recurrent_layers}
-        super().__init__(n_features, n_components, likelihood=likelihood, noise=noise, **recurrent, **hidden)
-        sizes = tuple(hidden.pop("hidden_layer_sizes", (64,)))
+        recurrent, perceptron = resolve_recurrent(encoder, decoder, hidden_layer_sizes, activation)
+        super().__init__(n_features, n_components, likelihood=likelihood, encoder=recurrent, decoder=perceptron)
+        sizes, hidden = perceptron.hidden_layer_sizes[::-1], perceptron.hidden
 
         def heads(n_inputs: int) -> nn.ModuleList:
             above = (layer * n_latents for layer in range(n_latent_layers))
@@ -131,16 +142,16 @@ class TDVAEModule(LatentModule):
         self.noise_shapes = {"pairs": (n_pairs, 3), "present": (n_pairs, self.state_size), "past": (n_pairs, self.state_size)}
 
     def _build_networks(self, **networks: Any) -> tuple[nn.Module, nn.Module]:
-        cell, n_layers = networks.pop("cell"), networks.pop("n_recurrent_layers")
-        dropout = networks.get("dropout", 0.0) if n_layers > 1 else 0.0
-        make: Any = CELLS[cell]
-        encoder: nn.RNNBase = make(self.n_features, self.n_components, n_layers, batch_first=True, dropout=dropout)
-        if cell == "lstm":  # gates that begin open remember
+        recurrent, perceptron = networks["encoder"], networks["decoder"]
+        make: Any = CELLS[recurrent.cell]
+        options = {"batch_first": True, "dropout": float(recurrent.dropout)}
+        encoder: nn.RNNBase = make(self.n_features, self.n_components, int(recurrent.n_layers), **options)
+        if recurrent.cell == "lstm":  # gates that begin open remember
             with torch.no_grad():
-                for layer in range(n_layers):
+                for layer in range(encoder.num_layers):
                     getattr(encoder, f"bias_hh_l{layer}")[self.n_components : 2 * self.n_components] += 1.0
-        sizes = tuple(networks.pop("hidden_layer_sizes", (64,)))[::-1]
-        return encoder, BentLinear(self.n_decoder_inputs, sizes, self.n_features, **networks)
+        sizes = perceptron.hidden_layer_sizes
+        return encoder, BentLinear(self.n_decoder_inputs, sizes, self.n_features, **perceptron.hidden)
 
     @property
     def n_decoder_inputs(self) -> int:

@@ -23,11 +23,9 @@ class VAEModule(LatentModule):
     beta : float
         Weight of the KL term; 1 gives the bound.
     kl_warmup : float
-        Fraction of the run over which the weight grows from 0 to `beta`.
+        Fraction of the run over which the weight grows from 0 to `beta`, and C to `capacity`.
     capacity : float or None
         Nats that the KL is held at, by ``beta * |KL - C|`` [1]_.
-    capacity_warmup : float
-        Fraction of the run over which C grows from 0 to `capacity`.
     n_draws : int
         Draws of z per row and step.
     **autoencoder
@@ -50,7 +48,6 @@ class VAEModule(LatentModule):
         beta: float = 1.0,
         kl_warmup: float = 0.0,
         capacity: float | None = None,
-        capacity_warmup: float = 0.5,
         n_draws: int = 1,
         **autoencoder: Any,
     ):
@@ -58,18 +55,18 @@ class VAEModule(LatentModule):
         self.beta = beta
         self.kl_warmup = kl_warmup
         self.capacity = capacity
-        self.capacity_warmup = capacity_warmup
         self.n_draws = n_draws
         self.noise_shapes = {"posterior": (n_components,) if n_draws == 1 else (n_draws, n_components)}
 
     @property
     def warmup(self) -> float:
-        return max(self.kl_warmup, 0.0 if self.capacity is None else self.capacity_warmup)
+        return self.kl_warmup
 
     def schedule(self, progress: float) -> dict[str, float]:
-        values = {"beta": self.beta * _ramp(progress, self.kl_warmup)}
+        share = _ramp(progress, self.kl_warmup)
+        values = {"beta": self.beta * share}
         if self.capacity is not None:
-            values["capacity"] = self.capacity * _ramp(progress, self.capacity_warmup)
+            values["capacity"] = self.capacity * share
         return values
 
     def posterior(self, batch: Batch) -> DiagonalNormal:

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from skvae.modules.base import LatentModule, Schedule
 from skvae.modules.batch import Batch, Loss
-from skvae.modules.networks.build import check_networks
+from skvae.modules.networks.build import Network, resolve_networks
 from skvae.modules.networks.convolution import Shape, double_grid, grid_decoder, grid_encoder, grid_size, halve_grid, pointwise
 from skvae.modules.networks.layers import after, mlp
-from skvae.modules.networks.specs import Conv, Net
+from skvae.modules.networks.specs import MLP, Conv, Net
 from skvae.modules.quantizer import VectorQuantizer
 
 MAX_LEVELS = 3
@@ -58,7 +58,7 @@ def plan_levels(
     n_codes: int | Sequence[int] | None = None,
     n_embeddings: int | Sequence[int] = 128,
     embedding_dim: int | Sequence[int] = 16,
-    encoder: Net | Conv | None = None,
+    encoder: Network | None = None,
     image_shape: Shape | None = None,
 ) -> list[Level]:
     """Shapes of the levels of a `VQVAEModule`, the top first, without building it.
@@ -71,7 +71,7 @@ def plan_levels(
         the encoder's grid.
     n_embeddings, embedding_dim : int or sequence of int
         For all levels, or for each.
-    encoder : Conv, Net or None
+    encoder : Conv, MLP, Net or None
     image_shape : tuple of int or None
 
     Returns
@@ -119,9 +119,9 @@ def _code_lengths(n_codes: int | Sequence[int], n_levels: int) -> list[int]:
     return _each("n_codes", [-(-n_codes // 2**i) for i in reversed(range(n_levels))], n_levels)
 
 
-def _grids(spec: Net | Conv, image_shape: Shape, n_levels: int) -> list[tuple[int, ...]]:
+def _grids(spec: Network, image_shape: Shape, n_levels: int) -> list[tuple[int, ...]]:
     """Sides of every level's grid."""
-    if isinstance(spec, Net):
+    if not isinstance(spec, Conv):
         raise ValueError(f"encoder={spec!r} returns no grid of codes: images take encoder=Conv(...).")
     spec.check()
     width, sides = grid_size(spec, image_shape)
@@ -135,6 +135,12 @@ def _grids(spec: Net | Conv, image_shape: Shape, n_levels: int) -> list[tuple[in
             f"last of which cannot be halved again. At most n_levels={len(grids)} fits, or fewer entries in channels."
         )
     return list(grids)
+
+
+def _network(spec: MLP | Net, n_inputs: int, n_outputs: int) -> nn.Module:
+    if isinstance(spec, Net):
+        return spec.build(n_inputs, n_outputs)
+    return mlp(n_inputs, spec.hidden_layer_sizes, n_outputs, **spec.hidden)
 
 
 class VQVAEModule(LatentModule):
@@ -156,7 +162,7 @@ class VQVAEModule(LatentModule):
         See `plan_levels`.
     codebook, decay, smoothing, commitment_weight, gradient, similarity, revive, entropy_weight
         See `VectorQuantizer`.
-    likelihood, noise, **networks
+    likelihood, **networks
         See `LatentModule` and `build_networks`; images have no perceptron between convolutions and codes.
 
     Attributes
@@ -190,7 +196,7 @@ class VQVAEModule(LatentModule):
         similarity: str = "euclidean",
         revive: bool = True,
         entropy_weight: float = 0.0,
-        encoder: Net | Conv | None = None,
+        encoder: Network | None = None,
         image_shape: Shape | None = None,
         **autoencoder: Any,
     ):
@@ -241,66 +247,60 @@ class VQVAEModule(LatentModule):
         *,
         levels: list[Level],
         hidden_layer_sizes: Sequence[int] = (128, 64),
-        encoder: Net | Conv | None = None,
-        decoder: Net | Conv | None = None,
+        activation: str | type[nn.Module] = "relu",
+        encoder: Network | None = None,
+        decoder: Network | None = None,
         image_shape: Shape | None = None,
-        **hidden: Any,
     ) -> tuple[nn.Module, nn.Module]:
-        check_networks(encoder, decoder, image_shape, False)
-        for name, spec in (("encoder", encoder), ("decoder", decoder)):
+        down, up = resolve_networks(encoder, decoder, hidden_layer_sizes, activation, image_shape)
+        for name, spec in (("encoder", down), ("decoder", up)):
             if isinstance(spec, Net) and (image_shape is not None or len(levels) > 1):
                 raise ValueError(f"{name}={spec!r} goes with rows and n_levels=1 only.")
         if image_shape is None:
-            return self._build_perceptrons(levels, tuple(hidden_layer_sizes), encoder, decoder, **hidden)
-        down = encoder if isinstance(encoder, Conv) else Conv()
-        up = decoder if isinstance(decoder, Conv) else down
-        return self._build_convolutions(levels, down, up, image_shape, **hidden)
+            return self._build_perceptrons(levels, down, up)
+        if not isinstance(up, Conv):
+            raise ValueError(f"decoder={up!r} takes no grid of codes: images take decoder=Conv(...).")
+        return self._build_convolutions(levels, down, up, image_shape)
 
-    def _build_perceptrons(
-        self, levels: list[Level], sizes: tuple[int, ...], encoder: Any, decoder: Any, **hidden: Any
-    ) -> tuple[nn.Module, nn.Module]:
-        first: nn.Module
+    def _build_perceptrons(self, levels: list[Level], down: Any, up: Any) -> tuple[nn.Module, nn.Module]:
         if len(levels) == 1:
             size = levels[0].size
-            first = encoder.build(self.n_features, size) if encoder else mlp(self.n_features, sizes, size, **hidden)
-            last = decoder.build(size, self.n_features) if decoder else mlp(size, sizes[::-1], self.n_features, **hidden)
             self._set_hierarchy([], [_vectors_of(levels[0])], [])
-            return first, last
+            return _network(down, self.n_features, size), _network(up, size, self.n_features)
+        sizes, hidden = down.hidden_layer_sizes, down.hidden
         width = sizes[-1] if sizes else self.n_features
         first = nn.Sequential(*mlp(self.n_features, sizes[:-1], width, **hidden), *after(width, **hidden))
         stages, heads, lifts = [], [nn.Sequential(nn.Linear(width, levels[0].size), _vectors_of(levels[0]))], []
         merged = levels[0].size
         for level in levels[1:]:
             stages.append(mlp(width, (width,), width, **hidden)[:-1])
-            lifts.append(mlp(merged, (width,), width, **hidden)[:-1])
+            lifts.append(mlp(merged, (width,), width, **up.hidden)[:-1])
             heads.append(nn.Sequential(nn.Linear(2 * width, level.size), _vectors_of(level)))
             merged = level.size + width
         self._set_hierarchy(stages, heads, lifts)
-        return first, mlp(merged, sizes[::-1], self.n_features, **hidden)
+        return first, _network(up, merged, self.n_features)
 
-    def _build_convolutions(
-        self, levels: list[Level], down: Conv, up: Conv, image_shape: Shape, **hidden: Any
-    ) -> tuple[nn.Module, nn.Module]:
+    def _build_convolutions(self, levels: list[Level], down: Any, up: Conv, image_shape: Shape) -> tuple[nn.Module, nn.Module]:
         width, sides = grid_size(down, image_shape)
         if grid_size(up, image_shape)[1] != sides:
             raise ValueError(f"decoder={up!r} does not come from where encoder={down!r} leads, a grid of {sides[0]}x{sides[1]}.")
         if len(levels) == 1:
             dim = levels[0].embedding_dim
             self._set_hierarchy([], [nn.Identity()], [])
-            return grid_encoder(down, image_shape, dim, **hidden), grid_decoder(up, image_shape, dim, **hidden)
+            return grid_encoder(down, image_shape, dim, **down.hidden), grid_decoder(up, image_shape, dim, **up.hidden)
         lifted = grid_size(up, image_shape)[0]
         stages: list[nn.Module] = []
         heads, lifts, merged = [], [], 0
         for i, level in enumerate(levels):
             sides = (level.shape[0], level.shape[1])
             if i > 0:
-                stages.insert(0, halve_grid(down, (width, *sides), **hidden))
-                lifts.append(double_grid(up, (lifted, *sides), merged, **hidden))
+                stages.insert(0, halve_grid(down, (width, *sides), **down.hidden))
+                lifts.append(double_grid(up, (lifted, *sides), merged, **up.hidden))
             above = lifted if i > 0 else 0
             heads.append(pointwise(width + above, level.embedding_dim, sides))
             merged = level.embedding_dim + above
         self._set_hierarchy(stages, heads, lifts)
-        return grid_encoder(down, image_shape, **hidden), grid_decoder(up, image_shape, merged, **hidden)
+        return grid_encoder(down, image_shape, **down.hidden), grid_decoder(up, image_shape, merged, **up.hidden)
 
     def _set_hierarchy(self, stages: list[Any], heads: list[Any], lifts: list[Any]) -> None:
         """Keep what lies between encoder and decoder: stages go from the bottom up, heads and lifts from the top down."""

@@ -8,6 +8,7 @@ give what they give alone, and the global state stays as it was.
 from __future__ import annotations
 
 from contextlib import nullcontext
+from enum import IntEnum
 from functools import cache
 from weakref import WeakKeyDictionary
 
@@ -42,6 +43,24 @@ _DETERMINISTIC_LAYERS = (
 )
 # Draws of a shape like another tensor's take no generator in every torch: they are made by filling an empty one.
 _LIKE = {"rand_like": "uniform_", "randn_like": "normal_", "randint_like": "random_"}
+
+
+class Stream(IntEnum):
+    """What a random stream is for: streams with other names are independent of each other."""
+
+    TRAINING = 0  # shuffling and noise
+    VALIDATION = 1
+    LAYERS = 2  # dropout, and what networks of the user's own draw in training
+    SPLIT = 3  # rows that are held out
+    WEIGHTS = 4
+    SAMPLE = 5
+    MEASUREMENT = 6  # densities, and noise that is fitted after training
+    PRETRAINING = 7
+    COMPLETION = 8
+    CODE_PRIOR = 9
+    CODEBOOK = 10
+    CODE_PRIOR_WEIGHTS = 11
+    REFERENCES = 12
 
 
 def seed_streams(*entropy: int, n: int) -> list[int]:

@@ -1,8 +1,10 @@
 """Training modules; the only part of the package that knows skorch."""
 
+from skvae.training.callbacks import EarlyStopping
+from skvae.training.code_priors import CodePrior
 from skvae.training.loader import BatchLoader, Rows
 from skvae.training.net import DivergedError, Outcome, Plan, train
-from skvae.training.optimizers import OPTIMIZER_NAMES
+from skvae.training.optimizers import OPTIMIZER_NAMES, Optimizer
 from skvae.training.pretraining import pretrain
 from skvae.training.schedules import SCHEDULES
 
@@ -10,7 +12,10 @@ __all__ = [
     "OPTIMIZER_NAMES",
     "SCHEDULES",
     "BatchLoader",
+    "CodePrior",
     "DivergedError",
+    "EarlyStopping",
+    "Optimizer",
     "Outcome",
     "Plan",
     "Rows",

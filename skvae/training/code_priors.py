@@ -3,29 +3,126 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
+from skvae._spec import Spec, check_count, check_fraction, check_number, in_words
 from skvae.data import Table
-from skvae.inference.codes import precise_copy, rows_in_memory
+from skvae.inference.codes import code_log_prob, draw_codes, precise_copy, rows_in_memory
 from skvae.inference.runner import chunk_rows, chunks
-from skvae.modules import CodePrior, VQVAEModule
+from skvae.modules import CODE_PRIORS, CodePriorModule, VQVAEModule
 from skvae.modules.priors.codes import AutoregressivePrior
-from skvae.runtime.randomness import seed_streams
+from skvae.runtime.randomness import PrivateRandomness, Stream, seed_streams
+from skvae.runtime.state import load_module_state, to_plain
 from skvae.runtime.threads import threads_for
 from skvae.training.loader import Rows
 from skvae.training.net import DivergedError, Plan, train
 
 _FEWEST_ROWS, _FEWEST_PER_CODE = 4, 0.25  # below which nothing but the histogram carries over to new rows
 FEW_ROWS = 4000  # up to which a prior has to be small, and it is worth finding out how far it can be trusted
-_SHARE_STREAM = 3  # tells the halves' seed from the streams of a training run
+_WIDTH, _N_HEADS = 64, 4  # of a network, by default
+
+PlanOf = Callable[[int, bool], Plan]
+
+
+class CodePrior(Spec):
+    """Specification of the prior of a :class:`~skvae.VQVAE`'s codes.
+
+    All arguments but the name are those of the autoregressive priors, and of their training.
+
+    Parameters
+    ----------
+    name : {"auto", "transformer", "pixelsnail", "histogram", "uniform"}, default="auto"
+        Autoregressive, by a causal Transformer or by gated causal convolutions with attention, of which "auto" takes the former
+        for rows and the latter for images; independent codes with frequencies by position; or all codes alike.
+    n_layers : int or None, default=None
+        Layers of the network; None takes 1 for up to 4,000 rows, and else 2.
+    width : int or None, default=None
+        Their width, a multiple of `n_heads`; None takes 64.
+    n_heads : int or None, default=None
+        Heads of the attention; None takes 4.
+    dropout : float or None, default=None
+        Probability of zeroing a unit in training; None takes 0.2 for up to 4,000 rows, and else 0.
+    learning_rate : float or None, default=None
+        Step size of its optimizer at the start; None takes 0.004.
+    batch_size : int or None, default=None
+        Largest number of rows that a step sees; None takes 32.
+    max_epochs : int or None, default=None
+        Passes over the codes; None aims at 9,400 steps in 2 to 20 passes.
+
+    Examples
+    --------
+    >>> from skvae import VQVAE, CodePrior
+    >>> VQVAE(code_prior=CodePrior("transformer", width=32)).set_params(code_prior__n_layers=2).code_prior
+    CodePrior(name='transformer', n_layers=2, width=32)
+    """
+
+    def __init__(
+        self,
+        name: str = "auto",
+        *,
+        n_layers: int | None = None,
+        width: int | None = None,
+        n_heads: int | None = None,
+        dropout: float | None = None,
+        learning_rate: float | None = None,
+        batch_size: int | None = None,
+        max_epochs: int | None = None,
+    ):
+        self.name = name
+        self.n_layers = n_layers
+        self.width = width
+        self.n_heads = n_heads
+        self.dropout = dropout
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """Arguments of the network that are given."""
+        return self._given("n_layers", "width", "n_heads", "dropout")
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """Arguments of its training that are given."""
+        return self._given("learning_rate", "batch_size", "max_epochs")
+
+    def _given(self, *names: str) -> dict[str, Any]:
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    def check(self) -> None:
+        """Look whether the arguments are in range, and have an effect.
+
+        Raises
+        ------
+        ValueError
+            If one is not, or has none.
+        """
+        if self.name not in ("auto", *CODE_PRIORS):
+            raise ValueError(f"{self!r}: name={self.name!r} must be one of 'auto', {in_words(CODE_PRIORS)}.")
+        given = {**self.network, **self.training}
+        if given and self.name != "auto" and not CODE_PRIORS[self.name].learns:
+            raise ValueError(
+                f"{self!r}: {', '.join(given)} have no effect on {self.name!r}, which is not trained; leave them None."
+            )
+        for name in ("n_layers", "width", "n_heads", "batch_size", "max_epochs"):
+            check_count(self, name, may_be_none=True)
+        if self.dropout is not None:
+            check_fraction(self, "dropout")
+        check_number(self, "learning_rate", may_be_none=True)
+        width, n_heads = self.width or _WIDTH, self.n_heads or _N_HEADS
+        if width % n_heads:
+            raise ValueError(f"{self!r}: width={width} must be a multiple of n_heads={n_heads}.")
 
 
 def fit_code_prior(
-    prior: CodePrior,
+    prior: CodePriorModule,
     rows: np.ndarray,
     device: torch.device,
     plan: Plan,
@@ -42,7 +139,7 @@ def fit_code_prior(
 
     Parameters
     ----------
-    prior : CodePrior
+    prior : CodePriorModule
     rows : ndarray of shape (n, n_upper + n_codes)
         Codes of the levels above, top first, and own codes.
     device : torch.device
@@ -89,7 +186,7 @@ def fit_code_prior(
 
 def level_plan(plan: Plan, level: int) -> Plan:
     """Plan of the prior of one level, with random numbers of its own."""
-    (seed,) = seed_streams(plan.seed, 9, level, n=1)
+    (seed,) = seed_streams(plan.seed, Stream.CODE_PRIOR, level, n=1)
     return replace(plan, seed=seed)
 
 
@@ -141,7 +238,7 @@ def fit_share(
     DivergedError
         If the loss of neither half stays finite for an epoch.
     """
-    (seed,) = seed_streams(plan.seed, _SHARE_STREAM, n=1)
+    (seed,) = seed_streams(plan.seed, Stream.SPLIT, n=1)
     order = np.random.default_rng(seed).permutation(len(rows))
     halves = np.array_split(order, 2)
     shares = np.linspace(0.0, 1.0, 21)
@@ -151,7 +248,7 @@ def fit_share(
         twin.share.fill_(1.0)
         twin.fit_counts(rows[here, prior.n_upper :], None if weight is None else weight[here])
         steps = plan.n_epochs * -(-len(here) // plan.batch_size)
-        part = replace(plan, total_steps=steps, first_step=0, patience=None, verbose=0, callbacks={})
+        part = replace(plan, total_steps=steps, first_step=0, early_stopping=None, verbose=0, callbacks=[])
         known = Rows(Table.of(rows, weight, condition), None, device, index=here)
         try:
             train(twin, known, None, part)
@@ -191,3 +288,165 @@ def _losses(
                 nats = -log_prob.gather(-1, codes.unsqueeze(-1)).sum((1, 2)).cpu().numpy()
                 losses[i] += nats.sum() if weight is None else weight[chunk] @ nats
     return losses
+
+
+class CodePriors(Sequence[CodePriorModule]):
+    """Fitted priors of the codes of all levels, the top level's first.
+
+    Parameters
+    ----------
+    name : str
+        A name in `CODE_PRIORS`.
+    network : dict
+        Arguments of the networks.
+    levels : sequence of (shape, n_embeddings)
+        Of the codes.
+    n_conditions : int
+        Length of the conditions that the priors depend on; 0 if they depend on none.
+    seed : int
+        Decides the initial weights.
+
+    Attributes
+    ----------
+    losses : list of ndarray of shape (n_epochs,)
+        Training loss of every level, in nats per row.
+    """
+
+    def __init__(
+        self, name: str, network: dict[str, Any], levels: Sequence[tuple[tuple[int, ...], int]], n_conditions: int, seed: int
+    ):
+        self._arguments = {"name": name, "network": network, "levels": list(levels), "n_conditions": n_conditions, "seed": seed}
+        self.n_tried = 0  # rows that the networks were last tried on
+        self.losses: list[np.ndarray] = [np.empty(0)] * len(levels)
+        with PrivateRandomness(seed):
+            self.modules = nn.ModuleList(
+                CODE_PRIORS[name](*level, upper=levels[:i], n_conditions=n_conditions, **network).float()
+                for i, level in enumerate(levels)
+            )
+
+    def __len__(self) -> int:
+        return len(self.modules)
+
+    def __getitem__(self, level: Any) -> Any:
+        return self.modules[level]
+
+    @property
+    def depends_on_conditions(self) -> bool:
+        """Whether any level's probabilities depend on the condition."""
+        return any(prior.hears_conditions for prior in self.modules)
+
+    def is_made_of(self, name: str, network: dict[str, Any]) -> bool:
+        """Whether the priors are of this name, and their networks have these arguments."""
+        made = self._arguments
+        return made["name"] == name and made["network"] == {**made["network"], **network}
+
+    def fitted(
+        self, module: VQVAEModule, codes: np.ndarray, table: Table, device: torch.device, plan_of: PlanOf, *, remembered: int
+    ) -> tuple[CodePriors, list[Plan]]:
+        """Return priors that are fitted to more codes; these stay as they are.
+
+        Parameters
+        ----------
+        module : VQVAEModule
+            The codes are of.
+        codes : ndarray of shape (n, n_codes)
+        table : Table
+            The rows behind the codes, for their weights and labels.
+        device : torch.device
+        plan_of : callable
+            Returns the plan of training, from the number of rows and whether the network begins anew.
+        remembered : int
+            Earlier rows, at most, that count towards the frequencies of the codes; 0 for priors that are new.
+
+        Returns
+        -------
+        priors : CodePriors
+        diverged : list of Plan
+            Of levels whose loss stopped being finite, before which training then ended.
+
+        Raises
+        ------
+        PriorDivergedError
+            If not even one epoch of a level ended with a finite loss.
+        """
+        priors, anew, diverged = copy.deepcopy(self), remembered == 0, []
+        # A stream may begin with rows that are too few to train a network on.
+        tries = anew or len(codes) >= 2 * self.n_tried
+        if tries:
+            priors.n_tried = len(codes)
+        for level, prior in enumerate(priors.modules):
+            begins = anew or bool(tries and prior.learns and not prior.share)
+            plan = level_plan(plan_of(len(codes), begins), level)
+            try:
+                loss, blew_up = fit_code_prior(
+                    prior,
+                    level_rows(module, codes, level),
+                    device,
+                    plan,
+                    codebooks=codebooks_of(module, level),
+                    weight=table.weight,
+                    condition=table.labels,
+                    begins=begins,
+                    remembered=remembered,
+                )
+            except DivergedError:
+                raise PriorDivergedError(plan.learning_rate) from None
+            if blew_up:
+                diverged.append(plan)
+            priors.losses[level] = loss if anew else np.concatenate([self.losses[level], loss])
+        priors.modules.cpu()
+        return priors, diverged
+
+    def sample(
+        self,
+        n: int,
+        device: torch.device,
+        seeds: Sequence[int],
+        *,
+        condition: np.ndarray | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+    ) -> np.ndarray:
+        """Draw codes ``(n, n_codes)`` level by level, by one seed for each; see `draw_codes`."""
+        codes = np.empty((n, 0), dtype=np.int64)
+        for prior, seed in zip(self.modules, seeds, strict=True):
+            upper = codes if codes.shape[1] else None
+            drawn = draw_codes(prior, n, device, seed, upper=upper, condition=condition, temperature=temperature, top_k=top_k)
+            codes = np.hstack([codes, drawn])
+        return codes
+
+    def log_prob(
+        self, module: VQVAEModule, codes: np.ndarray, device: torch.device, condition: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Log-probability of the codes ``(n, n_codes)`` of rows, all levels together, in nats, ``(n,)``."""
+        parts = [
+            code_log_prob(prior, level_rows(module, codes, level), device, condition).sum(axis=1)
+            for level, prior in enumerate(self.modules)
+        ]
+        total: np.ndarray = np.sum(parts, axis=0)
+        return total
+
+    # -- persistence: plain data and numpy arrays ---------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        weights = to_plain(self.modules.state_dict())
+        return {"arguments": self._arguments, "n_tried": self.n_tried, "losses": self.losses, "weights": weights}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state["arguments"])  # type: ignore[misc]
+        self.n_tried, self.losses = state["n_tried"], list(state["losses"])
+        load_module_state(self.modules, state["weights"])
+        self.modules.eval()
+
+
+class PriorDivergedError(ArithmeticError):
+    """The loss of a prior of codes stopped being a finite number.
+
+    Parameters
+    ----------
+    learning_rate : float
+    """
+
+    def __init__(self, learning_rate: float):
+        super().__init__(learning_rate)
+        self.learning_rate = learning_rate

@@ -13,12 +13,12 @@ from skorch.callbacks import BatchScoring, Callback, EpochScoring, EpochTimer, L
 from torch import nn
 
 from skvae.modules import Batch
-from skvae.runtime.randomness import make_generator, private_randomness, seed_streams
+from skvae.runtime.randomness import Stream, make_generator, private_randomness, seed_streams
 from skvae.runtime.state import load_optimizer_state, plain_optimizer_state
 from skvae.runtime.threads import threads_for
-from skvae.training.callbacks import EarlyStopping, StopTraining
+from skvae.training.callbacks import EarlyStopping, StopEarly, StopTraining
 from skvae.training.loader import BatchLoader, Rows
-from skvae.training.optimizers import resolve_optimizer
+from skvae.training.optimizers import Optimizer, resolve_optimizer
 from skvae.training.step import EagerStep, ScheduleTensors
 
 _BATCH_EVENTS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
@@ -40,26 +40,23 @@ class Plan:
         The fit's one random integer.
     pass_index : int
         Number of earlier calls, which tells their random streams apart.
-    callbacks : dict
-        What goes to skorch's `callbacks` and ``callbacks__*``.
+    early_stopping : EarlyStopping or None
+        How long to wait for the loss of the held-out rows; None does not look at it.
+    callbacks : list
+        Callbacks of skorch, classes of them, or pairs of a name and a callback.
     """
 
     batch_size: int
     n_epochs: int
     total_steps: int
     learning_rate: float
-    learning_rate_schedule: str
-    optimizer: Any
-    optimizer_params: dict[str, Any]
+    optimizer: Optimizer
     seed: int
     first_step: int = 0
     pass_index: int = 0
-    clip_norm: float | None = None
-    clip_value: float | None = None
-    patience: int | None = None
-    tol: float = 0.0
+    early_stopping: EarlyStopping | None = None
     verbose: int = 0
-    callbacks: dict[str, Any] = field(default_factory=dict)
+    callbacks: list[Any] = field(default_factory=list)
 
 
 @dataclass
@@ -101,12 +98,12 @@ class AutoEncoderNet(NeuralNet):
     def initialize_optimizer(self, triggered_directly=None):
         """Initialize the optimizer over all parameters of the module."""
         device = next(self.module_.parameters()).device
-        cls, params = resolve_optimizer(self.plan.optimizer, self.plan.optimizer_params, device)
+        spec = self.plan.optimizer
+        cls, params = resolve_optimizer(spec.name, spec.params, device)
         try:
             self.optimizer_ = cls(self.module_.parameters(), lr=self.plan.learning_rate, **params)
         except (TypeError, ValueError) as error:
-            given = self.plan.optimizer_params
-            raise ValueError(f"optimizer {cls.__name__} cannot be built with optimizer_params={given!r}: {error}") from error
+            raise ValueError(f"optimizer={spec!r} cannot be built: {error}") from error
         return self
 
     def initialize(self):
@@ -122,9 +119,9 @@ class AutoEncoderNet(NeuralNet):
             self.module_,
             self.optimizer_,
             learning_rate=self.plan.learning_rate,
-            learning_rate_schedule=self.plan.learning_rate_schedule,
-            clip_norm=self.plan.clip_norm,
-            clip_value=self.plan.clip_value,
+            learning_rate_schedule=self.plan.optimizer.schedule,
+            clip_norm=self.plan.optimizer.clip_norm,
+            clip_value=self.plan.optimizer.clip_value,
             on_gradient=self._notify_gradient if self._sends_batch_events else None,
         )
         self._final_schedule = ScheduleTensors(self.module_)
@@ -140,7 +137,7 @@ class AutoEncoderNet(NeuralNet):
 
     def get_iterator(self, dataset: Rows, training: bool = False) -> BatchLoader:
         """Return the batch loader over `dataset`."""
-        purpose = 0 if training else 1
+        purpose = Stream.TRAINING if training else Stream.VALIDATION
         shuffle, noise = seed_streams(self.plan.seed, self.plan.pass_index, purpose, n=2)
         return BatchLoader(
             dataset,
@@ -298,17 +295,15 @@ def train(
         If not even one epoch ended with a finite loss.
     """
     # skorch sets attributes on callbacks it is given: the caller keeps its own.
-    callbacks = {name: copy.deepcopy(value) for name, value in plan.callbacks.items()}
-    own = callbacks.pop("callbacks", None) or []
-    own = list(own) if isinstance(own, (list, tuple)) else [own]
+    own = copy.deepcopy(list(plan.callbacks))
     for callback in own:
-        _check_callback(callback[1] if isinstance(callback, tuple) else callback, valid_rows)
-    if plan.patience is not None:
-        own.append(("early_stopping", EarlyStopping(plan.patience, plan.tol, module.warmup)))
+        _check_callback(callback, valid_rows)
+    if plan.early_stopping is not None:
+        own.append(("early_stopping", StopEarly(plan.early_stopping, module.warmup)))
     if plan.verbose:
         own = [("epoch_timer", EpochTimer()), *own, ("print_log", PrintLog())]
-    net = AutoEncoderNet(module, plan, callbacks=own, verbose=plan.verbose, device=str(rows.device), **callbacks)
-    (stream,) = seed_streams(plan.seed, plan.pass_index, 2, n=1)
+    net = AutoEncoderNet(module, plan, callbacks=own, verbose=plan.verbose, device=str(rows.device))
+    (stream,) = seed_streams(plan.seed, plan.pass_index, Stream.LAYERS, n=1)
     module.train()
     trained = [param for param in module.parameters() if param.requires_grad]
     with threads_for(module, plan.batch_size), private_randomness(module, stream), torch.enable_grad():
@@ -334,20 +329,24 @@ def train(
 
 def _check_callback(callback: Any, valid_rows: Rows | None) -> None:
     """Raise a ValueError about a callback that cannot do here what it is for."""
-    if callback is None:  # the place of one that comes by its name
-        return
+    given = callback
+    if isinstance(callback, tuple) and len(callback) == 2 and isinstance(callback[0], str):
+        callback = callback[1]
     cls = callback if isinstance(callback, type) else type(callback)
     if not issubclass(cls, Callback):
-        raise ValueError(f"net_params['callbacks'] holds {callback!r}, which is no callback of skorch.")
+        raise ValueError(
+            f"callbacks holds {given!r}, which is no callback of skorch; it takes one or a list of them, of their classes or of "
+            "pairs (name, callback)."
+        )
     advice = ""
     if issubclass(cls, (EpochScoring, BatchScoring)):
         advice = "needs predictions, which training does not make; history_ has the loss, its terms and those of held-out rows"
     elif issubclass(cls, LRScheduler):
-        advice = "sets learning rates, which belong to learning_rate_schedule"
+        advice = "sets learning rates, which belong to optimizer__schedule"
     elif valid_rows is None and str(getattr(callback, "monitor", "")).startswith("valid_"):
         advice = f"monitors {callback.monitor!r}, but no rows are held out: set early_stopping=True, or monitor='train_loss'"
     if advice:
-        raise ValueError(f"net_params['callbacks']: {cls.__name__} {advice}.")
+        raise ValueError(f"callbacks: {cls.__name__} {advice}.")
 
 
 def _columns(history: list[dict[str, Any]]) -> dict[str, np.ndarray]:

@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import optim
 
+from skvae._spec import Spec, check_number, in_words
+from skvae.training.schedules import SCHEDULES
+
 
 class _LeanFused:
     """Fused Adam step over lists that are collected once instead of at every step.
@@ -95,6 +98,109 @@ OPTIMIZER_NAMES = tuple(sorted(set(_OPTIMIZERS) - {"lbfgs", "sparseadam", "muon"
 _NOT_PLAIN = {"fused", "foreach", "capturable", "differentiable", "amsgrad", "decoupled_weight_decay"}
 
 
+_REFUSED_LR = "Optimizer(lr=...) would be the estimator's learning rate: set learning_rate instead."
+
+
+class Optimizer(Spec):
+    """Specification of an optimizer, of the schedule of its learning rate and of the bounds of gradients.
+
+    The learning rate itself is the estimator's `learning_rate`.
+
+    Parameters
+    ----------
+    name : str or type of Optimizer, default="adam"
+        Name, in lower case, or class of an optimizer of torch. Adam and AdamW are fused.
+    schedule : {"cosine", "linear", "exponential", "constant"}, default="cosine"
+        How the learning rate falls over the run, to one hundredth at the end.
+    clip_norm : float or None, default=None
+        Largest norm of the gradient.
+    clip_value : float or None, default=None
+        Largest absolute entry of the gradient.
+    **params : dict
+        Further arguments of the optimizer, such as `weight_decay` or `momentum`.
+
+    Examples
+    --------
+    >>> from skvae import Optimizer, VAETransformer
+    >>> VAETransformer(optimizer=Optimizer("sgd", momentum=0.9)).get_params()["optimizer__momentum"]
+    0.9
+    >>> VAETransformer(optimizer="adamw").set_params(optimizer__clip_norm=1.0).optimizer
+    Optimizer(name='adamw', clip_norm=1.0)
+    """
+
+    def __init__(
+        self,
+        name: str | type[optim.Optimizer] = "adam",
+        *,
+        schedule: str = "cosine",
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        **params: Any,
+    ):
+        if "lr" in params:
+            raise ValueError(_REFUSED_LR)
+        self.name = name
+        self.schedule = schedule
+        self.clip_norm = clip_norm
+        self.clip_value = clip_value
+        self.params = params
+
+    def set_params(self, **params: Any) -> Optimizer:
+        """Change arguments.
+
+        Parameters
+        ----------
+        **params : dict
+            New values by name; the others stay.
+
+        Returns
+        -------
+        self : object
+            The specification itself.
+
+        Raises
+        ------
+        ValueError
+            If the optimizer has no argument of that name.
+        """
+        Optimizer(**{**self.get_params(), **params})._check_params()  # before anything changes
+        return super().set_params(**params)
+
+    def check(self) -> None:
+        """Look whether the arguments are in range, and are such as the optimizer has.
+
+        Raises
+        ------
+        ValueError
+            If they are not.
+        """
+        if isinstance(self.name, str) and self.name not in OPTIMIZER_NAMES:
+            raise ValueError(f"{self!r}: name={self.name!r} must be one of {in_words(OPTIMIZER_NAMES)}, or a class.")
+        if not isinstance(self.name, str) and not (isinstance(self.name, type) and issubclass(self.name, optim.Optimizer)):
+            given = self.name.__name__ if isinstance(self.name, type) else repr(self.name)
+            raise ValueError(f"{self!r}: name={given} must be a name or a subclass of torch.optim.Optimizer.")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"{self!r}: schedule={self.schedule!r} must be one of {in_words(SCHEDULES)}.")
+        check_number(self, "clip_norm", may_be_none=True)
+        check_number(self, "clip_value", may_be_none=True)
+        self._check_params()
+
+    def _check_params(self) -> None:
+        """Raise a ValueError about further arguments that the optimizer does not have."""
+        cls = _OPTIMIZERS.get(self.name) if isinstance(self.name, str) else self.name
+        if not self.params or not isinstance(cls, type):
+            return
+        takes = signature(cls).parameters
+        unknown = [name for name in self.params if name not in takes]
+        if unknown and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
+            own = ("name", "schedule", "clip_norm", "clip_value")
+            others = [name for name in takes if name not in ("params", "lr")]
+            raise ValueError(
+                f"{self!r}: {cls.__name__} has no argument {unknown[0]!r}; Optimizer takes {', '.join(own)}, and those of "
+                f"{cls.__name__}: {', '.join(others)}."
+            )
+
+
 def resolve_optimizer(
     optimizer: str | type[optim.Optimizer], params: dict[str, Any], device: torch.device
 ) -> tuple[type[optim.Optimizer], dict[str, Any]]:
@@ -112,7 +218,7 @@ def resolve_optimizer(
     if closure is not None and closure.default is closure.empty:
         raise ValueError(f"optimizer={cls.__name__} computes the loss several times a step, which the training loop does not do.")
     if "lr" in params:
-        raise ValueError("optimizer_params['lr'] belongs to the estimator: set learning_rate instead.")
+        raise ValueError(_REFUSED_LR)
     if cls in _LEAN and not set(params) & _NOT_PLAIN and device.type in ("cpu", "cuda"):
         return _LEAN[cls], {**params, "fused": True}
     return cls, dict(params)

@@ -11,7 +11,7 @@ from torch import nn
 from skvae.data import Table
 from skvae.inference.runner import chunks, place
 from skvae.modules import Batch, DenoisingModule
-from skvae.runtime.randomness import PrivateRandomness, private_randomness, seed_streams
+from skvae.runtime.randomness import PrivateRandomness, Stream, private_randomness, seed_streams
 from skvae.training.loader import Rows
 from skvae.training.net import DivergedError, Plan, train
 
@@ -45,8 +45,8 @@ def pretrain(module: DenoisingModule, rows: Rows, plan: Plan, n_epochs: int) -> 
         stages = list(module.stages())
     weight = rows.weight.cpu().numpy().astype(np.float64) if rows.is_weighted else None
     n_steps = n_epochs * -(-len(rows) // plan.batch_size)
-    alone = replace(plan, n_epochs=n_epochs, total_steps=n_steps, first_step=0, pass_index=0, patience=None, callbacks={})
-    for seed, stage in zip(seed_streams(plan.seed, 7, n=len(stages)), stages, strict=True):
+    alone = replace(plan, n_epochs=n_epochs, total_steps=n_steps, first_step=0, pass_index=0, early_stopping=None, callbacks=[])
+    for seed, stage in zip(seed_streams(plan.seed, Stream.PRETRAINING, n=len(stages)), stages, strict=True):
         stage.to(rows.device)
         outcome = train(stage, rows, None, replace(alone, seed=seed))
         if outcome.diverged:

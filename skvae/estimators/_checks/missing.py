@@ -10,7 +10,7 @@ import numpy as np
 from scipy import sparse
 from sklearn.utils._param_validation import MissingValues
 
-from skvae.data.columns import dense_rows, has_missing, row_blocks
+from skvae.data import Table
 
 # What `missing_values` takes.
 MISSING_VALUES = [MissingValues(numeric_only=True), None]
@@ -50,32 +50,13 @@ def mark_missing(X: Any, missing: Any) -> Any:
     return np.where(is_missing, X.dtype.type(np.nan), X) if is_missing.any() else X
 
 
-def missing_entries(X: Any) -> np.ndarray:
-    """How many entries of each column are NaN."""
-    if sparse.issparse(X):
-        rows_and_columns = X.tocoo()
-        return np.bincount(rows_and_columns.col[np.isnan(rows_and_columns.data)], minlength=X.shape[1])
-    return np.isnan(X).sum(axis=0)
-
-
-def empty_rows(X: Any) -> np.ndarray | None:
-    """Which rows have no entry that is not NaN; None if there is no such row."""
-    if not has_missing(X) or (sparse.issparse(X) and X.shape[1] > np.diff(X.indptr).max()):
-        return None
-    empty = np.concatenate([np.isnan(dense_rows(X, rows)).all(axis=1) for rows in row_blocks(*X.shape)])
-    return empty if empty.any() else None
-
-
-def check_missing(estimator: Any, X: Any) -> tuple[int, ...]:
-    """Positions of the columns that have missing entries; none may have no others."""
-    if getattr(estimator, "missing_values", None) is None or not has_missing(X):
-        return ()
-    n_missing = missing_entries(X)
-    empty = np.flatnonzero(n_missing == X.shape[0])
+def check_missing(estimator: Any, table: Table) -> None:
+    """Raise a ValueError about columns all of whose entries are missing."""
+    if not table.has_missing:
+        return
+    empty = np.flatnonzero(table.n_missing == table.n_rows)
     if len(empty):
-        names = getattr(estimator, "feature_names_in_", None)
-        listing = [int(j) if names is None else str(names[j]) for j in empty[:5]]
+        listing = [str(table.name(j)) if table.names is not None else int(j) for j in empty[:5]]
         raise ValueError(
             f"Column(s) {listing} of X have no entry that is not missing, so that there is nothing to learn; drop them."
         )
-    return tuple(int(j) for j in np.flatnonzero(n_missing))

@@ -8,13 +8,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from skvae.data.columns import dense_rows, has_missing
-from skvae.modules import Conv, Net
+from skvae._spec import Spec
+from skvae.data import Table
+from skvae.modules import MLP, Conv, Net
 
 
 def check_architecture(estimator: Any) -> None:
     """Refuse module instances: they would carry trained weights into the next fit and the next fold."""
-    for name, value in estimator.get_params(deep=False).items():
+    given = estimator.get_params(deep=False)
+    for owner in ("encoder", "decoder"):
+        spec = given.get(owner)
+        if isinstance(spec, (MLP, Conv)):
+            _check_activation(f"{owner}__activation", spec.activation)
+    for name, value in given.items():
         if isinstance(value, nn.Module):
             cls = type(value).__name__
             advice = {
@@ -23,36 +29,40 @@ def check_architecture(estimator: Any) -> None:
                 "corruption": "pass a function of a batch, or one of the names",
             }.get(name, f"pass the class {cls} or a name")
             raise ValueError(f"{name}={cls}(...) is a module instance, which would keep its weights between fits; {advice}.")
-        if name == "activation" and isinstance(value, type) and not issubclass(value, nn.Module):
-            raise ValueError(f"activation={value.__name__} is not a subclass of torch.nn.Module.")
-        if name == "activation" and isinstance(value, type):
-            try:
-                value()
-            except TypeError as error:
-                raise ValueError(f"activation={value.__name__} cannot be built without arguments: {error}") from error
+        if name == "activation":
+            _check_activation(name, value)
+        if isinstance(value, type) and issubclass(value, Spec):
+            raise ValueError(f"{name}={value.__name__} is a class; pass an instance, {value.__name__}(...).")
         if name in ("encoder", "decoder") and isinstance(value, type):
-            advice = "pass an instance, Conv(...)" if value is Conv else f"wrap it and its arguments: Net({value.__name__}, ...)"
-            raise ValueError(f"{name}={value.__name__} is a class; {advice}.")
+            raise ValueError(f"{name}={value.__name__} is a class; wrap it and its arguments: Net({value.__name__}, ...).")
 
 
-def check_hidden_layer_sizes(sizes: Any) -> tuple[int, ...]:
-    """Widths of hidden layers as a tuple."""
-    widths = np.atleast_1d(np.asarray(sizes)) if np.size(sizes) else np.empty(0, dtype=int)
-    if widths.ndim != 1 or widths.dtype.kind not in "iu" or (widths < 1).any():
-        raise ValueError(f"hidden_layer_sizes={sizes!r} must be a sequence of integers of at least 1, or empty.")
-    return tuple(int(width) for width in widths)
+def _check_activation(name: str, activation: Any) -> None:
+    """Raise a ValueError about a class that cannot be built as the activation of a layer."""
+    if not isinstance(activation, type):
+        return
+    if not issubclass(activation, nn.Module):
+        raise ValueError(f"{name}={activation.__name__} is not a subclass of torch.nn.Module.")
+    try:
+        activation()
+    except TypeError as error:
+        raise ValueError(f"{name}={activation.__name__} cannot be built without arguments: {error}") from error
 
 
-def check_network(module: nn.Module, encoder: Net | Conv | None, decoder: Net | Conv | None, activation: Any) -> None:
-    """Run rows through networks with parts of the user's own and report a misfit in words."""
+def check_network(module: nn.Module, encoder: Any, decoder: Any) -> None:
+    """Run rows through networks with parts of the user's own and report a misfit in words.
+
+    `encoder` and `decoder` are their specifications, or "tied" for a decoder that is as the encoder.
+    """
     device = next(module.parameters()).device
     n_codes = module.n_components * module.encoder_outputs_per_component
     for name, network, n_inputs, n_outputs in (
         ("encoder", module.encoder, module.n_encoder_inputs, n_codes),
         ("decoder", module.decoder, module.n_decoder_inputs, module.n_features),
     ):
-        spec: Any = {"encoder": encoder, "decoder": decoder}[name]
+        spec: Any = encoder if name == "encoder" or decoder == "tied" else decoder
         if not isinstance(spec, Net):
+            activation = getattr(spec, "activation", "")
             if isinstance(activation, str):
                 continue
             spec = f"with activation={activation.__name__}"
@@ -73,12 +83,12 @@ def check_network(module: nn.Module, encoder: Net | Conv | None, decoder: Net | 
             raise ValueError(f"The {name} {spec} returns {got}, {meaning} {n_outputs}.")
 
 
-def check_corruption(module: nn.Module, X: Any, batch_size: int) -> None:
+def check_corruption(module: nn.Module, table: Table, batch_size: int) -> None:
     """Call a corruption of the user's own once, as training will, and report what is wrong with it in words."""
-    # As many rows as in a step, of all parts of X: functions may rely on what columns are like within a batch.
-    rows, likelihood = dense_rows(X, slice(None, None, -(-X.shape[0] // batch_size))), module.likelihood
+    # As many rows as in a step, of all parts of the table: functions may rely on what columns are like within a batch.
+    rows, likelihood = table.source.read_exactly(slice(None, None, -(-table.n_rows // batch_size))), module.likelihood
     some = torch.from_numpy(rows.astype(np.float32)).to(likelihood.weight.device)
-    if has_missing(rows):
+    if table.has_missing:
         some = likelihood.to_data(likelihood.fill(likelihood.standardize(rows).to(some))[0])
     given = module.as_given(some)
     asked, shape = f"corruption={module.corruption!r}", tuple(given.shape)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -28,62 +28,12 @@ def check_sizes(name: str, value: Any) -> int | tuple[int, ...] | None:
     return tuple(int(size) for size in sizes)
 
 
-_NETWORK_OF_PRIOR = {"n_layers": Integral, "width": Integral, "n_heads": Integral, "dropout": Real}
-
-_TRAINING_OF_PRIOR = {"learning_rate": Real, "batch_size": Integral, "max_epochs": Integral}
-
-_WIDTH_OF_PRIOR, _HEADS_OF_PRIOR = 64, 4  # by default
-
-
-def check_prior_params(prior: str | None, params: dict[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Arguments of a prior's network, and of its training."""
-    if params and prior not in ("auto", "transformer", "pixelsnail"):
-        raise ValueError(f"prior_params={params!r} has no effect with prior={prior!r}, which is not trained; leave it None.")
-    known = {**_NETWORK_OF_PRIOR, **_TRAINING_OF_PRIOR}
-    for name, value in (params or {}).items():
-        if name not in known:
-            raise ValueError(f"prior_params has {name!r}; it takes {', '.join(known)}.")
-        takes, is_right = {
-            "dropout": ("a number of at least 0 and below 1", lambda value: 0 <= value < 1),
-            "learning_rate": ("a number above 0", lambda value: 0 < value < np.inf),
-        }.get(name, ("an integer of at least 1", lambda value: value >= 1))
-        if not isinstance(value, known[name]) or isinstance(value, bool) or not is_right(value):
-            raise ValueError(f"prior_params[{name!r}]={value!r} must be {takes}.")
-    given = params or {}
-    width, n_heads = given.get("width", _WIDTH_OF_PRIOR), given.get("n_heads", _HEADS_OF_PRIOR)
-    if width % n_heads:
-        raise ValueError(f"prior_params={given!r}: width={width} must be a multiple of n_heads={n_heads}.")
-    network, training = (
-        {name: given[name] for name in part if name in given} for part in (_NETWORK_OF_PRIOR, _TRAINING_OF_PRIOR)
-    )
-    return network, training
-
-
-# What `net_params` may hold: the rest of skorch's arguments are the estimators' own parameters or would be ignored.
-_OWNED = {
-    "module": "encoder and decoder",
-    "criterion": "likelihood",
-    "optimizer": "optimizer and optimizer_params",
-    "lr": "learning_rate",
-    "max_epochs": "max_epochs",
-    "batch_size": "batch_size",
-    "train_split": "early_stopping and validation_fraction",
-    "warm_start": "warm_start",
-    "verbose": "verbose",
-    "device": "device",
-}
-
-
-def check_net_params(net_params: dict[str, Any] | None) -> dict[str, Any]:
-    """Arguments that go straight to skorch."""
-    for key in net_params or {}:
-        root = key.split("__")[0]
-        if root == "callbacks":
-            continue
-        if root in _OWNED:
-            raise ValueError(f"net_params[{key!r}] belongs to the estimator: set {_OWNED[root]} instead.")
-        raise ValueError(f"net_params[{key!r}] has no effect here; net_params takes 'callbacks' and 'callbacks__*'.")
-    return dict(net_params or {})
+def list_callbacks(callbacks: Any) -> list[Any]:
+    """Callbacks as a list: one of them, or a pair of a name and one, is a list of one."""
+    if callbacks is None:
+        return []
+    is_pair = isinstance(callbacks, tuple) and len(callbacks) == 2 and isinstance(callbacks[0], str)
+    return list(callbacks) if isinstance(callbacks, (list, tuple)) and not is_pair else [callbacks]
 
 
 def check_anomaly_method(method: Any, default: str, *, splits: bool = False) -> str:

@@ -1,12 +1,22 @@
 """Likelihoods: how a row of the data scatters around what a decoder returns for it; one file each."""
 
-from skvae.modules.likelihoods.base import Likelihood
-from skvae.modules.likelihoods.bernoulli import Bernoulli
-from skvae.modules.likelihoods.gaussian import Gaussian
-from skvae.modules.likelihoods.laplace import Laplace
+from skvae.modules.likelihoods import bernoulli, gaussian, laplace
+from skvae.modules.likelihoods.base import Likelihood, LikelihoodSpec
 from skvae.modules.likelihoods.noise import NOISE_MODES
 from skvae.modules.likelihoods.units import MAX_STANDARDIZED
 
-LIKELIHOODS: dict[str, type[Likelihood]] = {cls.name: cls for cls in (Gaussian, Laplace, Bernoulli)}
+# A likelihood is a file and a line here.
+SPECS: tuple[type[LikelihoodSpec], ...] = (
+    gaussian.Gaussian,
+    laplace.Laplace,
+    bernoulli.Bernoulli,
+)
+LIKELIHOODS: dict[str, type[LikelihoodSpec]] = {spec.name: spec for spec in SPECS}
 
-__all__ = ["LIKELIHOODS", "MAX_STANDARDIZED", "NOISE_MODES", "Bernoulli", "Gaussian", "Laplace", "Likelihood"]
+
+def resolve_likelihood(likelihood: str | LikelihoodSpec) -> LikelihoodSpec:
+    """Specification of a likelihood: the one it is, or the one at its defaults that a name stands for."""
+    return LIKELIHOODS[likelihood]() if isinstance(likelihood, str) else likelihood
+
+
+__all__ = ["LIKELIHOODS", "MAX_STANDARDIZED", "NOISE_MODES", "Likelihood", "LikelihoodSpec", "resolve_likelihood"]

@@ -7,6 +7,7 @@ likelihoods know the units of the data.
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from skvae import functional as fn
-from skvae.modules.likelihoods.noise import Noise, NoNoise
+from skvae._spec import Spec, in_words
+from skvae.modules.likelihoods.noise import NOISE_MODES, Noise, NoNoise
 from skvae.modules.likelihoods.units import MAX_STANDARDIZED, Units
 
 
@@ -32,7 +34,6 @@ class Likelihood(nn.Module):
         See `Noise`; of likelihoods with noise.
     """
 
-    name: ClassVar[str]
     has_noise: ClassVar[bool] = True
     reads_raw: ClassVar[bool] = False  # whether the network works in the units of the data
     is_location_family: ClassVar[bool] = True  # whether draws around an output are draws around zero, shifted by it
@@ -50,7 +51,7 @@ class Likelihood(nn.Module):
         super().__init__()
         self.n_features = n_features
         self.units = Units(n_features, raw=self.reads_raw)
-        self.noise = self._make_noise(noise)
+        self.noise = self._make_noise(noise if isinstance(noise, str) else float(noise))
         self.register_buffer("training_weight", torch.full((n_features,), self.unit_weight))
         self.register_buffer("varying", torch.ones(n_features))
         self.has_constant = False
@@ -347,3 +348,21 @@ def zero_where_missing(values: NDArray[np.float64], target: Tensor) -> NDArray[n
     if missing.any():
         values[missing.numpy()] = 0.0
     return values
+
+
+class LikelihoodSpec(Spec):
+    """Specification of a likelihood: its module, the name that stands for it at its defaults, and its arguments."""
+
+    name: ClassVar[str]
+    module_class: ClassVar[type[Likelihood]]
+
+    def module(self, n_features: int) -> Likelihood:
+        """Build the likelihood of so many columns."""
+        return self.module_class(n_features, **self.get_params())
+
+
+def check_noise(spec: LikelihoodSpec, noise: Any) -> None:
+    """Raise a ValueError about noise that is none."""
+    is_scale = isinstance(noise, Real) and not isinstance(noise, bool) and 0.0 < float(noise) < np.inf
+    if not is_scale and not (isinstance(noise, str) and noise in NOISE_MODES):
+        raise ValueError(f"{spec!r}: noise={noise!r} must be one of {in_words(NOISE_MODES)}, or a number above 0.")

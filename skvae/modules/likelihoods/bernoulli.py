@@ -11,15 +11,14 @@ from torch import Tensor
 
 from skvae import functional as fn
 from skvae.data.sources import as_source
-from skvae.modules.likelihoods.base import Likelihood, zero_where_missing
+from skvae.modules.likelihoods.base import Likelihood, LikelihoodSpec, zero_where_missing
 
 _SURE = 1e-6  # least probability of what is predicted not to happen
 
 
-class Bernoulli(Likelihood):
+class BernoulliLikelihood(Likelihood):
     """Probabilities for entries in [0, 1]; the data is taken as it is, neither shifted nor scaled."""
 
-    name = "bernoulli"
     has_noise = False
     reads_raw = True
     is_location_family = False
@@ -80,3 +79,19 @@ class Bernoulli(Likelihood):
                 f"likelihood='bernoulli' takes values in [0, 1], but X ranges from {low:g} to {high:g}.{hint} "
                 "Rescale X (MinMaxScaler) or choose likelihood='gaussian'."
             )
+
+
+class Bernoulli(LikelihoodSpec):
+    """Probabilities of zeros and ones, for X in [0, 1], which is taken as it is; there is no noise.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skvae import Bernoulli, VAETransformer
+    >>> X = np.eye(8)[np.arange(64) % 8]
+    >>> VAETransformer(2, likelihood=Bernoulli(), max_epochs=2, random_state=0).fit(X).noise_scale_.tolist()
+    [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    """
+
+    name = "bernoulli"
+    module_class = BernoulliLikelihood

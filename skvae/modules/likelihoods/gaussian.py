@@ -8,13 +8,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skvae import functional as fn
-from skvae.modules.likelihoods.base import Likelihood
+from skvae.modules.likelihoods.base import Likelihood, LikelihoodSpec, check_noise
 
 
-class Gaussian(Likelihood):
+class GaussianLikelihood(Likelihood):
     """Normal noise; the noise scale is the standard deviation."""
 
-    name = "gaussian"
     energy = staticmethod(fn.gaussian_energy)
     log_normalizer = staticmethod(fn.gaussian_log_normalizer)
     unit_weight = 0.5
@@ -37,3 +36,38 @@ class Gaussian(Likelihood):
 
     def scatter_by(self, output: Tensor, noise: Tensor) -> Tensor:
         return self.locate(output) + noise * (2.0 * self.weight).rsqrt()
+
+
+class Gaussian(LikelihoodSpec):
+    """Normal noise around what the decoder returns.
+
+    Parameters
+    ----------
+    noise : {"auto", "feature", "shared"} or float, default="auto"
+        Scale of the noise, its standard deviation: estimated for every column, estimated as one scale for all, or fixed, in
+        the units of X. "auto" trains with one scale for all, and one unit of standardization, where all columns lie on one
+        grid, as pixels do. Estimated scales never fall below 1% of a column's standard deviation or its resolution over the
+        square root of 12.
+
+    Examples
+    --------
+    >>> from skvae import Gaussian, VAETransformer
+    >>> VAETransformer(likelihood=Gaussian(noise="shared")).get_params()["likelihood__noise"]
+    'shared'
+    """
+
+    name = "gaussian"
+    module_class = GaussianLikelihood
+
+    def __init__(self, noise: str | float = "auto"):
+        self.noise = noise
+
+    def check(self) -> None:
+        """Look whether the noise is one of those there are.
+
+        Raises
+        ------
+        ValueError
+            If it is not.
+        """
+        check_noise(self, self.noise)

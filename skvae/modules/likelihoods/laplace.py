@@ -10,13 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skvae import functional as fn
-from skvae.modules.likelihoods.base import Likelihood
+from skvae.modules.likelihoods.base import Likelihood, LikelihoodSpec, check_noise
 
 
-class Laplace(Likelihood):
+class LaplaceLikelihood(Likelihood):
     """Double-exponential noise, which forgives single large errors; the noise scale is the mean absolute deviation."""
 
-    name = "laplace"
     energy = staticmethod(fn.laplace_energy)
     log_normalizer = staticmethod(fn.laplace_log_normalizer)
     unit_weight = 1.0
@@ -45,3 +44,38 @@ class Laplace(Likelihood):
     def scatter_by(self, output: Tensor, noise: Tensor) -> Tensor:
         tail = (2.0 * fn.normal_cdf(-noise.abs())).clamp(min=torch.finfo(noise.dtype).tiny)
         return self.locate(output) - noise.sign() * tail.log() / self.weight
+
+
+class Laplace(LikelihoodSpec):
+    """Double-exponential noise around what the decoder returns, which forgives single large errors.
+
+    Parameters
+    ----------
+    noise : {"auto", "feature", "shared"} or float, default="auto"
+        Scale of the noise, its mean absolute deviation: estimated for every column, estimated as one scale for all, or fixed, in
+        the units of X. "auto" trains with one scale for all, and one unit of standardization, where all columns lie on one
+        grid, as pixels do. Estimated scales never fall below 1% of a column's standard deviation or its resolution over the
+        square root of 12.
+
+    Examples
+    --------
+    >>> from skvae import Laplace, VAETransformer
+    >>> VAETransformer(likelihood=Laplace(noise="shared")).get_params()["likelihood__noise"]
+    'shared'
+    """
+
+    name = "laplace"
+    module_class = LaplaceLikelihood
+
+    def __init__(self, noise: str | float = "auto"):
+        self.noise = noise
+
+    def check(self) -> None:
+        """Look whether the noise is one of those there are.
+
+        Raises
+        ------
+        ValueError
+            If it is not.
+        """
+        check_noise(self, self.noise)

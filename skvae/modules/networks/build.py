@@ -9,7 +9,10 @@ from torch import nn
 
 from skvae.modules.networks.convolution import Shape, conv_decoder, conv_encoder
 from skvae.modules.networks.layers import ACTIVATIONS, mlp, tied_mlp
-from skvae.modules.networks.specs import Conv, Net
+from skvae.modules.networks.specs import MLP, Conv, Layered, Net
+
+Network = MLP | Conv | Net
+TIED = "tied"
 
 
 def build_networks(
@@ -18,15 +21,14 @@ def build_networks(
     n_codes: int,
     *,
     hidden_layer_sizes: Sequence[int] = (128, 64),
-    encoder: Net | Conv | None = None,
-    decoder: Net | Conv | None = None,
+    activation: str | type[nn.Module] = "relu",
+    encoder: Network | None = None,
+    decoder: Network | str | None = None,
     image_shape: Shape | None = None,
-    tied_weights: bool = False,
     code_activation: str = "identity",
     n_conditions: int = 0,
     encode_condition: bool = False,
     n_indicators: int = 0,
-    **hidden: Any,
 ) -> tuple[nn.Module, nn.Module]:
     """Build an encoder and a decoder: perceptrons, convolutions for images, or networks of the user's own.
 
@@ -35,14 +37,8 @@ def build_networks(
     n_features, n_components : int
     n_codes : int
         Outputs of the encoder: a multiple of `n_components`, the code first.
-    hidden_layer_sizes : sequence of int
-        Widths of the encoder's hidden layers; the decoder mirrors them.
-    encoder, decoder : Net, Conv or None
-        Specifications; None is a perceptron, or a convolutional network where there is an `image_shape`.
-    image_shape : tuple of int or None
-        Channels, height and width.
-    tied_weights : bool
-        Have the decoder use the encoder's weights, transposed.
+    hidden_layer_sizes, activation, encoder, decoder, image_shape
+        See `resolve_networks`.
     code_activation : str
         Activation of the code.
     n_conditions : int
@@ -51,8 +47,6 @@ def build_networks(
         Have them beside the rows as inputs of the encoder, too.
     n_indicators : int
         Further inputs of the encoder: which entries are missing.
-    **hidden : dict
-        `activation`, `dropout` and `normalization` of the hidden layers.
 
     Returns
     -------
@@ -63,59 +57,106 @@ def build_networks(
     ValueError
         If the specifications do not go together.
     """
-    check_networks(encoder, decoder, image_shape, tied_weights)
-    sizes = tuple(hidden_layer_sizes)
-    if image_shape is not None:
-        encoder = Conv() if encoder is None else encoder
-        decoder = (encoder if isinstance(encoder, Conv) else Conv()) if decoder is None else decoder
+    down, up = resolve_networks(encoder, decoder, hidden_layer_sizes, activation, image_shape)
     n_beside = n_indicators + (n_conditions if encode_condition else 0)
     first: Any
-    if isinstance(encoder, Net):
-        first = encoder.build(n_features + n_beside, n_codes)
-    elif isinstance(encoder, Conv):
+    if isinstance(down, Net):
+        first = down.build(n_features + n_beside, n_codes)
+    elif isinstance(down, Conv):
         assert image_shape is not None
-        first = conv_encoder(encoder, image_shape, n_codes, sizes, n_beside, **hidden)
+        first = conv_encoder(down, image_shape, n_codes, down.hidden_layer_sizes, n_beside, **down.hidden)
     else:
-        first = mlp(n_features + n_beside, sizes, n_codes, **hidden)
+        first = mlp(n_features + n_beside, down.hidden_layer_sizes, n_codes, **down.hidden)
     second: nn.Module
-    if isinstance(decoder, Net):
-        second = decoder.build(n_components + n_conditions, n_features)
-    elif isinstance(decoder, Conv):
+    source, n_inputs = None, n_components + n_conditions
+    if isinstance(up, str):
+        assert isinstance(down, Layered)
+        source, up = first, mirrored(down)
+    if isinstance(up, Net):
+        second = up.build(n_inputs, n_features)
+    elif isinstance(up, Conv):
         assert image_shape is not None
-        source = first if tied_weights else None
-        second = conv_decoder(decoder, image_shape, n_components + n_conditions, sizes, tied_to=source, **hidden)
-    elif tied_weights:
-        second = tied_mlp(first, n_components, n_features, **hidden)
+        second = conv_decoder(up, image_shape, n_inputs, up.hidden_layer_sizes[::-1], tied_to=source, **up.hidden)
+    elif source is not None:
+        second = tied_mlp(source, n_components, n_features, **up.hidden)
     else:
-        second = mlp(n_components + n_conditions, sizes[::-1], n_features, **hidden)
+        second = mlp(n_inputs, up.hidden_layer_sizes, n_features, **up.hidden)
     if code_activation != "identity":
         layers = first if type(first) is nn.Sequential else [first]
         first = nn.Sequential(*layers, ACTIVATIONS[code_activation]())
     return first, second
 
 
-def check_networks(encoder: Net | Conv | None, decoder: Net | Conv | None, image_shape: Shape | None, tied_weights: bool) -> None:
-    """Raise a ValueError about specifications that do not go together."""
+def resolve_networks(
+    encoder: Network | None,
+    decoder: Network | str | None,
+    hidden_layer_sizes: Sequence[int],
+    activation: str | type[nn.Module],
+    image_shape: Shape | None,
+) -> tuple[Network, Network | str]:
+    """Complete specifications of an encoder and a decoder, which go together.
+
+    Parameters
+    ----------
+    encoder : MLP, Conv, Net or None
+        None is a perceptron, or a convolutional network where there is an `image_shape`.
+    decoder : MLP, Conv, Net, "tied" or None
+        None mirrors the encoder; "tied" has the encoder's weights, transposed, too.
+    hidden_layer_sizes : sequence of int
+        Widths of the encoder's hidden layers, where it has none of its own; the decoder's are those of the encoder, in reverse.
+    activation : str or type of Module
+        Their activation, likewise.
+    image_shape : tuple of int or None
+        Channels, height and width.
+
+    Returns
+    -------
+    encoder, decoder : MLP, Conv, Net or "tied"
+        Nothing in them is None that could be filled in.
+
+    Raises
+    ------
+    ValueError
+        If they do not go together.
+    """
     for name, spec in (("encoder", encoder), ("decoder", decoder)):
-        if isinstance(spec, Conv):
+        if isinstance(spec, Layered):
             spec.check()
-            if image_shape is None:
-                raise ValueError(
-                    f"{name}={spec!r} convolves images: set image_shape=(channels, height, width), or pass X of that shape, "
-                    "(n_samples, channels, height, width)."
-                )
-        if tied_weights and isinstance(spec, Net):
-            raise ValueError(f"tied_weights=True needs a decoder that mirrors the encoder, which {name}={spec!r} does not.")
-    if not tied_weights or image_shape is None:
-        return
-    mirrored = Conv() if encoder is None else encoder
-    assert isinstance(mirrored, Conv)
-    if mirrored.residual_blocks or mirrored.upsampling != "transposed":
+        if isinstance(spec, Conv) and image_shape is None:
+            raise ValueError(
+                f"{name}={spec!r} convolves images: set image_shape=(channels, height, width), or pass X of that shape, "
+                "(n_samples, channels, height, width)."
+            )
+    default: MLP | Conv = MLP() if image_shape is None else Conv()
+    down = default if encoder is None else encoder
+    down = down.filled(hidden_layer_sizes, activation) if isinstance(down, Layered) else down
+    if isinstance(decoder, str):
+        _check_tied(down)
+        return down, decoder
+    mirror = mirrored(down) if isinstance(down, Layered) else mirrored(default.filled(hidden_layer_sizes, activation))
+    if decoder is None:
+        return down, mirror
+    return down, decoder.filled(mirror.hidden_layer_sizes, mirror.activation) if isinstance(decoder, Layered) else decoder
+
+
+def mirrored(spec: MLP | Conv) -> MLP | Conv:
+    """Specification of the decoder that mirrors an encoder."""
+    return type(spec)(**{**spec.get_params(), "hidden_layer_sizes": spec.hidden_layer_sizes[::-1]})
+
+
+def _check_tied(encoder: Network) -> None:
+    """Raise a ValueError about an encoder that a decoder cannot share its weights with."""
+    if isinstance(encoder, Net):
+        raise ValueError(f"decoder='tied' needs an encoder that it can mirror, which encoder={encoder!r} is not.")
+    if not can_tie(encoder):
         raise ValueError(
-            f"tied_weights=True needs a decoder that mirrors the encoder: encoder={mirrored!r} must have residual_blocks=0 and "
+            f"decoder='tied' needs an encoder that it can mirror: encoder={encoder!r} must have residual_blocks=0 and "
             "upsampling='transposed'."
         )
-    if decoder is not None and decoder != mirrored:
-        raise ValueError(
-            f"tied_weights=True needs a decoder that mirrors the encoder: decoder={decoder!r}, but encoder={mirrored!r}."
-        )
+
+
+def can_tie(encoder: Network) -> bool:
+    """Whether a decoder can have the weights of an encoder, transposed."""
+    return isinstance(encoder, MLP) or (
+        isinstance(encoder, Conv) and not encoder.residual_blocks and encoder.upsampling == "transposed"
+    )

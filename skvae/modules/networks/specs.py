@@ -4,57 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, Self
 
-import joblib
 import numpy as np
 from torch import Tensor, nn
 
+from skvae._spec import Spec, check_count, check_fraction, in_words
+from skvae.modules.networks.layers import ACTIVATIONS, NORMALIZATIONS
+
 UPSAMPLINGS = ("transposed", "nearest")
-
-
-class Spec:
-    """Arguments with ``get_params`` and ``set_params``, which searches reach as ``encoder__<name>``."""
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the arguments by name."""
-        raise NotImplementedError
-
-    def set_params(self, **params: Any) -> Spec:
-        """Change arguments."""
-        raise NotImplementedError
-
-    def __eq__(self, other: object) -> bool:
-        if type(other) is not type(self):
-            return False
-        mine, others = self._compared(), other._compared()  # type: ignore[attr-defined]
-        return mine.keys() == others.keys() and all(_is_same(value, others[name]) for name, value in mine.items())
-
-    def _compared(self) -> dict[str, Any]:
-        """Arguments in the form in which they are compared."""
-        return self.get_params()
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-def _is_same(one: Any, other: Any) -> bool:
-    """Whether two arguments are the same, be they arrays, or of a class without a comparison of its own."""
-    if one is other:
-        return True
-    try:
-        if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
-            equal = np.array_equal(one, other)
-        else:
-            equal = one == other
-            equal = equal if isinstance(equal, (bool, np.bool_)) else np.array_equal(one, other)
-    except Exception:
-        equal = False
-    if equal:
-        return True
-    try:  # copies of containers of arrays, of NaN, and of instances
-        return bool(joblib.hash(one) == joblib.hash(other))
-    except Exception:  # what cannot be pickled
-        return False
+CELLS: dict[str, type[nn.RNNBase]] = {"gru": nn.GRU, "lstm": nn.LSTM}
 
 
 class Net(Spec):
@@ -86,52 +45,12 @@ class Net(Spec):
         if not (isinstance(module_class, type) and issubclass(module_class, nn.Module)):
             kind = "an instance of a Module" if isinstance(module_class, nn.Module) else repr(module_class)
             raise TypeError(f"Net takes a subclass of torch.nn.Module, not {kind}; pass the class and its arguments.")
-        self.module_class = module_class
-        self.params = self._checked(params)
-
-    @staticmethod
-    def _checked(params: dict[str, Any]) -> dict[str, Any]:
         for name, value in params.items():
             if isinstance(value, (nn.Module, Tensor)):
                 kind = type(value).__name__
                 raise TypeError(f"Net(..., {name}={kind}(...)) would carry weights from one fit to the next; pass plain values.")
-        return params
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the class and its keyword arguments by name.
-
-        Parameters
-        ----------
-        deep : bool, default=True
-            Has no effect; searches pass it.
-
-        Returns
-        -------
-        params : dict
-        """
-        return {"module_class": self.module_class, **self.params}
-
-    def set_params(self, **params: Any) -> Net:
-        """Change keyword arguments.
-
-        Parameters
-        ----------
-        **params : dict
-            New values by name; the others stay.
-
-        Returns
-        -------
-        self : object
-            The specification itself.
-
-        Raises
-        ------
-        TypeError
-            If a value is a module or a tensor.
-        """
-        self.module_class = params.pop("module_class", self.module_class)
-        self.params = {**self.params, **self._checked(params)}
-        return self
+        self.module_class = module_class
+        self.params = params
 
     def build(self, n_inputs: int, n_outputs: int) -> nn.Module:
         """Build the network.
@@ -159,80 +78,35 @@ class Net(Spec):
             what = f"{type(error).__name__}: {error}"
             raise ValueError(f"{self!r} cannot be built with n_inputs={n_inputs} and n_outputs={n_outputs}: {what}") from error
 
-    def __repr__(self) -> str:
-        arguments = "".join(f", {name}={value!r}" for name, value in self.params.items())
-        return f"Net({self.module_class.__name__}{arguments})"
 
+class Layered(Spec):
+    """What the specifications of hidden layers share.
 
-class Conv(Spec):
-    """Specification of a convolutional network for images.
-
-    Every entry of `channels` halves the image's sides in the encoder and doubles them in the decoder; the estimator's hidden
-    layers lie between the convolutions and the code. A decoder that is left None mirrors the encoder's specification.
-
-    Parameters
-    ----------
-    channels : sequence of int, default=(32, 64)
-        Channels behind each halving, from the image inward, for encoder and decoder alike.
-    residual_blocks : int, default=0
-        Residual blocks, of two convolutions each, at every size.
-    upsampling : {"transposed", "nearest"}, default="transposed"
-        How a decoder doubles the sides: transposed convolutions, or nearest neighbors and a convolution.
-
-    Examples
-    --------
-    >>> from skvae import Conv, VAETransformer
-    >>> vae = VAETransformer(image_shape=(1, 28, 28), encoder=Conv(channels=(16, 32), residual_blocks=1))
-    >>> vae.set_params(encoder__residual_blocks=2).encoder
-    Conv(channels=(16, 32), residual_blocks=2)
+    Widths and activation that are None are the estimator's own, see `filled`.
     """
 
-    def __init__(self, channels: Sequence[int] = (32, 64), *, residual_blocks: int = 0, upsampling: str = "transposed"):
-        self.channels = channels
-        self.residual_blocks = residual_blocks
-        self.upsampling = upsampling
+    hidden_layer_sizes: Any
+    activation: Any
+    dropout: float
+    normalization: str | None
 
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the arguments by name.
+    @property
+    def hidden(self) -> dict[str, Any]:
+        """What layers are built by: `activation`, `dropout` and `normalization`."""
+        return {"activation": self.activation, "dropout": self.dropout, "normalization": self.normalization}
 
-        Parameters
-        ----------
-        deep : bool, default=True
-            Has no effect; searches pass it.
-
-        Returns
-        -------
-        params : dict
-        """
-        return {"channels": self.channels, "residual_blocks": self.residual_blocks, "upsampling": self.upsampling}
-
-    def set_params(self, **params: Any) -> Conv:
-        """Change arguments.
-
-        Parameters
-        ----------
-        **params : dict
-            New values by name; the others stay.
-
-        Returns
-        -------
-        self : object
-            The specification itself.
-
-        Raises
-        ------
-        ValueError
-            If there is no argument of that name.
-        """
-        for name, value in params.items():
-            if name not in self.get_params():
-                raise ValueError(f"Conv has no parameter {name!r}; it has {', '.join(self.get_params())}.")
-            setattr(self, name, value)
-        return self
+    def filled(self, hidden_layer_sizes: Sequence[int], activation: str | type[nn.Module]) -> Self:
+        """Copy with widths and activation in place of those that are None."""
+        sizes = hidden_layer_sizes if self.hidden_layer_sizes is None else self.hidden_layer_sizes
+        activation = activation if self.activation is None else self.activation
+        return type(self)(**{**self.get_params(), "hidden_layer_sizes": layer_sizes(sizes), "activation": activation})
 
     def _compared(self) -> dict[str, Any]:
-        listed = isinstance(self.channels, (list, tuple, np.ndarray))
-        return {**self.get_params(), "channels": np.asarray(self.channels).tolist() if listed else self.channels}
+        """Arguments, of which sequences are lists: tuples and arrays of the same numbers are the same."""
+        return {
+            name: np.asarray(value).tolist() if isinstance(value, (list, tuple, np.ndarray)) else value
+            for name, value in self.get_params().items()
+        }
 
     def check(self) -> None:
         """Look whether the arguments are in range.
@@ -242,16 +116,187 @@ class Conv(Spec):
         ValueError
             If one is not.
         """
-        listed = isinstance(self.channels, (list, tuple)) or (isinstance(self.channels, np.ndarray) and self.channels.ndim == 1)
-        channels = tuple(self.channels) if listed else None
-        if channels is None or not all(isinstance(c, Integral) and int(c) >= 1 for c in channels):
+        if self.hidden_layer_sizes is not None:
+            try:
+                layer_sizes(self.hidden_layer_sizes)
+            except ValueError as error:
+                raise ValueError(f"{self!r}: {str(error).rstrip('.')}, or None for the estimator's own.") from None
+        if isinstance(self.activation, nn.Module):
+            cls = type(self.activation).__name__
+            raise ValueError(
+                f"{type(self).__name__}(activation={cls}(...)) holds a module instance, which would keep its weights between "
+                f"fits; pass the class {cls} or a name."
+            )
+        if isinstance(self.activation, str) and self.activation not in ACTIVATIONS:
+            raise ValueError(f"{self!r}: activation={self.activation!r} must be one of {in_words(ACTIVATIONS)}, or a class.")
+        if not isinstance(self.activation, (str, type, type(None))):
+            raise ValueError(
+                f"{self!r}: activation={self.activation!r} must be a name, a class, or None for the estimator's own."
+            )
+        check_fraction(self, "dropout")
+        if self.normalization is not None and self.normalization not in NORMALIZATIONS:
+            raise ValueError(
+                f"{self!r}: normalization={self.normalization!r} must be one of {in_words(NORMALIZATIONS)}, or None."
+            )
+
+
+def layer_sizes(sizes: Any) -> tuple[int, ...]:
+    """Widths of hidden layers as a tuple; raises a ValueError if they are none."""
+    widths = np.atleast_1d(np.asarray(sizes)) if np.size(sizes) else np.empty(0, dtype=int)
+    if widths.ndim != 1 or widths.dtype.kind not in "iu" or (widths < 1).any():
+        raise ValueError(f"hidden_layer_sizes={sizes!r} must be a sequence of integers of at least 1, or empty.")
+    return tuple(int(width) for width in widths)
+
+
+def _are_counts(values: Any) -> bool:
+    """Whether values are a sequence of integers of at least 1."""
+    listed = isinstance(values, (list, tuple)) or (isinstance(values, np.ndarray) and values.ndim == 1)
+    return listed and all(isinstance(value, Integral) and int(value) >= 1 for value in values)
+
+
+class MLP(Layered):
+    """Specification of a perceptron.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : array-like of int or None, default=None
+        Widths of the hidden layers, from the input on; empty for a linear map. None takes the estimator's own
+        `hidden_layer_sizes` for an encoder, and those of the encoder, in reverse, for a decoder.
+    activation : str, type of Module or None, default=None
+        Activation of the hidden layers; None takes that of the encoder, or the estimator's own `activation`.
+    dropout : float, default=0.0
+        Probability of zeroing a hidden unit in training.
+    normalization : {"batch", "layer"} or None, default=None
+        Normalization before each activation.
+
+    Examples
+    --------
+    >>> from skvae import MLP, AutoEncoder
+    >>> ae = AutoEncoder(encoder=MLP((128, 64), dropout=0.1))
+    >>> ae.set_params(encoder__normalization="batch").encoder
+    MLP(hidden_layer_sizes=(128, 64), dropout=0.1, normalization='batch')
+    >>> AutoEncoder(hidden_layer_sizes=(32,)).set_params(encoder__dropout=0.1).encoder
+    MLP(dropout=0.1)
+    """
+
+    def __init__(
+        self,
+        hidden_layer_sizes: Any = None,
+        activation: Any = None,
+        *,
+        dropout: float = 0.0,
+        normalization: str | None = None,
+    ):
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.dropout = dropout
+        self.normalization = normalization
+
+
+class Conv(Layered):
+    """Specification of a convolutional network for images.
+
+    Every entry of `channels` halves the image's sides in the encoder and doubles them in the decoder; hidden layers lie between
+    the convolutions and the code. A decoder that is left None mirrors the encoder's specification.
+
+    Parameters
+    ----------
+    channels : sequence of int, default=(32, 64)
+        Channels behind each halving, from the image inward, for encoder and decoder alike.
+    residual_blocks : int, default=0
+        Residual blocks, of two convolutions each, at every size.
+    upsampling : {"transposed", "nearest"}, default="transposed"
+        How a decoder doubles the sides: transposed convolutions, or nearest neighbors and a convolution.
+    hidden_layer_sizes : array-like of int or None, default=None
+        Widths of the hidden layers between convolutions and code, from the input on. None takes the estimator's own
+        `hidden_layer_sizes` for an encoder, and those of the encoder, in reverse, for a decoder.
+    activation : str, type of Module or None, default=None
+        Activation of all hidden layers, convolutions included; None takes that of the encoder, or the estimator's own
+        `activation`.
+    dropout : float, default=0.0
+        Probability of zeroing a hidden unit in training.
+    normalization : {"batch", "layer"} or None, default=None
+        Normalization before each activation.
+
+    Examples
+    --------
+    >>> from skvae import Conv, VAETransformer
+    >>> vae = VAETransformer(image_shape=(1, 28, 28), encoder=Conv(channels=(16, 32), residual_blocks=1))
+    >>> vae.set_params(encoder__residual_blocks=2).encoder
+    Conv(channels=(16, 32), residual_blocks=2)
+    """
+
+    def __init__(
+        self,
+        channels: Any = (32, 64),
+        *,
+        residual_blocks: int = 0,
+        upsampling: str = "transposed",
+        hidden_layer_sizes: Any = None,
+        activation: Any = None,
+        dropout: float = 0.0,
+        normalization: str | None = None,
+    ):
+        self.channels = channels
+        self.residual_blocks = residual_blocks
+        self.upsampling = upsampling
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.dropout = dropout
+        self.normalization = normalization
+
+    def check(self) -> None:
+        """Look whether the arguments are in range.
+
+        Raises
+        ------
+        ValueError
+            If one is not.
+        """
+        super().check()
+        if not _are_counts(self.channels):
             raise ValueError(f"{self!r}: channels={self.channels!r} must be a sequence of integers of at least 1.")
         if not isinstance(self.residual_blocks, Integral) or int(self.residual_blocks) < 0:
             raise ValueError(f"{self!r}: residual_blocks={self.residual_blocks!r} must be an integer of at least 0.")
         if self.upsampling not in UPSAMPLINGS:
-            raise ValueError(f"{self!r}: upsampling={self.upsampling!r} must be one of {', '.join(map(repr, UPSAMPLINGS))}.")
+            raise ValueError(f"{self!r}: upsampling={self.upsampling!r} must be one of {in_words(UPSAMPLINGS)}.")
 
-    def __repr__(self) -> str:
-        defaults = Conv().get_params()
-        changed = {name: value for name, value in self.get_params().items() if repr(value) != repr(defaults[name])}
-        return f"Conv({', '.join(f'{name}={value!r}' for name, value in changed.items())})"
+
+class Recurrent(Spec):
+    """Specification of a recurrent network for sequences.
+
+    Parameters
+    ----------
+    cell : {"gru", "lstm"}, default="lstm"
+        Kind of the network.
+    n_layers : int, default=1
+        Its layers.
+    dropout : float, default=0.0
+        Probability of zeroing a unit between two layers in training.
+
+    Examples
+    --------
+    >>> from skvae import TDVAE, Recurrent
+    >>> TDVAE(encoder=Recurrent("gru", n_layers=2)).set_params(encoder__dropout=0.1).encoder
+    Recurrent(cell='gru', n_layers=2, dropout=0.1)
+    """
+
+    def __init__(self, cell: str = "lstm", *, n_layers: int = 1, dropout: float = 0.0):
+        self.cell = cell
+        self.n_layers = n_layers
+        self.dropout = dropout
+
+    def check(self) -> None:
+        """Look whether the arguments are in range.
+
+        Raises
+        ------
+        ValueError
+            If one is not.
+        """
+        if self.cell not in CELLS:
+            raise ValueError(f"{self!r}: cell={self.cell!r} must be one of {in_words(CELLS)}.")
+        check_count(self, "n_layers")
+        check_fraction(self, "dropout")
+        if self.dropout > 0.0 and self.n_layers == 1:
+            raise ValueError(f"{self!r}: dropout={self.dropout!r} acts between layers, of which n_layers=1 leaves one; raise it.")

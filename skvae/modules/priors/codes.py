@@ -19,7 +19,7 @@ CodeShape = tuple[int, ...]
 _MOST_ENTRIES = 2**22  # of a histogram per class
 
 
-class CodePrior(TrainableModule):
+class CodePriorModule(TrainableModule):
     """Distribution of one level's codes, given those of the levels above and a condition.
 
     A row is a vector of floats, which hold codes exactly: the levels above, top first, then this level's own codes.
@@ -239,13 +239,13 @@ def smoothed(counts: Tensor, smoothing: float = 1.0) -> Tensor:
     return (counts + smoothing) / (counts + smoothing).sum(-1, keepdim=True)
 
 
-class UniformPrior(CodePrior):
+class UniformPrior(CodePriorModule):
     """Every code as likely as any other, at every position.
 
     Parameters
     ----------
     shape, n_embeddings, upper, n_conditions
-        See `CodePrior`.
+        See `CodePriorModule`.
 
     Examples
     --------
@@ -264,7 +264,7 @@ class UniformPrior(CodePrior):
         return self.log_frequency.expand(len(codes), self.n_codes, self.n_embeddings)
 
 
-class HistogramPrior(CodePrior):
+class HistogramPrior(CodePriorModule):
     """Independent codes, as frequent at each position as they are in the training rows, plus one.
 
     Where conditions are labels, one of `n_conditions` entries being one and the others zero, there is a histogram for each
@@ -273,7 +273,7 @@ class HistogramPrior(CodePrior):
     Parameters
     ----------
     shape, n_embeddings, upper, n_conditions
-        See `CodePrior`; the levels above are ignored.
+        See `CodePriorModule`; the levels above are ignored.
     smoothing : float, default=1.0
         Added to every count.
 
@@ -309,7 +309,7 @@ class HistogramPrior(CodePrior):
         return self.frequency.numel()
 
     def fit_counts(self, codes: Any, weight: Any = None, condition: Any = None, *, remembered: float = 0.0) -> None:
-        """Count codes; see `CodePrior.fit_counts`."""
+        """Count codes; see `CodePriorModule.fit_counts`."""
         codes = torch.as_tensor(codes).long().cpu()
         weight = None if weight is None else torch.as_tensor(weight).cpu()
         labels = _labels(condition) if self.n_conditions and len(self.frequency) == self.n_conditions else None
@@ -342,7 +342,7 @@ def _labels(condition: Any) -> Tensor | None:
     return condition.argmax(1) if one_hot else None
 
 
-class AutoregressivePrior(CodePrior):
+class AutoregressivePrior(CodePriorModule):
     """A prior that goes from code to code, each given those before it; a network departs from a histogram.
 
     The frequencies of codes by position stand beside the network's output, so that a network whose last layer is zero is
@@ -352,7 +352,7 @@ class AutoregressivePrior(CodePrior):
     Parameters
     ----------
     shape, n_embeddings, upper, n_conditions
-        See `CodePrior`.
+        See `CodePriorModule`.
     """
 
     learns = True
@@ -368,7 +368,7 @@ class AutoregressivePrior(CodePrior):
         self.register_buffer("share", torch.ones(()))
 
     def fit_counts(self, codes: Any, weight: Any = None, condition: Any = None, *, remembered: float = 0.0) -> None:
-        """Start from the frequencies of codes by position; see `CodePrior.fit_counts`."""
+        """Start from the frequencies of codes by position; see `CodePriorModule.fit_counts`."""
         codes = torch.as_tensor(codes).long().cpu()
         weight = None if weight is None else torch.as_tensor(weight).cpu()
         counts = count(codes, self.n_embeddings, weight) + faded(self.counts, remembered)
@@ -402,7 +402,7 @@ class AutoregressivePrior(CodePrior):
         top_k: int | None = None,
         cache: bool = True,
     ) -> Tensor:
-        """Draw one code after the other; see `CodePrior.draw`.
+        """Draw one code after the other; see `CodePriorModule.draw`.
 
         Without the cache the whole network is computed anew for every code, which gives the same codes in more time, but
         for rounding: both want double precision.

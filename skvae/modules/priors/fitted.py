@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +41,7 @@ class FittedGaussian(FittedPrior):
 
     def __init__(self, n_components: int):
         super().__init__(n_components)
+        self.moments = np.zeros(n_components), np.eye(n_components)
         self.register_buffer("mean", torch.zeros(n_components))
         self.register_buffer("whitening", torch.eye(n_components))
         self.register_buffer("secant", torch.ones(n_components))
@@ -50,12 +52,37 @@ class FittedGaussian(FittedPrior):
         return self.n_components
 
     @torch.no_grad()
-    def fit(self, mean: NDArray[np.float64], covariance: NDArray[np.float64]) -> None:
-        """Set the moments: mean ``(n_components,)`` and a positive definite covariance."""
+    def fit(
+        self, mean: NDArray[np.float64], covariance: NDArray[np.float64], *, share: float = 1.0
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Set the moments, and return them.
+
+        Parameters
+        ----------
+        mean : ndarray of shape (n_components,)
+        covariance : ndarray of shape (n_components, n_components)
+            Positive definite.
+        share : float, default=1.0
+            Weight of these codes; those of earlier calls have the rest.
+        """
+        if share < 1.0:
+            before, apart = self.moments, mean - self.moments[0]
+            mean = before[0] + share * apart
+            covariance = (1 - share) * before[1] + share * covariance + share * (1 - share) * np.outer(apart, apart)
+        self.moments = mean, covariance
         exact = torch.from_numpy(covariance)
         self.mean.copy_(torch.from_numpy(mean))
         self.whitening.copy_(torch.linalg.inv(torch.linalg.cholesky(exact)))
         self.secant.copy_(_SECANT * exact.diagonal().sqrt())
+        return self.moments
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return what `state_dict` keeps beside the tensors: the moments in double precision."""
+        return {"mean": self.moments[0], "covariance": self.moments[1]}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what `get_extra_state` returned."""
+        self.moments = state["mean"], state["covariance"]
 
     def log_prob(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         white = (z - self.mean) @ self.whitening.mT

@@ -162,7 +162,7 @@ class PixelSNAILPrior(AutoregressivePrior):
     Parameters
     ----------
     shape, n_embeddings, upper, n_conditions
-        See `CodePrior`.
+        See `CodePriorModule`.
     n_layers : int, default=2
         Attention layers.
     n_residual : int, default=2
@@ -238,7 +238,7 @@ class PixelSNAILPrior(AutoregressivePrior):
         return self.n_codes * self.width * (2 * len(self.blocks) + 8 * bool(self.upper)) + 8 * self.n_embeddings
 
     def set_embeddings(self, codebook: Any, upper: Sequence[Any] = ()) -> None:
-        """Begin with tables that are alike where the autoencoder's vectors are; see `CodePrior.set_embeddings`."""
+        """Begin with tables that are alike where the autoencoder's vectors are; see `CodePriorModule.set_embeddings`."""
         self.input.tables.set(torch.as_tensor(codebook))
         for level, vectors in enumerate(upper):
             assert self.over is not None

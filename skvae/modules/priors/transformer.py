@@ -247,7 +247,7 @@ class TransformerPrior(AutoregressivePrior):
     Parameters
     ----------
     shape, n_embeddings, upper, n_conditions
-        See `CodePrior`.
+        See `CodePriorModule`.
     n_layers : int, default=2
     width : int, default=64
     n_heads : int, default=4
@@ -320,7 +320,7 @@ class TransformerPrior(AutoregressivePrior):
         return self.n_tokens * self.width * (2 * len(self.blocks) + 12 * (self.n_upper > 0)) + 8 * self.n_embeddings
 
     def set_embeddings(self, codebook: Any, upper: Sequence[Any] = ()) -> None:
-        """Begin with tables that are alike where the autoencoder's vectors are; see `CodePrior.set_embeddings`."""
+        """Begin with tables that are alike where the autoencoder's vectors are; see `CodePriorModule.set_embeddings`."""
         self.input.tables.set(torch.as_tensor(codebook))
         for level, vectors in enumerate(upper):
             for tables in (self.prefix[level], self.over.tables[level]):

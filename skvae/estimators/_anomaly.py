@@ -1,0 +1,100 @@
+"""Anomaly scores of rows that are compared with their reconstructions."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+
+from skvae.estimators import _checks as check
+from skvae.inference.anomaly import References, Scorer
+
+
+class AnomalyScoresMixin:
+    """Scores by method, and the columns' shares of them, for estimators that keep references."""
+
+    _keeps_references = True
+    _anomaly_method: ClassVar[str] = "neighbors"  # what `score_anomaly` takes for "auto"
+    _references: References
+
+    def score_anomaly(self, X, *, method="auto"):
+        r"""Score how anomalous rows are.
+
+        With :math:`x` a row in standardized units (as it is, with ``likelihood="bernoulli"``), :math:`r` its reconstruction and
+        :math:`e = x - r` the residual, the methods are:
+
+        - "neighbors": how far the row and its residual lie from those of training rows, as the expected squared distance between
+          :math:`u = (x, \sqrt{0.3}\,e / s)` and the nearest of 96 references that are drawn at random from up to 1,024 training
+          rows [1]_ [2]_. :math:`s` is the standard deviation of the residuals of each column, at least 0.03. A small cluster of
+          anomalies among the training rows is rarely drawn, which the nearest neighbors themselves would find.
+        - "mahalanobis": squared Mahalanobis distance of :math:`(r, e)` from its mean over the references, under one covariance
+          that is shrunk by the rule of Ledoit and Wolf.
+        - "reconstruction": nats by which the likelihood of a row, given its reconstruction, falls short of the best possible:
+          for a Gaussian, squared residuals over twice the noise variance.
+        - "likelihood": `score_samples` with the opposite sign.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data.
+        method : {"auto", "neighbors", "mahalanobis", "reconstruction", "likelihood"}, default="auto"
+            How they are scored; "auto" is "neighbors".
+
+        Returns
+        -------
+        score : ndarray of shape (n_samples,)
+            Higher is more anomalous.
+
+        Notes
+        -----
+        Of rows with more than 512 columns, fewer references are kept, 2**19 numbers in all but no fewer than 64 rows. No more
+        than a quarter of the references are drawn at a time. With weights of the training rows, references are drawn in
+        proportion to these.
+
+        References
+        ----------
+        .. [1] Pang, Ting and Albrecht, "LeSiNN: detecting anomalies by identifying least similar nearest neighbours", ICDM
+           Workshops 2015.
+        .. [2] Sugiyama and Borgwardt, "Rapid distance-based outlier detection via sampling", NIPS 2013.
+        """
+        name = check.check_anomaly_method(method, self._anomaly_method)
+        if name == "likelihood":
+            return -self.score_samples(X)
+        table, device = self._ready(X, scored=True)
+        return self._scorer(name, device).score(table)
+
+    def explain_anomaly(self, X, *, method="auto"):
+        """Split the anomaly score of rows into the shares of the columns.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data.
+        method : {"auto", "neighbors", "mahalanobis", "reconstruction"}, default="auto"
+            How rows are scored, see `score_anomaly`. Scores by "likelihood" do not split.
+
+        Returns
+        -------
+        shares : ndarray of shape (n_samples, n_features_in_)
+            Not negative; sum to `score_anomaly` along each row.
+
+        Notes
+        -----
+        Shares by "neighbors" and "mahalanobis" are in proportion to the drop of the score when a column takes its reconstructed
+        value and the row is reconstructed anew: a wrong column that spoils the reconstruction of others is found all the same.
+        This takes a reconstruction per column. Rows of more than 64 columns, and those whose score no column lowers, get the
+        terms of a sum instead: the parts that their columns have in the squared distances, or the squared entries of the row,
+        whitened by the symmetric root of the covariance [1]_. Shares by "reconstruction" are always the terms of the sum.
+
+        References
+        ----------
+        .. [1] Garthwaite and Koch, "Evaluating the contributions of individual variables to a quadratic form", Australian & New
+           Zealand Journal of Statistics 58, 2016.
+        """
+        name = check.check_anomaly_method(method, self._anomaly_method, splits=True)
+        table, device = self._ready(X, scored=True)
+        return self._as_images(self._scorer(name, device).shares(table))
+
+    def _scorer(self, name: str, device: torch.device) -> Scorer:
+        """Return the method of a name, at work on this model."""
+        return Scorer(name, self._references, self.module_, device)

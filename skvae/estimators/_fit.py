@@ -1,0 +1,338 @@
+"""One fit, from rows to fitted attributes."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+
+from skvae import inference
+from skvae._spec import Spec, is_same
+from skvae.data import Table
+from skvae.data.columns import SpreadError
+from skvae.estimators import _checks as check
+from skvae.estimators._specs import NETWORKS, resolve
+from skvae.inference.anomaly import references_of
+from skvae.modules import LatentModule
+from skvae.runtime.randomness import PrivateRandomness, Stream, seed_streams
+from skvae.training import DivergedError, Outcome, Plan, Rows, train
+from skvae.warnings import warn_user
+
+if TYPE_CHECKING:
+    from skvae.estimators._base import BaseAutoEncoder
+
+REMEMBERED_ROWS = 4096  # rows of earlier partial_fit calls that weigh against those of the present one
+MAX_SEED = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands.
+
+    Attributes
+    ----------
+    seed : int
+        The fit's one random integer, from which all its random streams come.
+    n_steps, n_passes, n_rows : int
+        Steps taken, calls of fit or partial_fit, and rows that these were given.
+    total_steps : int
+        Steps that schedules stretch over.
+    optimizer : dict or None
+        State of the optimizer, as plain data.
+    """
+
+    seed: int
+    n_steps: int = 0
+    n_passes: int = 0
+    n_rows: int = 0
+    total_steps: int = 0
+    optimizer: dict[str, Any] | None = None
+
+    def share_of(self, n_rows: int) -> float:
+        """Weight of so many new rows: a stream's last few must not replace what many before them have settled."""
+        return n_rows / (n_rows + min(self.n_rows, REMEMBERED_ROWS))
+
+    def stream(self, stream: Stream, *, of_pass: bool = False) -> int:
+        """Seed of a random stream of the fit or, with `of_pass`, of the present pass alone."""
+        (seed,) = seed_streams(self.seed, *([self.n_passes + 1] if of_pass else []), stream, n=1)
+        return seed
+
+
+class FitRun:
+    """One fit of an estimator: anew, or from the state there is; for one pass, or for a run.
+
+    All that is learned about the rows is noted on a draft of the estimator, which takes its place once all has gone well.
+
+    Parameters
+    ----------
+    estimator : BaseAutoEncoder
+    single_pass : bool
+        Whether this is `partial_fit`.
+
+    Attributes
+    ----------
+    resumes, goes_on : bool
+        Whether training starts from the present weights, and whether it goes on with the present schedules, too.
+    device : torch.device
+    rows : Table
+        All rows that were passed in.
+    table : Table
+        Those that are learned from, with what belongs to each.
+    progress : Progress
+        Before this fit.
+    share : float
+        Weight of these rows, next to that of earlier calls.
+    module : LatentModule
+    prepared : dict
+        What `_prepare` returned.
+    """
+
+    device: torch.device
+    rows: Table
+    table: Table
+    progress: Progress
+    module: LatentModule
+    prepared: dict[str, Any]
+
+    def __init__(self, estimator: BaseAutoEncoder, *, single_pass: bool):
+        self.single_pass = single_pass
+        self.resumes = hasattr(estimator, "module_") and (single_pass or estimator.warm_start)
+        self.goes_on = single_pass and self.resumes
+        self.draft = draft_of(estimator, with_state=self.resumes)
+
+    @property
+    def share(self) -> float:
+        """Weight of these rows."""
+        return self.progress.share_of(self.table.n_rows)
+
+    def run(self, X: Any, sample_weight: Any, **side: Any) -> dict[str, Any]:
+        """Fit, and return all attributes of the fitted estimator.
+
+        Parameters
+        ----------
+        X, sample_weight : object
+            As they were passed in.
+        **side : dict
+            What else `fit` was given about the rows, by name.
+        """
+        draft = self.draft
+        stopping = resolve("early_stopping", draft.early_stopping)
+        if self.single_pass and stopping is not None:
+            raise ValueError(
+                f"partial_fit does not support early_stopping={draft.early_stopping!r}: one pass has nothing to stop."
+            )
+        self.device = check.resolve_device(draft.device)
+        if self.resumes:
+            self._check_unchanged()
+        self._read(X, sample_weight, side)
+        self.progress = draft._progress if self.goes_on else Progress(_draw_seed(draft.random_state))
+        train_index, valid_index = self._split(None if stopping is None else stopping.validation_fraction)
+        self.module = self._resumed_module() if self.resumes else self._new_module(train_index)
+        self.module.to(self.device)
+        with PrivateRandomness(self.progress.seed):
+            check.check_network(self.module, *(self.arguments[name] for name in NETWORKS))
+        noise_before = self.module.likelihood.noise.moment.clone()
+        rows, valid = self._training_rows(train_index), None
+        if valid_index is not None:
+            valid = self._training_rows(valid_index)
+        plan = self._plan(len(rows), stopping)
+        outcome = self._train(rows, valid, plan)
+        self._note_training(outcome)
+        self._measure(noise_before, plan)
+        self._note_progress(outcome, plan)
+        if not self.single_pass and not outcome.diverged:
+            for concern in draft._concerns(self):
+                warn_user(concern)
+        return vars(draft)
+
+    # -- before training ----------------------------------------------------------------------------------------------
+
+    def _read(self, X: Any, sample_weight: Any, side: dict[str, Any]) -> None:
+        draft, min_rows = self.draft, 1 if self.goes_on else 2
+        X = draft._check_rows(X, reset=not self.resumes, min_rows=min_rows, sets_form=not self.goes_on)
+        self.rows = Table.of(X)
+        empty = self.rows.empty_rows if draft._drops_empty_rows else None
+        kept, weight = check.check_weights(sample_weight, X, empty, min_rows=min_rows)
+        self.table, noted = draft._make_table(self, kept, weight, **side)
+        vars(draft).update(noted)
+
+    def _check_unchanged(self) -> None:
+        """Raise if parameters that shape the module changed since it was built."""
+        draft = self.draft
+        now = draft._module_arguments(draft._arguments["n_features"])
+        if getattr(draft, "image_shape", None) is not None:
+            now["image_shape"] = check.check_image_shape(draft.image_shape)
+        changed = []
+        for name, value in now.items():
+            before = draft._arguments[name]
+            if before == value:
+                continue
+            if type(before) is not type(value) or not hasattr(value, "get_params"):
+                changed.append(draft._argument_names.get(name, name))
+                continue
+            if name == "decoder" and not isinstance(draft.decoder, Spec):  # which follows the encoder
+                continue
+            old, new = before.get_params(), value.get_params()
+            differing = [key for key in {**old, **new} if not is_same(old.get(key), new.get(key))]
+            changed += [f"{name}__{key}" for key in differing if key not in changed]
+        if changed:
+            raise ValueError(
+                f"{', '.join(changed)} changed since the model was built; warm_start and partial_fit go on with the same "
+                "network. Use a clone, or fit with warm_start=False."
+            )
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of the module."""
+        return self.draft._arguments
+
+    def _new_module(self, train_index: np.ndarray | None) -> LatentModule:
+        """Build the module with private random weights and let its likelihood measure the columns."""
+        draft, table = self.draft, self.table
+        measured = table if train_index is None else table.take(train_index)
+        arguments = {"n_features": table.n_features, **draft._module_arguments(table.n_features)}
+        if draft._module_class.takes_missing:
+            check.check_missing(draft, measured)
+            arguments.update(draft._module_class.missing_arguments(measured.n_missing, measured.n_rows))
+        draft._arguments = arguments
+        module = build_module(draft._module_class, arguments, self.progress)
+        module.likelihood.check(table.entries().source)
+        entries = measured.entries()
+        is_image = getattr(draft, "image_shape_", None) is not None
+        try:
+            module.likelihood.fit(entries.source, entries.weight, shared=True if is_image else None)
+        except SpreadError as error:
+            raise error.named(table.name, "X") from None
+        return module
+
+    def _resumed_module(self) -> LatentModule:
+        module = copy.deepcopy(self.draft.module_)
+        module.likelihood.check(self.table.entries().source)
+        return module
+
+    def _split(self, validation_fraction: float | None) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Draw the rows to train on and, with early stopping, those to hold out."""
+        if validation_fraction is None:
+            return None, None
+        n_rows = self.table.n_rows
+        n_valid = max(1, round(validation_fraction * n_rows))
+        if n_rows - n_valid < 2:
+            raise ValueError(
+                f"early_stopping with validation_fraction={validation_fraction} of {n_rows} rows leaves {n_rows - n_valid} to "
+                "train on; at least 2 are needed."
+            )
+        order = np.random.default_rng(self.progress.stream(Stream.SPLIT)).permutation(n_rows)
+        return np.sort(order[n_valid:]), np.sort(order[:n_valid])
+
+    def _training_rows(self, index: np.ndarray | None) -> Rows:
+        missing = inference.misses_entries(self.module, self.table)
+        return Rows(self.table, self.module.likelihood, self.device, index=index, missing=missing)
+
+    def _plan(self, n_rows: int, stopping: Any) -> Plan:
+        draft, progress = self.draft, self.progress
+        n_batches = -(-n_rows // draft.batch_size)
+        n_epochs, self.learning_rate = draft._auto_training(n_batches)
+        n_epochs = n_epochs if draft.max_epochs == "auto" else draft.max_epochs
+        self.learning_rate = self.learning_rate if draft.learning_rate == "auto" else float(draft.learning_rate)
+        normalized = [name for name in NETWORKS if getattr(self.arguments[name], "normalization", None) == "batch"]
+        if normalized and n_rows // n_batches < 2:
+            raise ValueError(
+                f"{normalized[0]}__normalization='batch' needs batches of at least 2 rows, but {n_rows} rows in batches of at "
+                f"most batch_size={draft.batch_size} leave some with {n_rows // n_batches}; raise batch_size or use 'layer'."
+            )
+        goes_on = self.single_pass and progress.n_passes > 0
+        return Plan(
+            batch_size=draft.batch_size,
+            n_epochs=1 if self.single_pass else n_epochs,
+            total_steps=progress.total_steps if goes_on else n_epochs * n_batches,
+            first_step=progress.n_steps,
+            pass_index=progress.n_passes,
+            learning_rate=self.learning_rate,
+            optimizer=resolve("optimizer", draft.optimizer),
+            seed=progress.seed,
+            early_stopping=stopping,
+            verbose=int(draft.verbose),
+            callbacks=check.list_callbacks(draft.callbacks),
+        )
+
+    # -- training and after -------------------------------------------------------------------------------------------
+
+    def _train(self, rows: Rows, valid: Rows | None, plan: Plan) -> Outcome:
+        try:
+            self.prepared = {} if self.resumes else self.draft._prepare(self, rows, plan)
+            outcome = train(self.module, rows, valid, plan, self.progress.optimizer)
+        except DivergedError:
+            raise ValueError(self._divergence()) from None
+        if outcome.diverged:
+            warn_user(self._divergence(), ConvergenceWarning)
+        return outcome
+
+    def _note_training(self, outcome: Outcome) -> None:
+        draft, history = self.draft, outcome.history
+        if self.goes_on:
+            history = {name: np.concatenate([draft.history_.get(name, np.empty(0)), values]) for name, values in history.items()}
+        draft.module_, draft.n_components_ = self.module, self.module.n_components
+        draft.history_, draft.n_iter_ = history, len(history["loss"])
+
+    def _measure(self, noise_before: torch.Tensor, plan: Plan) -> None:
+        """Measure what the model needs once training is over."""
+        self.plan = plan
+        likelihood = self.module.likelihood
+        try:
+            vars(self.draft).update(self.draft._measure(self))
+            blew_up = not np.isfinite(likelihood.noise_scale()).all()
+        except np.linalg.LinAlgError:
+            blew_up = True
+        if blew_up:  # by steps so large that nothing can be computed from the weights
+            raise ValueError(self._divergence())
+        likelihood.noise.blend(noise_before, self.share)
+        if self.draft._keeps_references:
+            seed, earlier = self.progress.stream(Stream.REFERENCES, of_pass=True), getattr(self.draft, "_references", None)
+            self.draft._references = references_of(self.module, self.table, self.device, seed, earlier, self.share)
+
+    def _note_progress(self, outcome: Outcome, plan: Plan) -> None:
+        progress = self.progress
+        self.draft._progress = replace(
+            progress,
+            n_steps=progress.n_steps + outcome.n_steps,
+            n_passes=progress.n_passes + 1,
+            n_rows=progress.n_rows + self.table.n_rows,
+            total_steps=plan.total_steps,
+            optimizer=outcome.optimizer_state,
+        )
+
+    def _divergence(self) -> str:
+        """Message about a loss that is not finite: what may have caused it and what to change."""
+        entries = self.table.entries()
+        largest, column = self.module.likelihood.units.largest_entry(entries.source)
+        clip_norm = resolve("optimizer", self.draft.optimizer).clip_norm
+        cause = f"learning_rate={self.learning_rate:g} may be too large; lower it or set optimizer__clip_norm (now {clip_norm})."
+        if largest > 100.0:
+            name = self.table.name(column)
+            cause += f" Column {name!r} has a value {largest:.3g} standard deviations from its mean: transform or clip it."
+        return f"The training loss of {type(self.draft).__name__} stopped being finite. {cause}"
+
+
+def build_module(module_class: type[LatentModule], arguments: dict[str, Any], progress: Progress) -> LatentModule:
+    """Build a module with the private random weights of a fit."""
+    with PrivateRandomness(progress.stream(Stream.WEIGHTS)):
+        return module_class(**arguments).float()
+
+
+def draft_of(estimator: Any, *, with_state: bool = False) -> Any:
+    """Shallow copy of an estimator, with its fitted state or without, for a fit that may fail to work on."""
+    draft = object.__new__(type(estimator))
+    for name, value in vars(estimator).items():
+        is_state = name in estimator._private_state or (name.endswith("_") and not name.startswith("_"))
+        if with_state or not is_state:
+            vars(draft)[name] = value
+    return draft
+
+
+def _draw_seed(random_state: Any) -> int:
+    return int(check_random_state(random_state).randint(MAX_SEED))

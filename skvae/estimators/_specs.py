@@ -1,0 +1,143 @@
+"""Parameters that hold a specification: which one a name, True or None stands for, and how its arguments are set."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from inspect import signature
+from typing import Any, Self
+
+import numpy as np
+from torch import nn
+
+from skvae._spec import Spec
+from skvae.modules import LIKELIHOODS, MLP, BatchTopK, Codebook, Conv, Layered, Recurrent, TopK
+from skvae.training import CodePrior, EarlyStopping, Optimizer
+
+NETWORKS = ("encoder", "decoder")
+_OF_IMAGES = {*signature(Conv).parameters} - {*signature(MLP).parameters}
+_PENALTIES: dict[Any, type[Spec]] = {spec.name: spec for spec in (TopK, BatchTopK)}
+
+# By parameter, the specification that a value stands for which is none itself; None where it stands for none.
+_STAND_INS: dict[str, Callable[[Any], Spec | None]] = {
+    "optimizer": Optimizer,
+    "early_stopping": lambda value: EarlyStopping() if value else None,
+    "likelihood": lambda name: LIKELIHOODS[name](),
+    "penalty": lambda name: _PENALTIES[name]() if name in _PENALTIES else None,
+    "codebook": Codebook,
+    "code_prior": lambda name: None if name is None else CodePrior(name),
+}
+# Those whose arguments can be set where there was none.
+_WHERE_NONE: dict[str, type[Spec]] = {"early_stopping": EarlyStopping, "code_prior": CodePrior}
+
+
+def resolve(name: str, value: Any) -> Any:
+    """Return the specification that a parameter's value is or stands for, or None."""
+    return value if isinstance(value, Spec) else _STAND_INS[name](value)
+
+
+class SpecsMixin:
+    """Parameters whose values are specifications, or stand for them."""
+
+    def set_params(self, **params) -> Self:
+        """Set parameters, those of specifications and other objects among them as ``<parameter>__<name>``.
+
+        Where a parameter is a name, True or None, the specification that it stands for takes its place: from
+        ``optimizer="sgd"``, ``set_params(optimizer__momentum=0.9)`` makes ``Optimizer("sgd", momentum=0.9)``.
+
+        Parameters
+        ----------
+        **params : dict
+            New values by name; the others stay.
+
+        Returns
+        -------
+        self : object
+            The estimator itself.
+
+        Raises
+        ------
+        ValueError
+            If there is no parameter of that name.
+        """
+        own, others = defaultdict(dict), {}
+        for key, value in params.items():
+            owner, _, name = key.partition("__")
+            is_spec = name and (owner in NETWORKS or owner in _STAND_INS) and owner in self._get_param_names()
+            (own[owner] if is_spec else others)[name if is_spec else key] = value
+        super().set_params(**{key: value for key, value in others.items() if "__" not in key})
+        for owner in sorted(own, key=lambda name: name == "decoder"):  # which may mirror the encoder
+            spec = self._spec_in_place(owner, own[owner])
+            setattr(self, owner, spec.set_params(**own[owner]))
+        nested = {key: value for key, value in others.items() if "__" in key}
+        for key in nested:
+            owner, _, name = key.partition("__")
+            if owner in self._get_param_names() and not hasattr(getattr(self, owner), "set_params"):
+                raise ValueError(f"{owner}={getattr(self, owner)!r} has no parameters, so that there is none called {name!r}.")
+        return super().set_params(**nested)
+
+    def _spec_in_place(self, name: str, asked: Any) -> Spec:
+        """Return the specification that a parameter holds, or the one that arguments of these names are set of."""
+        value = getattr(self, name)
+        if isinstance(value, Spec):
+            return value
+        if name in NETWORKS:
+            return self._network_in_place(name, value, asked)
+        try:
+            spec = resolve(name, value) or _WHERE_NONE[name]()
+        except KeyError:
+            raise ValueError(f"{name}={value!r} has no parameters, so that there is none called {next(iter(asked))!r}.") from None
+        return spec
+
+    def _network_in_place(self, name: str, value: Any, asked: Any) -> Spec:
+        if name == "encoder" and isinstance(value, str):
+            return Recurrent(value)
+        if value == "tied":
+            raise ValueError("decoder='tied' mirrors the encoder and has no parameters; set those of the encoder.")
+        if value not in (None, "auto"):
+            raise ValueError(f"{name}={value!r} has no parameters, so that there is none called {next(iter(asked))!r}.")
+        is_for_images = getattr(self, "image_shape", None) is not None or bool(_OF_IMAGES & set(asked))
+        kind = Conv if is_for_images else MLP
+        if name == "decoder" and isinstance(self.encoder, Layered):  # which no decoder mirrors
+            mirrored = self.encoder.get_params()
+            kind = Conv if isinstance(self.encoder, Conv) or _OF_IMAGES & set(asked) else MLP
+            known = signature(kind).parameters
+            return kind(
+                **{key: mirrored[key] for key in mirrored if key in known and key not in ("hidden_layer_sizes", "activation")}
+            )
+        return kind()
+
+    def _check_specs(self) -> None:
+        """Raise a ValueError about arguments of specifications that are not as they should be."""
+        for name in self._get_param_names():
+            spec = getattr(self, name)
+            if isinstance(spec, Spec):
+                try:
+                    spec.check()
+                except ValueError as error:
+                    raise ValueError(f"{name}={error}") from None
+
+    def _check_flat(self) -> None:
+        """Raise a ValueError about widths or an activation that a specification of a network contradicts."""
+        defaults = {name: parameter.default for name, parameter in signature(type(self)).parameters.items()}
+        for owner in NETWORKS:
+            spec = getattr(self, owner, None)
+            if not isinstance(spec, Layered):
+                continue
+            for name in ("hidden_layer_sizes", "activation"):
+                own, flat = getattr(spec, name), getattr(self, name)
+                if own is None or _same(flat, defaults[name]) or _same(own, flat):
+                    continue
+                if owner == "decoder" and name == "hidden_layer_sizes" and _same(own, np.ravel(flat)[::-1]):
+                    continue
+                raise ValueError(
+                    f"{name}={flat!r} and {owner}={spec!r} contradict each other: leave {name} at its default, "
+                    f"{defaults[name]!r}, or {owner}__{name} None."
+                )
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether widths or activations are the same, be they tuples, lists or arrays."""
+    if isinstance(one, (str, type, nn.Module)) or isinstance(other, (str, type, nn.Module)):
+        return one is other or (isinstance(one, str) and one == other)
+    return np.array_equal(np.ravel(one), np.ravel(other))

@@ -1,0 +1,126 @@
+"""What estimators of tables share: rows to codes, codes to rows, and samples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils.validation import check_is_fitted
+
+from skvae import inference
+from skvae.data import Table
+from skvae.estimators import _checks as check
+from skvae.estimators._anomaly import AnomalyScoresMixin
+from skvae.estimators._base import BaseAutoEncoder
+
+
+class TableAutoEncoder(AnomalyScoresMixin, BaseAutoEncoder):
+    """Rows of a table, which may be images: encoded, decoded, sampled, and scored for anomalies.
+
+    A child defines `_sample_codes` and `score_samples`.
+    """
+
+    _n_condition_columns = 0  # how many columns of X are conditions, which the model does not reconstruct
+    _private_state = (*BaseAutoEncoder._private_state, "_references", "_gives_images")
+    _gives_images: bool
+
+    def _module_arguments(self, n_features: int) -> dict[str, Any]:
+        return {**super()._module_arguments(n_features), "image_shape": self.image_shape_}
+
+    def _ready(self, X: Any, *, scored: bool = False) -> tuple[Table, torch.device]:
+        """Return checked rows, within the likelihood's range if they are scored, and the device."""
+        check_is_fitted(self, "module_")
+        table = Table.of(self._check_rows(X, reset=False))
+        if scored:
+            self.module_.likelihood.check(table.source)
+        return table, check.resolve_device(self.device)
+
+    def transform(self, X):
+        """Encode rows.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data.
+
+        Returns
+        -------
+        Z : ndarray of shape (n_samples, n_components_)
+            Their deterministic codes.
+        """
+        table, device = self._ready(X)
+        return inference.encode(self.module_, table, device).astype(table.dtype, copy=False)
+
+    def inverse_transform(self, Z):
+        """Decode codes.
+
+        Parameters
+        ----------
+        Z : array-like of shape (n_samples, n_components_)
+            Codes.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features_in_)
+            Means of the likelihood, in the units of the training data.
+        """
+        check_is_fitted(self, "module_")
+        Z = check.check_codes(self, Z)
+        X = inference.decode(self.module_, Z, check.resolve_device(self.device))
+        return self._as_images(X.astype(Z.dtype, copy=False))
+
+    def _as_images(self, X: np.ndarray) -> np.ndarray:
+        """Rows in the shape that `fit` was given."""
+        return X.reshape(len(X), *self.image_shape_) if self._gives_images else X
+
+    def reconstruct(self, X):
+        """Encode and decode rows.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data.
+
+        Returns
+        -------
+        X_hat : ndarray of shape (n_samples, n_features_in_)
+            What the model makes of them.
+        """
+        table, device = self._ready(X)
+        codes = inference.encode(self.module_, table, device)
+        return self._as_images(inference.decode(self.module_, codes, device).astype(table.dtype, copy=False))
+
+    def sample(self, n_samples=1, *, mean=False, random_state=None):
+        """Draw new rows from the model.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            Number of rows.
+        mean : bool, default=False
+            Return the decoder's means, without the likelihood's noise.
+        random_state : int, RandomState instance or None, default=None
+            Decides the draws; the estimator's own `random_state` by default.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features_in_)
+            Rows in the units of the training data.
+        """
+        check_is_fitted(self, "module_")
+        codes_seed, noise_seed = self._draw_seeds(n_samples, random_state, n=2)
+        device = check.resolve_device(self.device)
+        codes = self._sample_codes(n_samples, codes_seed)
+        if mean:
+            return self._as_images(inference.decode(self.module_, codes, device))
+        return self._as_images(inference.draw(self.module_, codes, device, noise_seed))
+
+    def _sample_codes(self, n_samples: int, seed: int) -> np.ndarray:
+        """Draw what the decoder takes from the model's prior."""
+        raise NotImplementedError
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
