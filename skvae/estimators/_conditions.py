@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
 from sklearn.utils.multiclass import type_of_target
 
-from skvae.data.columns import ColumnStatistics, SpreadError
-from skvae.estimators._checks import as_array
+from skvae.data.columns import SpreadError
+from skvae.data.kinds import Column, Columns, Labels, Numbers, as_numbers, frame_columns, listing
+from skvae.estimators._checks import as_array, check_entries
 
 _REMEMBERED = 1000  # conditions in numbers that are kept to draw from
 _SEED = 20140130
-_LABEL_SCALE = 4.0
 
 
 class Conditions:
@@ -32,35 +30,75 @@ class Conditions:
     """
 
     def __init__(self, y: Any, weight: np.ndarray | None, *, name: str = "y", classes: Any = None, scaled: bool = True):
-        self.name, self._scaled = name, scaled
-        columns, self._is_vector = _columns(y, name)
-        self._names = [column for column, _ in columns] if hasattr(y, "columns") else None
-        labeled = [_is_label(values, self._is_vector) for _, values in columns]
-        self._classes: list[np.ndarray | None] = []
-        if classes is not None and not all(labeled):
-            raise ValueError(f"classes are those of labels, but {name} is numbers.")
-        given = [None] * len(columns) if classes is None else ([classes] if len(columns) == 1 else list(classes))
-        if len(given) != len(columns):
-            raise ValueError(f"classes has {len(given)} list(s) of labels, but {name} has {len(columns)} columns.")
-        for is_label, (_, values), known in zip(labeled, columns, given, strict=True):
-            self._classes.append(sort_labels(values if known is None else np.asarray(known), name) if is_label else None)
-        self._moments = _moments(columns, labeled, weight, name)
-        self.is_labels = all(labeled)
-        self.width = sum(1 if known is None else len(known) for known in self._classes)
-        self._counts: dict[tuple[int, ...], float] = {}
-        self._examples = np.empty((0, len(columns)), dtype=object)
+        given, is_vector = _read_columns(y, name)
+        self.name = name
+        self._names = [column for column, _ in given] if hasattr(y, "columns") else None
+        self._is_vector = is_vector
+        self._set_columns(_kinds(given, is_vector, weight, name, classes, scaled))
+        # Of labels, the combinations that were seen, as keys of the columns, and their weights in total; of numbers, some rows.
+        self._seen, self._totals = np.empty((0, len(given))), np.empty(0)
         self._count(y, weight)
+
+    def _set_columns(self, columns: list[Column]) -> None:
+        self._columns = Columns(columns)
+        self.is_labels = all(isinstance(column, Labels) for column in columns)
+        self.width = self._columns.width
+
+    # -- as plain values, and copies ----------------------------------------------------------------------------------
+
+    def plain(self) -> dict[str, Any]:
+        """Return the conditions as a dictionary of plain values and numpy arrays, from which `from_plain` makes them again."""
+        return {
+            "name": self.name,
+            "names": self._names,
+            "is_vector": self._is_vector,
+            "columns": [column.plain() for column in self._columns],
+            "seen": self._seen,
+            "totals": self._totals,
+        }
+
+    @classmethod
+    def from_plain(cls, state: dict[str, Any]) -> Conditions:
+        """Make conditions from what `plain` returned."""
+        conditions = cls.__new__(cls)
+        conditions.name, conditions._names, conditions._is_vector = state["name"], state["names"], state["is_vector"]
+        conditions._set_columns([Column.from_plain(column) for column in state["columns"]])
+        conditions._seen, conditions._totals = state["seen"], state["totals"]
+        return conditions
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.plain()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(vars(Conditions.from_plain(state)))
+
+    def _copy(self) -> Conditions:
+        """Conditions that share their arrays with these, none of which is changed in place."""
+        other = Conditions.__new__(Conditions)
+        vars(other).update(vars(self))
+        return other
 
     def called(self, name: str) -> Conditions:
         """Return the same conditions, by another name in messages: that of the argument which they come by."""
-        other = copy.copy(self)
+        other = self._copy()
         other.name = name
         return other
+
+    # -- which they are -----------------------------------------------------------------------------------------------
 
     @property
     def n_columns(self) -> int:
         """Number of columns that labels and numbers come in."""
-        return len(self._classes)
+        return len(self._columns)
+
+    @property
+    def _classes(self) -> list[np.ndarray | None]:
+        return [column.classes if isinstance(column, Labels) else None for column in self._columns]
+
+    @property
+    def classes(self) -> Any:
+        """Labels, sorted; a list of them where there are several columns."""
+        return self._classes[0] if self.n_columns == 1 else self._classes
 
     def check_classes(self, classes: Any) -> None:
         """Raise a ValueError where these are not the known labels."""
@@ -72,16 +110,19 @@ class Conditions:
         if not same:
             raise ValueError(f"classes={classes!r} are not those of the first call: {self.describe()}.")
 
-    @property
-    def classes(self) -> Any:
-        """Labels, sorted; a list of them where there are several columns."""
-        return self._classes[0] if self.n_columns == 1 else self._classes
+    def describe(self) -> str:
+        """Return the condition of a row in words."""
+        if self.is_labels and self.n_columns == 1:
+            return f"a label ({listing(self.classes.tolist())})"
+        n_labels = sum(isinstance(column, Labels) for column in self._columns)
+        kinds = ((n_labels, "label"), (self.n_columns - n_labels, "number"))
+        return " and ".join(f"{n} {kind}{'s' if n > 1 else ''}" for n, kind in kinds if n)
 
     # -- from labels and numbers to columns of numbers ----------------------------------------------------------------
 
-    def _columns(self, y: Any) -> list[tuple[Any, np.ndarray]]:
-        """Columns by name or position, in the order of `fit`."""
-        columns, _ = _columns(y, self.name)
+    def _given(self, y: Any) -> list[tuple[Any, np.ndarray]]:
+        """Columns of labels and numbers, with their names or positions, in the order of `fit`."""
+        columns, _ = _read_columns(y, self.name)
         if len(columns) != self.n_columns:
             raise ValueError(f"{self.name} has {len(columns)} column(s), but the model was fitted with {self.n_columns}.")
         names = [name for name, _ in columns]
@@ -93,33 +134,21 @@ class Conditions:
             raise ValueError(f"{self.name} has the columns {names}, but the model was fitted with {self._names}.")
         return [(name, dict(columns)[name]) for name in self._names]
 
-    def _positions(self, y: Any) -> list[np.ndarray]:
-        """Positions of labels among the known ones, and numbers standardized, column by column."""
-        positions = []
-        columns = self._columns(y)
-        for (column, values), known, (mean, std) in zip(columns, self._classes, self._moments, strict=True):
-            which = self.name if self.n_columns == 1 else f"Column {column!r} of {self.name}"
-            if known is None:
-                positions.append((_numbers(values, which) - mean) / std)
-                continue
-            index = _find(values, known)
-            if (index < 0).any():
-                unseen = list(dict.fromkeys(values[index < 0].tolist()))
-                known_ones, hint = _listing(known.tolist()), ""
-                if known.dtype.kind == "f":
-                    hint = " Whole floats in a list are labels; in a matrix, y[:, None], they are numbers."
-                raise ValueError(
-                    f"{which} has labels that were not seen in fit: {_listing(unseen)}; known are {known_ones}.{hint}"
-                )
-            positions.append(index)
-        return positions
+    def _keys(self, y: Any) -> np.ndarray:
+        """Positions of labels among the known ones, and numbers, ``(n, n_columns)``."""
+        names, values = zip(*self._given(y), strict=True)
+        one = self.n_columns == 1
+        return self._columns.read(values, [self.name if one else f"Column {name!r} of {self.name}" for name in names])
+
+    def _expand(self, keys: np.ndarray) -> np.ndarray:
+        return self._columns.expand(keys).astype(np.float32)
 
     def encode(self, y: Any, n_rows: int) -> np.ndarray:
         """Conditions ``(n_rows, width)``, float32; one label, or one row of them, stands for all rows."""
-        return self._expand(self._positions(self.spread(y, n_rows)))
+        return self._expand(self._keys(self.spread(y, n_rows)))
 
     def is_one(self, y: Any) -> bool:
-        """Whether `y` is what one row is told."""
+        """Whether `y` is the condition of a single row."""
         shape = y.shape if hasattr(y, "columns") else np.asarray(y).shape
         return shape == () or (self.n_columns > 1 and shape == (self.n_columns,))
 
@@ -127,7 +156,7 @@ class Conditions:
         """Labels or numbers of `n_rows` rows, from those or from those of one."""
         if self.is_one(y):
             if self.n_columns > 1 and np.ndim(y) == 0:
-                raise ValueError(f"{self.name}={y!r} is one value, but every row is told {self.n_columns}: {self.describe()}.")
+                raise ValueError(f"{self.name}={y!r} is one value, but a condition has {self.n_columns}: {self.describe()}.")
             row = np.empty((1, self.n_columns), dtype=object)
             row[0] = y
             return np.repeat(row, n_rows, axis=0)
@@ -141,97 +170,87 @@ class Conditions:
         given = self.draw(n_rows, seed) if y is None else self.spread(y, n_rows)
         return given, self.encode(given, n_rows)
 
-    def n_told(self, y: Any) -> int:
-        """How many rows labels or numbers are meant for, where nobody says."""
+    def n_conditions(self, y: Any) -> int:
+        """How many rows there are conditions for: one where `y` is that of a single row, or None."""
         return 1 if y is None or self.is_one(y) else len(y)
 
     def as_fitted(self, y: Any) -> np.ndarray:
         """Labels or numbers in the form that they had in `fit`."""
-        given = zip(self._positions(y), self._columns(y), self._classes, strict=True)
-        return self._in_shape([values if known is None else known[position] for position, (_, values), known in given])
+        return self._in_shape(self._keys(y))
 
-    def _in_shape(self, parts: list[np.ndarray]) -> np.ndarray:
-        """Columns as they came in `fit`."""
-        parts = [part.astype(np.float64) if known is None else part for part, known in zip(parts, self._classes, strict=True)]
+    def _in_shape(self, keys: np.ndarray) -> np.ndarray:
+        """Labels and numbers that have keys, as they came in `fit`."""
+        parts = self._columns.entries_of(keys)
         if self.n_columns == 1:
             return parts[0] if self._is_vector else parts[0][:, np.newaxis]
         if len({part.dtype.kind for part in parts}) > 1:
             parts = [part.astype(object) for part in parts]
         return np.stack(parts, axis=1)
 
-    def describe(self) -> str:
-        """Say in words what there is to tell."""
-        if self.is_labels and self.n_columns == 1:
-            return f"a label ({_listing(self._classes[0].tolist())})"
-        n_labels = sum(known is not None for known in self._classes)
-        kinds = ((n_labels, "label"), (self.n_columns - n_labels, "number"))
-        return " and ".join(f"{n} {kind}{'s' if n > 1 else ''}" for n, kind in kinds if n)
-
-    def _expand(self, positions: list[np.ndarray]) -> np.ndarray:
-        parts = []
-        for position, known in zip(positions, self._classes, strict=True):
-            if known is None:
-                parts.append(position[:, np.newaxis])
-            else:
-                # As large as other standardized inputs, so that labels are heard from the first step on: what the decoder has
-                # not yet learned to take from them, the code would carry instead.
-                scale = max(_LABEL_SCALE, np.sqrt(len(known))) if self._scaled else 1.0
-                parts.append(scale * np.eye(len(known))[position.astype(int)])
-        return np.hstack(parts).astype(np.float32)
-
     # -- what was seen ------------------------------------------------------------------------------------------------
 
     def extended(self, y: Any, weight: np.ndarray | None, *, anew: bool = False) -> Conditions:
         """Return the same conditions, with more rows counted, or with these alone."""
-        more = copy.deepcopy(self)
+        more = self._copy()
         if anew:
-            more._counts, more._examples = {}, self._examples[:0]
+            more._seen, more._totals = self._seen[:0], self._totals[:0]
         more._count(y, weight)
         return more
 
     def _count(self, y: Any, weight: np.ndarray | None) -> None:
         """Count combinations of labels, or keep some of the numbers."""
-        positions = self._positions(y)
+        keys = self._keys(y)
         if self.is_labels:
-            rows, inverse = np.unique(np.stack(positions, axis=1), axis=0, return_inverse=True)
-            totals = np.bincount(inverse.ravel(), weights=weight, minlength=len(rows))
-            for row, total in zip(map(tuple, rows.tolist()), totals, strict=True):
-                self._counts[row] = self._counts.get(row, 0.0) + float(total)
+            more, totals = _count_rows(keys, weight)
+            totals = np.concatenate([self._totals, totals])
+            self._seen, self._totals = _count_rows(np.concatenate([self._seen, more]), totals)
         else:
-            values = np.stack([column.astype(object) for _, column in self._columns(y)], axis=1)
-            kept = _spread_out(len(values), weight)
-            self._examples = np.concatenate([self._examples, values[kept]])[-_REMEMBERED:]
-
-    @property
-    def _seen(self) -> tuple[np.ndarray, np.ndarray]:
-        """Combinations of labels, by position, and their shares."""
-        rows = np.array(sorted(self._counts))
-        counts = np.array([self._counts[tuple(row)] for row in rows.tolist()])
-        return rows, counts / counts.sum()
+            kept = _spread_out(len(keys), weight)
+            self._seen = np.concatenate([self._seen, keys[kept]])[-_REMEMBERED:]
 
     def combinations(self) -> tuple[np.ndarray, np.ndarray]:
         """Every combination of labels that was seen: encoded ``(n, width)``, and the logarithm of its share ``(n,)``."""
-        rows, shares = self._seen
-        return self._expand(list(rows.T)), np.log(shares)
+        return self._expand(self._seen), np.log(self._totals / self._totals.sum())
 
     def draw(self, n_rows: int, seed: int) -> np.ndarray:
         """Labels in the proportions, or numbers from among those, that were seen."""
-        rng = np.random.default_rng(seed)
+        rng, n_seen = np.random.default_rng(seed), len(self._seen)
         if self.is_labels:
-            rows, shares = self._seen
-            drawn = rows[rng.choice(len(rows), size=n_rows, p=shares)].T
-            return self._in_shape([known[position] for position, known in zip(drawn, self._classes, strict=True)])
-        return self._in_shape(list(self._examples[rng.integers(len(self._examples), size=n_rows)].T))
+            drawn = rng.choice(n_seen, size=n_rows, p=self._totals / self._totals.sum())
+        else:
+            drawn = rng.integers(n_seen, size=n_rows)
+        return self._in_shape(self._seen[drawn])
 
 
-def _columns(y: Any, name: str) -> tuple[list[tuple[Any, np.ndarray]], bool]:
-    """Columns by name or position, and whether they are one list."""
+def _kinds(
+    given: list[tuple[Any, np.ndarray]], is_vector: bool, weight: np.ndarray | None, name: str, classes: Any, scaled: bool
+) -> list[Column]:
+    """Kinds of the columns of a condition: labels, which may be known, or numbers, standardized as those of rows are."""
+    labeled = [_is_label(values, is_vector) for _, values in given]
+    if classes is not None and not all(labeled):
+        raise ValueError(f"classes are those of labels, but {name} is numbers.")
+    known = [None] * len(given) if classes is None else ([classes] if len(given) == 1 else list(classes))
+    if len(known) != len(given):
+        raise ValueError(f"classes has {len(known)} list(s) of labels, but {name} has {len(given)} columns.")
+    columns: list[Any] = [
+        Labels.of(values if own is None else np.asarray(own), name, scaled=scaled) if is_label else None
+        for is_label, (_, values), own in zip(labeled, given, known, strict=True)
+    ]
+    which = [j for j, is_label in enumerate(labeled) if not is_label]
+    if which:
+        try:
+            numbers = Numbers.of(np.stack([as_numbers(given[j][1], name) for j in which], axis=1), weight)
+        except SpreadError as error:
+            raise error.named(lambda j: given[which[j]][0], name) from None
+        for j, column in zip(which, numbers, strict=True):
+            columns[j] = column
+    return columns
+
+
+def _read_columns(y: Any, name: str) -> tuple[list[tuple[Any, np.ndarray]], bool]:
+    """Columns of labels and numbers, with their names or positions, and whether they are one list."""
     if hasattr(y, "columns"):
-        parts = [y.iloc[:, j] if hasattr(y, "iloc") else y[column] for j, column in enumerate(y.columns)]
-        columns = [
-            (column, check_entries(np.asarray(part), f"Column {column!r} of {name}"))
-            for column, part in zip(y.columns, parts, strict=True)
-        ]
+        columns = [(column, check_entries(np.asarray(part), f"Column {column!r} of {name}")) for column, part in frame_columns(y)]
         is_vector = False
     else:
         values = as_array(y)
@@ -247,32 +266,6 @@ def _columns(y: Any, name: str) -> tuple[list[tuple[Any, np.ndarray]], bool]:
     return [(column, _unboxed(values)) for column, values in columns], is_vector
 
 
-def check_entries(values: np.ndarray, name: str) -> np.ndarray:
-    """Labels or numbers, none of which may be missing, infinite or something that is neither."""
-    if values.dtype.kind == "f":
-        bad = ~np.isfinite(values)
-    elif values.dtype.kind in "Mm":
-        bad = np.isnat(values)
-    elif values.dtype.kind == "O":
-        bad = np.vectorize(_is_missing, otypes=[bool])(values)
-        strange = next((value for value in values.flat if not isinstance(value, Hashable)), None)
-        if strange is not None:
-            raise ValueError(f"{name} has an entry of type {type(strange).__name__}, {strange!r}, which is no label.")
-    else:
-        return values
-    if bad.any():
-        where = np.argwhere(bad)[0].tolist()
-        position = where[0] if len(where) == 1 else tuple(where)
-        raise ValueError(f"{name} has {int(bad.sum())} missing, NaN or infinite entries, the first at position {position}.")
-    return values
-
-
-def _is_missing(value: Any) -> bool:
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):  # those of pandas do not compare
-        return True
-    return isinstance(value, (float, np.floating)) and not np.isfinite(value)
-
-
 def _unboxed(values: np.ndarray) -> np.ndarray:
     """Floats that come as objects, as they do beside labels, as floats."""
     if values.dtype.kind == "O" and len(values) and all(isinstance(value, (float, np.floating)) for value in values):
@@ -286,27 +279,10 @@ def _is_label(values: np.ndarray, is_vector: bool) -> bool:
     return is_vector and not type_of_target(values, input_name="y").startswith("continuous")
 
 
-def _numbers(values: np.ndarray, name: str) -> np.ndarray:
-    try:
-        return values.astype(np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} was numbers in fit; it cannot be converted: {error}") from error
-
-
-def _moments(
-    columns: list[tuple[Any, np.ndarray]], labeled: list[bool], weight: np.ndarray | None, name: str
-) -> list[tuple[float, float]]:
-    """Shift and scale of columns of numbers, measured as those of rows are; those of labels stay as they are."""
-    moments = [(0.0, 1.0)] * len(columns)
-    which = [j for j, is_label in enumerate(labeled) if not is_label]
-    if which:
-        try:
-            statistics = ColumnStatistics.of(np.stack([_numbers(columns[j][1], name) for j in which], axis=1), weight)
-        except SpreadError as error:
-            raise error.named(lambda j: columns[which[j]][0], name) from None
-        for j, shift, scale in zip(which, statistics.shift, statistics.scale, strict=True):
-            moments[j] = (float(shift), float(scale))
-    return moments
+def _count_rows(rows: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Rows without repetition, in order, and the weights of each in total."""
+    known, inverse = np.unique(rows, axis=0, return_inverse=True)
+    return known, np.bincount(inverse.ravel(), weights=weight, minlength=len(known)).astype(np.float64)
 
 
 def _spread_out(n_rows: int, weight: np.ndarray | None) -> np.ndarray:
@@ -316,28 +292,3 @@ def _spread_out(n_rows: int, weight: np.ndarray | None) -> np.ndarray:
         return np.linspace(0, n_rows - 1, n_kept).astype(int)
     within = np.random.default_rng(_SEED).random(n_kept)
     return np.searchsorted(np.cumsum(weight / weight.sum()), (np.arange(n_kept) + within) / n_kept).clip(max=n_rows - 1)
-
-
-def sort_labels(values: np.ndarray, name: str) -> np.ndarray:
-    """Labels without repetition, in order."""
-    try:
-        return np.unique(values)
-    except TypeError:
-        types = " and ".join(sorted({type(value).__name__ for value in values.tolist()}))
-        raise ValueError(f"{name} has labels of the types {types}, which cannot be sorted; make them of one type.") from None
-
-
-def _find(values: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Positions of values among sorted known ones, -1 where they are not among them."""
-    if known.dtype.kind in "Mm":
-        try:
-            values = values.astype(known.dtype)
-        except (TypeError, ValueError):
-            return np.full(len(values), -1)
-    positions = {label: i for i, label in enumerate(known.tolist())}
-    return np.array([positions.get(value, -1) for value in values.tolist()], dtype=np.int64)
-
-
-def _listing(labels: list[Any]) -> str:
-    text = ", ".join(repr(label.item() if isinstance(label, np.generic) else label) for label in labels[:10])
-    return text + (f", and {len(labels) - 10} more" if len(labels) > 10 else "")

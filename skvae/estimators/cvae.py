@@ -551,7 +551,7 @@ class CVAE(VariationalAutoEncoder):
         """
         check_is_fitted(self, "module_")
         if n_samples is None:
-            n_samples = self._conditions.n_told(y)
+            n_samples = self._conditions.n_conditions(y)
         codes_seed, noise_seed, y_seed = self._draw_seeds(n_samples, random_state, n=3)
         given, encoded = self._conditions.called("y").for_sample(y, n_samples, y_seed)
         device = check.resolve_device(self.device)

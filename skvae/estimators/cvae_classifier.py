@@ -8,7 +8,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
 from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
-from skvae.estimators._labeled import check_labels, new_model, take_columns
+from skvae.estimators import _checks as check
+from skvae.estimators._labeled import new_model, take_columns
 from skvae.estimators.cvae import CVAE
 
 
@@ -103,7 +104,7 @@ class CVAEClassifier(ClassifierMixin, BaseEstimator):
             If a parameter, X or y is not as it should be.
         """
         estimator = new_model(self, CVAE())
-        y = check_labels(self, y)
+        y = check.check_class_labels(self, y)
         check_consistent_length(X, y)
         weight = None
         if sample_weight is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import prod
 from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -14,14 +14,14 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from skvae.data.kinds import Columns, columns_of, frame_columns, take
 from skvae.estimators import _checks as check
 from skvae.estimators._fit import MAX_SEED
-from skvae.estimators._labeled import check_labels, new_model, take_columns
+from skvae.estimators._labeled import new_model, take_columns
 from skvae.estimators.cvae import CVAE
 from skvae.warnings import warn_user
 
 _ATTEMPTS = 10  # draws of a row that the guard turns down
-_MAX_VALUES = 20  # of a column that new rows take no others in
 _ROUNDING = 1e-9  # by which a ratio may be less than it says, as 15 / 22 is
 _MAX_GUARD = 0.5  # up to which the nearest training row is the only one that can be too close
 
@@ -67,7 +67,7 @@ class CVAEResampler(OneToOneFeatureMixin, BaseEstimator):
     See Also
     --------
     CVAE : The model.
-    CVAEClassifier : Tells labels by their likelihood.
+    CVAEClassifier : Compares the likelihoods of a row under the labels.
 
     Notes
     -----
@@ -171,9 +171,9 @@ class CVAEResampler(OneToOneFeatureMixin, BaseEstimator):
         classes, first, codes, counts = np.unique(labels, return_index=True, return_inverse=True, return_counts=True)
         model.fit(X, labels, sample_weight=1.0 / np.sqrt(counts[codes]))
         like = np.repeat(first, [wanted.get(label, 0) for label in classes.tolist()])  # rows of the labels of the new ones
-        entries = _own_entries(X, rows)
-        new, n_rejected = self._draw(model, rows, labels[like], entries)
-        resampled = _join_rows(X, new, entries), _take_labels(y, np.concatenate([np.arange(len(labels)), like]))
+        columns = columns_of(rows, _entries(X))
+        new, n_rejected = self._draw(model, rows, labels[like], columns)
+        resampled = _join_rows(X, new, columns), _take_labels(y, np.concatenate([np.arange(len(labels)), like]))
         self.sampling_strategy_ = wanted
         self.n_rejected_ = n_rejected
         self.estimator_ = model
@@ -183,7 +183,7 @@ class CVAEResampler(OneToOneFeatureMixin, BaseEstimator):
     def _check(self, X: Any, y: Any) -> tuple[CVAE, Any, np.ndarray, dict[Any, int]]:
         """Unfitted model, rows and labels as arrays, and the number of new rows of every class."""
         model = new_model(self, CVAE(prior="conditional"))
-        labels = check_labels(self, _as_one_list(y))
+        labels = check.check_class_labels(self, _as_one_list(y))
         rows = check.check_rows(model, X, reset=True, min_rows=2, sets_form=True)
         check_consistent_length(rows, labels)
         return model, rows, labels, self._wanted(labels)
@@ -209,14 +209,13 @@ class CVAEResampler(OneToOneFeatureMixin, BaseEstimator):
 
     # -- new rows -----------------------------------------------------------------------------------------------------
 
-    def _draw(self, model: CVAE, rows: Any, labels: np.ndarray, entries: dict[int, _Entries]) -> tuple[np.ndarray, int]:
+    def _draw(self, model: CVAE, rows: Any, labels: np.ndarray, columns: Columns) -> tuple[np.ndarray, int]:
         """Draw new rows, one for each label, and count the draws that were turned down."""
         generator = check_random_state(model.random_state)
-        settle = _settler(rows, entries)
 
         def draw(labels: np.ndarray) -> np.ndarray:
             drawn = model.sample(len(labels), y=labels, random_state=int(generator.randint(MAX_SEED)))
-            return settle(_flat(drawn)).reshape(drawn.shape)
+            return columns.settle(_flat(drawn)).reshape(drawn.shape)
 
         if not len(labels):
             return np.empty((0, *(model.image_shape_ if model._gives_images else rows.shape[1:]))), 0
@@ -288,73 +287,17 @@ def _by_size(sizes: dict[Any, Any], counts: dict[Any, int]) -> dict[Any, int]:
 # -- what new rows may be ---------------------------------------------------------------------------------------------
 
 
-class _Entries(NamedTuple):
-    """What a column has that is no number, though it stands for one: values, sorted, and a row that has each."""
-
-    values: np.ndarray
-    rows: np.ndarray
-
-    def nearest(self, new: np.ndarray) -> np.ndarray:
-        """Rows that have the entries for values."""
-        return self.rows[_nearest(self.values, new)]
-
-
-def _own_entries(X: Any, rows: Any) -> dict[int, _Entries]:
-    """Entries of columns of categories, text and other objects, which new rows take as they are."""
+def _entries(X: Any) -> list[Any] | None:
+    """Columns of a data frame or an array, or pixels of images, as they were given; None where all are numbers."""
     if sparse.issparse(X):
-        return {}
-    kept = [j for j, column in enumerate(_columns(X)) if not _is_numbers(column)]
-    values = (rows[:, kept].toarray() if sparse.issparse(rows) else rows[:, kept]).T
-    return {j: _Entries(*np.unique(column, return_index=True)) for j, column in zip(kept, values, strict=True)}
-
-
-def _columns(X: Any) -> list[Any]:
-    """Columns of a data frame or an array, or pixels of images."""
-    if hasattr(X, "iloc"):
-        return [X.iloc[:, j] for j in range(X.shape[1])]
-    if hasattr(X, "get_columns"):  # polars
-        return X.get_columns()
+        return None
+    if hasattr(X, "iloc") or hasattr(X, "get_columns"):
+        return [column for _, column in frame_columns(X)]
     return list(_flat(check.as_array(X)).T)
 
 
 def _flat(X: np.ndarray) -> np.ndarray:
     return X.reshape(len(X), prod(X.shape[1:]))
-
-
-def _is_numbers(column: Any) -> bool:
-    """Whether a column can hold other numbers than it does: categories, of numbers too, and text cannot."""
-    kind = getattr(column.dtype, "kind", None) or np.asarray(column).dtype.kind  # types of polars have none
-    if kind == "O" and column.dtype == object:
-        return all(isinstance(value, (float, np.floating)) for value in column)
-    return kind in "biuf"
-
-
-def _nearest(values: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """Positions of those among sorted values that lie nearest to new ones."""
-    return np.searchsorted((values[1:] + values[:-1]) / 2.0, new)
-
-
-def _settler(rows: Any, entries: dict[int, _Entries]) -> Callable[[np.ndarray], np.ndarray]:
-    """Make a function that moves entries of new rows to values that their columns can take."""
-    listed: dict[int, np.ndarray] = {}
-    ranges: dict[int, tuple[float, float]] = {}
-    columns = rows.tocsc() if sparse.issparse(rows) else rows
-    for j in range(rows.shape[1]):
-        column = columns[:, [j]].toarray().ravel() if sparse.issparse(rows) else columns[:, j]
-        values = np.unique(column).astype(np.float64)
-        if j in entries or (len(values) <= _MAX_VALUES and 2 * len(values) <= len(column)):
-            listed[j] = values
-        elif (values == np.round(values)).all():
-            ranges[j] = values[0], values[-1]
-
-    def settle(new: np.ndarray) -> np.ndarray:
-        for j, values in listed.items():
-            new[:, j] = values[_nearest(values, new[:, j])]
-        for j, (low, high) in ranges.items():
-            new[:, j] = np.clip(np.round(new[:, j]), low, high)
-        return new
-
-    return settle
 
 
 def _closeness(model: CVAE, rows: Any) -> Callable[[np.ndarray], np.ndarray]:
@@ -381,13 +324,13 @@ def _closeness(model: CVAE, rows: Any) -> Callable[[np.ndarray], np.ndarray]:
 # -- in the form of what was given ------------------------------------------------------------------------------------
 
 
-def _join_rows(X: Any, new: np.ndarray, entries: dict[int, _Entries]) -> Any:
+def _join_rows(X: Any, new: np.ndarray, columns: Columns) -> Any:
     """Rows that were given, followed by new ones in their form."""
     if sparse.issparse(X):
         kind = sparse.csr_array if isinstance(X, sparse.sparray) else sparse.csr_matrix
         return sparse.vstack([X, kind(new.astype(X.dtype))], format=X.format)
-    columns, values = _columns(X), _flat(new)
-    taken = {j: _take(columns[j], own.nearest(values[:, j])) for j, own in entries.items()}
+    values = _flat(new)
+    taken = {j: column.decode(values[:, [j]]) for j, column in enumerate(columns) if not column.is_numeric}
     if hasattr(X, "iloc"):
         import pandas as pd
 
@@ -428,12 +371,7 @@ def _as_one_list(y: Any) -> Any:
 def _take_labels(y: Any, rows: np.ndarray) -> Any:
     """Labels of some rows, in the form that they were given in; a column that is no data frame's is a list."""
     if hasattr(y, "iloc") or hasattr(y, "rechunk"):
-        return _take(y, rows)
+        return take(y, rows)
     values = check.as_array(y)
     values = values[rows].ravel() if values.ndim == 2 and values.shape[1] == 1 else values[rows]
     return values.tolist() if isinstance(y, list) else values
-
-
-def _take(values: Any, rows: np.ndarray) -> Any:
-    """Rows of an array, a series or a data frame, which are then counted from 0."""
-    return values.iloc[rows].reset_index(drop=True) if hasattr(values, "iloc") else values[rows]

@@ -685,7 +685,7 @@ class VQVAE(TableAutoEncoder):
         if y is not None and self._conditions is None:
             raise ValueError("y was given, but the prior does not depend on labels: fit with y and class_conditional=True.")
         if n_samples is None:
-            n_samples = 1 if self._conditions is None else self._conditions.n_told(y)
+            n_samples = 1 if self._conditions is None else self._conditions.n_conditions(y)
         noise_seed, y_seed, *seeds = self._draw_seeds(n_samples, random_state, n=2 + len(priors))
         condition, given = None, None
         if self._conditions is not None:

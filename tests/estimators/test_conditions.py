@@ -1,5 +1,7 @@
 """What rows are conditioned on, in every form that users keep it in."""
 
+import copy
+import pickle
 import re
 
 import numpy as np
@@ -136,13 +138,13 @@ def test_tables(X, name):
     assert hasattr(model, "classes_") == all(is_label)
     if all(is_label):
         assert [len(known) for known in model.classes_] == [len(np.unique(np.asarray(column))) for column in np.asarray(y).T]
-    drawn, told = model.sample(7, return_y=True)
-    assert told.shape == (7, len(is_label))
+    drawn, condition = model.sample(7, return_y=True)
+    assert condition.shape == (7, len(is_label))
     seen = {tuple(row) for row in (y if isinstance(y, list) else np.asarray(y, dtype=object).tolist())}
-    assert {tuple(row) for row in told.tolist()} <= seen  # combinations stay together
-    np.testing.assert_array_equal(model.sample(y=told), drawn)
-    row = told[0] if told.dtype == object else told[0].tolist()
-    np.testing.assert_array_equal(model.reconstruct(X, row), model.reconstruct(X, np.repeat(told[:1], N_ROWS, axis=0)))
+    assert {tuple(row) for row in condition.tolist()} <= seen  # combinations stay together
+    np.testing.assert_array_equal(model.sample(y=condition), drawn)
+    row = condition[0] if condition.dtype == object else condition[0].tolist()
+    np.testing.assert_array_equal(model.reconstruct(X, row), model.reconstruct(X, np.repeat(condition[:1], N_ROWS, axis=0)))
     again = quick().fit(X, np.asarray(y, dtype=object) if hasattr(y, "columns") else y)  # frames lose nothing as objects
     np.testing.assert_array_equal(again.transform(X), model.transform(X))
 
@@ -206,7 +208,36 @@ def test_numbers_are_drawn_in_the_proportions_of_the_weights():
     values, weight = np.array([0.5, 1.5]), np.array([3.0, 1.0])
     conditions = Conditions(np.tile(values, 2000), np.tile(weight, 2000))
     assert np.mean(conditions.draw(4000, 0) == 0.5) == pytest.approx(0.75, abs=0.03)
-    assert len(conditions._examples) == 1000
+    assert len(conditions._seen) == 1000
+
+
+@pytest.mark.parametrize(
+    "y", [LETTERS, INTEGERS, NUMBERS, LABELS["days"][0], TABLES["frame"][0], TABLES["objects"][0], TABLES["strings"][0]]
+)
+def test_the_plain_form_holds_everything(y):
+    weight = np.arange(1.0, N_ROWS + 1)
+    conditions = Conditions(y, weight, name="condition")
+    state = conditions.plain()
+    assert {type(value) for value in state.values()} <= {str, list, bool, np.ndarray, type(None)}
+    assert all(type(value) in (str, float, np.ndarray) for column in state["columns"] for value in column.values())
+    for again in (Conditions.from_plain(state), pickle.loads(pickle.dumps(conditions)), copy.deepcopy(conditions)):
+        assert vars(again).keys() == vars(conditions).keys()
+        assert again.describe() == conditions.describe()
+        np.testing.assert_array_equal(again.encode(y, N_ROWS), conditions.encode(y, N_ROWS))
+        np.testing.assert_array_equal(again.draw(50, 1), conditions.draw(50, 1))
+        np.testing.assert_array_equal(again.extended(y, None).draw(50, 2), conditions.extended(y, None).draw(50, 2))
+        with pytest.raises(ValueError, match="condition has 1 entries for 2 row"):
+            again.spread(y[:1], 2)
+
+
+def test_extending_leaves_the_original_as_it_was():
+    for y in (LETTERS, NUMBERS):
+        conditions = Conditions(y, None)
+        before = pickle.dumps(conditions)
+        conditions.extended(y[::2], None)
+        conditions.extended(y[::2], None, anew=True)
+        conditions.called("condition")
+        assert pickle.dumps(conditions) == before
 
 
 def test_counts_grow_and_start_anew():
@@ -267,7 +298,7 @@ def test_no_conditions_at_all(X):
 
 
 @pytest.mark.parametrize(
-    ("fitted", "told", "message"),
+    ("fitted", "given", "message"),
     [
         (
             LETTERS,
@@ -284,23 +315,23 @@ def test_no_conditions_at_all(X):
         (LABELS["days"][0], "soon", r"not seen in fit: 'soon'"),
         (NUMBERS, NUMBERS[:, :1], r"y has 1 column\(s\), but the model was fitted with 2"),
         (NUMBERS, NUMBERS[:9], r"y has 9 entries"),
-        (NUMBERS, 3.0, r"y=3\.0 is one value, but every row is told 2: 2 numbers"),
+        (NUMBERS, 3.0, r"y=3\.0 is one value, but a condition has 2: 2 numbers"),
         (NUMBERS, np.full((N_ROWS, 2), "x"), r"Column 0 of y was numbers in fit; it cannot be converted"),
-        (TABLES["frame"][0], "a", r"y='a' is one value, but every row is told 3: 2 labels and 1 number"),
+        (TABLES["frame"][0], "a", r"y='a' is one value, but a condition has 3: 2 labels and 1 number"),
         (TABLES["frame"][0], ["q", 1.0, True], r"Column 'site' of y has labels that were not seen in fit: 'q'"),
         (TABLES["frame"][0], ["a", "old", True], r"Column 'age' of y was numbers"),
         (LETTERS, {"a"}, r"y has an entry of type set, \{'a'\}, which is no label"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_conditions_that_a_fitted_model_refuses(X, fitted, told, message):
+def test_conditions_that_a_fitted_model_refuses(X, fitted, given, message):
     model = quick().fit(X, fitted)
     for method in (model.reconstruct, model.score_samples, model.inpaint):
         args = (X, np.ones(4, dtype=bool)) if method == model.inpaint else (X,)
         with pytest.raises(ValueError, match=message):
-            method(*args, told)
+            method(*args, given)
     with pytest.raises(ValueError, match=by_condition(message)):
-        model.transform(X, condition=told)
+        model.transform(X, condition=given)
 
 
 @pytest.mark.parametrize(
@@ -336,7 +367,7 @@ def test_methods_that_need_conditions_ask_for_them(X, fitted, what):
                 getattr(model, name)(X)
 
 
-def test_an_encoder_that_is_told_asks_too(X):
+def test_an_encoder_that_takes_conditions_asks_too(X):
     model = quick(encode_condition=True).fit(X, LETTERS)
     with pytest.raises(ValueError, match=r"transform with encode_condition=True of CVAE .* pass condition \(in a pipeline, by"):
         model.transform(X)

@@ -260,7 +260,7 @@ def test_a_fit_that_fails_leaves_the_classifier_as_it_was(quick):
         ({"priors": [np.nan, 1.0]}, "must not be negative or NaN"),
         ({"priors": ["a", "b"]}, "must be numbers"),
         ({"estimator": AutoEncoder()}, "'estimator' parameter of CVAEClassifier must be an instance of .*CVAE"),
-        ({"estimator": CVAE(condition_columns=[0])}, r"CVAEClassifier tells its model the labels y; leave condition_columns"),
+        ({"estimator": CVAE(condition_columns=[0])}, r"CVAEClassifier conditions its model on the labels y; leave"),
         ({"estimator": CVAE(n_components=-1)}, "'n_components' parameter of CVAE"),
     ],
 )

@@ -132,7 +132,7 @@ def test_balanced_classes_stay_as_they_are(quick):
         ({"sampling_strategy": 1.5}, "'sampling_strategy' parameter of CVAEResampler"),
         ({"guard": 0.6}, "'guard' parameter of CVAEResampler"),
         ({"estimator": AutoEncoder()}, "'estimator' parameter of CVAEResampler must be an instance of .*CVAE"),
-        ({"estimator": CVAE(condition_columns=[0])}, "CVAEResampler tells its model the labels y; leave condition_columns"),
+        ({"estimator": CVAE(condition_columns=[0])}, "CVAEResampler conditions its model on the labels y; leave"),
     ],
     ids=in_words,
 )

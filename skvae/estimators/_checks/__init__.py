@@ -3,7 +3,7 @@
 from skvae.estimators._checks.codes import check_codes, check_discrete_codes
 from skvae.estimators._checks.columns import check_columns, check_mask, refuse_text
 from skvae.estimators._checks.images import check_image_shape
-from skvae.estimators._checks.labels import as_array, check_labels
+from skvae.estimators._checks.labels import as_array, check_class_labels, check_entries, check_labels
 from skvae.estimators._checks.missing import (
     MISSING_VALUES,
     check_missing,
@@ -26,11 +26,13 @@ __all__ = [
     "as_array",
     "check_anomaly_method",
     "check_architecture",
+    "check_class_labels",
     "check_codes",
     "check_columns",
     "check_corruption",
     "check_count",
     "check_discrete_codes",
+    "check_entries",
     "check_image_shape",
     "check_labels",
     "check_mask",

@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from skvae.data.kinds import frame_columns
+
 
 def refuse_text(X: Any) -> None:
     """Raise a ValueError that names the columns which hold text or dates."""
     named: dict[str, Any] = {}
     if hasattr(X, "columns") and hasattr(X, "dtypes"):
-        for position, (name, dtype) in enumerate(zip(X.columns, X.dtypes, strict=True)):
-            if getattr(dtype, "kind", "O") not in "biufc":
-                named[repr(name)] = X.iloc[:, position] if hasattr(X, "iloc") else X[name]
+        columns = zip(frame_columns(X), X.dtypes, strict=True)
+        named = {repr(name): column for (name, column), dtype in columns if getattr(dtype, "kind", "O") not in "biufc"}
     elif isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype.kind in "OUST":
         named = {str(j): X[:, j] for j in range(X.shape[1])}
     examples = {name: value for name, column in named.items() if (value := _first_text(np.asarray(column))) is not None}
