@@ -11,6 +11,7 @@ from skvae.estimators._checks.missing import (
     is_nan,
     mark_missing,
 )
+from skvae.estimators._checks.networks import check_architecture, check_corruption, check_network
 from skvae.estimators._checks.parameters import (
     check_anomaly_method,
     check_count,
