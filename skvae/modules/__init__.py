@@ -16,9 +16,10 @@ from skvae.modules.networks import build_networks
 from skvae.modules.pixelsnail import PixelSNAILPrior
 from skvae.modules.quantizer import CODEBOOKS, SIMILARITIES, VectorQuantizer
 from skvae.modules.quantizer import GRADIENTS as STRAIGHT_GRADIENTS
+from skvae.modules.recurrent import CELLS, RecurrentNetwork
 from skvae.modules.sparse import PENALTIES, SparseModule
 from skvae.modules.specs import Conv, Net
-from skvae.modules.tdvae import CELLS, TDVAEModule
+from skvae.modules.tdvae import TDVAEModule
 from skvae.modules.transformer import TransformerPrior
 from skvae.modules.vae import VAEModule
 from skvae.modules.vqvae import VQVAEModule
@@ -62,6 +63,7 @@ __all__ = [
     "MaskModel",
     "Net",
     "PixelSNAILPrior",
+    "RecurrentNetwork",
     "SparseModule",
     "TDVAEModule",
     "TrainableModule",

@@ -14,8 +14,7 @@ from skvae.modules.base import LatentModule, Schedule
 from skvae.modules.batch import Batch
 from skvae.modules.layers import mlp
 from skvae.modules.likelihood import Bernoulli
-
-CELLS: dict[str, type[nn.RNNBase]] = {"gru": nn.GRU, "lstm": nn.LSTM}
+from skvae.modules.recurrent import Memory, RecurrentNetwork
 
 _FIRST_LOG_STD = -1.5  # states that begin uncertain are ignored, and then die
 _MIN_LOG_STD, _MAX_LOG_STD = -8.0, 4.0
@@ -26,7 +25,6 @@ _QUIET = 0.1  # factor on the first weights of what departs from the belief
 _BEND = 0.3  # factor on the first weights of what departs from a linear map
 
 Moments = Callable[[int, Sequence[Tensor]], tuple[Tensor, Tensor]]
-Memory = tuple[Tensor, ...]
 
 
 class TDVAEModule(LatentModule):
@@ -85,7 +83,7 @@ class TDVAEModule(LatentModule):
     """
 
     learns_noise = True
-    encoder: nn.RNNBase
+    encoder: RecurrentNetwork
 
     def __init__(
         self,
@@ -134,13 +132,11 @@ class TDVAEModule(LatentModule):
 
     def _build_networks(self, **networks: Any) -> tuple[nn.Module, nn.Module]:
         cell, n_layers = networks.pop("cell"), networks.pop("n_recurrent_layers")
-        dropout = networks.get("dropout", 0.0) if n_layers > 1 else 0.0
-        make: Any = CELLS[cell]
-        encoder: nn.RNNBase = make(self.n_features, self.n_components, n_layers, batch_first=True, dropout=dropout)
+        encoder = RecurrentNetwork(cell, self.n_features, self.n_components, n_layers, networks.get("dropout", 0.0))
         if cell == "lstm":  # gates that begin open remember
             with torch.no_grad():
-                for layer in range(n_layers):
-                    getattr(encoder, f"bias_hh_l{layer}")[self.n_components : 2 * self.n_components] += 1.0
+                for layer in encoder.layers:
+                    layer.bias_hh_l0[self.n_components : 2 * self.n_components] += 1.0  # type: ignore[operator, index]
         sizes = tuple(networks.pop("hidden_layer_sizes", (64,)))[::-1]
         return encoder, BentLinear(self.n_decoder_inputs, sizes, self.n_features, **networks)
 
@@ -190,14 +186,12 @@ class TDVAEModule(LatentModule):
         beliefs : Tensor of shape (n, n_timesteps, n_components)
         memory : tuple of Tensor
         """
-        is_gru = isinstance(self.encoder, nn.GRU)
-        start = memory if memory is None or not is_gru else memory[0]
-        beliefs, end = self.encoder(self.likelihood.network_input(x.nan_to_num(0.0)), start)
-        return beliefs, (end,) if is_gru else tuple(end)
+        read: tuple[Tensor, Memory] = self.encoder(self.likelihood.network_input(x.nan_to_num(0.0)), memory)
+        return read
 
     def memory_shapes(self, n: int) -> list[tuple[int, int, int]]:
         """Shapes of what the recurrent network remembers of several sequences."""
-        return [(self.encoder.num_layers, n, self.n_components)] * (1 if isinstance(self.encoder, nn.GRU) else 2)
+        return self.encoder.memory_shapes(n)
 
     def encode(self, x: Tensor) -> Tensor:  # type: ignore[override]  # which takes no missing entries
         """Belief after the last frame, ``(n, n_timesteps, n_features)`` to ``(n, n_components)``."""
@@ -451,7 +445,8 @@ def _steps(values: Tensor, step: Tensor) -> Tensor:
     """Values ``(n, n_steps, width)`` at steps ``(n, n_pairs)``."""
     n, n_steps, width = values.shape
     row = torch.arange(n, device=values.device).unsqueeze(1) * n_steps
-    chosen: Tensor = values.reshape(-1, width).index_select(0, (row + step).flatten())
+    # An embedding, whose backward pass adds in the same order every time on GPUs too.
+    chosen = nn.functional.embedding((row + step).flatten(), values.reshape(-1, width))
     return chosen.view(*step.shape, width)
 
 

@@ -13,6 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from skvae.modules import CodePrior, VQVAEModule
 from skvae.training.code_sampling import fit_share
+from skvae.training.cudnn import steady
 from skvae.training.loader import Rows
 from skvae.training.net import Plan, train
 from skvae.training.randomness import PrivateRandomness, make_generator, seed_streams
@@ -62,7 +63,7 @@ def initialize_codebooks(module: VQVAEModule, rows: Rows, seed: int) -> list[int
         return torch.from_numpy(centres.astype(np.float32)).to(vectors.device)
 
     module.eval()
-    with PrivateRandomness(seed):
+    with steady(rows.device), PrivateRandomness(seed):
         module.initialize_codebooks(rows.take(order), cluster)
     return n_distinct
 

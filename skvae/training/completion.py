@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from skvae.functional import normal_log_prob
+from skvae.training.cudnn import steady
 from skvae.training.inference import place
 from skvae.training.randomness import make_generator, private_randomness
 from skvae.training.threads import threads_for
@@ -62,7 +63,7 @@ def complete(
     generator = make_generator(seed, device)
     size = max(1, _CHUNK_NUMBERS // (module.widest_layer * max(n_chains * module.n_components, _PRIOR_DRAWS)))
     results = []
-    with torch.no_grad(), threads_for(module, size * n_chains), private_randomness(module, seed):
+    with torch.no_grad(), threads_for(module, size * n_chains), steady(device), private_randomness(module, seed):
         for start in range(0, len(X), size):
             rows = slice(start, start + size)
             x = module.likelihood.standardize(X, rows).to(device)

@@ -1,7 +1,8 @@
 """Running a trained module over rows, such that a row's result does not depend on its neighbours.
 
 Matrix products of different shapes differ in their last bits, so every pass has the same number of rows: a chunk that is
-padded with zeros at the end. The number depends on the network alone. Rows begin at cache lines for the same reason.
+padded with zeros at the end. The number depends on the network and the kind of device alone. On CPUs, rows begin at cache lines
+for the same reason.
 """
 
 from __future__ import annotations
@@ -20,22 +21,25 @@ from skvae.modules import Batch
 from skvae.modules.base import told_observed
 from skvae.modules.columns import columns_are_correlated, has_missing
 from skvae.training.alignment import aligned_rows, aligned_zeros
+from skvae.training.cudnn import steady
 from skvae.training.loader import Rows, Table
 from skvae.training.randomness import make_generator, private_randomness
 from skvae.training.threads import one_thread, threads_for
 
 _CHUNK_WORK = 2**28  # multiply-adds a chunk may take
 _MAX_ROWS, _MIN_ROWS = 2048, 64
+_GPU_FACTOR = 16  # on both: a GPU takes hardly longer for more rows, and waits between chunks
 _MIN_SCORE_ROWS = 32
 _CHUNK_FLOATS = 2**22  # numbers the widest layer may hold when many draws are decoded at once
 POOL_SIZE = 2**16
 _POOL_SEED = 20140130
 
 
-def chunk_rows(module: nn.Module) -> int:
-    """Rows of a chunk: a power of two, smaller for larger networks."""
-    rows = _CHUNK_WORK // max(1, module.row_work)
-    return min(_MAX_ROWS, max(_MIN_ROWS, 1 << max(0, rows.bit_length() - 1)))
+def chunk_rows(module: nn.Module, device: torch.device | None = None) -> int:
+    """Rows of a chunk: a power of two, smaller for larger networks, and larger where they are computed on a GPU."""
+    factor = _GPU_FACTOR if device is not None and device.type == "cuda" else 1
+    rows = factor * _CHUNK_WORK // max(1, module.row_work)
+    return min(factor * _MAX_ROWS, max(_MIN_ROWS, 1 << max(0, rows.bit_length() - 1)))
 
 
 def score_rows(module: nn.Module, n_draws: int) -> int:
@@ -76,7 +80,13 @@ def run(
     """Call `step` on every chunk, in evaluation mode and without gradients."""
     place(module, device)
     threads = one_thread() if module.depends_on_threads else threads_for(module, size, solves=solves)
-    with torch.no_grad(), threads, aligned_rows(device, module, scores=solves), private_randomness(module, _POOL_SEED):
+    with (
+        torch.no_grad(),
+        threads,
+        steady(device),
+        aligned_rows(device, module, scores=solves),
+        private_randomness(module, _POOL_SEED),
+    ):
         return [step(rows) for rows in chunks(n_rows, size)]
 
 
@@ -113,7 +123,7 @@ def encode_training_rows(module: nn.Module, rows: Rows) -> np.ndarray:
     """Codes ``(n_samples, n_components)`` of rows as training sees them."""
     place(module, rows.device)
     codes = []
-    with torch.no_grad(), private_randomness(module, _POOL_SEED):
+    with torch.no_grad(), steady(rows.device), private_randomness(module, _POOL_SEED):
         for chunk in chunks(len(rows), _MAX_ROWS):
             x, observed = rows.fill(rows.take(torch.arange(chunk.start, chunk.stop, device=rows.device)))
             codes.append(module.encode(x, **told_observed(observed)).cpu().numpy())
@@ -145,19 +155,19 @@ def jacobian_norm(module: nn.Module, X: Any, device: torch.device) -> np.ndarray
         norms = [wide.jacobian_norm(part, **seen) for part, seen in zip(parts, masks, strict=True)]
         return (torch.cat(norms).unsqueeze(1),)
 
-    return _per_row(wide, X, device, function)[0][:, 0].astype(np.float64)
+    return _per_row(wide, X, device, function, size=chunk_rows(wide))[0][:, 0].astype(np.float64)
 
 
-def _per_row(module, X, device, function, condition=None) -> list[np.ndarray]:
+def _per_row(module, X, device, function, condition=None, size: int | None = None) -> list[np.ndarray]:
     """Call a function of standardised rows, and of their conditions and masks where there are any, chunk by chunk."""
-    size, n_rows = chunk_rows(module), X.shape[0]
+    size, n_rows = chunk_rows(module, device) if size is None else size, X.shape[0]
     missing = misses_entries(module, X)
     results: list[np.ndarray] = []
-    buffer = aligned_zeros(size, module.n_features)
+    buffer = _room(size, n_rows, module.n_features, device)
 
     def step(rows):
-        told = () if condition is None else (_padded(condition[rows], size).to(device),)
-        x, seen = _standardized(module, X, rows, buffer).to(device), {}
+        told = () if condition is None else (_padded(condition[rows], size, device),)
+        x, seen = _sent(_standardized(module, X, rows, buffer), size, device), {}
         if missing:
             x, seen = _filled(module, x)
         parts = function(x, *told, **seen)
@@ -178,25 +188,42 @@ def misses_entries(module: nn.Module, X: Any) -> bool:
 def _filled(module: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Fill what is missing of standardised rows, in aligned rows, and say what is not."""
     filled, observed = module.likelihood.fill(x)
-    return aligned_zeros(*x.shape).to(x.device).copy_(filled), {"observed": observed}
+    return aligned_zeros(*x.shape).copy_(filled) if x.device.type == "cpu" else filled, {"observed": observed}
 
 
-def _padded(values: np.ndarray, size: int) -> torch.Tensor:
+def _padded(values: np.ndarray, size: int, device: torch.device) -> torch.Tensor:
     """Values in rows that begin cache lines, with zeros behind them up to a chunk's size."""
-    buffer = aligned_zeros(size, values.shape[1])
+    buffer = _room(size, len(values), values.shape[1], device)
     buffer[: len(values)] = torch.from_numpy(values.astype(np.float32))
-    return buffer
+    return _sent(buffer, size, device)
+
+
+def _room(size: int, n_rows: int, width: int, device: torch.device) -> torch.Tensor:
+    """Room for a chunk on its way to a device: for all of it, or, where it is padded there, for no more rows than there are."""
+    return torch.zeros(min(size, n_rows), width, dtype=torch.float32) if device.type == "cuda" else aligned_zeros(size, width)
+
+
+def _sent(rows: torch.Tensor, size: int, device: torch.device) -> torch.Tensor:
+    """Have rows on a device, with zeros behind them up to a chunk's size."""
+    sent = rows.to(device)
+    return sent if len(sent) == size else nn.functional.pad(sent, (0, 0, 0, size - len(sent)))
 
 
 def decode(module: nn.Module, Z: np.ndarray, device: torch.device) -> np.ndarray:
     """Means of the likelihood, in the units of the data, for codes, with their conditions beside them if there are any."""
-    return _per_code(module, Z, device, lambda output, rows: module.likelihood.mean(output)[: rows.stop - rows.start])
+
+    def mean(output, rows):
+        n_rows = rows.stop - rows.start
+        # What is computed for all rows on CPUs, for the sake of the last ones, need not come back from elsewhere.
+        return module.likelihood.mean(output if device.type == "cpu" else output[:n_rows])[:n_rows]
+
+    return _per_code(module, Z, device, mean)
 
 
 def join_codes(module: nn.Module, noise: np.ndarray, condition: np.ndarray, device: torch.device) -> np.ndarray:
     """Turn standard normal numbers into draws from p(z|c), with the conditions beside them, which is what a decoder takes."""
     place(module, device)
-    with torch.no_grad(), private_randomness(module, _POOL_SEED):
+    with torch.no_grad(), steady(device), private_randomness(module, _POOL_SEED):
         mean, log_var = module.prior_moments(torch.from_numpy(condition).to(device))
     codes = noise * np.exp(0.5 * log_var.cpu().numpy()) + mean.cpu().numpy()
     return np.hstack([codes, condition])
@@ -232,14 +259,14 @@ def _beside_rows(module, X, Z, device, function) -> np.ndarray:
         padded[: len(block)] = block
         return function(padded, output)[: len(block)]
 
-    return _per_code(module, Z, device, step)
+    return _per_code(module, Z, device, step, chunk_rows(module))  # most of which is done on the CPU
 
 
-def _per_code(module, Z, device, function) -> np.ndarray:
-    size = chunk_rows(module)
+def _per_code(module, Z, device, function, size: int | None = None) -> np.ndarray:
+    size = chunk_rows(module, device) if size is None else size
 
     def step(rows):
-        return function(module.decode(_padded(Z[rows], size).to(device)), rows)
+        return function(module.decode(_padded(Z[rows], size, device)), rows)
 
     return np.concatenate(run(module, len(Z), size, device, step))
 
@@ -315,7 +342,7 @@ def log_weights(
         offsets = torch.from_numpy(row_offsets(x.numpy())).to(device)
         noise = pool[(offsets.unsqueeze(1) + window) % POOL_SIZE]
         x = x.to(device)
-        told = None if condition is None else _padded(condition[rows], size).to(device)
+        told = None if condition is None else _padded(condition[rows], size, device)
         batch = Batch(x, x, torch.ones_like(x[:, 0]), told, mask, {"posterior": noise})
         weights = module.log_weights(batch, prior if log_density is not None else None)
         return reduce(weights[: rows.stop - rows.start].cpu().numpy().astype(np.float64))
@@ -357,7 +384,7 @@ def fit_noise(module: nn.Module, data: Table, device: torch.device, *, max_rows:
     noise = torch.randn((len(x), module.n_components), generator=make_generator(_POOL_SEED), dtype=torch.float32)
     told = () if sample.condition is None else (sample.condition,)
     place(module, device)
-    with threads_for(module, len(x), solves=True), private_randomness(module, _POOL_SEED):
+    with threads_for(module, len(x), solves=True), steady(device), private_randomness(module, _POOL_SEED):
         others = (torch.from_numpy(values.astype(np.float32)).to(device) for values in (share, *told))
         module.fit_noise(x, next(others), noise.to(device), *others, **seen)
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from skvae.modules import Batch
 from skvae.training.callbacks import EarlyStopping, StopTraining
+from skvae.training.cudnn import steady
 from skvae.training.loader import BatchLoader, Rows
 from skvae.training.optimizers import resolve_optimizer
 from skvae.training.randomness import make_generator, private_randomness, seed_streams
@@ -326,7 +327,12 @@ def train(
     (stream,) = seed_streams(plan.seed, plan.pass_index, 2, n=1)
     module.train()
     trained = [param for param in module.parameters() if param.requires_grad]
-    with threads_for(module, plan.batch_size), private_randomness(module, stream), torch.enable_grad():
+    with (
+        threads_for(module, plan.batch_size),
+        steady(rows.device),
+        private_randomness(module, stream),
+        torch.enable_grad(),
+    ):
         module.before_training()
         try:
             net.initialize()

@@ -9,6 +9,7 @@ import torch
 from scipy.stats import norm, qmc
 
 from skvae.modules import TDVAEModule
+from skvae.training.cudnn import steady
 from skvae.training.inference import POOL_SIZE, chunk_rows, log_mean_exp, normal_pool, place, row_offsets, run
 from skvae.training.randomness import make_generator
 
@@ -67,7 +68,7 @@ def update(
 ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
     """Beliefs ``(n_sequences, n_components)`` after one more frame, and what the recurrent network remembers."""
     place(module, device)
-    with torch.no_grad():
+    with torch.no_grad(), steady(device):
         before = None if memory is None else tuple(torch.tensor(part, device=device) for part in memory)
         after, memory = module.read(module.likelihood.standardize(x[:, np.newaxis]).to(device), before)
     return after[:, 0].cpu().numpy(), tuple(part.cpu().numpy() for part in memory)
