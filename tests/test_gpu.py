@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ALL_ESTIMATORS
+from joblib.externals.loky import get_reusable_executor
 from scipy import sparse
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KernelDensity
@@ -403,6 +404,7 @@ def fit_one(name, seed):
 @pytest.mark.parametrize("backend", ["threading", "loky"])
 @pytest.mark.parametrize("name", ["a network of the user's", "convolutions", "tdvae, gru"])
 def test_fits_side_by_side_give_what_they_give_alone(name, backend):
+    get_reusable_executor().shutdown()  # processes of other tests see no GPU
     alone = [fit_one(name, seed) for seed in range(3)]
     together = joblib.Parallel(n_jobs=3, backend=backend)(joblib.delayed(fit_one)(name, seed) for seed in range(3))
     assert is_same(alone, together)
