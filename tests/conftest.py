@@ -1,16 +1,35 @@
 import os
 import re
+from unittest import mock
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # tests side by side: threads that wait for a busy core take seconds
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
+import torch
 
 import skvae
 from skvae.estimators._base import BaseAutoEncoder
 from skvae.estimators._continuous import ContinuousAutoEncoder
 from skvae.runtime.threads import one_thread
+
+torch.cuda.is_available()  # starts CUDA, which looks at the environment once
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item, nextitem):
+    """Tests are about CPUs, into whose tensors they look, and those marked `gpu` about GPUs, whatever the machine has."""
+    if item.get_closest_marker("gpu"):
+        return (yield)
+    gone = mock.Mock(return_value=False)
+    with (
+        mock.patch.object(torch.cuda, "is_available", gone),
+        mock.patch.object(torch.backends.mps, "is_available", gone),
+        mock.patch.dict(os.environ, {"CUDA_VISIBLE_DEVICES": ""}),  # for processes that are started meanwhile
+    ):
+        return (yield)
+
 
 ALL_ESTIMATORS = [value for value in vars(skvae).values() if isinstance(value, type) and issubclass(value, BaseAutoEncoder)]
 

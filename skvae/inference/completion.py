@@ -10,6 +10,7 @@ import torch
 
 from skvae.inference.runner import chunks, place
 from skvae.modules import Batch, CVAEModule
+from skvae.runtime.cudnn import steady
 from skvae.runtime.randomness import make_generator, private_randomness
 from skvae.runtime.threads import threads_for
 
@@ -65,7 +66,7 @@ def complete(
     generator = make_generator(seed, device)
     place(module, device)
     results = []
-    with torch.no_grad(), threads_for(module, size * n_chains), private_randomness(module, seed):
+    with torch.no_grad(), threads_for(module, size * n_chains), steady(device), private_randomness(module, seed):
         for rows in chunks(len(X), size):
             x = module.likelihood.standardize(X, rows).to(device)
             given = torch.from_numpy(condition[rows].astype(np.float32)).to(device)

@@ -12,6 +12,7 @@ from skvae.inference.rows import posterior
 from skvae.inference.runner import misses_entries, place
 from skvae.modules import Batch
 from skvae.modules.posterior import DiagonalNormal
+from skvae.runtime.cudnn import steady
 from skvae.runtime.randomness import make_generator, private_randomness
 from skvae.runtime.threads import threads_for
 
@@ -37,7 +38,7 @@ def fit_noise(module: nn.Module, data: Table, device: torch.device, *, max_rows:
     noise = torch.randn((len(x), module.n_components), generator=make_generator(_SEED), dtype=torch.float32)
     condition = None if sample.condition is None else torch.from_numpy(sample.condition.astype(np.float32)).to(device)
     place(module, device)
-    with threads_for(module, len(x), solves=True), private_randomness(module, _SEED):
+    with threads_for(module, len(x), solves=True), steady(device), private_randomness(module, _SEED):
         module.fit_noise(Batch(x, x, weight, condition, observed, {"posterior": noise.to(device)}))
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from skvae.data import Table
 from skvae.inference.runner import CHUNK_FLOATS, Runner, chunk_rows, place
 from skvae.modules import Batch
+from skvae.runtime.cudnn import steady
 from skvae.runtime.randomness import make_generator, private_randomness
 
 
@@ -52,11 +53,13 @@ def jacobian_norm(module: nn.Module, table: Table, device: torch.device) -> np.n
         parts = zip(batch.x.to(dtype).split(size), observed, strict=True)
         return torch.cat([wide.jacobian_norm(Batch.of(x, observed=seen)) for x, seen in parts]).float()
 
-    return _of_rows(wide, table, device, norms).astype(np.float64)
+    return _of_rows(wide, table, device, norms, chunk_rows(wide)).astype(np.float64)
 
 
-def _of_rows(module: nn.Module, table: Table, device: torch.device, function: Callable[[Batch], Any]) -> Any:
-    runner = Runner(module, device)
+def _of_rows(
+    module: nn.Module, table: Table, device: torch.device, function: Callable[[Batch], Any], size: int | None = None
+) -> Any:
+    runner = Runner(module, device, size=size)
     batch = runner.batches(table)
     return runner.map(lambda rows: function(batch(rows)), table.n_rows)
 
@@ -66,7 +69,12 @@ def _of_rows(module: nn.Module, table: Table, device: torch.device, function: Ca
 
 def decode(module: nn.Module, Z: np.ndarray, device: torch.device, condition: np.ndarray | None = None) -> np.ndarray:
     """Means of the likelihood, in the units of the data, for codes."""
-    return _of_codes(module, Z, device, condition, lambda output, rows: module.likelihood.mean(output))
+
+    def mean(output: torch.Tensor, rows: slice) -> np.ndarray:
+        # What is computed for all rows on CPUs, for the sake of the last ones, need not come back from elsewhere.
+        return module.likelihood.mean(output if device.type == "cpu" else output[: rows.stop - rows.start])
+
+    return _of_codes(module, Z, device, condition, mean)
 
 
 def draw(module: nn.Module, Z: np.ndarray, device: torch.device, seed: int, condition: np.ndarray | None = None) -> np.ndarray:
@@ -85,8 +93,9 @@ def _of_codes(
     device: torch.device,
     condition: np.ndarray | None,
     function: Callable[[torch.Tensor, slice], np.ndarray],
+    size: int | None = None,
 ) -> np.ndarray:
-    runner = Runner(module, device)
+    runner = Runner(module, device, size=size)
     codes = runner.padded(Z)
     conditions = None if condition is None else runner.padded(condition)
 
@@ -102,7 +111,7 @@ def codes_from_noise(
 ) -> np.ndarray:
     """Turn standard normal numbers ``(n_samples, prior.n_noise)`` into codes from the module's prior."""
     place(module, device)
-    with torch.no_grad(), private_randomness(module, 0):
+    with torch.no_grad(), steady(device), private_randomness(module, 0):
         given = None if condition is None else torch.from_numpy(condition.astype(np.float32)).to(device)
         return module.prior.from_noise(torch.from_numpy(noise.astype(np.float32)).to(device), given).cpu().numpy()
 
@@ -154,4 +163,4 @@ def _beside_rows(
         padded[: len(block)] = block
         return function(padded, output)
 
-    return _of_codes(module, Z, device, table.condition, step)
+    return _of_codes(module, Z, device, table.condition, step, chunk_rows(module))  # most of which is done on the CPU

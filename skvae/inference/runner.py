@@ -1,7 +1,8 @@
 """The one loop over chunks of rows, such that a row's result does not depend on its neighbors.
 
 Matrix products of different shapes differ in their last bits, so every pass has the same number of rows: a chunk that is
-padded with zeros at the end. The number depends on the network alone. Rows begin at cache lines for the same reason.
+padded with zeros at the end. The number depends on the network and the kind of device alone. On CPUs, rows begin at cache lines
+for the same reason.
 """
 
 from __future__ import annotations
@@ -16,20 +17,23 @@ from torch import nn
 from skvae.data import Table
 from skvae.modules import Batch
 from skvae.runtime.alignment import aligned_rows, aligned_zeros
+from skvae.runtime.cudnn import steady
 from skvae.runtime.randomness import private_randomness
 from skvae.runtime.threads import one_thread, threads_for
 
 CHUNK_WORK = 2**28  # multiply-adds a chunk may take
 MAX_ROWS, MIN_ROWS = 2048, 64
+_GPU_FACTOR = 16  # on both: a GPU takes hardly longer for more rows, and waits between chunks
 MIN_SCORE_ROWS = 32
 CHUNK_FLOATS = 2**22  # numbers the widest layer may hold when many draws are decoded at once
 _SEED = 20140130  # of what networks of the user's own draw
 
 
-def chunk_rows(module: nn.Module) -> int:
-    """Rows of a chunk: a power of two, smaller for larger networks."""
-    rows = CHUNK_WORK // max(1, module.row_work)
-    return min(MAX_ROWS, max(MIN_ROWS, 1 << max(0, rows.bit_length() - 1)))
+def chunk_rows(module: nn.Module, device: torch.device | None = None) -> int:
+    """Rows of a chunk: a power of two, smaller for larger networks, and larger where they are computed on a GPU."""
+    factor = _GPU_FACTOR if device is not None and device.type == "cuda" else 1
+    rows = factor * CHUNK_WORK // max(1, module.row_work)
+    return min(factor * MAX_ROWS, max(MIN_ROWS, 1 << max(0, rows.bit_length() - 1)))
 
 
 def score_rows(module: nn.Module, n_draws: int) -> int:
@@ -77,7 +81,7 @@ class Runner:
 
     def __init__(self, module: nn.Module, device: torch.device, *, size: int | None = None, scores: bool = False):
         self.module, self.device, self.scores = module, device, scores
-        self.size = chunk_rows(module) if size is None else size
+        self.size = chunk_rows(module, device) if size is None else size
 
     def map(self, function: Callable[[slice], Any], n_rows: int) -> Any:
         """Call a function of every chunk and put together what it returns for the rows.
@@ -98,7 +102,7 @@ class Runner:
         aligned = aligned_rows(self.device, self.module, scores=self.scores)
         results: list[np.ndarray] = []
         is_tuple = False
-        with torch.no_grad(), threads, aligned, private_randomness(self.module, _SEED):
+        with torch.no_grad(), threads, steady(self.device), aligned, private_randomness(self.module, _SEED):
             for rows in chunks(max(n_rows, 1), self.size):  # of no rows, one chunk tells the shapes
                 parts = function(rows)
                 is_tuple = isinstance(parts, tuple)
@@ -123,22 +127,19 @@ class Runner:
         noise : callable, optional
             Takes a slice and its standardized rows on the CPU, and returns the noise of the batch.
         """
-        likelihood, device = self.module.likelihood, self.device
+        likelihood = self.module.likelihood
         missing = misses_entries(self.module, table)
-        if len(table.shape) == 2:
-            buffer = aligned_zeros(self.size, table.n_features)
-        else:
-            buffer = torch.zeros(self.size, *table.shape[1:])
+        buffer = self._room(table.n_rows, table.shape[1:])
         conditions = None if table.condition is None else self.padded(table.condition)
 
         def batch(rows: slice) -> Batch:
             n_rows = min(rows.stop, table.n_rows) - rows.start
             likelihood.standardize(table.source, rows, out=buffer)
             buffer[n_rows:] = 0.0
-            x, observed = buffer.to(device), None
+            x, observed = self._send(buffer), None
             if missing:
                 filled, observed = likelihood.fill(x)
-                x = aligned_zeros(*x.shape).to(device).copy_(filled) if x.dim() == 2 else filled
+                x = aligned_zeros(*x.shape).copy_(filled) if x.device.type == "cpu" else filled
             drawn = None if noise is None else noise(rows, x.cpu())
             return Batch.of(x, condition=None if conditions is None else conditions(rows), observed=observed, noise=drawn)
 
@@ -149,14 +150,24 @@ class Runner:
 
         def take(rows: slice) -> torch.Tensor:
             part = torch.from_numpy(values[rows].astype(np.float32))
-            if values.ndim == 2:
-                buffer = aligned_zeros(self.size, values.shape[1])
-            else:
-                buffer = torch.zeros(self.size, *values.shape[1:])
+            buffer = self._room(len(part), values.shape[1:])
             buffer[: len(part)] = part
-            return buffer.to(self.device)
+            return self._send(buffer)
 
         return take
+
+    def _room(self, n_rows: int, shape: tuple[int, ...]) -> torch.Tensor:
+        """Zeros for a chunk on its way to a device: all of it or, where it is padded there, no more rows than there are."""
+        if self.device.type == "cuda":
+            return torch.zeros(min(self.size, n_rows), *shape, dtype=torch.float32)
+        return aligned_zeros(self.size, *shape) if len(shape) == 1 else torch.zeros(self.size, *shape, dtype=torch.float32)
+
+    def _send(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows on the device, with zeros behind them up to a chunk's size."""
+        sent = rows.to(self.device)
+        if len(sent) == self.size:
+            return sent
+        return torch.cat([sent, sent.new_zeros(self.size - len(sent), *sent.shape[1:])])
 
 
 def _as_array(values: Any) -> np.ndarray:

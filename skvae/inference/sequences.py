@@ -12,6 +12,7 @@ from skvae.data import Table
 from skvae.inference.importance import POOL_SIZE, log_mean_exp, normal_pool, row_offsets
 from skvae.inference.runner import Runner, chunk_rows, place
 from skvae.modules import Batch, TDVAEModule
+from skvae.runtime.cudnn import steady
 from skvae.runtime.randomness import make_generator
 
 _MAX_DRAWN = 2**13  # draws of a state that are decoded at once
@@ -58,7 +59,7 @@ def update(
 ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
     """Beliefs ``(n_sequences, n_components)`` after one more frame, and what the recurrent network remembers."""
     place(module, device)
-    with torch.no_grad():
+    with torch.no_grad(), steady(device):
         before = None if memory is None else tuple(torch.tensor(part, device=device) for part in memory)
         after, memory = module.read(module.likelihood.standardize(x[:, np.newaxis]).to(device), before)
     return after[:, 0].cpu().numpy(), tuple(part.cpu().numpy() for part in memory)
@@ -210,7 +211,7 @@ def fit_noise(
     noise[present] = drawn.cpu()
     share = torch.ones(len(x)) if weight is None else torch.from_numpy(weight[chosen].astype(np.float32))
     place(module, device)
-    with torch.no_grad():
+    with torch.no_grad(), steady(device):
         batch = Batch.of(x.to(device), noise={"present": noise.to(device)})
         module.fit_noise(batch._replace(weight=share.to(device)))
 

@@ -15,6 +15,7 @@ from skvae.modules.missing import MECHANISMS, MaskModel, MIWAEModule
 from skvae.modules.networks.build import build_networks, can_tie, mirrored, resolve_networks
 from skvae.modules.networks.convolution import conv_decoder, conv_encoder
 from skvae.modules.networks.layers import ACTIVATIONS, NORMALIZATIONS, mlp
+from skvae.modules.networks.recurrent import RecurrentNetwork
 from skvae.modules.networks.specs import CELLS, MLP, Conv, Layered, Net, Recurrent, layer_sizes
 from skvae.modules.priors import (
     ActivityPatterns,
@@ -86,6 +87,7 @@ __all__ = [
     "PixelSNAILPrior",
     "Prior",
     "Recurrent",
+    "RecurrentNetwork",
     "SparseModule",
     "StandardNormal",
     "TDVAEModule",

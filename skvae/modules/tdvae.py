@@ -14,7 +14,8 @@ from skvae.modules.base import LatentModule, Schedule
 from skvae.modules.batch import Batch, Loss
 from skvae.modules.likelihoods import LikelihoodSpec
 from skvae.modules.networks.layers import mlp
-from skvae.modules.networks.specs import CELLS, MLP, Recurrent
+from skvae.modules.networks.recurrent import Memory, RecurrentNetwork
+from skvae.modules.networks.specs import MLP, Recurrent
 
 _FIRST_LOG_STD = -1.5  # states that begin uncertain are ignored, and then die
 _MIN_LOG_STD, _MAX_LOG_STD = -8.0, 4.0
@@ -24,7 +25,6 @@ _QUIET = 0.1  # factor on the first weights of what departs from the belief
 _BEND = 0.3  # factor on the first weights of what departs from a linear map
 
 Moments = Callable[[int, Sequence[Tensor]], tuple[Tensor, Tensor]]
-Memory = tuple[Tensor, ...]
 
 
 def resolve_recurrent(
@@ -94,7 +94,7 @@ class TDVAEModule(LatentModule):
     """
 
     learns_noise = True
-    encoder: nn.RNNBase
+    encoder: RecurrentNetwork
 
     def __init__(
         self,
@@ -143,13 +143,12 @@ class TDVAEModule(LatentModule):
 
     def _build_networks(self, **networks: Any) -> tuple[nn.Module, nn.Module]:
         recurrent, perceptron = networks["encoder"], networks["decoder"]
-        make: Any = CELLS[recurrent.cell]
-        options = {"batch_first": True, "dropout": float(recurrent.dropout)}
-        encoder: nn.RNNBase = make(self.n_features, self.n_components, int(recurrent.n_layers), **options)
+        n_layers, dropout = int(recurrent.n_layers), float(recurrent.dropout)
+        encoder = RecurrentNetwork(recurrent.cell, self.n_features, self.n_components, n_layers, dropout)
         if recurrent.cell == "lstm":  # gates that begin open remember
             with torch.no_grad():
-                for layer in range(encoder.num_layers):
-                    getattr(encoder, f"bias_hh_l{layer}")[self.n_components : 2 * self.n_components] += 1.0
+                for layer in encoder.layers:
+                    layer.bias_hh_l0[self.n_components : 2 * self.n_components] += 1.0  # type: ignore[operator, index]
         sizes = perceptron.hidden_layer_sizes
         return encoder, BentLinear(self.n_decoder_inputs, sizes, self.n_features, **perceptron.hidden)
 
@@ -199,14 +198,12 @@ class TDVAEModule(LatentModule):
         beliefs : Tensor of shape (n, n_timesteps, n_components)
         memory : tuple of Tensor
         """
-        is_gru = isinstance(self.encoder, nn.GRU)
-        start = memory if memory is None or not is_gru else memory[0]
-        beliefs, end = self.encoder(self.likelihood.network_input(x.nan_to_num(0.0)), start)
-        return beliefs, (end,) if is_gru else tuple(end)
+        read: tuple[Tensor, Memory] = self.encoder(self.likelihood.network_input(x.nan_to_num(0.0)), memory)
+        return read
 
     def memory_shapes(self, n: int) -> list[tuple[int, int, int]]:
         """Shapes of what the recurrent network remembers of several sequences."""
-        return [(self.encoder.num_layers, n, self.n_components)] * (1 if isinstance(self.encoder, nn.GRU) else 2)
+        return self.encoder.memory_shapes(n)
 
     def encode(self, batch: Batch) -> Tensor:
         """Belief after the last frame of sequences, ``(n, n_components)``."""
@@ -467,7 +464,8 @@ def _steps(values: Tensor, step: Tensor) -> Tensor:
     """Values ``(n, n_steps, width)`` at steps ``(n, n_pairs)``."""
     n, n_steps, width = values.shape
     row = torch.arange(n, device=values.device).unsqueeze(1) * n_steps
-    chosen: Tensor = values.reshape(-1, width).index_select(0, (row + step).flatten())
+    # An embedding, whose backward pass adds in the same order every time on GPUs too.
+    chosen = nn.functional.embedding((row + step).flatten(), values.reshape(-1, width))
     return chosen.view(*step.shape, width)
 
 

@@ -91,6 +91,8 @@ class PrivateRandomness(TorchDispatchMode):
         self._generators: dict[torch.device, torch.Generator] = {}
 
     def _generator(self, device: torch.device) -> torch.Generator:
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", torch.cuda.current_device())
         if device not in self._generators:
             self._generators[device] = make_generator(self._seed, device)
         return self._generators[device]

@@ -37,12 +37,14 @@ def _kind(optimizer: torch.optim.Optimizer) -> str:
 
 
 def _settings(optimizer: torch.optim.Optimizer) -> dict[str, str]:
-    return {name: repr(value) for name, value in optimizer.defaults.items() if name != "lr"}
+    # torch adds "differentiable" to the defaults of optimizers without it once a state is loaded; nothing gathered depends on it.
+    return {name: repr(value) for name, value in optimizer.defaults.items() if name not in ("lr", "differentiable")}
 
 
 def _gathers(optimizer: torch.optim.Optimizer, state: dict[int, dict[str, Any]]) -> bool:
     """Whether an optimizer gathers the numbers that are found in a state: a copy takes a step to tell."""
     twin = copy.deepcopy(optimizer)
+    vars(twin).update({name: value for name, value in vars(optimizer).items() if name not in vars(twin)})  # which torch forgets
     for group in twin.param_groups:
         for param in group["params"]:
             param.grad = torch.zeros_like(param)

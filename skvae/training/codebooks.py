@@ -10,6 +10,7 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 
 from skvae.modules import Batch, VQVAEModule
+from skvae.runtime.cudnn import steady
 from skvae.runtime.randomness import PrivateRandomness, make_generator
 from skvae.runtime.threads import one_thread
 from skvae.training.loader import Rows
@@ -58,6 +59,6 @@ def initialize_codebooks(module: VQVAEModule, rows: Rows, seed: int) -> list[int
         return torch.from_numpy(centers.astype(np.float32)).to(vectors.device)
 
     module.eval()
-    with PrivateRandomness(seed):
+    with steady(rows.device), PrivateRandomness(seed):
         module.initialize_codebooks(Batch.of(rows.take(order)), cluster)
     return n_distinct

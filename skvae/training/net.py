@@ -13,6 +13,7 @@ from skorch.callbacks import BatchScoring, Callback, EpochScoring, EpochTimer, L
 from torch import nn
 
 from skvae.modules import Batch
+from skvae.runtime.cudnn import steady
 from skvae.runtime.randomness import Stream, make_generator, private_randomness, seed_streams
 from skvae.runtime.state import load_optimizer_state, plain_optimizer_state
 from skvae.runtime.threads import threads_for
@@ -306,7 +307,12 @@ def train(
     (stream,) = seed_streams(plan.seed, plan.pass_index, Stream.LAYERS, n=1)
     module.train()
     trained = [param for param in module.parameters() if param.requires_grad]
-    with threads_for(module, plan.batch_size), private_randomness(module, stream), torch.enable_grad():
+    with (
+        threads_for(module, plan.batch_size),
+        steady(rows.device),
+        private_randomness(module, stream),
+        torch.enable_grad(),
+    ):
         module.before_training()
         try:
             net.initialize()

@@ -11,6 +11,7 @@ from torch import nn
 from skvae.data import Table
 from skvae.inference.runner import chunks, place
 from skvae.modules import Batch, DenoisingModule
+from skvae.runtime.cudnn import steady
 from skvae.runtime.randomness import PrivateRandomness, Stream, private_randomness, seed_streams
 from skvae.training.loader import Rows
 from skvae.training.net import DivergedError, Plan, train
@@ -64,7 +65,7 @@ def _encode_training_rows(module: nn.Module, rows: Rows) -> np.ndarray:
     """Codes ``(n_samples, n_components)`` of rows as training sees them."""
     place(module, rows.device)
     codes = []
-    with torch.no_grad(), private_randomness(module, 0):
+    with torch.no_grad(), steady(rows.device), private_randomness(module, 0):
         for chunk in chunks(len(rows), _CHUNK_ROWS):
             x, observed = rows.fill(rows.take(torch.arange(chunk.start, chunk.stop, device=rows.device)))
             codes.append(module.encode(Batch.of(x, observed=observed)).cpu().numpy())

@@ -29,7 +29,10 @@ LABELS = {
     "list of strings": (LETTERS.tolist(), ["a", "b", "c"]),
     "objects": (LETTERS.astype(object), ["a", "b", "c"]),
     "bytes": (LETTERS.astype("S1"), [b"a", b"b", b"c"]),
-    "days": (np.datetime64("2024-01-01") + INTEGERS, [np.datetime64("2024-01-01") + i for i in range(3)]),
+    "days": (
+        np.datetime64("2024-01-01") + INTEGERS.astype("timedelta64[D]"),
+        [np.datetime64(f"2024-01-0{i}") for i in (1, 2, 3)],
+    ),
     "series": (pd.Series(LETTERS, index=np.arange(N_ROWS)[::-1]), ["a", "b", "c"]),
     "categories": (pd.Series(LETTERS, dtype="category"), ["a", "b", "c"]),
     "pandas strings": (pd.Series(LETTERS, dtype="string"), ["a", "b", "c"]),

@@ -14,6 +14,7 @@ from sklearn.base import clone
 from torch import nn
 
 from skvae import AutoEncoder, Net, VAETransformer
+from skvae.runtime.state import load_optimizer_state, plain_optimizer_state
 
 
 class NoisyEncoder(nn.Module):
@@ -176,3 +177,13 @@ def test_on_a_gpu(estimator_class, X):
     np.testing.assert_allclose(loaded.explain_anomaly(X).sum(1), model.score_anomaly(X), rtol=1e-3)
     loaded.partial_fit(X)
     model.sample(3), model.partial_fit(X)
+
+
+def test_settings_are_the_same_after_loading():
+    """torch adds to the defaults of some optimizers when a state is loaded, which is no change of the user's."""
+    for cls in (torch.optim.Adafactor, torch.optim.Adam):
+        first, second = (cls([nn.Parameter(torch.ones(2, 3))], lr=0.1) for _ in range(2))
+        first.param_groups[0]["params"][0].grad = torch.ones(2, 3)
+        first.step()
+        load_optimizer_state(second, plain_optimizer_state(first))
+        assert plain_optimizer_state(second)["settings"] == plain_optimizer_state(first)["settings"]

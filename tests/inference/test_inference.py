@@ -552,3 +552,21 @@ def test_noise_and_usage_are_measured_on_spread_rows(max_rows, monkeypatch):
     kl, variance, correlated = inference.latent_usage(module, Table(X), CPU, max_rows=max_rows)
     assert kl.shape == variance.shape == (2,)
     assert correlated
+
+
+def test_chunks_that_are_padded_on_the_device(monkeypatch):
+    """As for GPUs, of which there may be none: rows are sent alone, and the results for padding stay there."""
+    X = make_table(2500, 7)
+    model = AutoEncoder(3, hidden_layer_sizes=(10,), max_epochs=1, random_state=0).fit(X[:200])
+    codes, rows = model.transform(X), model.reconstruct(X)
+    monkeypatch.setattr(inference, "_room", lambda size, n_rows, width, device: torch.zeros(min(size, n_rows), width))
+    for n in (1, 5, 2048, 2500):
+        np.testing.assert_allclose(model.transform(X[:n]), codes[:n], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(model.reconstruct(X[:n]), rows[:n], rtol=1e-4, atol=1e-5)
+
+
+def test_chunks_for_gpus_are_larger():
+    module = VAEModule(20, 2, hidden_layer_sizes=(4000,))
+    gpu = torch.device("cuda")
+    assert inference.chunk_rows(module) == inference.chunk_rows(module, CPU)
+    assert inference.chunk_rows(module, gpu) == 16 * inference.chunk_rows(module)

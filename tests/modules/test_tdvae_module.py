@@ -217,7 +217,7 @@ def test_the_belief_that_a_longer_jump_ends_in_is_taken_for_given(monkeypatch, g
     steps = torch.full((3, 5), gap), torch.full((3, 5), 6)
     monkeypatch.setattr(module, "pairs", lambda noise, length: steps)
     terms = module.loss(batch_of(module, x), SCHEDULE)
-    weight = module.encoder.weight_hh_l0
+    weight = module.encoder.layers[0].weight_hh_l0
     (grad,) = torch.autograd.grad(terms["reconstruction"].sum(), weight, retain_graph=True, allow_unused=True)
     assert (grad is not None and bool(grad.any())) == (gap == 1)
     for name in ("smoothing", "transition"):
@@ -458,7 +458,7 @@ def test_states_begin_certain_and_jumps_begin_as_no_motion():
     state = torch.randn(200, 8)
     moved = module.draw(module.transition_moments(state, torch.full((200,), 3)), None)
     assert torch.corrcoef(torch.stack([moved.flatten(), state.flatten()]))[0, 1] > 0.8
-    forget = module.encoder.bias_hh_l0[32:64]
+    forget = module.encoder.layers[0].bias_hh_l0[32:64]
     assert forget.mean().item() == pytest.approx(1.0, abs=0.2)
     later, before, after = torch.randn(200, 8), torch.randn(200, 32), torch.randn(200, 32)
     expected = module.belief_moments(before)

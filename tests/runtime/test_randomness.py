@@ -393,3 +393,27 @@ def test_streams_are_reproducible_and_differ():
     assert len(set(streams)) == 12
     assert streams[:3] == seed_streams(0, n=3)
     assert all(isinstance(seed, int) for seed in streams)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_on_a_gpu_are_private_or_refused(name):
+    make, shape = LAYERS[name]
+    layer, x = make().cuda(), torch.randn(shape, generator=make_generator(0)).cuda()
+    state = torch.cuda.get_rng_state()
+    if name in ("lstm", "gru", "transformer"):  # whose dropout is fused with what surrounds it
+        with pytest.raises(RuntimeError, match="cannot be given a private one"):
+            assert_private(lambda: run_in_training(layer, x))
+    else:
+        assert_private(lambda: run_in_training(layer, x))
+        assert torch.equal(torch.cuda.get_rng_state(), state)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_device_has_one_stream_however_it_is_called():
+    with PrivateRandomness(0):
+        drawn = [torch.rand(5, device=device) for device in ("cuda", "cuda:0")]
+        drawn.append(torch.rand_like(drawn[0]))
+    assert len({tuple(values.tolist()) for values in drawn}) == 3
