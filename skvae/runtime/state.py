@@ -21,7 +21,7 @@ def to_plain(tree: Any) -> Any:
 
 
 def _to_tensors(entries: dict[str, Any]) -> dict[str, Any]:
-    """Copy numpy arrays into tensors, which begin cache lines, as those do that were never saved (see `skvae.runtime.alignment`)."""
+    """Copy numpy arrays into memory of torch's, where numbers lie that were never saved: see `skvae.runtime.alignment`."""
     return {name: torch.tensor(value) if isinstance(value, np.ndarray) else value for name, value in entries.items()}
 
 
