@@ -7,7 +7,7 @@ in the right direction, by correlation with the digit moved both ways, and its s
 mean frame and of showing the last frame again.
 
     python examples/moving_digits.py                 # scikit-learn's digits, 8 x 8
-    python examples/moving_digits.py --mnist         # MNIST, 28 x 28
+    python examples/moving_digits.py --mnist         # MNIST, 28 x 28, from mnist.npz in SKVAE_DATA
 
 Needs the extra "plots". Exits with an error if less than 99% of the directions are right after two or more frames, at any
 jump, or if a jump shows less than the mean frame, or than the last frame but where the digit has come round.
@@ -18,9 +18,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
+from data import load_mnist
 from sklearn.datasets import load_digits
 
 from skvae import TDVAE
@@ -34,9 +34,6 @@ def load(mnist: bool, n_train: int) -> tuple[np.ndarray, np.ndarray]:
     if not mnist:
         images = (load_digits().images > 7.5).astype(np.float32)
         return images[:1500], images[1500:]
-    sys.path.insert(0, str(Path(__file__).parent / "headline"))
-    from mnist import load_mnist
-
     X_train, _, X_test, _ = load_mnist()
     side = (-1, 28, 28)
     return (X_train[:n_train].reshape(side) > 0.5).astype(np.float32), (X_test[:1000].reshape(side) > 0.5).astype(np.float32)

@@ -6,19 +6,18 @@ held-out log-likelihood, and the codes are compared with PCA's and with raw pixe
     python examples/quickstart.py            scikit-learn's 1,797 digits of 8 x 8 pixels, about a minute
     python examples/quickstart.py --mnist    10,000 digits of 28 x 28 pixels, some minutes
 
-MNIST is read from the folder in the environment variable SKVAE_DATA, else from ../shared/data, else from OpenML.
+MNIST is read from mnist.npz in the folder that the environment variable SKVAE_DATA names.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from pathlib import Path
 
 import numpy as np
+from data import load_mnist
 from sklearn.cluster import KMeans
-from sklearn.datasets import fetch_openml, load_digits
+from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
 from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
@@ -32,17 +31,10 @@ SEEDS = range(5)
 FOLDS = KFold(3, shuffle=True, random_state=0)
 
 
-def load_mnist(n_rows: int = 10_000) -> tuple[np.ndarray, np.ndarray]:
+def first_of_mnist(n_rows: int = 10_000) -> tuple[np.ndarray, np.ndarray]:
     """First rows of MNIST, as ``(n_rows, 784)`` with pixels from 0 to 255."""
-    for folder in (os.environ.get("SKVAE_DATA"), Path(__file__).parents[2] / "shared" / "data"):
-        if folder and (path := Path(folder) / "mnist.npz").exists():
-            with np.load(path) as data:
-                return data["X_train"][:n_rows].reshape(n_rows, -1).astype(np.float32), data["y_train"][:n_rows]
-    try:
-        X, y = fetch_openml("mnist_784", version=1, as_frame=False, return_X_y=True)
-    except OSError:
-        sys.exit("MNIST was not found: set SKVAE_DATA to a folder with mnist.npz, or connect to the internet for OpenML.")
-    return X[:n_rows].astype(np.float32), y[:n_rows].astype(int)
+    X, y, *_ = load_mnist()
+    return np.round(255 * X[:n_rows]), y[:n_rows]
 
 
 def compare(X: np.ndarray, y: np.ndarray) -> None:
@@ -121,7 +113,7 @@ def main() -> None:
     parser.add_argument("--mnist", action="store_true", help="use 10,000 rows of MNIST")
     parser.add_argument("--figure", type=Path, default=Path("quickstart.png"))
     args = parser.parse_args()
-    X, y = load_mnist() if args.mnist else load_digits(return_X_y=True)
+    X, y = first_of_mnist() if args.mnist else load_digits(return_X_y=True)
     side = int(np.sqrt(X.shape[1]))
     print(f"{len(X):,} images of {side} x {side} pixels")
 

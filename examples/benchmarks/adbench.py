@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 import numpy as np
 from sklearn.preprocessing import StandardScaler
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # which Python does not look into by itself
+
+from data import find_data
+
 MODES = ("semi-supervised", "unsupervised")
 
 
 def find_sets(names: list[str] | None = None) -> dict[str, Path]:
     """Files of the tables by name, all that there are or those asked for."""
-    folder = Path(os.environ.get("SKVAE_DATA", Path(__file__).resolve().parents[3] / "shared" / "data")) / "adbench"
+    contents = "ADBench's Classical group, a table in each file *.npz, with its rows in X and ones for anomalies in y"
+    folder = find_data("adbench", contents)
     files = {path.stem: path for path in sorted(folder.glob("*.npz"), key=lambda path: path.stem.split("_", 1)[-1].lower())}
     if not files:
-        sys.exit(f"No tables in {folder}: set SKVAE_DATA to a folder with adbench/*.npz, ADBench's Classical group.")
+        sys.exit(f"No tables in {folder}, where this example needs {contents}.")
     if names is None:
         return files
     known = {stem.split("_", 1)[-1]: stem for stem in files}

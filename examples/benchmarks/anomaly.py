@@ -2,8 +2,8 @@
 
 Two modes: trained on half of the normal rows and told to find the anomalies among the rest, and trained on all rows, anomalies
 included, without labels. Columns are standardized, tables have at most 10,000 rows. Printed are the area under the ROC curve of
-every table, and the means of it, of the average precision and of the seconds to fit and score. The data are looked for in
-the folder that the environment variable SKVAE_DATA names, else in ../shared/data beside the repository.
+every table, and the means of it, of the average precision and of the seconds to fit and score. The data are read from adbench/
+in the folder that the environment variable SKVAE_DATA names.
 
     python examples/benchmarks/anomaly.py [--sets cardio wine] [--seeds 0 1] [--modes semi-supervised] [--max-rows 10000]
         [--estimators AutoEncoder VAETransformer DenoisingAE] [--methods neighbors mahalanobis] [--baselines ...] [--log FILE]

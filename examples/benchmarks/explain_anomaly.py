@@ -79,6 +79,7 @@ def main() -> None:
     parser.add_argument("--real", action="store_true")
     args = parser.parse_args()
     warnings.filterwarnings("ignore", "The code of .* has collapsed")
+    real = find_sets([*REAL]) if args.real else {}
     columns: dict[str, dict[str, float]] = {}
     for noise in (0.2, 0.5):
         runs = []
@@ -86,11 +87,10 @@ def main() -> None:
             train, test, spread = correlated(seed, noise, args.rows)
             runs.append(figures(train, *corrupt(test, spread, seed), seed))
         columns[f"noise {noise}"] = {name: float(np.mean([run[name] for run in runs])) for name in runs[0]}
-    if args.real:
-        for table, path in find_sets([*REAL]).items():
-            train, test, y = load_split(path, "semi-supervised", 0, 10_000)
-            spread = np.diag(LedoitWolf().fit(train).precision_) ** -0.5
-            columns[table.split("_", 1)[-1]] = figures(train, *corrupt(test[y == 0][:300], spread, 0), 0)
+    for table, path in real.items():
+        train, test, y = load_split(path, "semi-supervised", 0, 10_000)
+        spread = np.diag(LedoitWolf().fit(train).precision_) ** -0.5
+        columns[table.split("_", 1)[-1]] = figures(train, *corrupt(test[y == 0][:300], spread, 0), 0)
     print(f"| | {' | '.join(columns)} |\n| --- |{' ---: |' * len(columns)}")
     for name in next(iter(columns.values())):
         print(f"| {name} | {' | '.join(f'{100 * column[name]:.1f}%' for column in columns.values())} |")

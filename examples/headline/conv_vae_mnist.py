@@ -5,7 +5,7 @@ importance-weighted one with 64 draws, in nats an image. Writes `conv_vae_mnist.
 
     python examples/headline/conv_vae_mnist.py [--epochs 10]
 
-The images are read from the folder in SKVAE_DATA, else from ../shared/data, else downloaded from OpenML.
+The images are read from mnist.npz in the folder that the environment variable SKVAE_DATA names.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ the digit in held-out codes, beside those of a variational autoencoder of the sa
 
     python examples/headline/cvae_mnist.py [--epochs 10]
 
-The images are read from the folder in SKVAE_DATA, else from ../shared/data, else downloaded from OpenML.
+The images are read from mnist.npz in the folder that the environment variable SKVAE_DATA names.
 """
 
 from __future__ import annotations

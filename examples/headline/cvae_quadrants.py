@@ -7,7 +7,7 @@ comparison, a perceptron predicts the pixels without a code. Writes `cvae_quadra
 
     python examples/headline/cvae_quadrants.py [--epochs 40] [--quadrants 1 2 3]
 
-The images are read from the folder in SKVAE_DATA, else from ../shared/data, else downloaded from OpenML.
+The images are read from mnist.npz in the folder that the environment variable SKVAE_DATA names.
 
 References
 ----------

@@ -6,7 +6,7 @@ alpha times as many units. Its penalty is chosen on 10,000 training images; test
 
     python examples/headline/k_sparse_mnist.py [--epochs 40]
 
-The images are read from the folder in SKVAE_DATA, else from ../shared/data, else downloaded from OpenML.
+The images are read from mnist.npz in the folder that the environment variable SKVAE_DATA names.
 """
 
 from __future__ import annotations

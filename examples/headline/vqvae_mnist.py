@@ -7,7 +7,7 @@ that of 7x7 ones, and images are reconstructed from each level alone, too. Write
 
     python examples/headline/vqvae_mnist.py [--epochs 20] [--levels 1]
 
-The images are read from the folder in SKVAE_DATA, else from ../shared/data, else downloaded from OpenML.
+The images are read from mnist.npz in the folder that the environment variable SKVAE_DATA names.
 """
 
 from __future__ import annotations

@@ -20,11 +20,14 @@ def to_plain(tree: Any) -> Any:
     return tree
 
 
+def _to_tensors(entries: dict[str, Any]) -> dict[str, Any]:
+    """Copy numpy arrays into memory of torch's, where numbers lie that were never saved: see `skvae.runtime.alignment`."""
+    return {name: torch.tensor(value) if isinstance(value, np.ndarray) else value for name, value in entries.items()}
+
+
 def load_module_state(module: torch.nn.Module, state: dict[str, Any]) -> None:
     """Load a plain state dictionary into a module."""
-    module.load_state_dict(
-        {name: torch.from_numpy(np.array(value)) if isinstance(value, np.ndarray) else value for name, value in state.items()}
-    )
+    module.load_state_dict(_to_tensors(state))
 
 
 def plain_optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -63,8 +66,5 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
     if state["settings"] != _settings(optimizer) and not _gathers(optimizer, state["state"]):
         return
 
-    def tensors(entry: dict[str, Any]) -> dict[str, Any]:
-        return {k: torch.from_numpy(np.array(v)) if isinstance(v, np.ndarray) else v for k, v in entry.items()}
-
-    gathered = {index: tensors(entry) for index, entry in state["state"].items()}
+    gathered = {index: _to_tensors(entry) for index, entry in state["state"].items()}
     optimizer.load_state_dict({"state": gathered, "param_groups": optimizer.state_dict()["param_groups"]})

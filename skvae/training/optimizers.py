@@ -17,9 +17,15 @@ class _LeanFused:
 
     On small networks collecting parameters and their state takes longer than the arithmetic. State and arithmetic are
     torch's own, so that a state dictionary moves freely between this and the parent class.
+
+    The parent class takes the first step, and the first after a state was loaded: fused as well, whatever it is told, since
+    its other ways of stepping round differently, and training would not go on as if it had never stopped.
     """
 
     _update = staticmethod(torch._fused_adam_)
+
+    def __init__(self, params, lr=1e-3, **settings):
+        super().__init__(params, lr=lr, **{**settings, "fused": True})
 
     def step(self, closure=None):
         """Perform one step."""
@@ -78,11 +84,11 @@ class _LeanFused:
 
 
 class LeanAdam(_LeanFused, optim.Adam):
-    """`torch.optim.Adam` with ``fused=True``."""
+    """`torch.optim.Adam`, fused."""
 
 
 class LeanAdamW(_LeanFused, optim.AdamW):
-    """`torch.optim.AdamW` with ``fused=True``."""
+    """`torch.optim.AdamW`, fused."""
 
     _update = staticmethod(torch._fused_adamw_)
 
@@ -220,5 +226,5 @@ def resolve_optimizer(
     if "lr" in params:
         raise ValueError(_REFUSED_LR)
     if cls in _LEAN and not set(params) & _NOT_PLAIN and device.type in ("cpu", "cuda"):
-        return _LEAN[cls], {**params, "fused": True}
+        cls = _LEAN[cls]
     return cls, dict(params)
