@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy import stats
 
-from skvae.data.columns import ColumnStatistics
 from skvae import modules
+from skvae.data.columns import ColumnStatistics
 from skvae.modules import MECHANISMS, Batch, Gaussian, Laplace, LatentModule, MaskModel, MIWAEModule, VAEModule
 
 N, D = 40, 4

@@ -238,7 +238,7 @@ def test_a_step_takes_what_the_loss_returned_and_nothing_else(make):
     module.after_step(learned)
     after = state_of(module)
     assert all(torch.equal(value, after[name]) for name, value in state_of(twin).items())
-    assert all(torch.equal(value, after[name]) for name, value in module.named_parameters())
+    assert all(torch.equal(before[name], after[name]) for name, _ in module.named_parameters())
     assert ("energy" in learned) != torch.equal(after["likelihood.moment"], before["likelihood.moment"])
     quiet = module.eval().loss(batch, at(module, 1.0)).learned
     assert "energy" not in quiet
