@@ -44,7 +44,8 @@ class Batch(NamedTuple):
         noise: dict[str, Tensor] | None = None,
     ) -> Batch:
         """Make a batch of rows that count alike and are their own target."""
-        return cls(x, x, torch.ones(len(x), device=x.device), condition, observed, noise)
+        dtype = x.dtype if x.is_floating_point() else None
+        return cls(x, x, torch.ones(len(x), dtype=dtype, device=x.device), condition, observed, noise)
 
     @classmethod
     def of_codes(cls, z: Tensor, condition: Tensor | None = None) -> Batch:

@@ -32,8 +32,16 @@ def batch_for(module, n_rows=N_ROWS):
     return Batch(x, x, torch.ones(n_rows, dtype=torch.float64), noise=noise)
 
 
+def jacobian(module, x):
+    return fn.jacobian(lambda moved: module.encode(Batch.of(moved)), x)
+
+
 def squared(jacobian):
     return jacobian.square().sum((-2, -1))
+
+
+def terms_of(module, batch):
+    return module.loss(batch, {}).terms
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
@@ -41,22 +49,24 @@ def test_terms(likelihood):
     module = build(likelihood=likelihood, contraction=0.3, hessian=0.7, hessian_noise=0.2)
     plain = build(AutoEncoderModule, likelihood=likelihood)
     batch = batch_for(module)
-    terms = module.loss(batch, module.schedule(0.0))
+    terms = terms_of(module, batch)
     assert list(terms) == ["reconstruction", "contraction", "hessian"]
-    torch.testing.assert_close(terms["reconstruction"], plain.loss(batch, {})["reconstruction"])
-    here = fn.jacobian(module.encode, batch.x)
+    torch.testing.assert_close(terms["reconstruction"], terms_of(plain, batch)["reconstruction"])
+    here = jacobian(module, batch.x)
     torch.testing.assert_close(terms["contraction"], 0.3 * squared(here))
-    there = fn.jacobian(module.encode, batch.x + 0.2 * batch.noise["perturbation"])
+    there = jacobian(module, batch.x + 0.2 * batch.noise["perturbation"])
     torch.testing.assert_close(terms["hessian"], 0.7 * squared(there - here))
-    torch.testing.assert_close(build(likelihood=likelihood, contraction=0.3).loss(batch, {})["contraction"], terms["contraction"])
+    torch.testing.assert_close(
+        terms_of(build(likelihood=likelihood, contraction=0.3), batch)["contraction"], terms["contraction"]
+    )
 
 
 def test_a_weight_of_zero_costs_nothing():
     module = build(contraction=0.0, jacobian="hutchinson")
     assert module.noise_shapes == {}
-    assert list(module.loss(batch_for(module), {})) == ["reconstruction"]
+    assert list(terms_of(module, batch_for(module))) == ["reconstruction"]
     module = build(contraction=0.0, hessian=1.0)
-    assert list(module.loss(batch_for(module), {})) == ["reconstruction", "hessian"]
+    assert list(terms_of(module, batch_for(module))) == ["reconstruction", "hessian"]
 
 
 @pytest.mark.parametrize(
@@ -75,21 +85,22 @@ def test_noise_that_it_asks_for(params, expected):
 # -- three ways to one norm -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("observed", [None, randn(N_ROWS, N_FEATURES, seed=3) > -0.5], ids=["complete", "missing"])
 @pytest.mark.parametrize("constant", [False, True])
 @pytest.mark.parametrize("code_activation", ["sigmoid", "tanh", "identity"])
-def test_ways_agree_on_one_layer(code_activation, constant):
+def test_ways_agree_on_one_layer(code_activation, constant, observed):
     analytic, exact = (single(code_activation, jacobian=way, hessian=0.5) for way in ("analytic", "exact"))
     estimated = single(code_activation, jacobian="hutchinson", hessian=0.5, n_probes=N_COMPONENTS)
     batch = batch_for(estimated)
     basis = torch.linalg.qr(batch.noise["probes"])[0] * N_COMPONENTS**0.5
-    batch = batch._replace(noise={**batch.noise, "probes": basis})
+    batch = batch._replace(noise={**batch.noise, "probes": basis}, observed=observed)
     expected = None
     for module in (analytic, exact, estimated):
         if constant:
             X = randn(20, N_FEATURES, seed=7)
             X[:, 3] = 1.0
             module.likelihood.fit(X.numpy())
-        terms = module.loss(batch, {})
+        terms = terms_of(module, batch)
         expected = terms if expected is None else expected
         assert list(terms) == list(expected)
         for name in terms:
@@ -98,15 +109,17 @@ def test_ways_agree_on_one_layer(code_activation, constant):
         gradient = torch.autograd.grad(terms["contraction"].sum() + terms["hessian"].sum(), weights, materialize_grads=True)
         reference = gradient if module is analytic else reference  # noqa: F821
         torch.testing.assert_close(gradient, reference, rtol=1e-4, atol=1e-12)
-        torch.testing.assert_close(module.jacobian_norm(batch.x).square(), terms["contraction"] / module.contraction)
+        torch.testing.assert_close(module.jacobian_norm(batch).square(), terms["contraction"] / module.contraction)
+        seen = 1.0 if observed is None else observed.unsqueeze(1)
+        torch.testing.assert_close(module.jacobian_norm(batch).square(), squared(jacobian(module, batch.x) * seen))
     assert (exact.likelihood.varying.sum() == N_FEATURES - 1) == constant
 
 
 @pytest.mark.parametrize("hessian", [0.0, 0.5])
 def test_many_probes_come_close_on_a_deep_network(hessian):
     exact, estimated = build(hessian=hessian), build(hessian=hessian, jacobian="hutchinson", n_probes=4000)
-    batch = batch_for(estimated)
-    expected, terms = exact.loss(batch, {}), estimated.loss(batch, {})
+    batch = batch_for(estimated, 6)
+    expected, terms = terms_of(exact, batch), terms_of(estimated, batch)
     for name in terms:
         torch.testing.assert_close(terms[name], expected[name], rtol=0.1, atol=0.0)
 
@@ -130,7 +143,7 @@ def test_auto(params, expected):
     module = build(**params)
     assert module.jacobian == expected
     batch = batch_for(module)
-    torch.testing.assert_close(module.jacobian_norm(batch.x).square(), squared(fn.jacobian(module.encode, batch.x)))
+    torch.testing.assert_close(module.jacobian_norm(batch).square(), squared(jacobian(module, batch.x)))
 
 
 class Elsewhere(nn.Sequential):
@@ -176,10 +189,10 @@ def test_batch_normalization_is_refused(params):
 @pytest.mark.parametrize("jacobian", ["auto", "exact", "hutchinson"])
 def test_a_linear_encoder_has_no_curvature(jacobian):
     linear, curved = (single(name, hessian=1.0, jacobian=jacobian) for name in ("identity", "tanh"))
-    terms = linear.loss(batch_for(linear), {})
+    terms = terms_of(linear, batch_for(linear))
     assert terms["hessian"].abs().max() < 1e-20
     assert terms["hessian"].requires_grad
-    assert (curved.loss(batch_for(curved), {})["hessian"] > 1e-8).all()
+    assert (terms_of(curved, batch_for(curved))["hessian"] > 1e-8).all()
 
 
 # -- gradients --------------------------------------------------------------------------------------------------------
@@ -188,7 +201,7 @@ def test_a_linear_encoder_has_no_curvature(jacobian):
 @pytest.mark.parametrize("params", [{}, {"tied_weights": True}, {"normalization": "layer"}], ids=str)
 @pytest.mark.parametrize("jacobian", ["exact", "hutchinson"])
 def test_gradients_against_finite_differences(jacobian, params):
-    module = build(jacobian=jacobian, hessian=0.5, **params)
+    module = build(jacobian=jacobian, hessian=0.5, n_features=3, hidden_layer_sizes=(4,), **params)
     batch = batch_for(module, 3)
     names, values = zip(*module.named_parameters(), strict=True)
 
@@ -198,7 +211,7 @@ def test_gradients_against_finite_differences(jacobian, params):
             self.module = module
 
         def forward(self):
-            return sum(term.sum() for term in self.module.loss(batch, {}).values())
+            return sum(term.sum() for term in terms_of(self.module, batch).values())
 
     if params.get("tied_weights"):  # swapped weights would reach the decoder, too, but only for the encoder's own module
         loss = Loss()
@@ -228,15 +241,15 @@ def test_dropout_and_no_grad(jacobian, params):
     batch = batch_for(module)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        terms = module.train().loss(batch, {})
-        again = module.loss(batch, {})
+        terms = terms_of(module.train(), batch)
+        again = terms_of(module, batch)
     assert torch.equal(terms["contraction"], again["contraction"]) == ("dropout" not in params)
     sum(term.sum() for term in terms.values()).backward()
     assert all(torch.isfinite(weight.grad).all() for weight in module.parameters())
     module.eval()
     with torch.no_grad():
-        quiet = module.loss(batch, {})
-    for name, term in module.loss(batch, {}).items():
+        quiet = terms_of(module, batch)
+    for name, term in terms_of(module, batch).items():
         assert not quiet[name].requires_grad
         assert torch.equal(quiet[name], term.detach())
 
@@ -245,6 +258,6 @@ def test_rows_that_do_not_move_have_no_curvature_under_dropout():
     module = build(hidden_layer_sizes=(50,), dropout=0.5, hessian=1.0, hessian_noise=0.0)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        terms = module.train().loss(batch_for(module), {})
+        terms = terms_of(module.train(), batch_for(module))
     assert terms["hessian"].abs().max() == 0.0
     assert (terms["contraction"] > 0.0).all()

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from skvae.modules import AutoEncoderModule, Conv, conv_decoder, conv_encoder
+from skvae.modules import AutoEncoderModule, Batch, Conv, conv_decoder, conv_encoder
 from skvae.modules.networks.convolution import ResidualBlock, TiedConvTranspose
 
-SHAPES = [(1, 28, 28), (1, 8, 8), (3, 32, 32), (1, 20, 28), (2, 5, 7), (1, 1, 30), (1, 3, 1), (1, 1, 1)]
+SHAPES = [(1, 8, 8), (3, 16, 16), (1, 10, 14), (2, 5, 7), (1, 1, 30), (1, 3, 1), (1, 1, 1)]
 SPECS = [
     Conv(channels=(4, 6)),
     Conv(channels=(4, 6, 5), residual_blocks=1),
@@ -58,7 +58,7 @@ def test_images_of_any_size_come_back(shape, spec):
     assert encoder(rows[:1]).shape == (1, 3)
 
 
-@pytest.mark.parametrize("shape", [(3, 32, 32), (2, 5, 7), (1, 3, 1)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 5, 7), (1, 3, 1)], ids=str)
 @pytest.mark.parametrize("hidden", HIDDEN, ids=ids)
 @pytest.mark.parametrize("spec", SPECS[:4], ids=str)
 def test_layers_between(shape, hidden, spec):
@@ -276,7 +276,8 @@ def test_work_of_a_row(spec, params, work):
     module = AutoEncoderModule(16, 2, image_shape=(1, 4, 4), encoder=spec, hidden_layer_sizes=(), **params)
     assert module.row_work == work
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        module.decode(module.encode(torch.randn(1, 16)))
+        batch = Batch.of(torch.randn(1, 16))
+        module.decode(module.encode(batch), batch)
     biases = 2 if params else 2 + 16
     assert counter.get_total_flops() == 2 * (work - biases)
 

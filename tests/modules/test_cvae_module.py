@@ -6,14 +6,15 @@ import torch
 from scipy import stats
 from torch import distributions, nn
 
-from skvae.modules import LIKELIHOODS, Batch, CVAEModule, Net, VAEModule
+from skvae.modules import Batch, ConditionalNormal, CVAEModule, Net, StandardNormal, VAEModule
+from skvae.modules.posterior import DiagonalNormal
 
 N_ROWS, N_FEATURES, N_COMPONENTS, N_CONDITIONS = 12, 5, 2, 3
 CASES = [
-    {"prior": prior, "encode_condition": encode, "likelihood": likelihood}
-    for prior in ("standard", "conditional")
-    for encode in (False, True)
-    for likelihood in LIKELIHOODS
+    {"prior": "standard", "encode_condition": False, "likelihood": "gaussian"},
+    {"prior": "standard", "encode_condition": True, "likelihood": "laplace"},
+    {"prior": "conditional", "encode_condition": False, "likelihood": "bernoulli"},
+    {"prior": "conditional", "encode_condition": True, "likelihood": "gaussian"},
 ]
 
 pytestmark = pytest.mark.usefixtures("one_core")
@@ -44,16 +45,20 @@ def batch_for(module, n_rows=N_ROWS, n_draws=None, seed=0):
     x = x if module.likelihood.has_noise else (x > 0.0).double()
     shape = module.noise_shapes["posterior"] if n_draws is None else (n_draws, N_COMPONENTS)
     noise = {"posterior": randn(n_rows, *shape, seed=seed + 1)}
-    return Batch(x, x, torch.ones(n_rows, dtype=torch.float64), randn(n_rows, N_CONDITIONS, seed=seed + 2), noise=noise)
+    return Batch.of(x, condition=randn(n_rows, N_CONDITIONS, seed=seed + 2), noise=noise)
+
+
+def terms_of(module, batch, **schedule):
+    return module.loss(batch, {name: torch.tensor(value) for name, value in schedule.items()}).terms
 
 
 def prior_of(module, condition):
-    mean, log_var = module.prior_moments(condition)
+    mean, log_var = module.prior.moments(len(condition), condition)
     return distributions.Normal(mean, torch.exp(0.5 * log_var))
 
 
 def posterior_of(module, batch):
-    mean, log_var = module.posterior(batch.x, batch.condition)
+    mean, log_var = module.posterior(batch)
     return distributions.Normal(mean, torch.exp(0.5 * log_var))
 
 
@@ -64,7 +69,7 @@ def posterior_of(module, batch):
 def test_loss_is_the_bound_by_its_definition(params, n_draws):
     module = build(**params, n_draws=n_draws)
     batch = batch_for(module)
-    terms = module.loss(batch, {"beta": 2.5})
+    terms = terms_of(module, batch, beta=2.5)
     posterior, noise = posterior_of(module, batch), batch.noise["posterior"].view(N_ROWS, n_draws, N_COMPONENTS)
     codes = posterior.mean.unsqueeze(1) + noise * posterior.stddev.unsqueeze(1)
     expected = torch.stack(
@@ -82,18 +87,19 @@ def test_capacity_holds_the_kl_from_the_conditional_prior():
     module = build(prior="conditional", capacity=4.0)
     batch = batch_for(module)
     kl = distributions.kl_divergence(posterior_of(module, batch), prior_of(module, batch.condition)).sum(-1)
-    torch.testing.assert_close(module.loss(batch, {"beta": 3.0, "capacity": 4.0})["kl"], 3.0 * (kl.mean() - 4.0).abs())
+    torch.testing.assert_close(terms_of(module, batch, beta=3.0, capacity=4.0)["kl"], 3.0 * (kl.mean() - 4.0).abs())
 
 
 def test_weights_of_importance_by_their_definition(params):
     module, n_draws = build(**params), 4
     batch = batch_for(module, n_draws=n_draws)
     posterior, prior = posterior_of(module, batch), prior_of(module, batch.condition)
+    log_weights = module.importance_draws(batch).log_weights
     for i in range(n_draws):
         z = posterior.mean + batch.noise["posterior"][:, i] * posterior.stddev
         output = module.decoder(torch.cat([z, batch.condition], dim=1))
         expected = -module.likelihood.nll(batch.target, output) + (prior.log_prob(z) - posterior.log_prob(z)).sum(-1)
-        torch.testing.assert_close(module.log_weights(batch)[:, i], expected)
+        torch.testing.assert_close(log_weights[:, i], expected)
 
 
 @pytest.mark.parametrize("prior", ["standard", "conditional"])
@@ -101,46 +107,48 @@ def test_score_of_a_linear_model_is_its_likelihood(prior):
     module = build(prior=prior, hidden_layer_sizes=(), encode_condition=True)
     with torch.no_grad():
         module.likelihood.set_moment(torch.full((N_FEATURES,), 0.3))
-    batch = batch_for(module, n_draws=20_000)
+    batch = batch_for(module, 3, n_draws=20_000)
     weight, bias = (parameter.detach() for parameter in module.decoder[0].parameters())
     loading, offset = weight[:, :N_COMPONENTS], weight[:, N_COMPONENTS:]
-    mean, log_var = (moment.detach() for moment in module.prior_moments(batch.condition))
+    with torch.no_grad():
+        mean, log_var = module.prior.moments(3, batch.condition)
+        score = module.log_prob(batch)
     for i in range(3):
         center = loading @ mean[i] + offset @ batch.condition[i] + bias
         covariance = loading @ torch.diag(log_var[i].exp()) @ loading.mT + 0.3 * torch.eye(N_FEATURES)
         exact = stats.multivariate_normal(center.numpy(), covariance.numpy()).logpdf(batch.x[i].numpy())
-        assert module.log_prob(batch)[i].item() == pytest.approx(exact, abs=0.05)
+        assert score[i].item() == pytest.approx(exact, abs=0.05)
 
 
-# -- who is told ------------------------------------------------------------------------------------------------------
+# -- who reads the condition ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("encode_condition", [False, True])
-def test_the_encoder_is_told_on_request_only(encode_condition):
+def test_the_encoder_reads_the_condition_on_request_only(encode_condition):
     module = build(encode_condition=encode_condition)
     batch = batch_for(module)
     other = batch._replace(condition=batch.condition + 1.0)
-    for read in (module.encode, lambda *args: module.posterior(*args)[1]):
-        same = torch.equal(read(batch.x, batch.condition), read(other.x, other.condition))
-        assert same is not encode_condition
-    assert not torch.equal(
-        module.loss(batch, {"beta": 1.0})["reconstruction"], module.loss(other, {"beta": 1.0})["reconstruction"]
-    )
+    for read in (module.encode, lambda batch: module.posterior(batch).log_var):
+        assert torch.equal(read(batch), read(other)) is not encode_condition
+    ours, theirs = (terms_of(module, given, beta=1.0)["reconstruction"] for given in (batch, other))
+    assert not torch.equal(ours, theirs)
 
 
 def test_a_code_alone_does_not_make_a_row():
-    module = build()
+    module, z = build(), randn(4, N_COMPONENTS)
+    with pytest.raises(AssertionError):
+        module.decode(z, Batch.of_codes(z))
     with pytest.raises(RuntimeError, match="shape"):
-        module.decode(randn(4, N_COMPONENTS))
+        module.decode(z, Batch.of_codes(z, randn(4, N_CONDITIONS - 1)))
 
 
 def test_draws_are_decoded_with_the_condition_of_their_row():
     module = build()
     z, condition = randn(4, 6, N_COMPONENTS), randn(4, N_CONDITIONS, seed=1)
-    decoded = module.decode_draws(z, condition)
+    decoded = module.decode(z, Batch.of_codes(z, condition))
     for i in range(4):
         for j in range(6):
-            torch.testing.assert_close(decoded[i, j], module.decode(torch.cat([z[i, j], condition[i]]).unsqueeze(0))[0])
+            torch.testing.assert_close(decoded[i, j], module.decoder(torch.cat([z[i, j], condition[i]]).unsqueeze(0))[0])
 
 
 @pytest.mark.parametrize("encode_condition", [False, True])
@@ -148,19 +156,19 @@ def test_networks_of_the_users_own_get_the_conditions_beside(encode_condition):
     module = build(encoder=Net(Flat), decoder=Net(Flat), encode_condition=encode_condition)
     assert module.encoder.in_features == module.n_encoder_inputs == N_FEATURES + N_CONDITIONS * encode_condition
     assert module.decoder.in_features == module.n_decoder_inputs == N_COMPONENTS + N_CONDITIONS
-    assert torch.isfinite(module.loss(batch_for(module), {"beta": 1.0})["kl"]).all()
+    assert torch.isfinite(terms_of(module, batch_for(module), beta=1.0)["kl"]).all()
 
 
 @pytest.mark.parametrize("encode_condition", [False, True])
 def test_images(encode_condition):
-    """Convolutions see the image; what is told passes by them, to the layers behind."""
+    """Convolutions see the image; the condition passes by them, to the layers behind."""
     module = CVAEModule(64, N_COMPONENTS, n_conditions=3, encode_condition=encode_condition, image_shape=(1, 8, 8))
-    x, told = torch.rand(5, 64), torch.eye(3)[torch.arange(5) % 3]
-    codes = module.encode(x, told)
-    assert torch.equal(module.encode(x, told.flip(0)), codes) is not encode_condition
-    assert module.decode(torch.cat([codes, told], dim=1)).shape == (5, 64)
-    if encode_condition:
-        assert not torch.equal(module.encode(x.flip(1), told), codes)
+    batch = Batch.of(torch.rand(5, 64), condition=torch.eye(3)[torch.arange(5) % 3])
+    codes = module.encode(batch)
+    other = module.encode(batch._replace(condition=batch.condition.flip(0)))
+    assert torch.equal(other, codes) is not encode_condition
+    assert module.decode(codes, batch).shape == (5, 64)
+    assert not torch.equal(module.encode(batch._replace(x=batch.x.flip(1))), codes)
 
 
 def test_constant_columns_do_not_reach_the_encoder():
@@ -169,7 +177,7 @@ def test_constant_columns_do_not_reach_the_encoder():
     batch = batch_for(module)
     changed = batch.x.clone()
     changed[:, 0] += 5.0
-    assert torch.equal(module.encode(changed, batch.condition), module.encode(batch.x, batch.condition))
+    assert torch.equal(module.encode(batch._replace(x=changed)), module.encode(batch))
 
 
 # -- the prior --------------------------------------------------------------------------------------------------------
@@ -177,35 +185,33 @@ def test_constant_columns_do_not_reach_the_encoder():
 
 def test_the_standard_prior_is_that_of_the_plain_model():
     module, plain = build(), VAEModule(N_FEATURES, N_COMPONENTS)
-    mean, log_var = randn(4, N_COMPONENTS), randn(4, N_COMPONENTS, seed=1)
-    torch.testing.assert_close(module.divergence(mean, log_var, None), plain.divergence(mean, log_var))
+    assert type(module.prior) is type(plain.prior) is StandardNormal
+    q = DiagonalNormal(randn(4, N_COMPONENTS), randn(4, N_COMPONENTS, seed=1))
     z, condition = randn(4, 6, N_COMPONENTS), randn(4, N_CONDITIONS)
-    torch.testing.assert_close(module.conditional_log_prior(z, condition), plain.log_prior(z))
-    assert all((moment == 0.0).all() for moment in module.prior_moments(condition))
+    torch.testing.assert_close(module.prior.kl(q, z, condition), plain.prior.kl(q, z))
+    torch.testing.assert_close(module.prior.log_prob(z, condition), plain.prior.log_prob(z))
+    assert all((moment == 0.0).all() for moment in module.prior.moments(4, condition))
 
 
-def test_the_conditional_prior_by_its_definition():
-    module = build(prior="conditional")
-    z, condition = randn(4, 6, N_COMPONENTS), randn(4, N_CONDITIONS)
-    prior = prior_of(module, condition.unsqueeze(1))
-    torch.testing.assert_close(module.conditional_log_prior(z, condition), prior.log_prob(z).sum(-1))
-    assert prior.mean.std(0).min() > 0.01
-    kl = module.divergence(*module.prior_moments(condition), condition, per_component=True)
-    assert kl.shape == (4, N_COMPONENTS)
-    assert kl.abs().max() < 1e-12
+def test_the_conditional_prior_has_the_layers_of_the_networks():
+    prior, condition = build(prior="conditional").prior, randn(4, N_CONDITIONS)
+    assert type(prior) is ConditionalNormal
+    assert [type(layer) for layer in prior.network] == [nn.Linear, nn.Tanh, nn.Linear]
+    assert [layer.out_features for layer in prior.network[::2]] == [7, 2 * N_COMPONENTS]
+    assert prior.moments(4, condition).mean.std(0).min() > 0.01
 
 
 def test_the_conditional_prior_learns():
     module = build(prior="conditional")
-    sum(term.sum() for term in module.loss(batch_for(module), {"beta": 1.0}).values()).backward()
+    sum(term.sum() for term in terms_of(module, batch_for(module), beta=1.0).values()).backward()
     assert all(parameter.grad.abs().sum() > 0.0 for parameter in module.parameters())
 
 
 def test_extreme_conditions_keep_the_prior_finite():
     module = build(prior="conditional", activation="relu")
     condition = 1e12 * randn(4, N_CONDITIONS)
-    assert torch.isfinite(module.conditional_log_prior(randn(4, 6, N_COMPONENTS), condition)).all()
-    _, log_var = module.prior_moments(condition)
+    assert torch.isfinite(module.prior.log_prob(randn(4, 6, N_COMPONENTS), condition)).all()
+    log_var = module.prior.moments(4, condition).log_var
     assert log_var.abs().max() <= 20.0
 
 
@@ -216,17 +222,18 @@ def test_log_posterior_differs_from_the_joint_by_a_constant(params):
     module = build(**params)
     batch = batch_for(module)
     z = randn(N_ROWS, 4, N_COMPONENTS, seed=7)
-    observed = (randn(N_ROWS, N_FEATURES, seed=8) > 0.0).double()
-    values, output = module.log_posterior(batch.x, observed, z, batch.condition)
-    torch.testing.assert_close(output, module.decode_draws(z, batch.condition))
-    whole = module.log_posterior(batch.x, torch.ones_like(observed), z, batch.condition)[0]
-    joint = module.conditional_log_prior(z, batch.condition) - module.likelihood.nll(batch.x.unsqueeze(1), output)
-    constant = whole - joint
+    observed = randn(N_ROWS, N_FEATURES, seed=8) > 0.0
+    batch = batch._replace(observed=observed)
+    values, output = module.log_posterior(batch, z)
+    torch.testing.assert_close(output, module.decode(z, batch))
+    whole = module.log_posterior(batch._replace(observed=torch.ones_like(observed)), z)[0]
+    log_prior = module.prior.log_prob(z, batch.condition)
+    constant = whole - (log_prior - module.likelihood.nll(batch.x.unsqueeze(1), output))
     torch.testing.assert_close(constant, constant[:1, :1].expand_as(constant))
-    shuffled = torch.where(observed > 0.0, batch.x, batch.x.flip(0))
-    torch.testing.assert_close(module.log_posterior(shuffled, observed, z, batch.condition)[0], values)
-    nothing = module.log_posterior(batch.x, torch.zeros_like(observed), z, batch.condition)[0]
-    torch.testing.assert_close(nothing, module.conditional_log_prior(z, batch.condition))
+    shuffled = batch._replace(x=torch.where(observed, batch.x, batch.x.flip(0)))
+    torch.testing.assert_close(module.log_posterior(shuffled, z)[0], values)
+    nothing = module.log_posterior(batch._replace(observed=torch.zeros_like(observed)), z)[0]
+    torch.testing.assert_close(nothing, log_prior)
 
 
 @pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
@@ -234,18 +241,18 @@ def test_log_posterior_differs_from_the_joint_by_a_constant(params):
 def test_newton_is_the_derivative_of_the_log_posterior(monkeypatch, prior, likelihood):
     monkeypatch.setattr("skvae.modules.cvae._SECANT", 1e-6)
     module = build(prior=prior, likelihood=likelihood)
-    batch = batch_for(module)
-    observed = (randn(N_ROWS, N_FEATURES, seed=8) > 0.0).double()
+    observed = randn(N_ROWS, N_FEATURES, seed=8) > 0.0
+    batch = batch_for(module)._replace(observed=observed)
     z = randn(N_ROWS, N_COMPONENTS, seed=7).requires_grad_()
-    values, output = module.log_posterior(batch.x, observed, z.unsqueeze(1), batch.condition)
+    values, output = module.log_posterior(batch, z.unsqueeze(1))
     (expected,) = torch.autograd.grad(values.sum(), z)
-    gradient, precision = module.newton(batch.x, observed, z.detach(), output[:, 0].detach(), batch.condition)
+    gradient, precision = module.newton(batch, z.detach(), output[:, 0].detach())
     torch.testing.assert_close(gradient.detach(), expected, rtol=1e-4, atol=1e-4)
-    log_var = module.prior_moments(batch.condition)[1].detach()
+    log_var = module.prior.moments(N_ROWS, batch.condition).log_var.detach()
     information = module.likelihood.information(output[:, 0]).detach() * observed
     for i in range(3):
         slope = torch.autograd.functional.jacobian(
-            lambda code, i=i: module.decode(torch.cat([code, batch.condition[i]]).unsqueeze(0))[0], z[i].detach()
+            lambda code, i=i: module.decoder(torch.cat([code, batch.condition[i]]).unsqueeze(0))[0], z[i].detach()
         )
         exact = torch.diag(torch.exp(-log_var[i])) + slope.mT @ torch.diag(information[i]) @ slope
         torch.testing.assert_close(precision[i].detach(), exact, rtol=1e-4, atol=1e-4)
@@ -253,11 +260,9 @@ def test_newton_is_the_derivative_of_the_log_posterior(monkeypatch, prior, likel
 
 def test_newton_solves_a_linear_model_at_once():
     module = build(hidden_layer_sizes=(), prior="conditional")
-    batch = batch_for(module)
-    observed = (randn(N_ROWS, N_FEATURES, seed=8) > 0.0).double()
+    batch = batch_for(module)._replace(observed=randn(N_ROWS, N_FEATURES, seed=8) > 0.0)
     z = randn(N_ROWS, N_COMPONENTS, seed=7)
     for is_solved in (False, True):
-        output = module.decode_draws(z.unsqueeze(1), batch.condition)[:, 0]
-        gradient, precision = module.newton(batch.x, observed, z, output, batch.condition)
+        gradient, precision = module.newton(batch, z, module.decode(z, batch))
         assert (gradient.abs().max() < 1e-8) == is_solved
         z = z + torch.linalg.solve(precision, gradient)
