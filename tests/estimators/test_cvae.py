@@ -501,13 +501,6 @@ def test_partial_fit_with_classes(X, y):
         quick().partial_fit(X, X[:, 0], classes=[0, 1])
 
 
-def test_partial_fit_goes_on(X, y):
-    model = quick(max_epochs=30)
-    losses = [model.partial_fit(X, y).loss_curve_[-1] for _ in range(30)]
-    assert losses[-1] < losses[0]
-    model.partial_fit(X[:1], y[:1])
-
-
 def test_warm_start_counts_the_rows_it_is_given(X, y):
     model = quick(warm_start=True).fit(X, y)
     model.fit(X, np.where(np.arange(80) < 60, 0, 1 + np.arange(80) % 2))

@@ -471,11 +471,6 @@ def test_scores_do_not_depend_on_the_random_state(X):
     np.testing.assert_array_equal(model.forecast(X, 4), forecast)
 
 
-def test_score_is_the_weighted_mean(X):
-    model, weight = quick().fit(X), np.arange(float(N))
-    assert model.score(X, sample_weight=weight) == pytest.approx(np.average(model.score_samples(X), weights=weight))
-
-
 # -- with the tools of scikit-learn -----------------------------------------------------------------------------------
 
 
@@ -813,11 +808,6 @@ def test_every_parameter_changes_the_result(X, params):
 
 def test_every_parameter_is_tried():
     assert {name for params in CHANGES for name in params} | ELSEWHERE == set(TDVAE().get_params())
-
-
-@pytest.mark.parametrize("name", ["relu", "gelu", "silu", "elu", "selu", "leaky_relu", "tanh", "sigmoid", "identity"])
-def test_activations_by_name(X, name):
-    assert np.isfinite(quick(activation=name).fit(X).score(X))
 
 
 def test_noise(X):

@@ -137,22 +137,6 @@ def test_results_do_not_depend_on_the_units(X):
     np.testing.assert_allclose(other.bits_per_dim(X * 1000.0 + 5.0, step=1000.0), model.bits_per_dim(X), rtol=1e-3)
 
 
-def test_constant_binary_and_integer_columns():
-    rng = np.random.default_rng(0)
-    factor = rng.normal(size=(200, 1))
-    X = np.hstack(
-        [np.full((200, 1), 7.5), factor > 0, np.round(3 * factor + rng.normal(size=(200, 1))), 1000 * factor, np.zeros((200, 1))]
-    )
-    model = quick(max_epochs=20).fit(X)
-    np.testing.assert_array_equal(model.reconstruct(X)[:, [0, 4]], X[:, [0, 4]])
-    np.testing.assert_array_equal(model.sample(50)[:, [0, 4]], X[:50, [0, 4]])
-    assert (model.noise_scale_[[1, 2]] >= 1 / np.sqrt(12) - 1e-6).all()
-    odd = X[:1].copy()
-    odd[0, 4] = 10.0
-    assert model.score_anomaly(odd)[0] > 10 * model.score_anomaly(X).max()
-    assert model.score_samples(odd)[0] < model.score_samples(X).min()
-
-
 def test_rows_that_are_all_alike():
     X = np.full((10, 3), 2.0)
     model = quick(prior="auto").fit(X)
