@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 
@@ -44,7 +43,7 @@ class Batch(NamedTuple):
         noise: dict[str, Tensor] | None = None,
     ) -> Batch:
         """Make a batch of rows that count alike and are their own target."""
-        return cls(x, x, torch.ones(len(x), device=x.device), condition, observed, noise)
+        return cls(x, x, x.new_ones(len(x)), condition, observed, noise)
 
     @classmethod
     def of_codes(cls, z: Tensor, condition: Tensor | None = None) -> Batch:
