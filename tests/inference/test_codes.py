@@ -141,7 +141,7 @@ def test_chunks_are_bounded(cls, monkeypatch):
 # -- few rows ---------------------------------------------------------------------------------------------------------
 
 
-def fit(cls, codes, share=True, n_epochs=20, **params):
+def fit(cls, codes, share=True, n_epochs=12, **params):
     """Fit a small prior as an estimator would; return it with its histogram."""
     with PrivateRandomness(0):
         prior = cls((codes.shape[1],), 16, width=32, n_layers=1, dropout=0.2)

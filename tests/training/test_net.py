@@ -126,7 +126,7 @@ def test_history_is_weighted(X, recorder):
     weight = np.where(np.abs(X[:, 0]) > 1, 5.0, 0.1)
     model = make(AutoEncoder, learning_rate=1e-30, net_params=with_callbacks(recorder)).fit(X, sample_weight=weight)
     x = model.module_.likelihood.standardize(X)
-    losses = model.module_.loss(Batch(x, x, torch.ones(60)), {})["reconstruction"].detach().numpy()
+    losses = model.module_.loss(Batch.of(x), {}).terms["reconstruction"].detach().numpy()
     np.testing.assert_allclose(model.history_["loss"], np.average(losses, weights=weight), rtol=1e-5)
     assert abs(np.average(losses, weights=weight) - losses.mean()) > 0.1
     assert np.mean([loss for _, _, loss in recorder.losses]) == pytest.approx(model.history_["loss"][0], rel=0.1)
@@ -484,11 +484,11 @@ def test_bad_gradients_count_even_where_the_loss_is_finite(cls, X, misbehave):
 
 
 @pytest.mark.parametrize("misbehave", [turn_nan, spoil_gradient])
-@pytest.mark.parametrize("good_epochs", [1, 3, 40])
+@pytest.mark.parametrize("good_epochs", [1, 6])
 def test_divergence_later_is_a_warning_and_keeps_the_last_good_weights(cls, X, misbehave, good_epochs, recorder):
     calls_per_epoch = 2 * 4  # one hidden layer in the encoder and one in the decoder, four batches
     activation = make_activation(good_epochs * calls_per_epoch + 3, misbehave)
-    model = make(cls, activation=activation, max_epochs=50, net_params=with_callbacks(recorder))
+    model = make(cls, activation=activation, max_epochs=9, net_params=with_callbacks(recorder))
     with pytest.warns(ConvergenceWarning, match="learning_rate=0.002") as record:
         model.fit(X)
     assert [warning.filename for warning in record] == [__file__]
@@ -498,7 +498,7 @@ def test_divergence_later_is_a_warning_and_keeps_the_last_good_weights(cls, X, m
     assert np.isfinite(model.transform(X)).all()
     assert np.isfinite(model.score(X))
     assert np.isfinite(model.sample(5, random_state=0)).all()
-    kept = {name: value for name, value in weights_of(model).items() if not name.startswith(("likelihood", "code", "secant"))}
+    kept = {name: value for name, value in weights_of(model).items() if not name.startswith(("likelihood", "prior"))}
     assert kept
     assert all(torch.equal(value, recorder.states[good_epochs - 1][0][name]) for name, value in kept.items())
     assert recorder.events[-1] == "train ends"
