@@ -354,8 +354,8 @@ class BaseAutoEncoder(SpecsMixin, ClassNamePrefixFeaturesOutMixin, TransformerMi
         normalized = [name for name in NETWORKS if getattr(self._spec[name], "normalization", None) == "batch"]
         if normalized and n_rows // n_batches < 2:
             raise ValueError(
-                f"{normalized[0]}__normalization='batch' needs batches of at least 2 rows, but {n_rows} rows in batches of at most "
-                f"batch_size={self.batch_size} leave some with {n_rows // n_batches}; raise batch_size or use 'layer'."
+                f"{normalized[0]}__normalization='batch' needs batches of at least 2 rows, but {n_rows} rows in batches of at "
+                f"most batch_size={self.batch_size} leave some with {n_rows // n_batches}; raise batch_size or use 'layer'."
             )
         goes_on = once and self._n_passes > 0
         return Plan(

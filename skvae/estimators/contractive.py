@@ -29,8 +29,9 @@ class ContractiveAE(AutoEncoder):
     between neighbors.
 
     ``decoder="auto"``, the default here, ties the decoder to the encoder wherever it can mirror it: that is ``decoder="tied"``
-    with perceptrons, and with convolutions without residual blocks whose `upsampling` is "transposed". An encoder that shrinks its code in front
-    of a decoder that enlarges it again would lower the penalty and contract nothing; where weights are not tied, it can.
+    with perceptrons, and with convolutions without residual blocks whose `upsampling` is "transposed". An encoder that shrinks
+    its code in front of a decoder that enlarges it again would lower the penalty and contract nothing; where weights are not
+    tied, it can.
 
     The autoencoder of [1]_ has one layer and a sigmoid: ``hidden_layer_sizes=()`` and ``code_activation="sigmoid"``.
 

@@ -14,7 +14,7 @@ from threadpoolctl import ThreadpoolController
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from skvae import AutoEncoder, Net, VAETransformer
+from skvae import MLP, AutoEncoder, Net, VAETransformer
 from skvae.data import Table
 from skvae.inference import rows as inference
 from skvae.modules import ACTIVATIONS, AutoEncoderModule, VAEModule
@@ -29,7 +29,7 @@ NETWORKS = {
     "vae": (VAETransformer, 5, {"n_components": 2}),
     "vae with odd widths": (VAETransformer, 13, {"n_components": 3, "hidden_layer_sizes": (30, 7)}),
     "vae with constants": (VAETransformer, 9, {"n_components": 2, "hidden_layer_sizes": ()}),
-    "vae with dropout": (VAETransformer, 6, {"n_components": 2, "dropout": 0.5, "normalization": "batch"}),
+    "vae with dropout": (VAETransformer, 6, {"n_components": 2, "encoder": MLP(dropout=0.5, normalization="batch")}),
     "wide vae": (VAETransformer, 31, {"n_components": 4, "hidden_layer_sizes": (700, 300)}),
     "linear autoencoder": (AutoEncoder, 30, {"n_components": 6, "hidden_layer_sizes": ()}),
     "small linear autoencoder": (AutoEncoder, 5, {"n_components": 3, "hidden_layer_sizes": ()}),
