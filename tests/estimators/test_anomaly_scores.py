@@ -23,7 +23,7 @@ METHODS = ("neighbors", "mahalanobis", "reconstruction", "likelihood")
 
 def quick(cls, **params):
     params = {"hidden_layer_sizes": (8,), "max_epochs": 3, "random_state": 0, **params}
-    return cls(**params, prior="histogram") if cls is VQVAE else cls(**params)
+    return cls(**params, code_prior="histogram") if cls is VQVAE else cls(**params)
 
 
 @pytest.fixture(scope="module", params=[cls for cls in ALL_ESTIMATORS if cls is not TDVAE], ids=lambda cls: cls.__name__)

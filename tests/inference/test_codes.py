@@ -9,7 +9,7 @@ from skvae.inference import codes as code_chunks
 from skvae.inference.codes import code_log_prob, draw_codes
 from skvae.modules import HistogramPrior, PixelSNAILPrior, TransformerPrior, UniformPrior
 from skvae.runtime.randomness import PrivateRandomness
-from skvae.training import Plan, Rows, code_priors, train
+from skvae.training import Optimizer, Plan, Rows, code_priors, train
 from skvae.training.code_priors import fit_share
 
 CPU = torch.device("cpu")
@@ -146,7 +146,7 @@ def fit(cls, codes, share=True, n_epochs=12, **params):
     with PrivateRandomness(0):
         prior = cls((codes.shape[1],), 16, width=32, n_layers=1, dropout=0.2)
     prior.fit_counts(codes)
-    plan = Plan(32, n_epochs, n_epochs * -(-len(codes) // 32), 3e-3, "cosine", "adam", {}, seed=0)
+    plan = Plan(32, n_epochs, n_epochs * -(-len(codes) // 32), 3e-3, Optimizer(), seed=0)
     if share:
         fit_share(prior, codes, CPU, plan, **params)
     train(prior, Rows(codes.astype(np.float32), None, CPU), None, plan)
@@ -181,7 +181,7 @@ def test_finding_the_share_changes_nothing_else(cls):
     upper, own, condition = table(prior, 40)
     rows, weight = np.concatenate([upper, own], axis=1), np.linspace(0.5, 1.5, 40)
     weights = {name: value.clone() for name, value in prior.state_dict().items()}
-    plan = Plan(16, 3, 9, 3e-3, "cosine", "adam", {}, seed=0)
+    plan = Plan(16, 3, 9, 3e-3, Optimizer(), seed=0)
     state = torch.get_rng_state()
     share = fit_share(prior, rows, CPU, plan, weight=weight, condition=condition)
     assert torch.equal(torch.get_rng_state(), state)

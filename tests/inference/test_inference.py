@@ -14,7 +14,7 @@ from threadpoolctl import ThreadpoolController
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from skvae import AutoEncoder, Net, VAETransformer, inference
+from skvae import MLP, AutoEncoder, Net, VAETransformer, inference
 from skvae.data import Table
 from skvae.inference import importance, runner
 from skvae.modules import ACTIVATIONS, AutoEncoderModule, VAEModule
@@ -28,7 +28,7 @@ N_ROWS = 100
 NETWORKS = {
     "vae with odd widths": (VAETransformer, 13, {"n_components": 3, "hidden_layer_sizes": (30, 7)}),
     "vae with constants": (VAETransformer, 9, {"n_components": 2, "hidden_layer_sizes": ()}),
-    "vae with dropout": (VAETransformer, 6, {"n_components": 2, "dropout": 0.5, "normalization": "batch"}),
+    "vae with dropout": (VAETransformer, 6, {"n_components": 2, "encoder": MLP(dropout=0.5, normalization="batch")}),
     "wide vae": (VAETransformer, 17, {"n_components": 4, "hidden_layer_sizes": (200, 100)}),
     "linear autoencoder": (AutoEncoder, 18, {"n_components": 6, "hidden_layer_sizes": ()}),
     "autoencoder with odd widths": (AutoEncoder, 7, {"n_components": 3, "hidden_layer_sizes": (13,)}),

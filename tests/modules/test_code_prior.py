@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from skvae.modules import Batch, CodePrior, HistogramPrior, PixelSNAILPrior, TransformerPrior, UniformPrior
+from skvae.modules import Batch, CodePriorModule, HistogramPrior, PixelSNAILPrior, TransformerPrior, UniformPrior
 from skvae.modules.priors.codes import choose
 from skvae.modules.priors.pixelsnail import CausalConv
 from skvae.modules.priors.transformer import align, neighbor_index
 from skvae.runtime.randomness import PrivateRandomness
-from skvae.training import Plan, Rows, train
+from skvae.training import Optimizer, Plan, Rows, train
 
 CPU = torch.device("cpu")
 LEARNED = [TransformerPrior, PixelSNAILPrior]
@@ -343,7 +343,7 @@ def fit(prior, codes, *, n_epochs, learning_rate=2e-3, batch_size=64, condition=
     prior.fit_counts(codes[:, own])
     rows = Rows(codes.astype(np.float32), None, CPU, condition=condition)
     steps = n_epochs * -(-len(codes) // batch_size)
-    return train(prior, rows, None, Plan(batch_size, n_epochs, steps, learning_rate, "cosine", "adam", {}, seed=0, **params))
+    return train(prior, rows, None, Plan(batch_size, n_epochs, steps, learning_rate, Optimizer(), seed=0, **params))
 
 
 def markov_chain(n, length, n_embeddings, seed=0):
@@ -497,7 +497,7 @@ def test_heads_divide_the_width(cls):
 @pytest.mark.parametrize("cls", ALL)
 def test_common_face(cls):
     prior = make(cls, (3, 2), 4, upper=[((2,), 3), ((2, 2), 5)], n_conditions=2)
-    assert isinstance(prior, CodePrior)
+    assert isinstance(prior, CodePriorModule)
     assert prior.learns == (cls in LEARNED)
     assert (prior.n_codes, prior.n_upper, prior.n_features) == (6, 6, 12)
     assert prior.row_floats > 0

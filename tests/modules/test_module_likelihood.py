@@ -8,18 +8,18 @@ from scipy.special import expit, logit
 from sklearn.datasets import load_digits
 
 from skvae.data.columns import ColumnStatistics
-from skvae.modules import LIKELIHOODS, NOISE_MODES, Bernoulli, Gaussian, Laplace, Likelihood
+from skvae.modules import LIKELIHOODS, NOISE_MODES, BernoulliLikelihood, GaussianLikelihood, LaplaceLikelihood, Likelihood
 
 N_ROWS, N_FEATURES, CONSTANT = 60, 5, 3
-CONTINUOUS = [Gaussian, Laplace]
-ALL = [*CONTINUOUS, Bernoulli]
-DENSITIES = {Gaussian: stats.norm, Laplace: stats.laplace}
+CONTINUOUS = [GaussianLikelihood, LaplaceLikelihood]
+ALL = [*CONTINUOUS, BernoulliLikelihood]
+DENSITIES = {GaussianLikelihood: stats.norm, LaplaceLikelihood: stats.laplace}
 
 
 def rows_for(likelihood_class):
     """Rows in different units, or in [0, 1], with a constant column."""
     rng = np.random.default_rng(0)
-    if likelihood_class is Bernoulli:
+    if likelihood_class is BernoulliLikelihood:
         X = (rng.random((N_ROWS, N_FEATURES)) < 0.4).astype(float)
     else:
         X = rng.normal(size=(N_ROWS, N_FEATURES)) * [1.0, 100.0, 1e-3, 0.0, 7.0] + [0.0, 1e4, 0.0, 0.0, -5.0]
@@ -46,7 +46,7 @@ def standardized(likelihood, X):
 
 
 def target_for(likelihood, X):
-    return torch.from_numpy(X) if isinstance(likelihood, Bernoulli) else standardized(likelihood, X)
+    return torch.from_numpy(X) if isinstance(likelihood, BernoulliLikelihood) else standardized(likelihood, X)
 
 
 MOMENTS = [0.2, 0.5, 0.03, 0.7, 2.0]
@@ -63,9 +63,13 @@ def continuous(request):
 
 
 def test_registry():
-    assert LIKELIHOODS == {"gaussian": Gaussian, "laplace": Laplace, "bernoulli": Bernoulli}
+    assert {name: spec.module_class for name, spec in LIKELIHOODS.items()} == {
+        "gaussian": GaussianLikelihood,
+        "laplace": LaplaceLikelihood,
+        "bernoulli": BernoulliLikelihood,
+    }
     assert NOISE_MODES == ("auto", "feature", "shared")
-    assert all(issubclass(cls, Likelihood) for cls in LIKELIHOODS.values())
+    assert all(issubclass(spec.module_class, Likelihood) for spec in LIKELIHOODS.values())
 
 
 # -- scores in the units of the data ----------------------------------------------------------------------------------
@@ -82,9 +86,9 @@ def test_nll_is_that_of_scipy(continuous, noise):
 
 
 def test_bernoulli_nll_is_that_of_scipy():
-    X = rows_for(Bernoulli)
+    X = rows_for(BernoulliLikelihood)
     X[:, CONSTANT] = 1.0
-    likelihood, output = fitted(Bernoulli, X), outputs()
+    likelihood, output = fitted(BernoulliLikelihood, X), outputs()
     expected = stats.bernoulli.logpmf(X.astype(int), expit(output.numpy())).sum(1)
     np.testing.assert_allclose(-likelihood.nll(torch.from_numpy(X), output).numpy(), expected, rtol=1e-9)
 
@@ -137,7 +141,7 @@ def test_large_offsets_keep_their_digits(continuous):
 @pytest.mark.parametrize("container", [np.array, sparse.csr_array, sparse.csr_matrix], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64, bool])
 def test_rows_of_any_kind(likelihood_class, container, dtype):
-    X = (rows_for(Bernoulli) > 0.5).astype(dtype)
+    X = (rows_for(BernoulliLikelihood) > 0.5).astype(dtype)
     likelihood = likelihood_class(N_FEATURES).fit(container(X))
     expected = target_for(likelihood, X.astype(float)).float()
     torch.testing.assert_close(likelihood.standardize(container(X)), expected, rtol=0.0, atol=0.0)
@@ -193,7 +197,7 @@ def test_mean_in_the_units_of_the_data(continuous):
 
 
 def test_mean_of_bernoulli_is_the_probability():
-    mean, varying = fitted(Bernoulli).mean(outputs()), np.arange(N_FEATURES) != CONSTANT
+    mean, varying = fitted(BernoulliLikelihood).mean(outputs()), np.arange(N_FEATURES) != CONSTANT
     np.testing.assert_allclose(mean[:, varying], expit(outputs().numpy())[:, varying], rtol=1e-9)
 
 
@@ -239,7 +243,7 @@ def test_draws_follow_the_distribution(continuous):
 
 def test_draws_of_bernoulli():
     output = outputs(1).expand(20_000, N_FEATURES)
-    draws, varying = fitted(Bernoulli).draw(output, torch.Generator().manual_seed(0)), np.arange(N_FEATURES) != CONSTANT
+    draws, varying = fitted(BernoulliLikelihood).draw(output, torch.Generator().manual_seed(0)), np.arange(N_FEATURES) != CONSTANT
     assert set(np.unique(draws[:, varying])) == {0.0, 1.0}
     np.testing.assert_allclose(draws.mean(0)[varying], expit(output[0].numpy())[varying], atol=0.02)
 
@@ -260,7 +264,7 @@ def test_deviance_formula(continuous):
     X = rows_for(continuous)
     likelihood, output = fitted(continuous, X, moment=MOMENTS), outputs()
     z = (X - likelihood.mean(output)) / likelihood.noise_scale()
-    expected = 0.5 * z**2 if continuous is Gaussian else np.abs(z)
+    expected = 0.5 * z**2 if continuous is GaussianLikelihood else np.abs(z)
     np.testing.assert_allclose(likelihood.deviance(X, output), expected, rtol=1e-9)
 
 
@@ -268,9 +272,9 @@ def test_deviance_formula_of_bernoulli():
     X = np.random.default_rng(0).random((N_ROWS, N_FEATURES))
     p = expit(outputs().numpy())
     expected = X * np.log(X / p) + (1.0 - X) * np.log((1.0 - X) / (1.0 - p))
-    np.testing.assert_allclose(fitted(Bernoulli, X).deviance(X, outputs()), expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(fitted(BernoulliLikelihood, X).deviance(X, outputs()), expected, rtol=1e-9, atol=1e-12)
     binary = (X > 0.5).astype(float)
-    deviance = fitted(Bernoulli, binary).deviance(binary, outputs())
+    deviance = fitted(BernoulliLikelihood, binary).deviance(binary, outputs())
     np.testing.assert_allclose(deviance, -stats.bernoulli.logpmf(binary.astype(int), p), rtol=1e-9)
 
 
@@ -289,7 +293,7 @@ def test_deviance_is_what_a_row_falls_short_of_the_best(likelihood_class):
     X = np.random.default_rng(0).random((N_ROWS, N_FEATURES))
     likelihood = fitted(likelihood_class, X)
     target = target_for(likelihood, X)
-    best = torch.from_numpy(logit(X)) if likelihood_class is Bernoulli else target
+    best = torch.from_numpy(logit(X)) if likelihood_class is BernoulliLikelihood else target
     deviance = likelihood.deviance(X, outputs())
     assert deviance.min() > 0.0
     shortfall = likelihood.nll(target, outputs()) - likelihood.nll(target, best)
@@ -305,11 +309,11 @@ def test_deviance_is_what_a_row_falls_short_of_the_best(likelihood_class):
 def energies(likelihood, X, output):
     """Mean energy of every column, in standardized units, by hand."""
     residual = (X - likelihood.mean(output)) / likelihood.scale
-    return residual**2 if isinstance(likelihood, Gaussian) else np.abs(residual)
+    return residual**2 if isinstance(likelihood, GaussianLikelihood) else np.abs(residual)
 
 
 def scale_of(likelihood, moment):
-    return likelihood.scale * (np.sqrt(moment) if isinstance(likelihood, Gaussian) else moment)
+    return likelihood.scale * (np.sqrt(moment) if isinstance(likelihood, GaussianLikelihood) else moment)
 
 
 def update(likelihood, target, output, share, rate):
@@ -376,15 +380,15 @@ def test_floor(continuous, noise):
     assert (floor > 0.0).all()
     np.testing.assert_allclose(likelihood.noise_scale() * DENSITIES[continuous].std(), floor, rtol=1e-9)
     above = likelihood.noise_scale() * 1.5
-    likelihood.set_moment(torch.from_numpy((above / likelihood.scale) ** (2 if continuous is Gaussian else 1)))
+    likelihood.set_moment(torch.from_numpy((above / likelihood.scale) ** (2 if continuous is GaussianLikelihood else 1)))
     if noise != "shared":
         np.testing.assert_allclose(likelihood.noise_scale(), above, rtol=1e-9)
 
 
 def test_noise_starts_at_the_spread_of_the_data():
-    X = rows_for(Gaussian)
+    X = rows_for(GaussianLikelihood)
     varying = np.arange(N_FEATURES) != CONSTANT
-    np.testing.assert_allclose(fitted(Gaussian, X).noise_scale()[varying], X.std(0)[varying], rtol=1e-9)
+    np.testing.assert_allclose(fitted(GaussianLikelihood, X).noise_scale()[varying], X.std(0)[varying], rtol=1e-9)
 
 
 @pytest.mark.parametrize("noise", [0.5, 1e-7, 3])
@@ -400,11 +404,11 @@ def test_fixed_noise(continuous, noise):
 @pytest.mark.parametrize("noise", NOISE_MODES)
 def test_who_learns_noise(continuous, noise):
     assert continuous(3, noise).learns_noise
-    assert not Bernoulli(3, noise).learns_noise
+    assert not BernoulliLikelihood(3, noise).learns_noise
 
 
 def test_bernoulli_has_no_noise():
-    np.testing.assert_array_equal(fitted(Bernoulli).noise_scale(), np.zeros(N_FEATURES))
+    np.testing.assert_array_equal(fitted(BernoulliLikelihood).noise_scale(), np.zeros(N_FEATURES))
 
 
 # -- one noise for all columns ----------------------------------------------------------------------------------------
@@ -464,16 +468,16 @@ def test_expected_energy(continuous, residual, variance):
     assert likelihood.expected_energy(torch.zeros(1), torch.zeros(1)).item() == pytest.approx(0.0, abs=1e-30)
     grid = np.linspace(-12.0, 12.0, 100_001)
     energy = torch.from_numpy(residual + np.sqrt(variance) * grid)
-    energy = energy**2 if continuous is Gaussian else energy.abs()
+    energy = energy**2 if continuous is GaussianLikelihood else energy.abs()
     expected = np.trapezoid(energy.numpy() * stats.norm.pdf(grid), grid)
     found = likelihood.expected_energy(torch.tensor(residual, dtype=torch.float64), torch.tensor(variance, dtype=torch.float64))
     assert found.item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_distortion_is_half_the_squared_error_in_standard_deviations():
-    X = rows_for(Gaussian)
+    X = rows_for(GaussianLikelihood)
     X[:, 1] = np.arange(N_ROWS) == 7  # a column whose standardized unit is wider than its spread
-    likelihood, output = fitted(Gaussian, X, moment=MOMENTS), outputs()
+    likelihood, output = fitted(GaussianLikelihood, X, moment=MOMENTS), outputs()
     varying = np.arange(N_FEATURES) != CONSTANT
     z = ((X - likelihood.mean(output))[:, varying]) / X.std(0)[varying]
     assert likelihood.scale[1] > 2.0 * X[:, 1].std()
@@ -482,8 +486,8 @@ def test_distortion_is_half_the_squared_error_in_standard_deviations():
 
 
 def test_distortion_of_laplace_is_the_absolute_error_in_standard_deviations():
-    X = rows_for(Laplace)
-    likelihood, output = fitted(Laplace, X, moment=MOMENTS), outputs()
+    X = rows_for(LaplaceLikelihood)
+    likelihood, output = fitted(LaplaceLikelihood, X, moment=MOMENTS), outputs()
     varying = np.arange(N_FEATURES) != CONSTANT
     z = ((X - likelihood.mean(output))[:, varying]) / X.std(0)[varying]
     distortion = likelihood.distortion(standardized(likelihood, X), output).numpy()
@@ -491,18 +495,18 @@ def test_distortion_of_laplace_is_the_absolute_error_in_standard_deviations():
 
 
 def test_distortion_of_bernoulli_is_the_cross_entropy():
-    X = rows_for(Bernoulli)
-    likelihood = fitted(Bernoulli, X)
+    X = rows_for(BernoulliLikelihood)
+    likelihood = fitted(BernoulliLikelihood, X)
     torch.testing.assert_close(
         likelihood.distortion(torch.from_numpy(X), outputs()), likelihood.nll(torch.from_numpy(X), outputs())
     )
 
 
-@pytest.mark.parametrize("cls", [Gaussian, Bernoulli])
+@pytest.mark.parametrize("cls", [GaussianLikelihood, BernoulliLikelihood])
 def test_information_is_the_curvature_of_the_nll(cls):
     X = np.random.default_rng(0).random((1, N_FEATURES))
     likelihood = cls(N_FEATURES).double()
-    if cls is Gaussian:
+    if cls is GaussianLikelihood:
         likelihood.set_moment(torch.tensor(MOMENTS, dtype=torch.float64))
     output = outputs(1)[0]
     curvature = torch.autograd.functional.hessian(lambda o: likelihood.nll(torch.from_numpy(X), o.unsqueeze(0)).sum(), output)
@@ -510,7 +514,7 @@ def test_information_is_the_curvature_of_the_nll(cls):
 
 
 def test_information_of_laplace_is_the_inverse_variance():
-    likelihood = fitted(Laplace, moment=MOMENTS)
+    likelihood = fitted(LaplaceLikelihood, moment=MOMENTS)
     variance = 2.0 * (likelihood.noise_scale() / likelihood.scale) ** 2
     np.testing.assert_allclose(likelihood.information(outputs()).numpy(), 1.0 / variance, rtol=1e-9)
 
@@ -539,13 +543,13 @@ def test_residual(likelihood_class):
 )
 def test_bernoulli_refuses_what_is_not_a_probability(X, mentions_pixels):
     with pytest.raises(ValueError, match=rf"\[0, 1\], but X ranges from {X.min():g} to {X.max():g}") as caught:
-        Bernoulli(2).check(X)
+        BernoulliLikelihood(2).check(X)
     assert ("divided by 255" in str(caught.value)) == mentions_pixels
 
 
 def test_check_lets_pass_what_fits(likelihood_class):
     likelihood_class(2).check(np.array([[0.0, 1.0], [0.3, 0.5]]))
-    Gaussian(2).check(np.array([[-1e9, 300.0]]))
+    GaussianLikelihood(2).check(np.array([[-1e9, 300.0]]))
 
 
 @pytest.mark.parametrize("noise", ["auto", "shared", 0.7])

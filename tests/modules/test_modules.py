@@ -9,7 +9,7 @@ from scipy import stats
 from torch import distributions, nn
 
 from skvae import modules
-from skvae.modules import LIKELIHOODS, AutoEncoderModule, Batch, CVAEModule, LatentModule, Net, VAEModule
+from skvae.modules import LIKELIHOODS, AutoEncoderModule, Batch, CVAEModule, Gaussian, LatentModule, Net, VAEModule
 from skvae.modules.posterior import LaplacePosterior
 
 N_ROWS, N_FEATURES, N_COMPONENTS, N_CONDITIONS = 12, 5, 2, 3
@@ -560,12 +560,12 @@ def test_autoencoder_laplace_noise_is_close():
 
 def test_autoencoder_recovers_one_noise_for_all():
     X, loadings = factor_model(lambda rng, shape: 5.0 * rng.normal(size=shape))
-    found = fit_noise(autoencoder_for(X, loadings, noise="shared"), X)
+    found = fit_noise(autoencoder_for(X, loadings, likelihood=Gaussian("shared")), X)
     np.testing.assert_allclose(found, found[0], rtol=1e-12)
     assert found[0] == pytest.approx(5.0, rel=0.02)
 
 
-@pytest.mark.parametrize("params", [{"noise": 0.25}, {"likelihood": "bernoulli"}], ids=["fixed", "bernoulli"])
+@pytest.mark.parametrize("params", [{"likelihood": Gaussian(0.25)}, {"likelihood": "bernoulli"}], ids=["fixed", "bernoulli"])
 @pytest.mark.parametrize("cls", [AutoEncoderModule, VAEModule])
 def test_noise_that_is_not_learned_stays(cls, params):
     module = build(cls, **params)
@@ -624,16 +624,16 @@ def test_vae_without_beta_has_the_gradient_of_the_reconstruction():
         ({"beta": 3.0}, 0.0, {0.0: {"beta": 3.0}, 0.5: {"beta": 3.0}}),
         ({"beta": 3.0, "kl_warmup": 0.5}, 0.5, {0.0: {"beta": 0.0}, 0.25: {"beta": 1.5}, 0.5: {"beta": 3.0}, 1.0: {"beta": 3.0}}),
         (
-            {"beta": 3.0, "capacity": 8.0, "capacity_warmup": 0.8},
+            {"beta": 3.0, "capacity": 8.0, "kl_warmup": 0.8},
             0.8,
             {
-                0.0: {"beta": 3.0, "capacity": 0.0},
-                0.2: {"beta": 3.0, "capacity": 2.0},
+                0.0: {"beta": 0.0, "capacity": 0.0},
+                0.2: {"beta": 0.75, "capacity": 2.0},
                 0.8: {"beta": 3.0, "capacity": 8.0},
                 1.0: {"beta": 3.0, "capacity": 8.0},
             },
         ),
-        ({"capacity": 8.0, "capacity_warmup": 0.0}, 0.0, {0.0: {"beta": 1.0, "capacity": 8.0}}),
+        ({"capacity": 8.0, "kl_warmup": 0.0}, 0.0, {0.0: {"beta": 1.0, "capacity": 8.0}}),
     ],
     ids=["default", "beta", "warm-up", "capacity", "capacity at once"],
 )

@@ -209,7 +209,7 @@ class Decoder(nn.Module):
 @pytest.mark.parametrize(
     "params",
     [
-        {"tied_weights": True},
+        {"decoder": "tied"},
         {"decoder": Net(Decoder)},
         {"image_shape": (1, 4, 4), "encoder": Conv((3,))},
         {"image_shape": (1, 4, 4), "encoder": Conv((3,)), "hidden_layer_sizes": (6,)},

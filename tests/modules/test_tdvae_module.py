@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.distributions import Bernoulli, Laplace, Normal, kl_divergence
 
-from skvae.modules import Batch, TDVAEModule
+from skvae.modules import Batch, Gaussian, Recurrent, TDVAEModule
 from skvae.modules.tdvae import BentLinear, lengths
 
 pytestmark = pytest.mark.usefixtures("one_core")
@@ -23,7 +23,7 @@ def seeded():
 
 def build(*, spread=0.0, **params):
     """A module in double precision, whose weights are drawn where they have a spread."""
-    base = {"n_timesteps": LENGTH, "max_gap": MAX_GAP, "n_latents": 2, "n_pairs": 5, "hidden_layer_sizes": (6,)}
+    base = {"n_timesteps": LENGTH, "max_gap": MAX_GAP, "n_latents": 2, "n_pairs": 5, "hidden_layer_sizes": (6,), "encoder": "gru"}
     module = TDVAEModule(N_FEATURES, N_COMPONENTS, **{**base, **params}).double()
     if spread:
         for parameter in module.parameters():
@@ -52,7 +52,7 @@ def terms_of(module, batch):
 
 SCHEDULE = {"beta": torch.tensor(0.7), "auxiliary": torch.tensor(0.4)}
 STRUCTURES = [
-    {"cell": cell, "n_latent_layers": n_layers, "n_recurrent_layers": n_recurrent, "hidden_layer_sizes": sizes}
+    {"encoder": Recurrent(cell, n_layers=n_recurrent), "n_latent_layers": n_layers, "hidden_layer_sizes": sizes}
     for cell, n_layers, n_recurrent, sizes in [
         ("gru", 1, 1, (6,)),
         ("lstm", 2, 1, ()),
@@ -74,7 +74,7 @@ def test_reading_goes_on_where_it_was_left(params):
     assert whole.shape == (4, LENGTH, N_COMPONENTS)
     torch.testing.assert_close(torch.cat([first, second], 1), whole)
     assert [part.shape for part in last] == module.memory_shapes(4)
-    assert len(last) == (1 if params["cell"] == "gru" else 2)
+    assert len(last) == (1 if params["encoder"].cell == "gru" else 2)
     torch.testing.assert_close(last, end)
     torch.testing.assert_close(last[0][-1], whole[:, -1])
 
@@ -453,8 +453,8 @@ def test_noise_is_that_of_the_frames_around_their_states():
     squares = (x - module.decoder(states)) ** 2
     share = weight.unsqueeze(1) * ~x[..., 0].isnan()
     expected = (share.unsqueeze(2) * squares.nan_to_num()).sum((0, 1)) / share.sum()
-    torch.testing.assert_close(module.likelihood.moment, expected)
-    fixed = build(noise=0.3)
+    torch.testing.assert_close(module.likelihood.noise.moment, expected)
+    fixed = build(likelihood=Gaussian(0.3))
     before = fixed.likelihood.moment.clone()
     fixed.fit_noise(batch)
     torch.testing.assert_close(fixed.likelihood.moment, before)
@@ -465,7 +465,7 @@ def test_noise_is_that_of_the_frames_around_their_states():
 
 @torch.no_grad()
 def test_states_begin_certain_and_jumps_begin_as_no_motion():
-    module = TDVAEModule(2, 32, n_timesteps=9, max_gap=5, n_latents=4, n_latent_layers=2, cell="lstm")
+    module = TDVAEModule(2, 32, n_timesteps=9, max_gap=5, n_latents=4, n_latent_layers=2, encoder="lstm")
     log_std = module.belief_moments(0.3 * torch.randn(200, 32))(0, ())[1]
     assert log_std.mean().item() == pytest.approx(-1.5, abs=0.3)
     state = torch.randn(200, 8)

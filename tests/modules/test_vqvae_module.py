@@ -10,9 +10,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from skvae import functional as fn
-from skvae.modules import Batch, Conv, Net, VQVAEModule
+from skvae.modules import MLP, Batch, Conv, Net, VQVAEModule
 from skvae.modules.vqvae import plan_levels
-from skvae.training import Plan, Rows, train
+from skvae.training import Optimizer, Plan, Rows, train
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
@@ -25,7 +25,7 @@ SMALL, NEAREST = Conv(channels=(4,)), Conv(channels=(4, 5), residual_blocks=1, u
 MODELS = {
     "rows": (7, {**ROWS, "n_codes": 4}, [(4,)]),
     "rows-linear": (7, {**ROWS, "hidden_layer_sizes": (), "n_codes": 4, "n_levels": 2}, [(2,), (4,)]),
-    "rows-3": (7, {**ROWS, "n_codes": (1, 3, 4), "n_levels": 3, "embedding_dim": (5, 2, 3), "normalization": "layer"}, None),
+    "rows-3": (7, {**ROWS, "n_codes": (1, 3, 4), "n_levels": 3, "embedding_dim": (5, 2, 3), "encoder": MLP(normalization="layer")}, None),
     "28x28": (784, {**IMAGES, "image_shape": (1, 28, 28), "encoder": Conv(channels=(4, 6)), "embedding_dim": 3}, [(7, 7)]),
     "28x28-3": (
         784,
@@ -323,7 +323,7 @@ def test_networks_of_the_users_own():
 
 @pytest.mark.parametrize("model", ["rows", "rows-3", "28x28", "28x28-3", "color", "decoder"])
 def test_cost_counts_networks_and_search(model):
-    module = build(model, normalization=None).eval()
+    module = build(model, **({"encoder": None} if model == "rows-3" else {})).eval()
     batch = Batch.of(torch.randn(2, module.n_features))
     with FlopCounterMode(display=False) as counter:
         module.decode(module.encode(batch), batch)
@@ -359,9 +359,7 @@ def fit(module, X, n_epochs, weight=None, batch_size=64, learning_rate=3e-3):
         n_epochs=n_epochs,
         total_steps=steps,
         learning_rate=learning_rate,
-        learning_rate_schedule="cosine",
-        optimizer="adam",
-        optimizer_params={},
+        optimizer=Optimizer(),
         seed=0,
     )
     return train(module, rows, None, plan)

@@ -5,12 +5,12 @@ import torch
 from skvae.inference.codes import code_log_prob
 from skvae.modules import Batch, HistogramPrior, TransformerPrior, VQVAEModule
 from skvae.runtime.randomness import PrivateRandomness
-from skvae.training import DivergedError, Plan, Rows, code_priors, codebooks
+from skvae.training import DivergedError, Optimizer, Plan, Rows, code_priors, codebooks
 from skvae.training.code_priors import codebooks_of, fit_code_prior, level_plan, level_rows
 from skvae.training.codebooks import initialize_codebooks
 
 CPU = torch.device("cpu")
-PLAN = Plan(32, 10, 100, 4e-3, "cosine", "adam", {}, seed=0)
+PLAN = Plan(32, 10, 100, 4e-3, Optimizer(), seed=0)
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
@@ -233,7 +233,7 @@ def test_a_network_begins_with_the_vectors_of_the_codes(monkeypatch):
 
 
 def test_divergence_is_raised():
-    plan = Plan(32, 3, 6, 1e30, "constant", "sgd", {}, seed=0)
+    plan = Plan(32, 3, 6, 1e30, Optimizer("sgd", schedule="constant"), seed=0)
     with pytest.raises(DivergedError):
         fit(make_prior(), chained(50), plan)
 
