@@ -6,8 +6,8 @@ from scipy import sparse
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
-from skvae.data.columns import ColumnStatistics, columns_are_correlated, row_blocks
 from skvae.data import columns
+from skvae.data.columns import ColumnStatistics, columns_are_correlated, row_blocks
 
 N_ROWS = 400
 FIELDS = [field.name for field in dataclasses.fields(ColumnStatistics)]

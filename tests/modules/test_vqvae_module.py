@@ -25,7 +25,11 @@ SMALL, NEAREST = Conv(channels=(4,)), Conv(channels=(4, 5), residual_blocks=1, u
 MODELS = {
     "rows": (7, {**ROWS, "n_codes": 4}, [(4,)]),
     "rows-linear": (7, {**ROWS, "hidden_layer_sizes": (), "n_codes": 4, "n_levels": 2}, [(2,), (4,)]),
-    "rows-3": (7, {**ROWS, "n_codes": (1, 3, 4), "n_levels": 3, "embedding_dim": (5, 2, 3), "encoder": MLP(normalization="layer")}, None),
+    "rows-3": (
+        7,
+        {**ROWS, "n_codes": (1, 3, 4), "n_levels": 3, "embedding_dim": (5, 2, 3), "encoder": MLP(normalization="layer")},
+        None,
+    ),
     "28x28": (784, {**IMAGES, "image_shape": (1, 28, 28), "encoder": Conv(channels=(4, 6)), "embedding_dim": 3}, [(7, 7)]),
     "28x28-3": (
         784,
