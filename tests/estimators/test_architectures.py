@@ -128,7 +128,7 @@ def test_tensors_are_images_too(quick, images):
 
 
 def test_pixels_share_a_unit(quick, images):
-    assert quick().fit(images * np.linspace(1.0, 5.0, 4)).module_.likelihood.shared
+    assert quick().fit(images * np.linspace(1.0, 5.0, 4)).module_.likelihood.noise.is_shared
 
 
 def test_walks_between_images(images):
@@ -158,7 +158,7 @@ def test_weights_of_images(quick, images):
     assert signature(model, images) == signature(quick().fit(images[30:], sample_weight=weight[30:]), images)
     assert signature(model, images) != signature(quick().fit(images[30:]), images)
     expected = np.average(images.reshape(70, -1), axis=0, weights=weight)
-    np.testing.assert_allclose(model.module_.likelihood.shift, expected, rtol=1e-10)
+    np.testing.assert_allclose(model.module_.likelihood.units.constant, expected, rtol=1e-10)
 
 
 def test_partial_fit_on_images(quick, X, images):

@@ -235,14 +235,14 @@ def test_partial_fit_goes_on(quick, X):
     losses = [model.partial_fit(X).loss_curve_[-1] for _ in range(30)]
     assert losses[-1] < losses[0]
     assert model.n_iter_ == len(model.loss_curve_) == 30
-    assert model._n_steps == 30 * -(-80 // model.batch_size)
+    assert model._progress.n_steps == 30 * -(-80 // model.batch_size)
 
 
 def test_partial_fit_freezes_the_standardization(quick, X):
     model = quick().partial_fit(X)
-    shift = model.module_.likelihood.shift.copy()
+    shift = model.module_.likelihood.units.constant.copy()
     model.partial_fit(X + 100.0)
-    np.testing.assert_array_equal(model.module_.likelihood.shift, shift)
+    np.testing.assert_array_equal(model.module_.likelihood.units.constant, shift)
 
 
 def test_partial_fit_takes_single_rows_after_the_first_call(quick, X):
@@ -315,7 +315,7 @@ def test_weights_matter(case, quick, X):
     model = quick(max_epochs=30).fit(X, sample_weight=weight)
     assert not np.array_equal(model.transform(X), quick(max_epochs=30).fit(X).transform(X))
     column = X.mean(1) if "columns of their own" in case.lacks else X[:, 0]
-    assert model.module_.likelihood.shift[0] == pytest.approx(np.average(column, weights=weight))
+    assert model.module_.likelihood.units.constant[0] == pytest.approx(np.average(column, weights=weight))
 
 
 # -- parameters that must be obeyed -----------------------------------------------------------------------------------

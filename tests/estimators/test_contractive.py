@@ -66,7 +66,7 @@ def test_the_default_leaves_reconstruction_and_score_in_place(wine):
 
 def quick_norm(plain, X):
     """Mean norm of the Jacobian of a plain autoencoder's code, by differences."""
-    scale, step = plain.module_.likelihood.scale, 1e-2
+    scale, step = plain.module_.likelihood.units.scale, 1e-2
     squares = 0.0
     for j in range(X.shape[1]):
         shift = np.zeros(X.shape[1])

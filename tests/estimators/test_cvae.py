@@ -45,9 +45,9 @@ class Exact:
         self.model, n_components = model, model.n_components_
         weight, bias = (parameter.detach().double().numpy() for parameter in model.module_.decoder[0].parameters())
         likelihood = model.module_.likelihood
-        self.loading = likelihood.scale[:, np.newaxis] * weight[:, :n_components]
-        self.offset = likelihood.scale[:, np.newaxis] * weight[:, n_components:]
-        self.bias = likelihood.shift + likelihood.scale * bias
+        self.loading = likelihood.units.scale[:, np.newaxis] * weight[:, :n_components]
+        self.offset = likelihood.units.scale[:, np.newaxis] * weight[:, n_components:]
+        self.bias = likelihood.units.constant + likelihood.units.scale * bias
 
     def moments(self, label):
         """Mean and covariance of rows of a label."""
@@ -599,7 +599,7 @@ def test_weights_in_full_batches_decide_on_labels_and_scale(X, y):
     weight = np.where(y == 0, 10.0, 1.0)
     model = quick().fit(X, y, sample_weight=weight)
     np.testing.assert_allclose(np.exp(model._conditions.combinations()[1]), np.bincount(y, weight) / weight.sum())
-    np.testing.assert_allclose(model.module_.likelihood.shift, np.average(X, axis=0, weights=weight))
+    np.testing.assert_allclose(model.module_.likelihood.units.constant, np.average(X, axis=0, weights=weight))
     zero = np.where(np.arange(80) < 50, 1.0, 0.0)
     np.testing.assert_array_equal(quick().fit(X, y, sample_weight=zero).transform(X), quick().fit(X[:50], y[:50]).transform(X))
     frame = pd.DataFrame({"label": y}, index=np.arange(80)[::-1])

@@ -439,7 +439,7 @@ def test_a_stream_of_pieces(penalty, size):
     assert np.isfinite(model.sample(50)).all()
     refit = pickle.loads(pickle.dumps(model))
     refit._finish(Table(train), torch.device("cpu"), 1.0)  # as if all rows were measured at the end
-    refit.module_.likelihood.set_moment(model.module_.likelihood.moment)
+    refit.module_.likelihood.noise.set_moment(model.module_.likelihood.noise.moment)
     assert model.score(held_out) > refit.score(held_out) - 10.0
 
 

@@ -111,7 +111,7 @@ def test_pickles_hold_no_torch_storage(quick, X):
 def test_size_of_a_pickle(estimator_class, X, widths):
     model = estimator_class(hidden_layer_sizes=widths, random_state=0).fit(X)
     weights = sum(p.numel() * p.element_size() for p in model.module_.state_dict().values() if isinstance(p, torch.Tensor))
-    moments = sum(v.nbytes for entry in model._optimizer_state["state"].values() for v in entry.values())
+    moments = sum(v.nbytes for entry in model._progress.optimizer["state"].values() for v in entry.values())
     assert len(pickle.dumps(model)) <= 1.3 * (weights + moments) + 64_000
 
 

@@ -295,8 +295,8 @@ def test_a_short_sequence_is_the_same_alone_and_among_longer_ones(ragged, params
 def test_what_is_not_there_is_not_measured(ragged):
     likelihood = quick().fit(ragged).module_.likelihood
     frames = np.concatenate(ragged)
-    np.testing.assert_allclose(likelihood.shift, frames.mean(0))
-    np.testing.assert_allclose(likelihood.scale, frames.std(0))
+    np.testing.assert_allclose(likelihood.units.constant, frames.mean(0))
+    np.testing.assert_allclose(likelihood.units.scale, frames.std(0))
 
 
 def test_the_longest_sequence_that_counts_sets_the_length(X):
@@ -539,9 +539,9 @@ def test_partial_fit_goes_on(X):
     losses = [model.partial_fit(X).loss_curve_[-1] for _ in range(30)]
     assert losses[-1] < losses[0]
     assert model.n_iter_ == len(model.loss_curve_) == 30
-    shift = model.module_.likelihood.shift.copy()
+    shift = model.module_.likelihood.units.constant.copy()
     model.partial_fit(X + 100.0)
-    np.testing.assert_array_equal(model.module_.likelihood.shift, shift)
+    np.testing.assert_array_equal(model.module_.likelihood.units.constant, shift)
 
 
 def test_partial_fit_takes_sequences_of_any_length_and_number(X):
@@ -609,7 +609,9 @@ def test_weights_matter(ragged):
     model = quick(max_epochs=5).fit(ragged, sample_weight=weight)
     assert not np.array_equal(model.transform(ragged), quick(max_epochs=5).fit(ragged).transform(ragged))
     repeated = np.repeat(weight, [len(x) for x in ragged])
-    np.testing.assert_allclose(model.module_.likelihood.shift, np.average(np.concatenate(ragged), axis=0, weights=repeated))
+    np.testing.assert_allclose(
+        model.module_.likelihood.units.constant, np.average(np.concatenate(ragged), axis=0, weights=repeated)
+    )
 
 
 def test_weights_in_full_batches_are_repetitions(X):
@@ -814,7 +816,7 @@ def test_every_parameter_is_tried():
 def test_noise(X):
     np.testing.assert_allclose(quick(likelihood__noise=0.5).fit(X).noise_scale_, 0.5, rtol=1e-6)
     shared = quick(likelihood__noise="shared").fit(X)
-    assert np.ptp(shared.noise_scale_ / shared.module_.likelihood.scale) < 1e-5
+    assert np.ptp(shared.noise_scale_ / shared.module_.likelihood.units.scale) < 1e-5
 
 
 def test_auto_values(X):

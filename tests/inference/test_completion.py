@@ -35,7 +35,7 @@ class Linear:
             moments = np.hstack([self.prior_mean, self.prior_log_var])
             set_layer(self.module.prior.network[0], moments.T, np.zeros(2 * n_components))
         set_layer(self.module.decoder[0], np.hstack([self.loading, self.offset]), self.bias)
-        self.module.likelihood.set_moment(torch.from_numpy(self.noise**2))
+        self.module.likelihood.noise.set_moment(torch.from_numpy(self.noise**2))
         # The encoder of the standard prior and no condition, and a bit off.
         scaled = self.loading.T / self.noise**2
         covariance = np.linalg.inv(np.eye(n_components) + scaled @ self.loading)
@@ -132,7 +132,7 @@ def test_curved_models_against_quadrature(likelihood, activation):
         module.decoder[0].weight.mul_(3.0)
         module.decoder[2].weight.mul_(3.0)
         if likelihood != "bernoulli":
-            module.likelihood.set_moment(torch.full((N_FEATURES,), 0.3))
+            module.likelihood.noise.set_moment(torch.full((N_FEATURES,), 0.3))
     model = Linear()
     model.module = module
     rows = (X > 0.4).astype(float) if likelihood == "bernoulli" else X

@@ -185,7 +185,7 @@ def test_missing_entries_are_filled_and_marked():
         n_rows = rows.stop - rows.start
         np.testing.assert_array_equal(batch.observed[:n_rows], ~missing[rows])
         assert batch.observed[n_rows:].all()
-        expected = module.likelihood.standardize(np.where(missing, module.likelihood.shift, X)[rows])
+        expected = module.likelihood.standardize(np.where(missing, module.likelihood.units.constant, X)[rows])
         torch.testing.assert_close(batch.x[:n_rows], expected)
 
 

@@ -83,7 +83,10 @@ def test_futures_scatter_as_jumps_do(module):
     noise = torch.randn(10_000, 3, module.state_size, generator=torch.Generator().manual_seed(1))
     state = module.jump(torch.from_numpy(Z), 1, noise[:, :2])
     for step in range(2):
-        expected = module.likelihood.locate(module.decoder(state)).numpy() * module.likelihood.scale + module.likelihood.shift
+        expected = (
+            module.likelihood.locate(module.decoder(state)).numpy() * module.likelihood.units.scale
+            + module.likelihood.units.constant
+        )
         np.testing.assert_allclose(frames[:, :, step].std(1), expected.std(1), rtol=0.05)
         np.testing.assert_allclose(frames[:, :, step].mean(1), expected.mean(1), atol=0.05 * expected.std(1).max())
         state = module.advance(state, noise[:, 2])
@@ -119,10 +122,10 @@ def test_forecasts_are_means_over_many_draws(module):
     Z = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
     noise = torch.randn(50_000, 3, module.state_size, generator=torch.Generator().manual_seed(1))
     expected = torch.stack([module.likelihood.locate(module.decoder(states)).mean(0) for states in module.jump(Z, 5, noise)])
-    expected = expected.numpy() * module.likelihood.scale + module.likelihood.shift
+    expected = expected.numpy() * module.likelihood.units.scale + module.likelihood.units.constant
     few, many = (sequences.forecasts(module, Z.numpy(), 5, n, CPU) for n in (32, 4096))
-    np.testing.assert_allclose(many / module.likelihood.scale, expected / module.likelihood.scale, atol=0.05)
-    np.testing.assert_allclose(few / module.likelihood.scale, expected / module.likelihood.scale, atol=0.1)
+    np.testing.assert_allclose(many / module.likelihood.units.scale, expected / module.likelihood.units.scale, atol=0.05)
+    np.testing.assert_allclose(few / module.likelihood.units.scale, expected / module.likelihood.units.scale, atol=0.1)
 
 
 @pytest.mark.parametrize(("n_draws", "size"), [(32, 16), (20, 8), (1, 4), (4, qmc.Sobol.MAXDIM + 1)])
@@ -145,7 +148,7 @@ def test_sequences_that_weigh_nothing_have_no_say_in_the_noise(module):
     moments = []
     for sequences_, given in ((X, weight), (spoilt, weight), (spoilt, None)):
         sequences.fit_noise(module, sequences_, given, CPU, 0, max_rows=100)
-        moments.append(module.likelihood.moment.clone())
+        moments.append(module.likelihood.noise.moment.clone())
     torch.testing.assert_close(moments[1], moments[0])
     assert (moments[2] > 10 * moments[0]).all()
 

@@ -37,12 +37,12 @@ def fitted(likelihood_class, X=None, noise="auto", moment=None, **fit_params):
     X = rows_for(likelihood_class) if X is None else X
     likelihood = likelihood_class(X.shape[1], noise).double().fit(X, **fit_params)
     if moment is not None:
-        likelihood.set_moment(torch.as_tensor(moment, dtype=torch.float64))
+        likelihood.noise.set_moment(torch.as_tensor(moment, dtype=torch.float64))
     return likelihood
 
 
 def standardized(likelihood, X):
-    return torch.from_numpy((X - likelihood.shift) / likelihood.scale)
+    return torch.from_numpy((X - likelihood.units.constant) / likelihood.units.scale)
 
 
 def target_for(likelihood, X):
@@ -162,7 +162,7 @@ def test_X_is_left_alone(likelihood_class, writeable):
     likelihood = likelihood_class(N_FEATURES).fit(X)
     likelihood.standardize(X).zero_()
     likelihood.deviance(X, outputs())
-    likelihood.largest_entry(X)
+    likelihood.units.largest_entry(X)
     likelihood.check(X)
     np.testing.assert_array_equal(X, before)
 
@@ -179,8 +179,8 @@ def test_weights_are_repetitions(likelihood_class):
 def test_largest_entry(continuous):
     X = rows_for(continuous)
     likelihood = fitted(continuous, X)
-    X[17, 4] = likelihood.shift[4] - 1e6 * likelihood.scale[4]
-    size, column = likelihood.largest_entry(X)
+    X[17, 4] = likelihood.units.constant[4] - 1e6 * likelihood.units.scale[4]
+    size, column = likelihood.units.largest_entry(X)
     assert size == pytest.approx(1e6)
     assert column == 4
 
@@ -308,16 +308,16 @@ def test_deviance_is_what_a_row_falls_short_of_the_best(likelihood_class):
 
 def energies(likelihood, X, output):
     """Mean energy of every column, in standardized units, by hand."""
-    residual = (X - likelihood.mean(output)) / likelihood.scale
+    residual = (X - likelihood.mean(output)) / likelihood.units.scale
     return residual**2 if isinstance(likelihood, GaussianLikelihood) else np.abs(residual)
 
 
 def scale_of(likelihood, moment):
-    return likelihood.scale * (np.sqrt(moment) if isinstance(likelihood, GaussianLikelihood) else moment)
+    return likelihood.units.scale * (np.sqrt(moment) if isinstance(likelihood, GaussianLikelihood) else moment)
 
 
 def update(likelihood, target, output, share, rate):
-    likelihood.update_noise(rate, share @ likelihood.energies(target, output))
+    likelihood.noise.update(rate, share @ likelihood.energies(target, output))
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -345,12 +345,12 @@ def test_the_updated_noise_is_the_most_likely_one(continuous):
     likelihood = fitted(continuous, X)
     target, share = standardized(likelihood, X), torch.full((N_ROWS,), 1.0 / N_ROWS, dtype=torch.float64)
     update(likelihood, target, output, share, 1.0)
-    best, moment = likelihood.nll(target, output).mean().item(), likelihood.moment.clone()
+    best, moment = likelihood.nll(target, output).mean().item(), likelihood.noise.moment.clone()
     for j in set(range(N_FEATURES)) - {CONSTANT}:
         for factor in (0.9, 1.1):
             changed = moment.clone()
             changed[j] *= factor
-            likelihood.set_moment(changed)
+            likelihood.noise.set_moment(changed)
             assert likelihood.nll(target, output).mean().item() > best
 
 
@@ -364,11 +364,11 @@ def test_the_slope_in_the_weights_is_the_mean_energy(continuous):
 
 def test_columns_that_a_batch_has_not_keep_their_noise(continuous):
     likelihood = fitted(continuous, moment=MOMENTS)
-    before, observed = likelihood.moment.clone(), torch.tensor([1.0, 0.0, 0.5, 0.0, 1.0], dtype=torch.float64)
-    likelihood.update_noise(0.5, 3.0 * before * observed, observed)
-    torch.testing.assert_close(likelihood.moment, before + 0.5 * observed * 2.0 * before)
-    likelihood.update_noise(0.5, torch.zeros_like(before), torch.zeros_like(before))
-    torch.testing.assert_close(likelihood.moment, before + 0.5 * observed * 2.0 * before)
+    before, observed = likelihood.noise.moment.clone(), torch.tensor([1.0, 0.0, 0.5, 0.0, 1.0], dtype=torch.float64)
+    likelihood.noise.update(0.5, 3.0 * before * observed, observed)
+    torch.testing.assert_close(likelihood.noise.moment, before + 0.5 * observed * 2.0 * before)
+    likelihood.noise.update(0.5, torch.zeros_like(before), torch.zeros_like(before))
+    torch.testing.assert_close(likelihood.noise.moment, before + 0.5 * observed * 2.0 * before)
 
 
 @pytest.mark.parametrize("noise", ["auto", "feature", "shared"])
@@ -380,7 +380,9 @@ def test_floor(continuous, noise):
     assert (floor > 0.0).all()
     np.testing.assert_allclose(likelihood.noise_scale() * DENSITIES[continuous].std(), floor, rtol=1e-9)
     above = likelihood.noise_scale() * 1.5
-    likelihood.set_moment(torch.from_numpy((above / likelihood.scale) ** (2 if continuous is GaussianLikelihood else 1)))
+    likelihood.noise.set_moment(
+        torch.from_numpy((above / likelihood.units.scale) ** (2 if continuous is GaussianLikelihood else 1))
+    )
     if noise != "shared":
         np.testing.assert_allclose(likelihood.noise_scale(), above, rtol=1e-9)
 
@@ -396,8 +398,8 @@ def test_fixed_noise(continuous, noise):
     likelihood = fitted(continuous, noise=noise)
     assert not likelihood.learns_noise
     np.testing.assert_allclose(likelihood.noise_scale(), noise, rtol=1e-9)
-    likelihood.start_training()
-    likelihood.blend_moment(torch.ones(N_FEATURES, dtype=torch.float64), 0.5)
+    likelihood.noise.start_training()
+    likelihood.noise.blend(torch.ones(N_FEATURES, dtype=torch.float64), 0.5)
     np.testing.assert_allclose(likelihood.noise_scale(), noise, rtol=1e-9)
 
 
@@ -433,10 +435,10 @@ def test_auto_on_pixels_is_shared_in_training_and_fitted_per_column(continuous):
     X = load_digits().data
     likelihood = fitted(continuous, X)
     moment = torch.linspace(0.1, 2.0, 64, dtype=torch.float64)
-    assert likelihood.shared
-    likelihood.set_moment(moment)
+    assert likelihood.noise.is_shared
+    likelihood.noise.set_moment(moment)
     assert likelihood.noise_scale() == pytest.approx(scale_of(likelihood, moment.numpy()))
-    likelihood.start_training()
+    likelihood.noise.start_training()
     np.testing.assert_allclose(likelihood.noise_scale(), scale_of(likelihood, moment.mean().item()), rtol=1e-9)
 
     share = torch.full((len(X),), 1.0 / len(X), dtype=torch.float64)
@@ -450,9 +452,9 @@ def test_auto_on_pixels_is_shared_in_training_and_fitted_per_column(continuous):
 def test_tables_keep_one_noise_per_column_in_training(continuous, noise):
     likelihood = fitted(continuous, noise=noise, moment=MOMENTS)
     before = likelihood.noise_scale()
-    likelihood.start_training()
+    likelihood.noise.start_training()
     np.testing.assert_array_equal(likelihood.noise_scale(), before)
-    assert not likelihood.shared
+    assert not likelihood.noise.is_shared
 
 
 def test_feature_noise_on_pixels(continuous):
@@ -480,7 +482,7 @@ def test_distortion_is_half_the_squared_error_in_standard_deviations():
     likelihood, output = fitted(GaussianLikelihood, X, moment=MOMENTS), outputs()
     varying = np.arange(N_FEATURES) != CONSTANT
     z = ((X - likelihood.mean(output))[:, varying]) / X.std(0)[varying]
-    assert likelihood.scale[1] > 2.0 * X[:, 1].std()
+    assert likelihood.units.scale[1] > 2.0 * X[:, 1].std()
     distortion = likelihood.distortion(standardized(likelihood, X), output).numpy()
     np.testing.assert_allclose(distortion, 0.5 * (z**2).sum(1), rtol=1e-9)
 
@@ -507,7 +509,7 @@ def test_information_is_the_curvature_of_the_nll(cls):
     X = np.random.default_rng(0).random((1, N_FEATURES))
     likelihood = cls(N_FEATURES).double()
     if cls is GaussianLikelihood:
-        likelihood.set_moment(torch.tensor(MOMENTS, dtype=torch.float64))
+        likelihood.noise.set_moment(torch.tensor(MOMENTS, dtype=torch.float64))
     output = outputs(1)[0]
     curvature = torch.autograd.functional.hessian(lambda o: likelihood.nll(torch.from_numpy(X), o.unsqueeze(0)).sum(), output)
     torch.testing.assert_close(likelihood.information(output), curvature.diagonal())
@@ -515,7 +517,7 @@ def test_information_is_the_curvature_of_the_nll(cls):
 
 def test_information_of_laplace_is_the_inverse_variance():
     likelihood = fitted(LaplaceLikelihood, moment=MOMENTS)
-    variance = 2.0 * (likelihood.noise_scale() / likelihood.scale) ** 2
+    variance = 2.0 * (likelihood.noise_scale() / likelihood.units.scale) ** 2
     np.testing.assert_allclose(likelihood.information(outputs()).numpy(), 1.0 / variance, rtol=1e-9)
 
 
@@ -523,7 +525,7 @@ def test_residual(likelihood_class):
     X = rows_for(likelihood_class)
     likelihood, varying = fitted(likelihood_class, X), np.arange(N_FEATURES) != CONSTANT
     residual = likelihood.residual(target_for(likelihood, X), outputs()).numpy()
-    expected = (X - likelihood.mean(outputs())) / likelihood.scale
+    expected = (X - likelihood.mean(outputs())) / likelihood.units.scale
     np.testing.assert_allclose(residual[:, varying], expected[:, varying], rtol=1e-6)
 
 

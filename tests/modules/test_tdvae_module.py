@@ -29,7 +29,7 @@ def build(*, spread=0.0, **params):
         for parameter in module.parameters():
             nn.init.normal_(parameter, std=spread)
     if module.likelihood.has_noise:
-        module.likelihood.set_moment(torch.tensor([0.5, 2.0]))
+        module.likelihood.noise.set_moment(torch.tensor([0.5, 2.0]))
     return module
 
 
@@ -129,7 +129,7 @@ def terms_of_a_pair(module, x, gap, second, present, past):
         transition -= Normal(density.mean + moved, density.stddev).log_prob(later[part]).sum()
         shift = normal(head(torch.cat([mean, ahead, *foreseen]))).mean
         foreseen.append(shift + (module.jumps[gap - 1] @ mean)[part])
-    scale = module.likelihood.moment.sqrt()
+    scale = module.likelihood.noise.moment.sqrt()
     target = x[second - 1]
     reconstruction = -Normal(module.decoder(later), scale).log_prob(target).sum()
     auxiliary = (0.5 * ((target - module.decoder(torch.cat(foreseen))) / scale) ** 2).sum()
@@ -182,12 +182,12 @@ def decoded_and_target(module, batch):
 def test_noise_is_learned_from_the_frames_around_the_states_alone():
     module = build(spread=0.5)
     batch = batch_of(module, sequences())._replace(weight=torch.tensor([0.5, 2.0, 1.0, 0.5], dtype=torch.float64))
-    before, learned = module.likelihood.moment.clone(), module.loss(batch, SCHEDULE).learned
+    before, learned = module.likelihood.noise.moment.clone(), module.loss(batch, SCHEDULE).learned
     output, target = decoded_and_target(module, batch)
     torch.testing.assert_close(learned["energy"], (batch.weight / 4) @ (target - output).square().mean(1).detach())
-    assert torch.equal(module.likelihood.moment, before)
+    assert torch.equal(module.likelihood.noise.moment, before)
     module.after_step(learned)
-    torch.testing.assert_close(module.likelihood.moment, torch.lerp(before, learned["energy"], 0.05))
+    torch.testing.assert_close(module.likelihood.noise.moment, torch.lerp(before, learned["energy"], 0.05))
     assert module.eval().loss(batch, SCHEDULE).learned == {}
     assert build(noise=0.3).loss(batch, SCHEDULE).learned == {}
 
@@ -206,7 +206,7 @@ def test_other_likelihoods(likelihood):
     batch = batch_of(module, x)
     output, target = decoded_and_target(module, batch)
     if likelihood == "laplace":
-        density = Laplace(output, module.likelihood.moment)
+        density = Laplace(output, module.likelihood.noise.moment)
     else:
         density = Bernoulli(logits=output, validate_args=False)
     torch.testing.assert_close(terms_of(module, batch)["reconstruction"], -density.log_prob(target).sum(-1).mean(1))
@@ -325,7 +325,7 @@ def test_importance_weights_average_to_the_density(n_latent_layers, n_latents):
     probes = torch.cat([torch.zeros(1, 2 * module.state_size), torch.eye(2 * module.state_size)]).double()
     output = module.decoder(module.jump(before, 1, probes.unflatten(1, (2, -1))))
     mean, slope = output[:, 0], output[:, 1:] - output[:, :1]
-    covariance = slope.mT @ slope + module.likelihood.moment.diag()
+    covariance = slope.mT @ slope + module.likelihood.noise.moment.diag()
     exact = torch.distributions.MultivariateNormal(mean, covariance).log_prob(target)
     noise = torch.randn(n, n_draws, 2 * module.state_size, dtype=torch.float64)
     log_weights = module.step_log_weights(before, after, target, noise)
@@ -343,7 +343,7 @@ def test_importance_weights_of_a_perfect_proposal_are_all_the_density():
     module = build(hidden_layer_sizes=(), n_latents=1)
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
-    module.likelihood.set_moment(torch.ones(2))
+    module.likelihood.noise.set_moment(torch.ones(2))
     # z1 ~ N(m, 1) with m the first component of the belief, z2|z1 ~ N(z1, 1), and both columns N(z2, 1).
     module.belief[0].linear.weight[0, 0] = 1.0
     module.jumps[0] = 1.0
@@ -455,9 +455,9 @@ def test_noise_is_that_of_the_frames_around_their_states():
     expected = (share.unsqueeze(2) * squares.nan_to_num()).sum((0, 1)) / share.sum()
     torch.testing.assert_close(module.likelihood.noise.moment, expected)
     fixed = build(likelihood=Gaussian(0.3))
-    before = fixed.likelihood.moment.clone()
+    before = fixed.likelihood.noise.moment.clone()
     fixed.fit_noise(batch)
-    torch.testing.assert_close(fixed.likelihood.moment, before)
+    torch.testing.assert_close(fixed.likelihood.noise.moment, before)
 
 
 # -- how it begins ----------------------------------------------------------------------------------------------------

@@ -447,6 +447,8 @@ def test_noise_is_that_of_the_reconstructions(digits):
     batch = Batch.of(x)._replace(weight=weight)
     module.fit_noise(batch)
     residual = (digits - module.likelihood.mean(module.decode(module.encode(batch), batch)).astype(float))[1::2]
-    expected = np.maximum(np.sqrt((residual**2).mean(0)), np.sqrt(module.likelihood.floor.numpy()) * module.likelihood.scale)
-    varying = ~module.likelihood.is_constant
+    expected = np.maximum(
+        np.sqrt((residual**2).mean(0)), np.sqrt(module.likelihood.noise.floor.numpy()) * module.likelihood.units.scale
+    )
+    varying = ~module.likelihood.units.is_constant
     np.testing.assert_allclose(module.likelihood.noise_scale()[varying], expected[varying], rtol=1e-3)

@@ -187,7 +187,7 @@ def test_early_stopping_restores_the_best_weights_and_their_optimizer_state(cls,
     assert not same_weights(results["weights"], last)
     for index, entry in optimizer["state"].items():
         for name, value in entry.items():
-            np.testing.assert_array_equal(model._optimizer_state["state"][index][name], value)
+            np.testing.assert_array_equal(model._progress.optimizer["state"][index][name], value)
     assert last_optimizer["state"][0]["step"] > optimizer["state"][0]["step"]
 
 

@@ -198,7 +198,11 @@ MODULES = {
     "top k": (SparseModule, {"penalty": "top_k", "k": 2, "revival_weight": 0.5}, False),
     "vqvae": (VQVAEModule, {"n_levels": 2, "n_codes": 2, "embedding_dim": 2, "n_embeddings": 4}, False),
 }
-LEARNED = {VAEModule: {"likelihood.moment", "likelihood.weight"}, SparseModule: {"idle"}, VQVAEModule: {"quantizers.0.codebook"}}
+LEARNED = {
+    VAEModule: {"likelihood.noise.moment", "likelihood.noise.weight"},
+    SparseModule: {"idle"},
+    VQVAEModule: {"quantizers.0.codebook"},
+}
 
 
 @pytest.mark.parametrize(("cls", "params", "missing"), MODULES.values(), ids=MODULES)
@@ -333,4 +337,4 @@ def test_modules_that_are_trained_together_get_what_they_get_alone(cls, each, co
             torch.testing.assert_close(together, value, rtol=1e-5, atol=1e-6)
         moved = {name for name, value in state_of(module).items() if not torch.equal(value, before[name])}
         assert moved >= {name for name, _ in module.named_parameters()}
-        assert ("likelihood.moment" in moved) == (module.learns_noise and module.likelihood.learns_noise)
+        assert ("likelihood.noise.moment" in moved) == (module.learns_noise and module.likelihood.learns_noise)
