@@ -30,7 +30,8 @@ def rows_in_memory(n_floats: int) -> int:
 def code_log_prob(prior: CodePrior, rows: np.ndarray, device: torch.device, condition: np.ndarray | None = None) -> np.ndarray:
     """Log-probability of every own code of every row, in nats.
 
-    Computed in double precision and rounded to single, which takes off the last bits that depend on a row's neighbors.
+    Computed in double precision and rounded to single: it does not depend on a row's neighbors, to rounding in single precision
+    (the second way in `skvae.runtime.alignment`).
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Running a trained module over rows, such that a row's result does not depend on its neighbors.
 
-Matrix products of different shapes differ in their last bits, so every pass has the same number of rows: a chunk that is
-padded with zeros at the end. The number depends on the network alone. Rows begin at cache lines for the same reason.
+By the rule in `skvae.runtime.alignment`, every pass has the same number of rows: a chunk that is padded with zeros at the end.
+The number depends on the network alone.
 """
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ def posterior(
 def jacobian_norm(module: nn.Module, X: Any, device: torch.device) -> np.ndarray:
     """Norms of the Jacobian of the code at rows, in standardized units, ``(n_samples,)``.
 
-    Backward passes multiply by other matrices than those that `aligned_rows` sees to. In double precision, the last bits
-    that depend on a row's place are rounded off.
+    Backward passes multiply by other matrices than those that `aligned_rows` sees to, so they run in double precision: a row's
+    result does not depend on its neighbors, to rounding in single precision (the second way in `skvae.runtime.alignment`).
     """
     wide = module if device.type == "mps" else copy.deepcopy(module).double()  # which has no double precision
     dtype = next(wide.parameters()).dtype
