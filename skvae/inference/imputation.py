@@ -60,7 +60,7 @@ def impute(
     size = max(1, min(256, _CHUNK_NUMBERS // (widest * n_draws)))
     runner = Runner(module, device, size=size, scores=True)
     generator = make_generator(seed, device)
-    widths = {"posterior": module.prior.n_noise, "entries": module.n_features}
+    widths = {"posterior": module.n_components, "entries": module.n_features}
     pools = {name: pooled_noise(width, n_draws, device) for name, width in widths.items()}
     log_prior = density_of(log_density)
 
