@@ -57,7 +57,7 @@ class TrainableModule(nn.Module):
         return any(type(layer) in _APPROXIMATED for layer in self.modules())
 
     def schedule(self, progress: float) -> dict[str, float]:
-        """Values of what changes over the run, at `progress` in [0, 1], always under the same names.
+        """Values of what changes over the run, at `progress` in [0, 1]; what has ended may be left out.
 
         The training loop passes them on to `loss` as tensors of shape ``()``.
         """

@@ -176,10 +176,10 @@ class TDVAEModule(LatentModule):
 
     def schedule(self, progress: float) -> dict[str, float]:
         rise = 1.0 if progress >= self.kl_warmup else progress / self.kl_warmup
-        return {
-            "beta": self.beta * (_FIRST_BETA + (1.0 - _FIRST_BETA) * rise),
-            "auxiliary": self.auxiliary * (1.0 - progress),
-        }
+        values = {"beta": self.beta * (_FIRST_BETA + (1.0 - _FIRST_BETA) * rise)}
+        if self.auxiliary and progress < 1.0:
+            values["auxiliary"] = self.auxiliary * (1.0 - progress)
+        return values
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -298,7 +298,7 @@ class TDVAEModule(LatentModule):
             "smoothing": schedule["beta"] * smoothing.mean(1),
             "transition": schedule["beta"] * transition.mean(1),
         }
-        if self.training and self.auxiliary:  # held-out losses have no such term in them
+        if "auxiliary" in schedule:
             jump = self.draw(self.transition_moments(self.draw(expected, None), gap), None)
             error = self.likelihood.energies(target, self.decode(jump, batch)) @ self.likelihood.weight
             terms["auxiliary"] = schedule["auxiliary"] * error.mean(1)
