@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from skvae.modules.batch import Batch
-from skvae.modules.likelihoods import LikelihoodSpec, resolve_likelihood
+from skvae.modules.likelihoods import LikelihoodSpec, build_likelihood, resolve_likelihood
 from skvae.modules.likelihoods.bernoulli import BernoulliLikelihood
 from skvae.modules.networks.build import build_networks
 
@@ -122,7 +122,7 @@ class LatentModule(TrainableModule):
             self.register_buffer("indicated", torch.tensor(indicated), persistent=False)
         self.image_shape = networks.get("image_shape")
         self.encoder, self.decoder = self._build_networks(**networks)
-        self.likelihood = resolve_likelihood(likelihood).module(n_features)
+        self.likelihood = build_likelihood(resolve_likelihood(likelihood), n_features)
 
     @property
     def n_encoder_inputs(self) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 from skvae.functional import gaussian_kl
 from skvae.modules.batch import Batch
 from skvae.modules.networks.layers import mlp
-from skvae.modules.networks.specs import MLP, Layered
+from skvae.modules.networks.specs import MLP, Layered, fill, hidden_of
 from skvae.modules.vae import MAX_LOG_VAR, VAEModule
 
 PRIORS = ("standard", "conditional")
@@ -61,8 +61,8 @@ class CVAEModule(VAEModule):
         if prior == "conditional":
             encoder, sizes = autoencoder.get("encoder"), autoencoder.get("hidden_layer_sizes", (128, 64))
             own = encoder if isinstance(encoder, Layered) else MLP()
-            hidden = own.filled(sizes, autoencoder.get("activation", "relu"))
-            self.prior_network = mlp(n_conditions, hidden.hidden_layer_sizes, 2 * n_components, **hidden.hidden)
+            hidden = fill(own, sizes, autoencoder.get("activation", "relu"))
+            self.prior_network = mlp(n_conditions, hidden.hidden_layer_sizes, 2 * n_components, **hidden_of(hidden))
 
     @property
     def passes_rows_on(self) -> bool:  # type: ignore[override]

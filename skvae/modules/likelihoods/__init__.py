@@ -1,7 +1,7 @@
 """Likelihoods: how a row of the data scatters around what a decoder returns for it; one file each."""
 
 from skvae.modules.likelihoods import bernoulli, gaussian, laplace
-from skvae.modules.likelihoods.base import MAX_STANDARDIZED, NOISE_MODES, Likelihood, LikelihoodSpec
+from skvae.modules.likelihoods.base import MAX_STANDARDIZED, NOISE_MODES, Likelihood, LikelihoodSpec, build_likelihood
 
 # A likelihood is a file and a line here.
 SPECS: tuple[type[LikelihoodSpec], ...] = (
@@ -17,4 +17,12 @@ def resolve_likelihood(likelihood: str | LikelihoodSpec) -> LikelihoodSpec:
     return LIKELIHOODS[likelihood]() if isinstance(likelihood, str) else likelihood
 
 
-__all__ = ["LIKELIHOODS", "MAX_STANDARDIZED", "NOISE_MODES", "Likelihood", "LikelihoodSpec", "resolve_likelihood"]
+__all__ = [
+    "LIKELIHOODS",
+    "MAX_STANDARDIZED",
+    "NOISE_MODES",
+    "Likelihood",
+    "LikelihoodSpec",
+    "build_likelihood",
+    "resolve_likelihood",
+]

@@ -118,4 +118,4 @@ class Bernoulli(LikelihoodSpec):
     """
 
     name = "bernoulli"
-    module_class = BernoulliLikelihood
+    _module_class = BernoulliLikelihood
