@@ -446,7 +446,12 @@ CASES = [
         "numbers, capacity, draws",
         "CVAE",
         lambda: table(labels="numbers"),
-        lambda d: {**d.kl(warmup=0.3, capacity=1.0), "n_draws": 2, **d.network((8,), dropout=0.1, normalization="batch"), **gentle(d)},
+        lambda d: {
+            **d.kl(warmup=0.3, capacity=1.0),
+            "n_draws": 2,
+            **d.network((8,), dropout=0.1, normalization="batch"),
+            **gentle(d),
+        },
     ),
     short("columns of X", "CVAE", table, lambda d: {"condition_columns": [0, 4], "prior": "conditional"}),
     short(
