@@ -24,17 +24,21 @@ from skvae.runtime.randomness import make_generator, private_randomness
 from skvae.runtime.threads import one_thread, threads_for
 
 _CHUNK_WORK = 2**28  # multiply-adds a chunk may take
-_MAX_ROWS, _MIN_ROWS = 2048, 64
-_MIN_SCORE_ROWS = 32
-_CHUNK_FLOATS = 2**22  # numbers the widest layer may hold when many draws are decoded at once
+_TILE = 96  # rows: a multiple of the 6 and of the 32 that kernels take at once, see `skvae.runtime.alignment`
+_MAX_ROWS = 1536
+_CHUNK_FLOATS = 3 * 2**22  # numbers the widest layer may hold when many draws are decoded at once
 POOL_SIZE = 2**16
 _POOL_SEED = 20140130
 
 
 def chunk_rows(module: nn.Module) -> int:
-    """Rows of a chunk: a power of two, smaller for larger networks."""
-    rows = _CHUNK_WORK // max(1, module.row_work)
-    return min(_MAX_ROWS, max(_MIN_ROWS, 1 << max(0, rows.bit_length() - 1)))
+    """Rows of a chunk: 96 times a power of two, smaller for larger networks."""
+    return min(_MAX_ROWS, max(_TILE, whole_tiles(_CHUNK_WORK // max(1, module.row_work))))
+
+
+def whole_tiles(n_rows: int, tile: int = _TILE) -> int:
+    """Largest number of rows, up to a number, that is a tile's times a power of two; 1 where there is no room for a tile."""
+    return tile << ((n_rows // tile).bit_length() - 1) if n_rows >= tile else 1
 
 
 def score_rows(module: nn.Module, n_draws: int) -> int:
@@ -43,8 +47,8 @@ def score_rows(module: nn.Module, n_draws: int) -> int:
     They are enough for all entries of a layer to be computed many at once, with none left over for the last rows, or one.
     """
     n_draws = max(n_draws, module.slope_decodes)
-    rows = min(_CHUNK_FLOATS // (module.widest_layer * n_draws), max(_MIN_SCORE_ROWS, _CHUNK_WORK // (module.row_work * n_draws)))
-    return min(chunk_rows(module), 1 << (rows.bit_length() - 1)) if rows >= _MIN_SCORE_ROWS else 1
+    rows = min(_CHUNK_FLOATS // (module.widest_layer * n_draws), max(_TILE, _CHUNK_WORK // (module.row_work * n_draws)))
+    return min(chunk_rows(module), whole_tiles(rows))
 
 
 def chunks(n_rows: int, size: int) -> Iterator[slice]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from scipy.stats import norm, qmc
 
-from skvae.inference.rows import POOL_SIZE, chunk_rows, log_mean_exp, normal_pool, place, row_offsets, run
+from skvae.inference.rows import POOL_SIZE, chunk_rows, log_mean_exp, normal_pool, place, row_offsets, run, whole_tiles
 from skvae.modules import TDVAEModule
 from skvae.runtime.randomness import make_generator
 
@@ -38,7 +38,7 @@ def _take(module: TDVAEModule, X: np.ndarray, rows: slice, size: int, device: to
 def _chunk(module: TDVAEModule, n_timesteps: int) -> int:
     """Sequences of a chunk."""
     most = _MAX_FLOATS // (n_timesteps * max(module.n_features, module.n_components))
-    return max(1, min(chunk_rows(module), 1 << max(0, most.bit_length() - 1)))
+    return min(chunk_rows(module), max(whole_tiles(most), whole_tiles(min(most, 48), 6)))  # long sequences: no fewer than need be
 
 
 def beliefs(module: TDVAEModule, X: np.ndarray, device: torch.device) -> np.ndarray:
