@@ -74,7 +74,7 @@ def quick(estimator_class):
     """Make the estimator with parameters that train in milliseconds."""
 
     def make(**params):
-        return estimator_class(**{"n_components": 2, "hidden_layer_sizes": (8,), "max_epochs": 3, "random_state": 0, **params})
+        return estimator_class(n_components=2, hidden_layer_sizes=(8,), max_epochs=3, random_state=0).set_params(**params)
 
     return make
 

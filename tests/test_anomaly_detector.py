@@ -202,7 +202,7 @@ def test_weights_of_one_and_repeated_rows_count_alike_with_contamination():
         assert _upper_quantile(scores, 0.01 * weight, share) == pytest.approx(repeated)
 
 
-@pytest.mark.parametrize("estimator", [ContractiveAE, partial(AutoEncoder, tied_weights=True)], ids=["contractive", "tied"])
+@pytest.mark.parametrize("estimator", [ContractiveAE, partial(AutoEncoder, decoder="tied")], ids=["contractive", "tied"])
 def test_labels_are_those_that_are_predicted(estimator):
     X = np.random.default_rng(0).normal(size=(120, 7)) @ np.random.default_rng(1).normal(size=(7, 7))
     for seed in range(3):

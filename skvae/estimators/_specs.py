@@ -68,7 +68,8 @@ class SpecsMixin:
         super().set_params(**{key: value for key, value in others.items() if "__" not in key})
         for owner in sorted(own, key=lambda name: name == "decoder"):  # which may mirror the encoder
             spec = self._spec_in_place(owner, own[owner])
-            setattr(self, owner, spec.set_params(**own[owner]))
+            # A copy: encoder and decoder, or several estimators, may have been given one and the same.
+            setattr(self, owner, type(spec)(**spec.get_params()).set_params(**own[owner]))
         nested = {key: value for key, value in others.items() if "__" in key}
         for key in nested:
             owner, _, name = key.partition("__")
@@ -126,13 +127,12 @@ class SpecsMixin:
                 continue
             for name in ("hidden_layer_sizes", "activation"):
                 own, flat = getattr(spec, name), getattr(self, name)
-                if own is None or _same(flat, defaults[name]) or _same(own, flat):
-                    continue
-                if owner == "decoder" and name == "hidden_layer_sizes" and _same(own, np.ravel(flat)[::-1]):
+                is_reversed = owner == "decoder" and name == "hidden_layer_sizes"
+                if own is None or _same(flat, defaults[name]) or _same(own, np.ravel(flat)[::-1] if is_reversed else flat):
                     continue
                 raise ValueError(
-                    f"{name}={flat!r} and {owner}={spec!r} contradict each other: leave {name} at its default, "
-                    f"{defaults[name]!r}, or {owner}__{name} None."
+                    f"{name}={flat!r} and {owner}={spec!r} contradict each other: leave {owner}__{name} None, or {name} at its "
+                    f"default, {defaults[name]!r}; where encoder and decoder differ, give each its own."
                 )
 
 

@@ -642,6 +642,7 @@ class VQVAE(ClustersMixin, TableAutoEncoder):
         bits : ndarray of shape (n_samples,)
             Lower is better.
         """
+        check_is_fitted(self, "module_")
         if not isinstance(step, Real) or not 0.0 < step < np.inf:
             raise ValueError(f"step={step!r} must be a number above 0.")
         if not self.module_.likelihood.has_noise and step != 1.0:

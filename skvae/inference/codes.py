@@ -49,7 +49,8 @@ def code_log_prob(
 ) -> np.ndarray:
     """Log-probability of every own code of every row, in nats.
 
-    Computed in double precision and rounded to single, which takes off the last bits that depend on a row's neighbors.
+    Computed in double precision and rounded to single: it does not depend on a row's neighbors, to rounding in single precision
+    (the second way in `skvae.runtime.alignment`).
 
     Parameters
     ----------

@@ -1,8 +1,7 @@
 """The one loop over chunks of rows, such that a row's result does not depend on its neighbors.
 
-Matrix products of different shapes differ in their last bits, so every pass has the same number of rows: a chunk that is
-padded with zeros at the end. The number depends on the network and the kind of device alone. On CPUs, rows begin at cache lines
-for the same reason.
+By the rule in `skvae.runtime.alignment`, every pass has the same number of rows: a chunk that is padded with zeros at the end.
+The number depends on the network and the kind of device alone.
 """
 
 from __future__ import annotations

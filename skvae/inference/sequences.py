@@ -143,7 +143,7 @@ def futures(
 
     # Draws depend on their place anyhow, so that chunks need not have one size for all.
     most = min(_MAX_DRAWN // n_futures, _MAX_FLOATS // (n_futures * n_steps * module.n_features))
-    return _per_belief(module, len(Z), n_futures, device, function, Z, size=min(len(Z), max(1, most)))
+    return _per_belief(module, len(Z), n_futures, device, function, Z, size=max(1, min(len(Z), most)))
 
 
 # -- scores -----------------------------------------------------------------------------------------------------------
@@ -188,7 +188,7 @@ def log_likelihood(module: TDVAEModule, X: np.ndarray, n_draws: int, device: tor
 
     def function(before, after, frame, rows):
         here = torch.zeros(len(before), dtype=torch.int64)
-        here[: rows.stop - rows.start] = torch.from_numpy(offsets[rows])
+        here[: len(offsets[rows])] = torch.from_numpy(offsets[rows])
         noise = numbers[(here.to(device).unsqueeze(1) + window) % POOL_SIZE]
         return log_mean_exp(module.step_log_weights(before, after, frame, noise).cpu().numpy().astype(np.float64))
 

@@ -264,17 +264,17 @@ class VectorQuantizer(nn.Module):
         """
         x, codes, distance, weight = (learned[name] for name in ("vectors", "codes", "distance", "weight"))
         if "mean" in learned:
-            self.mean.lerp_(learned["mean"], _MOMENT_RATE)
-            self.variance.lerp_(learned["variance"], _MOMENT_RATE)
+            _move(self.mean, learned["mean"], _MOMENT_RATE)
+            _move(self.variance, learned["variance"], _MOMENT_RATE)
         column = weight.unsqueeze(1)
         if self.entropy_weight > 0.0:
-            self.mean_distance.lerp_((distance * weight).sum() / weight.sum(), 1.0 - self.decay)
+            _move(self.mean_distance, (distance * weight).sum() / weight.sum(), 1.0 - self.decay)
         if self.learns_by_gradient:
-            self.count.lerp_(fn.sum_by_code(column, codes, self.n_embeddings).squeeze(1), 1.0 - self.decay)
+            _move(self.count, fn.sum_by_code(column, codes, self.n_embeddings).squeeze(1), 1.0 - self.decay)
         else:
             sums = fn.sum_by_code(torch.cat([x * column, column], 1), codes, self.n_embeddings)
-            self.total.lerp_(sums[:, :-1], 1.0 - self.decay)
-            self.count.lerp_(sums[:, -1], 1.0 - self.decay)
+            _move(self.total, sums[:, :-1], 1.0 - self.decay)
+            _move(self.count, sums[:, -1], 1.0 - self.decay)
             n = self.count.sum()
             smoothed = (self.count + self.smoothing) * (n / (n + self.n_embeddings * self.smoothing))
             self.codebook.copy_(self.total / smoothed.unsqueeze(1))
@@ -314,6 +314,11 @@ class VectorQuantizer(nn.Module):
     def extra_repr(self) -> str:
         """Return the sizes."""
         return f"{self.n_embeddings}, {self.embedding_dim}"
+
+
+def _move(average: Tensor, value: Tensor, rate: float) -> None:
+    """Move an average towards a value, in place; `lerp_` has no rule for several modules at once."""
+    average.add_(value - average, alpha=rate)
 
 
 def _scaled(x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:

@@ -131,8 +131,9 @@ def _grids(spec: Network, image_shape: Shape, n_levels: int) -> list[tuple[int, 
     if len(grids) < n_levels:
         found = ", ".join(f"{h}x{w}" for h, w in reversed(grids))
         raise ValueError(
-            f"n_levels={n_levels} does not fit image_shape={image_shape}: behind {spec!r} the levels have sides of {found}, the "
-            f"last of which cannot be halved again. At most n_levels={len(grids)} fits, or fewer entries in channels."
+            f"n_levels={n_levels} does not fit image_shape={image_shape}: behind channels={spec.channels!r} the levels have "
+            f"sides of {found}, the last of which cannot be halved again. At most n_levels={len(grids)} fits, or fewer entries "
+            "in channels."
         )
     return list(grids)
 
@@ -283,7 +284,10 @@ class VQVAEModule(LatentModule):
     def _build_convolutions(self, levels: list[Level], down: Any, up: Conv, image_shape: Shape) -> tuple[nn.Module, nn.Module]:
         width, sides = grid_size(down, image_shape)
         if grid_size(up, image_shape)[1] != sides:
-            raise ValueError(f"decoder={up!r} does not come from where encoder={down!r} leads, a grid of {sides[0]}x{sides[1]}.")
+            raise ValueError(
+                f"decoder=Conv(channels={up.channels!r}) does not come from where encoder=Conv(channels={down.channels!r}) "
+                f"leads, a grid of {sides[0]}x{sides[1]}."
+            )
         if len(levels) == 1:
             dim = levels[0].embedding_dim
             self._set_hierarchy([], [nn.Identity()], [])

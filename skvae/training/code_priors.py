@@ -135,9 +135,7 @@ class CodePrior(Spec):
             raise ValueError(f"{self!r}: name={self.name!r} must be one of 'auto', {in_words(CODE_PRIORS)}.")
         given = {**self.network, **self.training}
         if given and self.name != "auto" and not CODE_PRIORS[self.name].learns:
-            raise ValueError(
-                f"{self!r}: {', '.join(given)} have no effect on {self.name!r}, which is not trained; leave them None."
-            )
+            raise ValueError(f"{self!r}: {' and '.join(given)} without effect on {self.name!r}, which is not trained; use None.")
         for name in ("n_layers", "width", "n_heads", "batch_size", "max_epochs"):
             check_count(self, name, may_be_none=True)
         if self.dropout is not None:

@@ -23,7 +23,7 @@ METHODS = ("neighbors", "mahalanobis", "reconstruction", "likelihood")
 
 def quick(cls, **params):
     params = {"hidden_layer_sizes": (8,), "max_epochs": 3, "random_state": 0, **params}
-    return cls(**params, prior="histogram") if cls is VQVAE else cls(**params)
+    return cls(**params, code_prior="histogram") if cls is VQVAE else cls(**params)
 
 
 @pytest.fixture(scope="module", params=[cls for cls in ALL_ESTIMATORS if cls is not TDVAE], ids=lambda cls: cls.__name__)
@@ -67,8 +67,8 @@ def test_methods_by_name(fitted, X):
 def test_scores_follow_the_definition(fitted, X):
     model, told = fitted
     likelihood = model.module_.likelihood
-    x = (X - likelihood.shift) / likelihood.scale
-    error = (X - model.reconstruct(X, *told)) / likelihood.scale
+    x = (X - likelihood.units.constant) / likelihood.units.scale
+    error = (X - model.reconstruct(X, *told)) / likelihood.units.scale
     references = References.of(np.hstack([x, error]), None, None)
     expected = NeighborDistance().fit(references).score(np.hstack([x, error]))
     np.testing.assert_allclose(model.score_anomaly(X, *told), expected, rtol=1e-4)
@@ -106,7 +106,7 @@ def test_weights_are_repetitions(X):
     kept = model._references
     np.testing.assert_allclose(kept.weight / kept.weight.mean(), times[times > 0] / times[times > 0].mean())
     np.testing.assert_allclose(
-        kept.x, ((X - model.module_.likelihood.shift) / model.module_.likelihood.scale)[times > 0], rtol=1e-6
+        kept.x, ((X - model.module_.likelihood.units.constant) / model.module_.likelihood.units.scale)[times > 0], rtol=1e-6
     )
 
 
@@ -122,11 +122,11 @@ def test_a_stream_keeps_all_rows_while_they_are_few_and_reconstructs_them_anew(f
     model, told = fitted
     kept = model._references
     likelihood = model.module_.likelihood
-    x = (X - likelihood.shift) / likelihood.scale
+    x = (X - likelihood.units.constant) / likelihood.units.scale
     np.testing.assert_allclose(np.sort(kept.x, axis=0), np.sort(x, axis=0), rtol=1e-5, atol=1e-5)
     place = np.abs(kept.x[:, np.newaxis] - x).sum(axis=2).argmin(axis=1)
     assert sorted(place) == list(range(80))
-    error = (X - model.reconstruct(X, *told)) / likelihood.scale
+    error = (X - model.reconstruct(X, *told)) / likelihood.units.scale
     np.testing.assert_allclose(kept.error, error[place], atol=1e-4)
 
 

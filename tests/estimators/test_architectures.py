@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from skvae import AutoEncoder, Conv, DenoisingAE, Net, VAETransformer
+from skvae import MLP, AutoEncoder, Conv, DenoisingAE, Net, VAETransformer
 
 # Three epochs are not always enough for a VAE to tell rows apart.
 pytestmark = pytest.mark.filterwarnings("ignore:The code of VAETransformer has collapsed")
@@ -21,8 +21,8 @@ SHAPE = (1, 5, 4)
 SPECS = [
     {"encoder": Conv(channels=(3, 4))},
     {"encoder": Conv(channels=(4,), residual_blocks=1, upsampling="nearest")},
-    {"encoder": Conv(channels=(3, 4)), "tied_weights": True},
-    {"decoder": Conv(channels=(3,)), "normalization": "layer", "activation": "silu"},
+    {"encoder": Conv(channels=(3, 4)), "decoder": "tied"},
+    {"encoder": Conv(normalization="layer"), "decoder": Conv(channels=(3,), normalization="layer"), "activation": "silu"},
 ]
 
 
@@ -42,7 +42,7 @@ def quick(quick):
     """Make the estimator with few draws and, unless asked for, no ties."""
 
     def make(**params):
-        return quick(**{"n_score_draws": 2, "tied_weights": False, **params})
+        return quick(**{"n_score_draws": 2, "decoder": None, **params})
 
     return make
 
@@ -128,7 +128,7 @@ def test_tensors_are_images_too(quick, images):
 
 
 def test_pixels_share_a_unit(quick, images):
-    assert quick().fit(images * np.linspace(1.0, 5.0, 4)).module_.likelihood.shared
+    assert quick().fit(images * np.linspace(1.0, 5.0, 4)).module_.likelihood.noise.is_shared
 
 
 def test_walks_between_images(images):
@@ -138,7 +138,7 @@ def test_walks_between_images(images):
 
 
 def test_images_survive_a_pickle(quick, images):
-    model = quick(encoder=Conv(channels=(3,), residual_blocks=1), normalization="layer").fit(images)
+    model = quick(encoder=Conv(channels=(3,), residual_blocks=1), encoder__normalization="layer").fit(images)
     loaded = pickle.loads(pickle.dumps(model))
     assert signature(loaded, images) == signature(model, images)
     assert loaded.partial_fit(images).reconstruct(images).shape == images.shape
@@ -158,7 +158,7 @@ def test_weights_of_images(quick, images):
     assert signature(model, images) == signature(quick().fit(images[30:], sample_weight=weight[30:]), images)
     assert signature(model, images) != signature(quick().fit(images[30:]), images)
     expected = np.average(images.reshape(70, -1), axis=0, weights=weight)
-    np.testing.assert_allclose(model.module_.likelihood.shift, expected, rtol=1e-10)
+    np.testing.assert_allclose(model.module_.likelihood.units.constant, expected, rtol=1e-10)
 
 
 def test_partial_fit_on_images(quick, X, images):
@@ -218,8 +218,8 @@ def test_channels_in_any_container(quick, images, channels):
     assert spec == Conv(channels=(3, 4), residual_blocks=1)
     assert spec != Conv(channels=(3, 5), residual_blocks=1)
     assert spec.channels is channels
-    model = clone(quick(encoder=spec, normalization="layer", max_epochs=1)).fit(images)
-    expected = quick(encoder=Conv(channels=(3, 4), residual_blocks=1), normalization="layer", max_epochs=1).fit(images)
+    model = clone(quick(encoder=spec, encoder__normalization="layer", max_epochs=1)).fit(images)
+    expected = quick(encoder=Conv(channels=(3, 4), residual_blocks=1), encoder__normalization="layer", max_epochs=1).fit(images)
     assert signature(model, images) == signature(expected, images)
     assert model.set_params(encoder=Conv((3, 4), residual_blocks=1)).partial_fit(images).n_components_ == 2
 
@@ -233,7 +233,7 @@ def test_convolutions_are_reached_through_the_estimator(quick, X):
     assert other.decoder == Conv(channels=(4,), residual_blocks=1)
     convolutions = [layer for layer in other.fit(X).module_.encoder if isinstance(layer, nn.Conv2d)]
     assert [layer.out_channels for layer in convolutions] == [5]
-    with pytest.raises(ValueError, match="encoder changed"):
+    with pytest.raises(ValueError, match="encoder__channels changed"):
         other.set_params(encoder__channels=(6,)).partial_fit(X)
 
 
@@ -262,8 +262,12 @@ def test_the_decoder_mirrors_the_encoder_unless_told_otherwise(quick, images):
         {"encoder": Conv(upsampling="nearest")},
         {"decoder": Conv(channels=(4,))},
         {"hidden_layer_sizes": ()},
-        {"normalization": "layer"},
-        {"dropout": 0.5},
+        {"encoder": Conv(normalization="layer")},
+        {"encoder": Conv(dropout=0.5)},
+        {"decoder": Conv(dropout=0.5)},
+        {"encoder": Conv(hidden_layer_sizes=(9,))},
+        {"encoder": Conv(activation="tanh")},
+        {"encoder": MLP()},
         {"activation": nn.Softplus},
     ],
     ids=ids,
@@ -417,7 +421,7 @@ def test_a_refit_that_fails_leaves_the_shape(quick, X, images):
 @pytest.mark.parametrize("of_images", [False, True])
 def test_tied_weights(quick, X, images, of_images):
     data = images if of_images else X
-    tied, untied = quick(tied_weights=True).fit(data), quick(tied_weights=False).fit(data)
+    tied, untied = quick(decoder="tied").fit(data), quick(decoder=None).fit(data)
     assert tied.n_parameters_ < 0.75 * untied.n_parameters_
     assert not np.array_equal(tied.reconstruct(data), untied.reconstruct(data))
     assert all(parameter.dim() == 1 for parameter in tied.module_.decoder.parameters())
@@ -428,7 +432,7 @@ def test_tied_weights(quick, X, images, of_images):
 @pytest.mark.parametrize("of_images", [False, True])
 def test_a_tie_survives_a_pickle_and_more_training(quick, X, images, of_images):
     data = images if of_images else X
-    model = quick(tied_weights=True).fit(data)
+    model = quick(decoder="tied").fit(data)
     loaded = pickle.loads(pickle.dumps(model))
     assert signature(loaded, data) == signature(model, data)
     assert signature(loaded.partial_fit(data), data) == signature(model.partial_fit(data), data)
@@ -445,36 +449,30 @@ def test_a_tie_survives_a_pickle_and_more_training(quick, X, images, of_images):
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"encoder": Net(Encoder)}, r"encoder=Net\(Encoder\) does not"),
-        ({"decoder": Net(Encoder, width=3)}, r"decoder=Net\(Encoder, width=3\) does not"),
-        (
-            {"image_shape": SHAPE, "encoder": Conv(channels=(3,)), "decoder": Conv(channels=(4,))},
-            r"decoder=Conv\(channels=\(4,\)\), but encoder=Conv\(channels=\(3,\)\)",
-        ),
-        ({"image_shape": SHAPE, "decoder": Conv(channels=(4,))}, r"decoder=Conv\(channels=\(4,\)\), but encoder=Conv\(\)"),
+        ({"encoder": Net(Encoder)}, r"encoder=Net\(Encoder\) is not"),
         ({"image_shape": SHAPE, "encoder": Conv(residual_blocks=1)}, "must have residual_blocks=0 and upsampling='transposed'"),
         ({"image_shape": SHAPE, "encoder": Conv(upsampling="nearest")}, "must have residual_blocks=0 and upsampling='trans"),
     ],
     ids=str,
 )
 def test_ties_that_cannot_be(quick, X, params, message):
-    model = quick(tied_weights=True, **params)
-    with pytest.raises(ValueError, match=f"tied_weights=True needs a decoder that mirrors the encoder.*{message}"):
+    model = quick(decoder="tied", **params)
+    with pytest.raises(ValueError, match=f"decoder='tied' needs an encoder that it can mirror.*{message}"):
         model.fit(X)
     assert not hasattr(model, "module_")
-    assert np.isfinite(quick(tied_weights=False, **params).fit(X).score(X))
+    assert np.isfinite(quick(decoder=None, **params).fit(X).score(X))
 
 
 def test_the_same_decoder_may_be_spelled_out(quick, images):
-    spelled = quick(tied_weights=True, encoder=Conv(channels=(3,)), decoder=Conv(channels=(3,))).fit(images)
-    implied = quick(tied_weights=True, encoder=Conv(channels=(3,))).fit(images)
+    spelled = quick(encoder=Conv(channels=(3,)), decoder=Conv(channels=(3,))).fit(images)
+    implied = quick(encoder=Conv(channels=(3,))).fit(images)
     assert signature(spelled, images) == signature(implied, images)
 
 
 # -- perceptrons of every shape ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tied_weights", [False, True])
+@pytest.mark.parametrize("decoder", [None, "tied"])
 @pytest.mark.parametrize(
     "params",
     [
@@ -487,8 +485,8 @@ def test_the_same_decoder_may_be_spelled_out(quick, images):
     ],
     ids=ids,
 )
-def test_overcomplete_deep_linear_and_narrow(quick, X, params, tied_weights):
-    model = quick(tied_weights=tied_weights, max_epochs=10, **params).fit(X)
+def test_overcomplete_deep_linear_and_narrow(quick, X, params, decoder):
+    model = quick(decoder=decoder, max_epochs=10, **params).fit(X)
     assert model.transform(X).shape == (70, params["n_components"])
     for method in ("transform", "reconstruct", "score_samples", "score_anomaly", "effective_sample_size"):
         assert np.isfinite(getattr(model, method)(X)).all(), method

@@ -9,7 +9,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KernelDensity
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
-from skvae import AutoEncoder
+from skvae import AutoEncoder, Gaussian, Optimizer
 
 
 def factor_model(seed, n_rows=5000, n_features=12, rank=2, noise=0.5):
@@ -37,7 +37,7 @@ def test_without_hidden_layers_it_spans_the_subspace_of_pca(scale):
 def test_a_linear_score_is_exact_for_any_code_size():
     train, test, truth = factor_model(0, n_rows=2000)
     for n_components in (2, 8, 11):
-        model = AutoEncoder(n_components, hidden_layer_sizes=(), noise="feature", random_state=0).fit(train)
+        model = AutoEncoder(n_components, hidden_layer_sizes=(), likelihood=Gaussian("feature"), random_state=0).fit(train)
         assert model.score(test) == pytest.approx(truth.logpdf(test).mean(), abs=0.15)
         # The proposal is the posterior itself, so that no draw differs in weight.
         assert model.effective_sample_size(test[:50]).min() > 0.9 * model.n_score_draws
@@ -104,7 +104,7 @@ def test_a_run_that_blew_up_without_an_infinite_loss_is_refused(max_epochs):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(500, 3)) @ rng.normal(size=(3, 8)) + 0.1 * rng.normal(size=(500, 8))
     model = AutoEncoder(
-        2, optimizer="sgd", learning_rate=1.2, learning_rate_schedule="constant", hidden_layer_sizes=(), random_state=0
+        2, optimizer=Optimizer("sgd", schedule="constant"), learning_rate=1.2, hidden_layer_sizes=(), random_state=0
     ).set_params(max_epochs=max_epochs)
     with pytest.raises(ValueError, match=r"stopped being finite\. learning_rate=1\.2 may be too large"):
         model.fit(X)

@@ -62,15 +62,18 @@ def test_documentation_names_every_attribute(any_estimator_class, X):
 
 
 # Without a tie a contraction can be dodged; a dictionary is wide and has one layer.
-# A decoder that is told the label must hear of it before the code carries it. A prior of discrete codes is another thing than one
-# of real numbers. A sequence is many rows, read by a network of one width.
+# A decoder that is told the label must hear of it before the code carries it, and is not tied to an encoder that is not told it,
+# nor to one that leads to a codebook. A sequence is many rows, read by a network of one width.
 OWN_DEFAULTS = {
-    ("ContractiveAE", "tied_weights"),
+    ("ContractiveAE", "decoder"),
     ("SparseAE", "hidden_layer_sizes"),
     ("SparseAE", "n_components"),
     ("CVAE", "kl_warmup"),
-    ("VQVAE", "prior"),
+    ("CVAE", "decoder"),
+    ("VQVAE", "decoder"),
     ("TDVAE", "n_components"),
+    ("TDVAE", "encoder"),
+    ("TDVAE", "decoder"),
     ("TDVAE", "kl_warmup"),
     ("TDVAE", "hidden_layer_sizes"),
     ("TDVAE", "learning_rate"),

@@ -32,7 +32,7 @@ def y():
 
 
 def quick(**params):
-    return CVAE(**{"n_components": 2, "hidden_layer_sizes": (8,), "max_epochs": 3, "random_state": 0, **params})
+    return CVAE(n_components=2, hidden_layer_sizes=(8,), max_epochs=3, random_state=0).set_params(**params)
 
 
 # -- exact models -----------------------------------------------------------------------------------------------------
@@ -45,9 +45,9 @@ class Exact:
         self.model, n_components = model, model.n_components_
         weight, bias = (parameter.detach().double().numpy() for parameter in model.module_.decoder[0].parameters())
         likelihood = model.module_.likelihood
-        self.loading = likelihood.scale[:, np.newaxis] * weight[:, :n_components]
-        self.offset = likelihood.scale[:, np.newaxis] * weight[:, n_components:]
-        self.bias = likelihood.shift + likelihood.scale * bias
+        self.loading = likelihood.units.scale[:, np.newaxis] * weight[:, :n_components]
+        self.offset = likelihood.units.scale[:, np.newaxis] * weight[:, n_components:]
+        self.bias = likelihood.units.constant + likelihood.units.scale * bias
 
     def moments(self, label):
         """Mean and covariance of rows of a label."""
@@ -599,7 +599,7 @@ def test_weights_in_full_batches_decide_on_labels_and_scale(X, y):
     weight = np.where(y == 0, 10.0, 1.0)
     model = quick().fit(X, y, sample_weight=weight)
     np.testing.assert_allclose(np.exp(model._conditions.combinations()[1]), np.bincount(y, weight) / weight.sum())
-    np.testing.assert_allclose(model.module_.likelihood.shift, np.average(X, axis=0, weights=weight))
+    np.testing.assert_allclose(model.module_.likelihood.units.constant, np.average(X, axis=0, weights=weight))
     zero = np.where(np.arange(80) < 50, 1.0, 0.0)
     np.testing.assert_array_equal(quick().fit(X, y, sample_weight=zero).transform(X), quick().fit(X[:50], y[:50]).transform(X))
     frame = pd.DataFrame({"label": y}, index=np.arange(80)[::-1])
@@ -679,7 +679,7 @@ OWN = [
     ({}, {"beta": 3.0}),
     ({}, {"kl_warmup": 0.9}),
     ({}, {"capacity": 1.0}),
-    ({"capacity": 1.0, "max_epochs": 100}, {"capacity_warmup": 1.0}),
+    ({"capacity": 1.0, "max_epochs": 100}, {"kl_warmup": 1.0}),
     ({}, {"n_draws": 4}),
 ]
 
@@ -697,7 +697,7 @@ def told(model, y):
 
 def test_every_own_parameter_is_tried():
     own = set(CVAE().get_params()) - set(VAETransformer().get_params())
-    own |= {"beta", "kl_warmup", "capacity", "capacity_warmup", "n_draws"}
+    own |= {"beta", "kl_warmup", "capacity", "n_draws"}
     assert own == {name for _, changed in OWN for name in changed}
 
 

@@ -17,7 +17,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import estimator_checks as checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skvae import CVAE, AutoEncoder, CVAEResampler
+from skvae import CVAE, AutoEncoder, CVAEResampler, Gaussian
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
@@ -296,7 +296,7 @@ def test_copies_that_remain_are_reported(quick, monkeypatch):
 
 def test_a_model_that_learned_one_row_by_heart_is_noticed():
     X, y = table((60, 1))
-    model = CVAE(n_components=1, hidden_layer_sizes=(32,), noise=1e-3, learning_rate=0.01, max_epochs=300)
+    model = CVAE(n_components=1, hidden_layer_sizes=(32,), likelihood=Gaussian(1e-3), learning_rate=0.01, max_epochs=300)
     resampler = CVAEResampler(model, guard=0.5, random_state=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)

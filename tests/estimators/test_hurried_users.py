@@ -189,7 +189,7 @@ class Odd(nn.Module):
 @pytest.mark.parametrize("name", ["encoder", "decoder"])
 def test_faults_of_networks_name_them(quick, table, name, fault, message):
     with pytest.raises(ValueError, match=message) as caught:
-        quick(**{name: Net(Odd, fault=fault)}, tied_weights=False).fit(table)
+        quick(**{"decoder": None, name: Net(Odd, fault=fault)}).fit(table)
     assert (caught.value.__cause__ is None) == (fault in ("tuple", "none"))
 
 
@@ -225,19 +225,19 @@ def test_weights_of_any_size(quick, table, scale):
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"noise": 1e-30}, "noise=1e-30 is out of proportion"),
-        ({"noise": 1e25}, r"noise=1e\+25 is out of proportion"),
-        ({"optimizer_params": {"foo": 1}}, "optimizer_params=.*foo"),
-        ({"optimizer_params": {"betas": (2, 3)}}, "optimizer_params=.*beta"),
+        ({"likelihood__noise": 1e-30}, "noise=1e-30 is out of proportion"),
+        ({"likelihood__noise": 1e25}, r"noise=1e\+25 is out of proportion"),
+        ({"optimizer__foo": 1}, r"Adam has no argument 'foo'; Optimizer takes name, .*betas"),
+        ({"optimizer__betas": (2, 3)}, r"optimizer=Optimizer\(betas=\(2, 3\)\) cannot be built.*beta"),
         ({"activation": nn.Threshold}, "activation=Threshold cannot be built without arguments"),
         ({"activation": nn.GLU}, "activation=GLU fails"),
         ({"encoder": Net(Lazy, widht=3)}, r"Net\(Lazy, widht=3\) cannot be built"),
-        ({"normalization": "batch", "batch_size": 1}, "normalization='batch' needs batches of at least 2"),
+        ({"encoder__normalization": "batch", "batch_size": 1}, "normalization='batch' needs batches of at least 2"),
     ],
     ids=str,
 )
 def test_errors_name_the_parameter(estimator_class, quick, table, params, message):
-    if params.get("normalization") == "batch" and refuses_batch_normalization(estimator_class):
+    if params.get("encoder__normalization") == "batch" and refuses_batch_normalization(estimator_class):
         message = "batch normalization"
     with pytest.raises(ValueError, match=message):
         quick(**params).fit(table)
@@ -268,7 +268,7 @@ def test_a_column_that_is_constant_up_to_rounding(quick, table):
     column = np.where(np.arange(300) % 2, 0.3, 0.1 + 0.2)
     X = np.column_stack([table, column])
     model = quick(max_epochs=20).fit(X)
-    assert model.module_.likelihood.is_constant[-1]
+    assert model.module_.likelihood.units.is_constant[-1]
     moved = X[:1].copy()
     moved[0, -1] += 1e-3
     np.testing.assert_allclose(model.score_anomaly(moved), model.score_anomaly(X[:1]), rtol=1e-2, atol=1e-2)

@@ -16,7 +16,7 @@ TAKES_MISSING = [cls for cls in ESTIMATORS if "missing_values" in cls().get_para
 @pytest.fixture(params=TAKES_MISSING, ids=lambda cls: cls.__name__)
 def make(request):
     def make(**params):
-        return request.param(**{"n_components": 2, "hidden_layer_sizes": (8,), "max_epochs": 3, "random_state": 0, **params})
+        return request.param(n_components=2, hidden_layer_sizes=(8,), max_epochs=3, random_state=0).set_params(**params)
 
     return make
 
@@ -50,7 +50,7 @@ def test_off_the_error_stays(make, gaps):
     assert make(missing_values=np.nan).__sklearn_tags__().input_tags.allow_nan
 
 
-@pytest.mark.parametrize("params", [{}, {"early_stopping": True}, {"likelihood": "laplace", "noise": "shared"}])
+@pytest.mark.parametrize("params", [{}, {"early_stopping": True}, {"likelihood": "laplace", "likelihood__noise": "shared"}])
 def test_nothing_changes_where_nothing_is_missing(make, X, params):
     plain, able = make(**params).fit(X), make(missing_values=np.nan, **params).fit(X)
     assert all(np.array_equal(able_, plain_) for able_, plain_ in zip(state(able).values(), state(plain).values(), strict=True))
@@ -158,7 +158,7 @@ def test_images_tied_weights_and_pretraining(gaps):
     assert model.explain_anomaly(images).shape == images.shape
     model = DenoisingAE(2, max_epochs=2, missing_values=np.nan, pretraining_epochs=2, random_state=0).fit(gaps)
     assert np.isfinite(model.transform(gaps)).all()
-    model = AutoEncoder(2, max_epochs=2, missing_values=np.nan, tied_weights=True, random_state=0).fit(gaps)
+    model = AutoEncoder(2, max_epochs=2, missing_values=np.nan, decoder="tied", random_state=0).fit(gaps)
     assert np.isfinite(model.reconstruct(gaps)).all()
     pixels = np.where(np.isnan(gaps), np.nan, gaps > 3)
     model = VAETransformer(2, max_epochs=2, missing_values=np.nan, likelihood="bernoulli", random_state=0).fit(pixels)
@@ -200,7 +200,7 @@ def test_noise_does_not_depend_on_what_is_missing():
 def test_images_with_gaps_and_tied_weights(make, encoder):
     images = np.random.default_rng(0).normal(size=(30, 1, 6, 6))
     images[::3, 0, 1, 1] = np.nan
-    model = make(missing_values=np.nan, tied_weights=True, encoder=encoder).fit(images)
+    model = make(missing_values=np.nan, decoder="tied", encoder=encoder).fit(images)
     assert any(type(layer).__name__ == "TiedLinear" for layer in model.module_.decoder.modules())
     assert np.isfinite(model.reconstruct(images)).all()
 

@@ -45,7 +45,7 @@ def low_rank(n_rows=600):
 
 
 def quick(penalty="top_k", **params):
-    return SparseAE(**{"n_components": 20, "penalty": penalty, "k": 3, "max_epochs": 5, "random_state": 0, **params})
+    return SparseAE(20, penalty=penalty, k=3, max_epochs=5, random_state=0).set_params(**params)
 
 
 def is_active(model, Z):
@@ -60,7 +60,7 @@ def is_active(model, Z):
 @pytest.mark.parametrize(("k", "alpha"), [(1, 1.0), (4, 1.0), (4, 1.6), (3, 2.5)])
 def test_top_k_codes_have_k_units_in_every_row(name, k, alpha):
     train, held_out, _, _ = halves(name)
-    model = SparseAE(penalty="top_k", k=k, alpha=alpha, max_epochs=3, random_state=0).fit(train)
+    model = SparseAE(penalty="top_k", k=k, penalty__alpha=alpha, max_epochs=3, random_state=0).fit(train)
     for X in (train, held_out, held_out + 100.0):
         assert ((model.transform(X) != 0.0).sum(1) == round(alpha * k)).all()
     assert model.mean_active_units_ == round(alpha * k)
@@ -93,7 +93,7 @@ def test_kl_follows_its_target(target):
 @pytest.mark.parametrize(("k", "alpha"), [(3, 1.0), (6, 1.0), (3, 2.0)])
 def test_batch_top_k_keeps_k_a_row_on_average(k, alpha):
     train, held_out, _, _ = halves("digits")
-    model = SparseAE(penalty="batch_top_k", k=k, alpha=alpha, max_epochs=20, random_state=0).fit(train)
+    model = SparseAE(penalty="batch_top_k", k=k, penalty__alpha=alpha, max_epochs=20, random_state=0).fit(train)
     assert model.mean_active_units_ == pytest.approx(alpha * k, rel=1e-3)
     counts = (model.transform(held_out) != 0.0).sum(1)
     assert counts.mean() == pytest.approx(alpha * k, rel=0.35)
@@ -335,7 +335,7 @@ def test_sigmoids_do_not_depend_on_threads():
 
 
 def test_search_over_k():
-    search = GridSearchCV(quick(max_epochs=20), {"k": [1, 4], "alpha": [1.0, 2.0]}, cv=2).fit(load_wine().data)
+    search = GridSearchCV(quick(max_epochs=20), {"k": [1, 4], "penalty__alpha": [1.0, 2.0]}, cv=2).fit(load_wine().data)
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
     assert len(set(search.cv_results_["mean_test_score"])) == 4
     counts = (search.transform(load_wine().data) != 0.0).sum(1)
@@ -352,10 +352,10 @@ def test_search_over_k():
         {"likelihood": "bernoulli"},
         {"likelihood": "laplace"},
         {"image_shape": (1, 4, 4), "encoder": Conv((3,))},
-        {"tied_weights": True},
+        {"decoder": "tied"},
         {"hidden_layer_sizes": (32,)},
-        {"hidden_layer_sizes": (8, 6), "tied_weights": True, "dropout": 0.1, "normalization": "batch"},
-        {"early_stopping": True, "n_iter_no_change": 2},
+        {"hidden_layer_sizes": (8, 6), "decoder": "tied", "encoder__dropout": 0.1, "encoder__normalization": "batch"},
+        {"early_stopping": True, "early_stopping__n_iter_no_change": 2},
         {"n_components": 3, "k": 3},
         {"n_components": 1, "k": 1},
         {"batch_size": 1, "max_epochs": 1},
@@ -365,7 +365,7 @@ def test_search_over_k():
 def test_fits_with(penalty, params):
     X = rows()
     if penalty == "l1":
-        params = {name: value for name, value in params.items() if name != "normalization"}  # which it refuses
+        params = {name: value for name, value in params.items() if name != "encoder__normalization"}  # which it refuses
     model = quick(penalty, **{"revival_weight": 0.1, "n_score_draws": 4, **params})
     generator = torch.random.get_rng_state()
     with warnings.catch_warnings():
@@ -439,7 +439,7 @@ def test_a_stream_of_pieces(penalty, size):
     assert np.isfinite(model.sample(50)).all()
     refit = pickle.loads(pickle.dumps(model))
     refit._finish(Table(train), torch.device("cpu"), 1.0)  # as if all rows were measured at the end
-    refit.module_.likelihood.set_moment(model.module_.likelihood.moment)
+    refit.module_.likelihood.noise.set_moment(model.module_.likelihood.noise.moment)
     assert model.score(held_out) > refit.score(held_out) - 10.0
 
 
@@ -460,7 +460,7 @@ def test_warm_start_goes_on():
     check_statistics(model, X)
 
 
-@pytest.mark.parametrize("params", [{"k": 4}, {"penalty": "l1"}, {"alpha": 2.0}, {"revival_weight": 1.0}], ids=str)
+@pytest.mark.parametrize("params", [{"k": 4}, {"penalty": "l1"}, {"penalty__alpha": 2.0}, {"revival_weight": 1.0}], ids=str)
 def test_partial_fit_refuses_another_model(params):
     with pytest.raises(ValueError, match=f"{next(iter(params))} changed"):
         quick().partial_fit(rows()).set_params(**params).partial_fit(rows())
@@ -478,14 +478,17 @@ def test_partial_fit_refuses_another_model(params):
         ({"k": 0}, r"'k' parameter.*range \[1, inf\).*Got 0 "),
         ({"k": 2.5}, r"'k' parameter.*Got 2\.5 "),
         ({"k": 30}, "k=30 is more than the n_components=20 units"),
-        ({"penalty": "l1", "normalization": "layer"}, "penalty='l1' can be had by scaling where normalization='layer'"),
-        ({"k": 15, "alpha": 1.5}, "k=15 times alpha=1.5 is more than the n_components=20 units"),
-        ({"alpha": 0.5}, r"'alpha' parameter.*range \[1\.0, inf.*Got 0\.5 "),
+        (
+            {"penalty": "l1", "encoder__normalization": "layer"},
+            "penalty='l1' can be had by scaling where the decoder's normalization='layer'",
+        ),
+        ({"k": 15, "penalty__alpha": 1.5}, "k=15 times penalty__alpha=1.5 is more than the n_components=20 units"),
+        ({"penalty__alpha": 0.5}, r"penalty=TopK\(alpha=0\.5\): alpha=0\.5 must be a number of at least 1"),
         ({"penalty": "l2"}, "'penalty' parameter.*'batch_top_k'.*Got 'l2' "),
         ({"penalty": None}, "'penalty' parameter.*'top_k'.*Got None "),
         ({"sparsity_weight": -1.0}, r"'sparsity_weight' parameter.*Got -1\.0 "),
         ({"revival_weight": -1.0}, r"'revival_weight' parameter.*Got -1\.0 "),
-        ({"k_annealing": 1.5}, r"'k_annealing' parameter.*range \[0\.0, 1\.0\].*Got 1\.5 "),
+        ({"penalty__annealing": 1.5}, r"penalty=TopK\(annealing=1\.5\): annealing=1\.5 must be a number between 0 and 1"),
         ({"sparse_output": "yes"}, "'sparse_output' parameter.*Got 'yes' "),
     ],
     ids=str,
@@ -500,7 +503,7 @@ def test_wrong_parameters(params, message):
 def test_the_largest_k_that_there_is():
     Z = quick(k=20).fit(rows()).transform(rows())
     assert (Z != 0.0).all()
-    assert ((quick(k=10, alpha=2.0).fit(rows()).transform(rows()) != 0.0).sum(1) == 20).all()
+    assert ((quick(k=10, penalty__alpha=2.0).fit(rows()).transform(rows()) != 0.0).sum(1) == 20).all()
 
 
 def test_auto():

@@ -13,7 +13,7 @@ from conftest import refuses_batch_normalization
 from sklearn.base import clone
 from torch import nn
 
-from skvae import AutoEncoder, Net, VAETransformer
+from skvae import MLP, AutoEncoder, Net, VAETransformer
 from skvae.runtime.state import load_optimizer_state, plain_optimizer_state
 
 
@@ -36,7 +36,13 @@ def signature(model, X):
 
 def fit_one(cls, X, seed):
     model = cls(
-        2, hidden_layer_sizes=(16,), dropout=0.3, encoder=Net(NoisyEncoder), max_epochs=4, batch_size=20, random_state=seed
+        2,
+        hidden_layer_sizes=(16,),
+        encoder=Net(NoisyEncoder),
+        decoder=MLP(dropout=0.3),
+        max_epochs=4,
+        batch_size=20,
+        random_state=seed,
     )
     return signature(model.fit(X), X)
 
@@ -52,7 +58,7 @@ def test_fits_side_by_side_give_what_they_give_alone(estimator_class, X, backend
 def test_torch_and_numpy_global_states_are_left_alone(estimator_class, X):
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     fit_one(estimator_class, X, 0)
-    model = estimator_class(2, dropout=0.2, max_epochs=2, random_state=0).fit(X)
+    model = estimator_class(2, encoder=MLP(dropout=0.2), max_epochs=2, random_state=0).fit(X)
     model.partial_fit(X), model.transform(X), model.sample(2), model.score(X), model.reconstruct(X)
     pickle.loads(pickle.dumps(model))
     assert torch.equal(torch.get_rng_state(), torch_state)
@@ -77,7 +83,7 @@ def test_without_a_random_state_numpy_decides(quick, X):
 
 @pytest.mark.parametrize("dump", ["pickle", "joblib", "deepcopy"])
 def test_round_trip(quick, X, dump):
-    model = quick(encoder=Net(NoisyEncoder), normalization="layer").fit(X)
+    model = quick(encoder=Net(NoisyEncoder), decoder__normalization="layer").fit(X)
     if dump == "pickle":
         loaded = pickle.loads(pickle.dumps(model))
     elif dump == "joblib":
@@ -94,7 +100,7 @@ def test_round_trip(quick, X, dump):
 
 
 def test_pickles_hold_no_torch_storage(quick, X):
-    text = pickle.dumps(quick(optimizer="sgd", optimizer_params={"momentum": 0.9}).fit(X))
+    text = pickle.dumps(quick(optimizer="sgd", optimizer__momentum=0.9).fit(X))
     names = {str(argument) for _, argument, _ in pickletools.genops(text) if isinstance(argument, str)}
     assert not {name for name in names if name.startswith("torch")}
     assert "_rebuild_tensor_v2" not in names
@@ -105,14 +111,14 @@ def test_pickles_hold_no_torch_storage(quick, X):
 def test_size_of_a_pickle(estimator_class, X, widths):
     model = estimator_class(hidden_layer_sizes=widths, random_state=0).fit(X)
     weights = sum(p.numel() * p.element_size() for p in model.module_.state_dict().values() if isinstance(p, torch.Tensor))
-    moments = sum(v.nbytes for entry in model._optimizer_state["state"].values() for v in entry.values())
+    moments = sum(v.nbytes for entry in model._progress.optimizer["state"].values() for v in entry.values())
     assert len(pickle.dumps(model)) <= 1.3 * (weights + moments) + 64_000
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "rmsprop"])
 def test_training_goes_on_after_loading_exactly(estimator_class, quick, X, optimizer):
     normalization = "layer" if refuses_batch_normalization(estimator_class) else "batch"
-    model = quick(dropout=0.2, normalization=normalization, optimizer=optimizer, max_epochs=10).fit(X)
+    model = quick(encoder__dropout=0.2, encoder__normalization=normalization, optimizer=optimizer, max_epochs=10).fit(X)
     loaded = pickle.loads(pickle.dumps(model))
     for _ in range(3):
         model.partial_fit(X), loaded.partial_fit(X)
@@ -128,8 +134,8 @@ def test_partial_fit_obeys_what_has_changed_of_the_optimizer(X):
 
     same = fitted()
     for params in (
-        {"optimizer_params": {"weight_decay": 1e3}},
-        {"optimizer_params": {"amsgrad": True, "eps": 1e-3}},  # which gathers more
+        {"optimizer__weight_decay": 1e3},
+        {"optimizer__amsgrad": True, "optimizer__eps": 1e-3},  # which gathers more
         {"optimizer": "sgd"},
         {"optimizer": "adamw"},
     ):

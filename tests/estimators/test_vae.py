@@ -6,7 +6,7 @@ from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, loa
 from sklearn.model_selection import GridSearchCV, KFold
 from test_autoencoder import factor_model
 
-from skvae import AutoEncoder, VAETransformer
+from skvae import AutoEncoder, Gaussian, VAETransformer
 from skvae.data.columns import ColumnStatistics
 
 
@@ -83,8 +83,8 @@ def test_without_kl_it_reconstructs_like_an_autoencoder():
         name: np.mean((model.fit(X).reconstruct(X) - X) ** 2)
         for name, model in {
             "ae": AutoEncoder(3, random_state=0),
-            "beta 0": VAETransformer(3, beta=0.0, noise="shared", random_state=0),
-            "beta 1": VAETransformer(3, noise="shared", random_state=0),
+            "beta 0": VAETransformer(3, beta=0.0, likelihood=Gaussian("shared"), random_state=0),
+            "beta 1": VAETransformer(3, likelihood=Gaussian("shared"), random_state=0),
         }.items()
     }
     assert error["beta 0"] == pytest.approx(error["ae"], rel=0.15)
@@ -98,11 +98,9 @@ def test_capacity_holds_the_kl(capacity):
 
 
 def test_capacity_and_warmup_schedules():
-    module = (
-        VAETransformer(2, beta=3.0, capacity=8.0, capacity_warmup=0.5, kl_warmup=0.2, max_epochs=1).fit(load_wine().data).module_
-    )
+    module = VAETransformer(2, beta=3.0, capacity=8.0, kl_warmup=0.2, max_epochs=1).fit(load_wine().data).module_
     assert module.schedule(0.0) == {"beta": 0.0, "capacity": 0.0}
-    assert module.schedule(0.1) == pytest.approx({"beta": 1.5, "capacity": 1.6})
+    assert module.schedule(0.1) == pytest.approx({"beta": 1.5, "capacity": 4.0})
     assert module.schedule(1.0) == {"beta": 3.0, "capacity": 8.0}
 
 
@@ -112,9 +110,9 @@ def test_every_parameter_changes_the_result(X, params):
     assert not np.array_equal(VAETransformer(**base, **params).fit(X).transform(X), VAETransformer(**base).fit(X).transform(X))
 
 
-def test_capacity_warmup_changes_the_result(X):
+def test_the_capacity_grows_over_the_warmup(X):
     base = {"n_components": 2, "max_epochs": 40, "beta": 20.0, "capacity": 5.0, "random_state": 0}
-    fast, slow = (VAETransformer(**base, capacity_warmup=fraction).fit(X) for fraction in (0.1, 1.0))
+    fast, slow = (VAETransformer(**base, kl_warmup=fraction).fit(X) for fraction in (0.1, 1.0))
     assert fast.history_["reconstruction"][20] < slow.history_["reconstruction"][20]
 
 

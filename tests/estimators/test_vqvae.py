@@ -24,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 import skvae
-from skvae import VQVAE, Conv, Net
+from skvae import VQVAE, CodePrior, Conv, Net
 from skvae.training import code_priors
 
 pytestmark = [pytest.mark.usefixtures("one_core"), pytest.mark.filterwarnings("ignore:Only .* codes.* are in use")]
@@ -41,12 +41,12 @@ def quick(**params):
         "n_codes": 2,
         "hidden_layer_sizes": (8,),
         "max_epochs": 3,
-        "prior": "histogram",
+        "code_prior": "histogram",
         "random_state": 0,
     }
-    if params.get("prior") in ("auto", "transformer", "pixelsnail"):
-        base["prior_params"] = SMALL
-    return VQVAE(**base | params)
+    if params.get("code_prior") in ("auto", "transformer", "pixelsnail"):
+        params = {f"code_prior__{name}": value for name, value in SMALL.items()} | params
+    return VQVAE(**base).set_params(**params)
 
 
 def quick_images(**params):
@@ -78,7 +78,7 @@ class Encoder(nn.Sequential):
 
 @pytest.mark.parametrize("prior", ["transformer", "pixelsnail", "histogram", "uniform"])
 def test_shapes(X, prior):
-    model = quick(prior=prior).fit(X)
+    model = quick(code_prior=prior).fit(X)
     assert model.transform(X).shape == (80, 6)
     assert model.encode(X).shape == (80, 2)
     assert model.inverse_transform(np.zeros((3, 6))).shape == (3, 5)
@@ -92,8 +92,8 @@ def test_shapes(X, prior):
     assert (model.n_components_, model.n_codes_, model.code_shapes_) == (6, 2, [(2,)])
     assert model.n_iter_ == len(model.loss_curve_) == 3
     assert list(model.get_feature_names_out()) == [f"vqvae{i}" for i in range(6)]
-    assert len(model.prior_) == len(model.prior_loss_) == 1
-    assert len(model.prior_loss_[0]) == (0 if prior in ("histogram", "uniform") or not model.prior_[0].share else 2)
+    assert len(model.code_prior_) == len(model.code_prior_loss_) == 1
+    assert len(model.code_prior_loss_[0]) == (0 if prior in ("histogram", "uniform") or not model.code_prior_[0].share else 2)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int8, np.int64, np.uint8, bool])
@@ -139,7 +139,7 @@ def test_results_do_not_depend_on_the_units(X):
 
 def test_rows_that_are_all_alike():
     X = np.full((10, 3), 2.0)
-    model = quick(prior="auto").fit(X)
+    model = quick(code_prior="auto").fit(X)
     np.testing.assert_array_equal(model.reconstruct(X), X)
     np.testing.assert_array_equal(model.sample(4), X[:4])
     assert model.n_active_codes_ <= 2
@@ -147,7 +147,7 @@ def test_rows_that_are_all_alike():
 
 
 def test_two_rows_are_enough(X):
-    model = quick(prior="auto").fit(X[:2])
+    model = quick(code_prior="auto").fit(X[:2])
     assert np.isfinite(model.score(X))
     with pytest.raises(ValueError, match="minimum of 2"):
         quick().fit(X[:1])
@@ -185,7 +185,7 @@ def test_images(images):
 
 @pytest.mark.parametrize("case", ["transformer", "levels", "images", "classes"])
 def test_rows_do_not_depend_on_their_neighbors(X, images, case):
-    params = {"prior": "auto", "max_epochs": 5, "entropy_weight": 0.5 if case == "levels" else 0.0}
+    params = {"code_prior": "auto", "max_epochs": 5, "entropy_weight": 0.5 if case == "levels" else 0.0}
     if case == "images":
         X, model = images, quick_images(**params).fit(images)
     else:
@@ -240,7 +240,7 @@ def test_levels_of_images(images):
     codes = model.encode(images)
     assert codes.shape == (40, 21)
     np.testing.assert_array_equal(model.decode(codes), model.reconstruct(images))
-    assert len(model.perplexity_) == len(model.n_active_codes_) == len(model.prior_) == 3
+    assert len(model.perplexity_) == len(model.n_active_codes_) == len(model.code_prior_) == 3
 
 
 @pytest.mark.parametrize(("n_embeddings", "dtype"), [(1, np.uint8), (256, np.uint8), (257, np.uint16)])
@@ -335,15 +335,15 @@ def test_dead_codes_warn_and_say_what_to_change(X):
         UserWarning, match=r"Only 3 of the 8 codes.*lower n_embeddings or embedding_dim \(now 3\).*\(now 3, 3 pass"
     ):
         model._check_health()
-    with pytest.warns(UserWarning, match="Only 3 of the 8 codes.*set revive=True or lower n_embeddings"):
-        model.set_params(revive=False)._check_health()
+    with pytest.warns(UserWarning, match="Only 3 of the 8 codes.*set codebook__revive=True or lower n_embeddings"):
+        model.set_params(codebook__revive=False)._check_health()
 
 
 @pytest.mark.filterwarnings("default:Only .* codes.* are in use")
 def test_a_healthy_codebook_is_no_reason_to_warn_and_nothing_is_printed(X, capsys):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        quick(prior="auto", max_epochs=30).fit(X).partial_fit(X).sample(2)
+        quick(code_prior="auto", max_epochs=30).fit(X).partial_fit(X).sample(2)
     assert capsys.readouterr() == ("", "")
 
 
@@ -383,7 +383,7 @@ def test_clustering_is_there_where_rows_have_one_code(X):
 def test_clusters_that_are_apart_are_those_of_kmeans(seed):
     X, _ = make_blobs(400, 8, centers=10, cluster_std=1.0, random_state=seed)
     expected = KMeans(10, n_init=5, random_state=seed).fit_predict(X)
-    found = VQVAE(10, n_codes=1, max_epochs=40, prior="histogram", random_state=seed).fit_predict(X)
+    found = VQVAE(10, n_codes=1, max_epochs=40, code_prior="histogram", random_state=seed).fit_predict(X)
     assert adjusted_rand_score(expected, found) >= 0.95
 
 
@@ -403,16 +403,16 @@ def test_labels_are_those_of_all_rows(X):
 
 def test_partial_fit_goes_on_with_the_codes_and_their_prior(X):
     X = np.tile(X, (4, 1))
-    model = quick(max_epochs=30, prior="transformer").partial_fit(X)
-    assert model.prior_[0].share > 0
-    lengths = [len(model.prior_loss_[0])]
+    model = quick(max_epochs=30, code_prior="transformer").partial_fit(X)
+    assert model.code_prior_[0].share > 0
+    lengths = [len(model.code_prior_loss_[0])]
     for _ in range(20):
         model.partial_fit(X)
-        lengths.append(len(model.prior_loss_[0]))
+        lengths.append(len(model.code_prior_loss_[0]))
     assert lengths == list(range(2, 23))
     assert model.n_iter_ == 21
     assert model.loss_curve_[-1] < model.loss_curve_[0]
-    assert model.prior_loss_[0][-1] < model.prior_loss_[0][2]
+    assert model.code_prior_loss_[0][-1] < model.code_prior_loss_[0][2]
 
 
 def test_passes_over_the_prior_shuffle_differently(X, monkeypatch):
@@ -422,7 +422,7 @@ def test_passes_over_the_prior_shuffle_differently(X, monkeypatch):
     monkeypatch.setattr(
         code_priors, "train", lambda prior, rows, valid, plan: plans.append(plan) or train(prior, rows, valid, plan)
     )
-    model = quick(prior="transformer", n_levels=2, n_codes=4).partial_fit(X)
+    model = quick(code_prior="transformer", n_levels=2, n_codes=4).partial_fit(X)
     model.partial_fit(X).partial_fit(X)
     assert len({(plan.seed, plan.pass_index) for plan in plans}) == len(plans) == 6
     assert [plan.n_epochs for plan in plans] == [2, 2, 1, 1, 1, 1]
@@ -432,7 +432,7 @@ def test_partial_fit_counts_codes_on(X):
     model = quick().partial_fit(X)
     for part in (X[:30], X[30:31], X[31:]):
         model.partial_fit(part)
-    np.testing.assert_allclose(model.prior_[0].counts.sum(-1), 160, rtol=1e-5)
+    np.testing.assert_allclose(model.code_prior_[0].counts.sum(-1), 160, rtol=1e-5)
     assert model._code_shares[0].sum() == pytest.approx(1)
     old, before = model._code_shares[0], model.score(X)
     codes = model.partial_fit(X[:40]).encode(X[:40])
@@ -455,10 +455,10 @@ def test_partial_fit_refuses_what_changed(X):
         with pytest.raises(ValueError, match=f"{name} changed"):
             clone(model).fit(X).set_params(**{name: value}).partial_fit(X)
     for before, after in (("histogram", "uniform"), (None, "histogram")):
-        changed = quick(prior=before).fit(X)
+        changed = quick(code_prior=before).fit(X)
         codes = changed.encode(X)
         with pytest.raises(ValueError, match=r"prior .*changed"):
-            changed.set_params(prior=after).partial_fit(X)
+            changed.set_params(code_prior=after).partial_fit(X)
         np.testing.assert_array_equal(changed.encode(X), codes)
     with pytest.raises(ValueError, match="early_stopping"):
         quick(early_stopping=True).partial_fit(X)
@@ -467,11 +467,11 @@ def test_partial_fit_refuses_what_changed(X):
 def test_warm_start_keeps_the_network_and_fits_the_prior_anew(X):
     model = quick(max_epochs=40, warm_start=True).fit(X, labels_of(X))
     loss = model.loss_curve_
-    model.set_params(max_epochs=2, prior="uniform").fit(X, labels_of(X))
+    model.set_params(max_epochs=2, code_prior="uniform").fit(X, labels_of(X))
     assert model.loss_curve_[0] < loss[0]
     assert not hasattr(model, "classes_")
     assert model.score(X) == pytest.approx(model.score(X, labels_of(X)))
-    model.set_params(prior="transformer", prior_params=SMALL).fit(X, np.arange(80) % 2)
+    model.set_params(code_prior=CodePrior("transformer", **SMALL)).fit(X, np.arange(80) % 2)
     np.testing.assert_array_equal(model.classes_, [0, 1])
     assert model.sample(2, y=1).shape == (2, 5)
 
@@ -479,7 +479,7 @@ def test_warm_start_keeps_the_network_and_fits_the_prior_anew(X):
 def test_zero_weights_are_rows_left_out(X):
     weight, y = np.ones(80), labels_of(X)
     weight[50:] = 0
-    for params in ({}, {"prior": "transformer"}):
+    for params in ({}, {"code_prior": "transformer"}):
         weighted, alone = quick(**params).fit(X, y, sample_weight=weight), quick(**params).fit(X[:50], y[:50])
         assert signature(weighted, X) == signature(alone, X)
         assert weighted.perplexity_ == alone.perplexity_
@@ -492,14 +492,14 @@ def test_weights_count_in_the_prior(X):
     model = quick().fit(X, sample_weight=weight)
     codes, scaled = model.encode(X), weight / weight.mean()
     counts = np.stack([np.bincount(column, weights=scaled, minlength=8) for column in codes.T])
-    np.testing.assert_allclose(model.prior_[0].frequency[0], (counts + 1) / 88, rtol=1e-5)
+    np.testing.assert_allclose(model.code_prior_[0].frequency[0], (counts + 1) / 88, rtol=1e-5)
     assert not np.array_equal(model.transform(X), quick().fit(X).transform(X))
 
 
 def test_weights_in_full_batches_are_repetitions(X):
     """The expected failures of scikit-learn's equivalence checks, at the tolerance of single precision."""
     counts = np.random.default_rng(0).integers(1, 4, size=80)
-    params = {"batch_size": 500, "max_epochs": 1, "codebook": "gradient", "revive": False}
+    params = {"batch_size": 500, "max_epochs": 1, "codebook": "gradient", "codebook__revive": False}
     model, repeated = quick(**params).fit(X, sample_weight=counts.astype(float)), quick(**params)
     repeated.fit(np.repeat(X, counts, axis=0))
     likelihoods = [m.module_.likelihood for m in (model, repeated)]
@@ -508,10 +508,10 @@ def test_weights_in_full_batches_are_repetitions(X):
 
 
 def test_early_stopping(X):
-    few = quick(max_epochs=200, early_stopping=True, n_iter_no_change=2, tol=1e6).fit(X)
+    few = quick(max_epochs=200, early_stopping=True, early_stopping__n_iter_no_change=2, early_stopping__tol=1e6).fit(X)
     assert few.n_iter_ < 20
     assert "valid_loss" in few.history_
-    assert few.prior_[0].counts[0, 0].sum() == 80  # the prior sees all rows
+    assert few.code_prior_[0].counts[0, 0].sum() == 80  # the prior sees all rows
 
 
 # -- state and randomness ---------------------------------------------------------------------------------------------
@@ -523,9 +523,9 @@ def test_a_refit_that_fails_leaves_the_fitted_estimator(X):
     for params, rows, y in (
         ({}, np.full((5, 3), np.nan), None),
         ({"n_embeddings": (2, 3)}, X, None),
-        ({"prior": "auto", "prior_params": {"depth": 3}}, X, None),
-        ({"prior": "auto", "class_conditional": True}, X, X[:, 0]),
-        ({"n_codes": 2, "prior": "auto", "prior_params": {"learning_rate": 1e30}}, X, None),
+        ({"code_prior": "auto", "code_prior__width": 3}, X, None),
+        ({"code_prior": "auto", "class_conditional": True}, X, X[:, 0]),
+        ({"n_codes": 2, "code_prior": "auto", "code_prior__learning_rate": 1e30}, X, None),
         ({"learning_rate": 1e38, "optimizer": "sgd", "max_epochs": 20}, X, None),
     ):
         before = model.get_params()
@@ -537,7 +537,7 @@ def test_a_refit_that_fails_leaves_the_fitted_estimator(X):
 
 
 def fit_one(X, seed):
-    model = quick(prior="transformer", dropout=0.3, prior_params={**SMALL, "dropout": 0.3}, random_state=seed)
+    model = quick(code_prior="transformer", encoder__dropout=0.3, code_prior__dropout=0.3, random_state=seed)
     return signature(model.fit(X, labels_of(X)), X)
 
 
@@ -552,7 +552,7 @@ def test_fits_side_by_side_give_what_they_give_alone(X, backend):
 def test_global_states_are_left_alone_and_do_not_matter(X):
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     expected = fit_one(X, 0)
-    model = quick(prior="pixelsnail", n_levels=2).fit(X)
+    model = quick(code_prior="pixelsnail", n_levels=2).fit(X)
     model.partial_fit(X), model.compression(X), pickle.loads(pickle.dumps(model)).sample(2)
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert np.array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
@@ -571,39 +571,40 @@ def test_without_a_random_state_numpy_decides(X):
 
 @pytest.mark.parametrize("dump", [lambda model: pickle.loads(pickle.dumps(model)), copy.deepcopy], ids=["pickle", "deepcopy"])
 @pytest.mark.parametrize(
-    "params", [{"prior": "transformer"}, {"n_levels": 2, "entropy_weight": 1.0}, {"prior": "pixelsnail", "codebook": "gradient"}]
+    "params",
+    [{"code_prior": "transformer"}, {"n_levels": 2, "entropy_weight": 1.0}, {"code_prior": "pixelsnail", "codebook": "gradient"}],
 )
 def test_round_trips_and_training_that_goes_on(X, params, dump):
     y = labels_of(X)
-    model = quick(dropout=0.2, max_epochs=15, **params).fit(X, y)
+    model = quick(encoder__dropout=0.2, max_epochs=15, **params).fit(X, y)
     loaded = dump(model)
     assert signature(loaded, X) == signature(model, X)
-    assert loaded.prior_ is not model.prior_
+    assert loaded.code_prior_ is not model.code_prior_
     for _ in range(2):
         model.partial_fit(X, y), loaded.partial_fit(X, y)
     assert signature(loaded, X) == signature(model, X)
     assert loaded.perplexity_ == model.perplexity_
-    for ours, theirs in zip(model.prior_loss_, loaded.prior_loss_, strict=True):
+    for ours, theirs in zip(model.code_prior_loss_, loaded.code_prior_loss_, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
 def test_pickles_hold_plain_data(X):
-    text = pickle.dumps(quick(prior="transformer", n_levels=2).fit(X, labels_of(X)))
+    text = pickle.dumps(quick(code_prior="transformer", n_levels=2).fit(X, labels_of(X)))
     names = {str(argument) for _, argument, _ in pickletools.genops(text) if isinstance(argument, str)}
     assert not {name for name in names if name.startswith("torch") or name.startswith("_rebuild_tensor")}
     assert b"cuda" not in text
 
 
 def test_without_a_prior_there_is_nothing_to_pickle_of_it(X):
-    model = pickle.loads(pickle.dumps(quick(prior=None).fit(X)))
-    assert model.prior_ is None
+    model = pickle.loads(pickle.dumps(quick(code_prior=None).fit(X)))
+    assert model.code_prior_ is None
     assert model.reconstruct(X).shape == (80, 5)
     assert pickle.loads(pickle.dumps(quick())).get_params() == quick().get_params()
-    assert not hasattr(clone(quick().fit(X)), "prior_")
+    assert not hasattr(clone(quick().fit(X)), "code_prior_")
 
 
 def test_in_searches_and_pipelines(X):
-    search = GridSearchCV(quick(), {"n_embeddings": [2, 8], "prior": ["histogram", "uniform"]}, cv=2).fit(X)
+    search = GridSearchCV(quick(), {"n_embeddings": [2, 8], "code_prior": ["histogram", "uniform"]}, cv=2).fit(X)
     assert set(np.sign(np.diff(search.cv_results_["mean_test_score"]))) != {0}
     assert search.best_estimator_.module_.levels[0].n_embeddings == search.best_params_["n_embeddings"]
     scores = cross_val_score(quick(), X, np.arange(80) % 2, cv=3, error_score="raise")
@@ -621,7 +622,7 @@ def test_in_searches_and_pipelines(X):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_a_gpu(X):
     y = labels_of(X)
-    for params in ({"prior": "transformer", "n_levels": 2}, {"prior": "histogram"}, {"n_codes": 1}):
+    for params in ({"code_prior": "transformer", "n_levels": 2}, {"code_prior": "histogram"}, {"n_codes": 1}):
         model = quick(device="cuda", max_epochs=10, **params).fit(X, y)
         assert next(model.module_.parameters()).is_cuda
         loaded = pickle.loads(pickle.dumps(model)).set_params(device="cpu")
@@ -641,7 +642,7 @@ def given_codes(model, X):
 
 
 def test_scores_under_codes_that_are_all_alike(X):
-    model = quick(prior="uniform").fit(X)
+    model = quick(code_prior="uniform").fit(X)
     np.testing.assert_allclose(model.score_samples(X), given_codes(model, X) - 2 * np.log(8), rtol=1e-4)
     np.testing.assert_allclose(model.compression(X).coded, 6, rtol=1e-6)
 
@@ -657,7 +658,7 @@ def test_scores_under_frequencies(X):
 
 
 def test_scores_under_a_network(X):
-    model = quick(prior="transformer", n_codes=1, n_embeddings=4).fit(X, labels_of(X))
+    model = quick(code_prior="transformer", n_codes=1, n_embeddings=4).fit(X, labels_of(X))
     weight = np.arange(80.0)
     log_prior = -model.compression(X).coded * np.log(2)
     np.testing.assert_allclose(model.score_samples(X), given_codes(model, X) + log_prior, rtol=1e-4)
@@ -694,10 +695,12 @@ def test_bits(X):
     ],
 )
 def test_without_a_prior_it_says_what_to_do(X, method, needs_rows):
-    model = quick(prior=None).fit(X)
-    assert model.prior_ is None
-    assert model.prior_loss_ == []
-    with pytest.raises(ValueError, match=r'needs a prior of the codes, but .*prior=None.*Fit with prior="auto", or "histogram"'):
+    model = quick(code_prior=None).fit(X)
+    assert model.code_prior_ is None
+    assert model.code_prior_loss_ == []
+    with pytest.raises(
+        ValueError, match=r'needs a prior of the codes, but .*code_prior=None.*Fit with code_prior="auto", or "histogram"'
+    ):
         getattr(model, method)(*[X] * needs_rows)
     assert model.score_anomaly(X).shape == (80,)
 
@@ -711,7 +714,7 @@ def test_sampling(X):
     codes = model.sample_codes(4000)
     for position in range(2):
         shares = np.bincount(codes[:, position], minlength=8) / 4000
-        np.testing.assert_allclose(shares, model.prior_[0].frequency[0, position], atol=0.04)
+        np.testing.assert_allclose(shares, model.code_prior_[0].frequency[0, position], atol=0.04)
     many = model.sample(4000)
     np.testing.assert_allclose(many.mean(0), X.mean(0), atol=0.5 * X.std(0).max())
     assert (many.std(0) > 0.6 * X.std(0)).all()
@@ -720,12 +723,12 @@ def test_sampling(X):
 
 @pytest.mark.parametrize("prior", ["histogram", "transformer"])
 def test_cold_samples_and_the_likeliest_codes(X, prior):
-    model = quick(prior=prior).fit(X)
+    model = quick(code_prior=prior).fit(X)
     cold = model.sample_codes(20, temperature=1e-6, random_state=1)
     assert len(np.unique(cold, axis=0)) == 1
     np.testing.assert_array_equal(model.sample_codes(20, top_k=1, random_state=2), cold)
     if prior == "histogram":
-        np.testing.assert_array_equal(cold[0], model.prior_[0].frequency[0].argmax(1))
+        np.testing.assert_array_equal(cold[0], model.code_prior_[0].frequency[0].argmax(1))
     two = model.sample_codes(300, top_k=2)
     assert len(np.unique(two[:, 0])) == 2
     assert len(np.unique(model.sample_codes(300)[:, 0])) > 4
@@ -754,8 +757,8 @@ def test_sampling_refuses_what_it_cannot_do(X, params, message):
 
 def test_columns_that_do_not_depend_on_each_other_are_no_worse_for_a_network():
     X = np.random.default_rng(0).normal(size=(900, 4))
-    model = quick(prior="transformer", n_codes=4, prior_params=None, hidden_layer_sizes=(), max_epochs=20)
-    learned, counted = model.fit(X[:300]), clone(model).set_params(prior="histogram").fit(X[:300])
+    model = quick(code_prior=CodePrior("transformer"), n_codes=4, hidden_layer_sizes=(), max_epochs=20)
+    learned, counted = model.fit(X[:300]), clone(model).set_params(code_prior="histogram").fit(X[:300])
     np.testing.assert_array_equal(learned.encode(X), counted.encode(X))
     assert learned.compression(X[300:]).coded.mean() < counted.compression(X[300:]).coded.mean() + 0.05
 
@@ -786,7 +789,7 @@ def test_sampling_by_label(X):
 def test_labels_that_are_not_told_are_summed_out(X, prior):
     y = labels_of(X)
     y[:20] = "a"
-    model = quick(prior=prior).fit(X, y)
+    model = quick(code_prior=prior).fit(X, y)
     shares = [(y == label).mean() for label in "abc"]
     joint = np.stack([model.score_samples(X, y=label) + np.log(share) for label, share in zip("abc", shares, strict=True)])
     np.testing.assert_allclose(model.score_samples(X), logsumexp(joint, axis=0), rtol=1e-6)
@@ -810,10 +813,10 @@ def test_labels_that_are_not_told_are_summed_out(X, prior):
         (np.arange(80) % 3, {"class_conditional": False}, False),
         (np.arange(80) % 9, {"class_conditional": True}, True),
         (np.arange(80.0) % 3, {}, True),
-        (np.arange(80) % 3, {"prior": "uniform"}, False),
-        (np.arange(80) % 3, {"prior": None}, False),
+        (np.arange(80) % 3, {"code_prior": "uniform"}, False),
+        (np.arange(80) % 3, {"code_prior": None}, False),
         (np.column_stack([np.arange(80) % 2, np.arange(80) % 3]), {}, False),  # a histogram depends on one kind
-        (np.column_stack([np.arange(80) % 2, np.arange(80) % 3]), {"prior": "transformer"}, True),
+        (np.column_stack([np.arange(80) % 2, np.arange(80) % 3]), {"code_prior": "transformer"}, True),
         (np.where(np.arange(80) < 3, np.nan, np.arange(80.0) % 3), {}, False),
         (np.random.default_rng(0).normal(size=(80, 2)), {}, False),
         (pd.Series(list("xy") * 40), {}, True),
@@ -850,8 +853,11 @@ def test_which_targets_are_labels(X, y, params, depends):
         (lambda model, X, y: model.fit(X, y[:3]), r"inconsistent numbers of samples"),
         (lambda model, X, y: quick(class_conditional=True).fit(X), r"prior depends on labels"),
         (lambda model, X, y: quick(class_conditional=True).fit(X, X[:, 0]), r"takes labels, but y holds numbers that are not"),
-        (lambda model, X, y: quick(class_conditional=True, prior=None).fit(X, y), r"no effect with prior=None"),
-        (lambda model, X, y: quick(class_conditional=True, prior="uniform").fit(X, y), r"no effect with prior='uniform'"),
+        (lambda model, X, y: quick(class_conditional=True, code_prior=None).fit(X, y), r"no effect with code_prior=None"),
+        (
+            lambda model, X, y: quick(class_conditional=True, code_prior="uniform").fit(X, y),
+            r"no effect with code_prior='uniform'",
+        ),
     ],
 )
 def test_wrong_labels(X, call, message):
@@ -867,7 +873,7 @@ def test_partial_fit_counts_labels_on(X):
         model.partial_fit(X[y == "a"], y[y == "a"])
     _, labels = model.sample(2000, return_y=True)
     assert (labels == "a").mean() == pytest.approx(4 / 6, abs=0.05)
-    assert model.prior_[0].counts[0].sum() > 3 * model.prior_[0].counts[1].sum()
+    assert model.code_prior_[0].counts[0].sum() > 3 * model.code_prior_[0].counts[1].sum()
 
 
 # -- handwritten digits -----------------------------------------------------------------------------------------------
@@ -882,20 +888,19 @@ def digits():
 
 @pytest.fixture(scope="module")
 def model_of_digits(digits):
-    params = {"n_embeddings": 32, "max_epochs": 40, "prior_params": {"max_epochs": 15}, "random_state": 0}
+    params = {"n_embeddings": 32, "max_epochs": 40, "code_prior": CodePrior(max_epochs=15), "random_state": 0}
     return VQVAE(**params).fit(digits[0], digits[1])
 
 
 @pytest.fixture(scope="module")
 def levels_of_digits(digits):
-    params = {"n_embeddings": 16, "max_epochs": 20, "prior_params": {"max_epochs": 4}, "random_state": 0}
+    params = {"n_embeddings": 16, "max_epochs": 20, "code_prior": CodePrior(max_epochs=4), "random_state": 0}
     return VQVAE(n_levels=2, n_codes=6, **params).fit(digits[0])
 
 
 def test_a_learned_prior_beats_frequencies_on_new_digits(digits, model_of_digits):
     _, _, X, y = digits
-    params = model_of_digits.get_params() | {"prior_params": None}
-    counted = VQVAE(**params).set_params(prior="histogram").fit(digits[0], digits[1])
+    counted = clone(model_of_digits).set_params(code_prior="histogram").fit(digits[0], digits[1])
     np.testing.assert_array_equal(counted.encode(X), model_of_digits.encode(X))
     assert model_of_digits.compression(X).coded.mean() < counted.compression(X).coded.mean() - 2
     assert model_of_digits.score(X) > counted.score(X) + 1.4
@@ -949,22 +954,22 @@ OWN = [
     ({}, {"n_codes": 3}, "reconstruct"),
     ({}, {"n_levels": 2}, "reconstruct"),
     ({}, {"codebook": "gradient"}, "reconstruct"),
-    ({}, {"decay": 0.5}, "reconstruct"),
+    ({}, {"codebook__decay": 0.5}, "reconstruct"),
     ({}, {"commitment_weight": 2.0}, "reconstruct"),
     ({}, {"gradient": "rotation"}, "reconstruct"),
     ({}, {"entropy_weight": 1.0}, "reconstruct"),
     ({}, {"similarity": "cosine"}, "reconstruct"),
-    ({"n_embeddings": 330, "n_codes": 1, "decay": 0.5, "max_epochs": 10}, {"revive": False}, "reconstruct"),
-    ({}, {"prior": "transformer"}, "score_samples"),
-    ({}, {"prior": "pixelsnail"}, "score_samples"),
-    ({}, {"prior": "uniform"}, "score_samples"),
-    ({"prior": "auto"}, {"prior_params": {**SMALL, "max_epochs": 3}}, "score_samples"),
-    ({"prior": "auto"}, {"prior_params": {**SMALL, "width": 8}}, "score_samples"),
-    ({"prior": "auto"}, {"prior_params": {**SMALL, "n_heads": 1}}, "score_samples"),
-    ({"prior": "auto"}, {"prior_params": {**SMALL, "n_layers": 3}}, "score_samples"),
-    ({"prior": "auto"}, {"prior_params": {**SMALL, "dropout": 0.5}}, "score_samples"),
-    ({"prior": "auto"}, {"prior_params": {**SMALL, "learning_rate": 0.01}}, "score_samples"),
-    ({"prior": "auto"}, {"prior_params": {**SMALL, "batch_size": 8}}, "score_samples"),
+    ({"n_embeddings": 330, "n_codes": 1, "codebook__decay": 0.5, "max_epochs": 10}, {"codebook__revive": False}, "reconstruct"),
+    ({}, {"code_prior": "transformer"}, "score_samples"),
+    ({}, {"code_prior": "pixelsnail"}, "score_samples"),
+    ({}, {"code_prior": "uniform"}, "score_samples"),
+    ({"code_prior": "auto"}, {"code_prior__max_epochs": 3}, "score_samples"),
+    ({"code_prior": "auto"}, {"code_prior__width": 8}, "score_samples"),
+    ({"code_prior": "auto"}, {"code_prior__n_heads": 1}, "score_samples"),
+    ({"code_prior": "auto"}, {"code_prior__n_layers": 3}, "score_samples"),
+    ({"code_prior": "auto"}, {"code_prior__dropout": 0.5}, "score_samples"),
+    ({"code_prior": "auto"}, {"code_prior__learning_rate": 0.01}, "score_samples"),
+    ({"code_prior": "auto"}, {"code_prior__batch_size": 8}, "score_samples"),
     ({}, {"class_conditional": False}, "score_samples"),
     ({}, {"random_state": 1}, "reconstruct"),
     ({}, {"encoder": Net(Encoder)}, "reconstruct"),
@@ -986,17 +991,20 @@ def test_every_own_parameter_changes_the_result(base, changed, method):
 
 
 def test_every_own_parameter_is_tried():
-    tried = {name for _, changed, _ in OWN for name in changed}
+    tried = {name.partition("__")[0] for _, changed, _ in OWN for name in changed}
     assert set(VQVAE().get_params()) - set(skvae.AutoEncoder().get_params()) <= tried
 
 
 def test_the_prior_is_chosen_by_the_kind_of_data(X, images):
-    names = [type(model.prior_[0]).__name__ for model in (quick(prior="auto").fit(X), quick_images(prior="auto").fit(images))]
+    names = [
+        type(model.code_prior_[0]).__name__
+        for model in (quick(code_prior="auto").fit(X), quick_images(code_prior="auto").fit(images))
+    ]
     assert names == ["TransformerPrior", "PixelSNAILPrior"]
 
 
 def test_fit_leaves_parameters_alone(X):
-    model = quick(prior="auto", n_embeddings=[8], encoder=Net(Encoder, width=3), prior_params={"max_epochs": 1})
+    model = quick(code_prior="auto", n_embeddings=[8], encoder=Net(Encoder, width=3), code_prior__max_epochs=1)
     before = {name: repr(value) for name, value in model.get_params().items()}
     model.fit(X)
     assert {name: repr(value) for name, value in model.get_params().items()} == before
@@ -1018,29 +1026,33 @@ def test_fit_leaves_parameters_alone(X):
         ({"n_codes": [2, 3]}, r"n_codes=\(2, 3\) has 2 entries, but n_levels=1"),
         ({"n_codes": "few"}, "n_codes"),
         ({"codebook": "adam"}, "codebook"),
-        ({"decay": 1.0}, "decay"),
+        ({"codebook__decay": 1.0}, "decay"),
         ({"commitment_weight": -1}, "commitment_weight"),
         ({"entropy_weight": -1}, "entropy_weight"),
         ({"gradient": "reinforce"}, "gradient"),
         ({"similarity": "manhattan"}, "similarity"),
-        ({"prior": "gaussian"}, "prior"),
-        ({"prior_params": {"width": 8}}, r"no effect with prior='histogram', which is not trained; leave it None"),
-        ({"prior": "auto", "prior_params": {"depth": 3}}, r"prior_params has 'depth'; it takes n_layers, width"),
-        ({"prior": "auto", "prior_params": {"width": 30}}, r"width=30 must be a multiple of n_heads=4"),
-        ({"prior": "auto", "prior_params": {"n_heads": 5}}, r"width=64 must be a multiple of n_heads=5"),
-        ({"prior": "auto", "prior_params": {"max_epochs": "auto"}}, r"\['max_epochs'\]='auto' must be an integer of at least 1"),
-        ({"prior": "auto", "prior_params": {"learning_rate": 0}}, r"\['learning_rate'\]=0 must be a number above 0"),
-        ({"prior": "auto", "prior_params": {"learning_rate": np.nan}}, r"\['learning_rate'\]=nan must be a number above 0"),
-        ({"prior": "auto", "prior_params": {"dropout": 1.0}}, r"\['dropout'\]=1.0 must be .* below 1"),
-        ({"prior": "auto", "prior_params": {"n_layers": True}}, r"\['n_layers'\]=True must be an integer"),
-        ({"prior": "auto", "prior_params": {"learning_rate": 1e30}}, r"prior of VQVAE .*finite.*'learning_rate'.*now 1e\+30"),
+        ({"code_prior": "gaussian"}, "code_prior"),
+        ({"code_prior__width": 8}, r"width without effect on 'histogram', which is not trained; use None"),
+        ({"code_prior": CodePrior(width=30)}, r"width=30 must be a multiple of n_heads=4"),
+        ({"code_prior": CodePrior(n_heads=5)}, r"width=64 must be a multiple of n_heads=5"),
+        ({"code_prior": "auto", "code_prior__max_epochs": "auto"}, r"max_epochs='auto' must be an integer of at least 1"),
+        (
+            {"code_prior": "auto", "code_prior__learning_rate": 0},
+            r"code_prior=CodePrior.*learning_rate=0 must be a number above 0",
+        ),
+        ({"code_prior": "auto", "code_prior__learning_rate": np.nan}, r"learning_rate=nan must be a number above 0"),
+        ({"code_prior": "auto", "code_prior__dropout": 1.0}, r"dropout=1.0 must be .* below 1"),
+        ({"code_prior": "auto", "code_prior__n_layers": True}, r"n_layers=True must be an integer"),
+        (
+            {"code_prior": "auto", "code_prior__learning_rate": 1e30},
+            r"prior of VQVAE .*finite.*code_prior__learning_rate .*now 1e\+30",
+        ),
         ({"class_conditional": "yes"}, "class_conditional"),
         ({"encoder": Conv()}, "image_shape"),
         ({"encoder": nn.Linear(5, 6)}, r"encoder=Linear.*instance.*Net\(Linear"),
         ({"encoder": Net(Encoder), "n_levels": 2}, r"encoder=Net\(Encoder\) goes with rows and n_levels=1 only"),
-        ({"likelihood": "bernoulli", "noise": 0.1}, "noise=0.1 has no effect"),
         ({"device": "tpu"}, "device='tpu' is not known"),
-        ({"net_params": {"lr": 0.1}}, r"net_params\['lr'\] belongs to the estimator"),
+        ({"callbacks": {"lr": 0.1}}, r"callbacks holds \{'lr': 0.1\}, which is no callback"),
         ({"learning_rate": 1e38, "optimizer": "sgd", "max_epochs": 20}, r"training loss of VQVAE stopped.*learning_rate=1e.38"),
     ],
     ids=str,
@@ -1121,13 +1133,13 @@ def test_rows_far_out_get_finite_scores(X, value):
 
 def test_a_histogram_refuses_several_kinds_of_label(X):
     y = np.column_stack([np.arange(80) % 2, np.arange(80) % 3])
-    with pytest.raises(ValueError, match=r"prior='histogram' depends on one kind of label, but y has 2 columns"):
-        quick(prior="histogram", class_conditional=True).fit(X, y)
+    with pytest.raises(ValueError, match=r"code_prior='histogram' depends on one kind of label, but y has 2 columns"):
+        quick(code_prior="histogram", class_conditional=True).fit(X, y)
 
 
 def test_a_stream_declares_its_labels(X):
     y = np.repeat(list("ab"), 40)
-    model = quick(prior="histogram", class_conditional=True).partial_fit(X[:40], y[:40], classes=["b", "a"])
+    model = quick(code_prior="histogram", class_conditional=True).partial_fit(X[:40], y[:40], classes=["b", "a"])
     model.partial_fit(X[40:], y[40:])
     assert list(model.classes_) == ["a", "b"]
     with pytest.raises(ValueError, match="are not those of the first call"):
@@ -1137,34 +1149,34 @@ def test_a_stream_declares_its_labels(X):
 def test_a_stream_that_begins_small_trains_its_prior_later():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(300, 1)) @ np.ones((1, 6)) + 0.1 * rng.normal(size=(300, 6))
-    model = quick(prior="transformer", n_codes=3, prior_params={"max_epochs": 20}).partial_fit(X[:2])
-    assert float(model.prior_[0].share) == 0.0
+    model = quick(code_prior="transformer", n_codes=3, code_prior__max_epochs=20).partial_fit(X[:2])
+    assert float(model.code_prior_[0].share) == 0.0
     model.partial_fit(X)
-    assert float(model.prior_[0].share) > 0.0
-    assert len(model.partial_fit(X).prior_loss_[0]) > 1
+    assert float(model.code_prior_[0].share) > 0.0
+    assert len(model.partial_fit(X).code_prior_loss_[0]) > 1
 
 
 def test_probabilities_have_no_step(X):
-    model = quick(likelihood="bernoulli", prior="uniform").fit((X > X.mean(0)).astype(float))
+    model = quick(likelihood="bernoulli", code_prior="uniform").fit((X > X.mean(0)).astype(float))
     with pytest.raises(ValueError, match=r"step=0.5 turns densities into probabilities"):
         model.bits_per_dim((X > X.mean(0)).astype(float), step=0.5)
 
 
 def test_advice_about_few_codes_names_what_asks_for_few(X):
     with pytest.warns(UserWarning, match=r"lower entropy_weight \(now 20\)"):
-        quick(entropy_weight=20.0, n_embeddings=64, prior=None, max_epochs=200).fit(np.repeat(X, 5, axis=0))
+        quick(entropy_weight=20.0, n_embeddings=64, code_prior=None, max_epochs=200).fit(np.repeat(X, 5, axis=0))
 
 
 def test_labels_without_a_say_are_reported(X):
     with pytest.warns(UserWarning, match="does not depend on the labels"):
-        model = quick(prior="transformer", class_conditional=True, n_embeddings=16).fit(X[:3], list("aab"))
+        model = quick(code_prior="transformer", class_conditional=True, n_embeddings=16).fit(X[:3], list("aab"))
     np.testing.assert_array_equal(model.sample(5, y="a"), model.sample(5, y="b"))
 
 
 @pytest.mark.parametrize("y", [pd.DataFrame({"t": np.arange(60) / 7}), np.arange(120).reshape(60, 2) / 7], ids=["frame", "array"])
 def test_numbers_are_no_classes(X, y):
     with pytest.raises(ValueError, match="class_conditional=True takes labels"):
-        quick(prior="histogram", class_conditional=True).fit(X[:60], y)
+        quick(code_prior="histogram", class_conditional=True).fit(X[:60], y)
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,15 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy.spatial.distance import cdist
 from sklearn.covariance import ledoit_wolf
 
-from skvae.inference import anomaly
+from skvae.inference import anomaly, decode, encode
 from skvae.inference.anomaly import METHODS, Deviance, MahalanobisDistance, NeighborDistance, References, Scorer
+from skvae.modules import AutoEncoderModule, CVAEModule
+
+CPU = torch.device("cpu")
 
 
 def make_errors(n_rows, n_features, seed=0):
@@ -174,50 +178,72 @@ def test_references_of_a_stream():
     assert earlier._replace(condition=None).joined(later._replace(condition=None), 0.25, 0).condition is None
 
 
-def test_shares_are_drops_of_the_score_and_blocks_do_not_change_results(monkeypatch):
+# -- a method at work on what a module reconstructs -------------------------------------------------------------------
+
+
+@pytest.fixture
+def module():
+    """Linear networks, whose reconstructions depend on a condition."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return CVAEModule(5, 2, n_conditions=1, hidden_layer_sizes=())
+
+
+def reconstruct(module, X, condition):
+    return decode(module, encode(module, X, CPU, condition), CPU, condition)
+
+
+def read(module, X, condition):
+    return np.hstack([X, X - reconstruct(module, X, condition)])
+
+
+@pytest.mark.parametrize("name", ["neighbors", "mahalanobis"])
+def test_shares_are_drops_of_the_score_and_blocks_do_not_change_results(module, name, monkeypatch):
     rng = np.random.default_rng(0)
-    X, mixing = rng.normal(size=(300, 5)), rng.normal(size=(5, 5)) * 0.2
-
-    def reconstruct(X, condition):
-        return np.einsum("ni,ij->nj", X, mixing) + condition
-
-    def read(entries, X, condition):
-        return np.hstack([X, X - reconstruct(X, condition)])
-
-    condition = rng.normal(size=(300, 1))
-    references = References.of(read("errors", X, condition), None, condition)
-    for method in (NeighborDistance(), MahalanobisDistance()):
-        scorer = Scorer(method.fit(references), read, reconstruct)
-        score, shares = scorer.score(X, condition), scorer.shares(X, condition)
-        np.testing.assert_allclose(shares.sum(axis=1), score, rtol=1e-9)
-        drop = np.empty((300, 5))
-        for j in range(5):
-            repaired = X.copy()
-            repaired[:, j] = reconstruct(X, condition)[:, j]
-            drop[:, j] = np.maximum(score - method.score(read("errors", repaired, condition)), 0.0)
-        lowered = drop.sum(axis=1) > 0
-        expected = score[lowered, None] * drop[lowered] / drop[lowered].sum(axis=1, keepdims=True)
-        np.testing.assert_allclose(shares[lowered], expected, rtol=1e-9)
-        np.testing.assert_array_equal(shares[~lowered], method.shares(read("errors", X, condition))[~lowered])
-        assert 0.5 < lowered.mean() < 1.0
-        with monkeypatch.context() as patch:
-            patch.setattr("skvae.data.columns.BLOCK_BYTES", 200_000)
-            np.testing.assert_array_equal(scorer.score(X, condition), score)
-            np.testing.assert_array_equal(scorer.shares(X, condition), shares)
-            patch.setattr(anomaly, "MAX_OCCLUDED", 4)
-            values = read("errors", X, condition)
-            np.testing.assert_array_equal(scorer.shares(X, condition), method.shares(values))
+    X, condition = rng.normal(size=(300, 5)), rng.normal(size=(300, 1))
+    references = References.of(read(module, X, condition), None, condition)
+    method = METHODS[name]().fit(references)
+    scorer = Scorer(name, references, module, CPU)
+    score, shares = scorer.score(X, condition), scorer.shares(X, condition)
+    np.testing.assert_allclose(shares.sum(axis=1), score, rtol=1e-9)
+    drop = np.empty((300, 5))
+    for j in range(5):
+        repaired = X.copy()
+        repaired[:, j] = reconstruct(module, X, condition)[:, j]
+        drop[:, j] = np.maximum(score - method.score(read(module, repaired, condition)), 0.0)
+    lowered = drop.sum(axis=1) > 0
+    expected = score[lowered, None] * drop[lowered] / drop[lowered].sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(shares[lowered], expected, rtol=1e-9)
+    np.testing.assert_array_equal(shares[~lowered], method.shares(read(module, X, condition))[~lowered])
+    assert lowered.mean() > 0.5
+    monkeypatch.setattr("skvae.data.columns.BLOCK_BYTES", 200_000)
+    np.testing.assert_array_equal(scorer.score(X, condition), score)
+    np.testing.assert_array_equal(scorer.shares(X, condition), shares)
+    monkeypatch.setattr(anomaly, "MAX_OCCLUDED", 4)
+    np.testing.assert_array_equal(scorer.shares(X, condition), method.shares(read(module, X, condition)))
 
 
 def test_rows_that_no_column_lowers_get_the_terms_of_the_sum():
+    """They are their own reconstruction."""
+    module, X = AutoEncoderModule(4, 4, hidden_layer_sizes=()), make_errors(10, 4)[:, :4]
+    with torch.no_grad():
+        for layer in (module.encoder[0], module.decoder[0]):
+            layer.weight.copy_(torch.eye(4))
+            layer.bias.zero_()
     references = References.of(make_errors(60, 4), None, None)
-    method, X = NeighborDistance().fit(references), make_errors(10, 4)[:, :4]
+    method = NeighborDistance().fit(references)
+    shares = Scorer("neighbors", references, module, CPU).shares(X)
+    np.testing.assert_array_equal(shares, method.shares(np.hstack([X, np.zeros_like(X)])))
 
-    def read(entries, X, condition):
-        return np.hstack([X, np.zeros_like(X)])
 
-    scorer = Scorer(method, read, lambda X, condition: X)
-    np.testing.assert_array_equal(scorer.shares(X), method.shares(read("errors", X, None)))
+@pytest.mark.parametrize("name", METHODS)
+def test_scores_are_a_methods_own_of_what_it_reads(module, name):
+    rng = np.random.default_rng(0)
+    X, condition = rng.normal(size=(40, 5)), rng.normal(size=(40, 1))
+    references = References.of(read(module, X, condition), None, condition)
+    entries = 0.5 * (X - reconstruct(module, X, condition)) ** 2 if name == "reconstruction" else read(module, X, condition)
+    expected = METHODS[name]().fit(references).score(entries)
+    np.testing.assert_allclose(Scorer(name, references, module, CPU).score(X, condition), expected, rtol=1e-9)
 
 
 def test_the_deviance_is_passed_through():

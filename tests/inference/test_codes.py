@@ -9,7 +9,7 @@ from skvae.inference import codes as code_chunks
 from skvae.inference.codes import code_log_prob, draw_codes
 from skvae.modules import HistogramPrior, PixelSNAILPrior, TransformerPrior, UniformPrior
 from skvae.runtime.randomness import PrivateRandomness
-from skvae.training import Plan, Rows, code_priors, train
+from skvae.training import Optimizer, Plan, Rows, code_priors, train
 from skvae.training.code_priors import fit_share
 
 CPU = torch.device("cpu")
@@ -62,9 +62,8 @@ def test_a_score_does_not_depend_on_other_rows(cls, shape, small_chunks):
     rows = np.concatenate([upper, own], axis=1)
     scores = code_log_prob(prior, rows, CPU, condition)
     order = np.random.default_rng(1).permutation(300)
-    np.testing.assert_array_equal(code_log_prob(prior, rows[order], CPU, condition[order]), scores[order])
-    np.testing.assert_array_equal(code_log_prob(prior, rows[::-3], CPU, condition[::-3]), scores[::-3])
-    np.testing.assert_array_equal(code_log_prob(prior, rows[7:8], CPU, condition[7:8]), scores[7:8])
+    for some in (order, slice(None, None, -3), slice(7, 8)):  # to the last bit in single precision, to which these are rounded
+        np.testing.assert_allclose(code_log_prob(prior, rows[some], CPU, condition[some]), scores[some], rtol=2.0**-23)
     assert len(np.unique(scores)) > 1 or cls is UniformPrior
 
 
@@ -141,12 +140,12 @@ def test_chunks_are_bounded(cls, monkeypatch):
 # -- few rows ---------------------------------------------------------------------------------------------------------
 
 
-def fit(cls, codes, share=True, n_epochs=20, **params):
+def fit(cls, codes, share=True, n_epochs=12, **params):
     """Fit a small prior as an estimator would; return it with its histogram."""
     with PrivateRandomness(0):
         prior = cls((codes.shape[1],), 16, width=32, n_layers=1, dropout=0.2)
     prior.fit_counts(codes)
-    plan = Plan(32, n_epochs, n_epochs * -(-len(codes) // 32), 3e-3, "cosine", "adam", {}, seed=0)
+    plan = Plan(32, n_epochs, n_epochs * -(-len(codes) // 32), 3e-3, Optimizer(), seed=0)
     if share:
         fit_share(prior, codes, CPU, plan, **params)
     train(prior, Rows(codes.astype(np.float32), None, CPU), None, plan)
@@ -181,7 +180,7 @@ def test_finding_the_share_changes_nothing_else(cls):
     upper, own, condition = table(prior, 40)
     rows, weight = np.concatenate([upper, own], axis=1), np.linspace(0.5, 1.5, 40)
     weights = {name: value.clone() for name, value in prior.state_dict().items()}
-    plan = Plan(16, 3, 9, 3e-3, "cosine", "adam", {}, seed=0)
+    plan = Plan(16, 3, 9, 3e-3, Optimizer(), seed=0)
     state = torch.get_rng_state()
     share = fit_share(prior, rows, CPU, plan, weight=weight, condition=condition)
     assert torch.equal(torch.get_rng_state(), state)

@@ -7,7 +7,7 @@ from scipy import stats
 
 from skvae.data import Table
 from skvae.inference.completion import complete
-from skvae.modules import CVAEModule
+from skvae.modules import Batch, CVAEModule
 
 CPU = torch.device("cpu")
 N_FEATURES, N_COMPONENTS, N_CONDITIONS = 4, 2, 3
@@ -34,9 +34,9 @@ class Linear:
         if prior == "conditional":
             self.prior_mean, self.prior_log_var = rng.normal(size=(2, N_CONDITIONS, n_components))
             moments = np.hstack([self.prior_mean, self.prior_log_var])
-            set_layer(self.module.prior_network[0], moments.T, np.zeros(2 * n_components))
+            set_layer(self.module.prior.network[0], moments.T, np.zeros(2 * n_components))
         set_layer(self.module.decoder[0], np.hstack([self.loading, self.offset]), self.bias)
-        self.module.likelihood.set_moment(torch.from_numpy(self.noise**2))
+        self.module.likelihood.noise.set_moment(torch.from_numpy(self.noise**2))
         # The encoder of the standard prior and no condition, and a bit off.
         scaled = self.loading.T / self.noise**2
         covariance = np.linalg.inv(np.eye(n_components) + scaled @ self.loading)
@@ -133,21 +133,20 @@ def test_curved_models_against_quadrature(likelihood, activation):
         module.decoder[0].weight.mul_(3.0)
         module.decoder[2].weight.mul_(3.0)
         if likelihood != "bernoulli":
-            module.likelihood.set_moment(torch.full((N_FEATURES,), 0.3))
+            module.likelihood.noise.set_moment(torch.full((N_FEATURES,), 0.3))
     model = Linear()
     model.module = module
     rows = (X > 0.4).astype(float) if likelihood == "bernoulli" else X
     drawn, means = completed(model, rows), completed(model, rows, n_chains=1000, mean=True).mean(1)
     z = torch.linspace(-6.0, 6.0, 4001)
     for label, seen in enumerate(OBSERVED):
-        told = torch.from_numpy(CONDITION[label : label + 1])
+        batch = Batch.of(
+            torch.from_numpy(rows[label : label + 1]).float(),
+            condition=torch.from_numpy(CONDITION[label : label + 1]),
+            observed=torch.from_numpy(seen[np.newaxis]),
+        )
         with torch.no_grad():
-            log_posterior, output = module.log_posterior(
-                torch.from_numpy(rows[label : label + 1]).float(),
-                torch.from_numpy(seen[np.newaxis]).float(),
-                z[None, :, None],
-                told,
-            )
+            log_posterior, output = module.log_posterior(batch, z[None, :, None])
         weight = torch.softmax(log_posterior[0].double(), 0).numpy()
         expected = module.likelihood.mean(output[0])[:, ~seen]
         exact, spread = weight @ expected, np.sqrt(weight @ expected**2 - (weight @ expected) ** 2)

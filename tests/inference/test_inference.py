@@ -14,27 +14,25 @@ from threadpoolctl import ThreadpoolController
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from skvae import AutoEncoder, Net, VAETransformer
+from skvae import MLP, AutoEncoder, Net, VAETransformer, inference
 from skvae.data import Table
-from skvae.inference import rows as inference
+from skvae.inference import importance, runner
 from skvae.modules import ACTIVATIONS, AutoEncoderModule, VAEModule
 from skvae.runtime.alignment import AlignedRows, aligned_zeros
 from skvae.runtime.threads import ONE_THREAD_WORK, one_thread, threads_for
 
 CPU = torch.device("cpu")
-N_ROWS = 150
+N_ROWS = 100
 
 # Few outputs, odd widths, and networks whose products are shared out among threads.
 NETWORKS = {
-    "vae": (VAETransformer, 5, {"n_components": 2}),
     "vae with odd widths": (VAETransformer, 13, {"n_components": 3, "hidden_layer_sizes": (30, 7)}),
     "vae with constants": (VAETransformer, 9, {"n_components": 2, "hidden_layer_sizes": ()}),
-    "vae with dropout": (VAETransformer, 6, {"n_components": 2, "dropout": 0.5, "normalization": "batch"}),
-    "wide vae": (VAETransformer, 31, {"n_components": 4, "hidden_layer_sizes": (700, 300)}),
-    "linear autoencoder": (AutoEncoder, 30, {"n_components": 6, "hidden_layer_sizes": ()}),
-    "small linear autoencoder": (AutoEncoder, 5, {"n_components": 3, "hidden_layer_sizes": ()}),
+    "vae with dropout": (VAETransformer, 6, {"n_components": 2, "encoder": MLP(dropout=0.5, normalization="batch")}),
+    "wide vae": (VAETransformer, 17, {"n_components": 4, "hidden_layer_sizes": (200, 100)}),
+    "linear autoencoder": (AutoEncoder, 18, {"n_components": 6, "hidden_layer_sizes": ()}),
     "autoencoder with odd widths": (AutoEncoder, 7, {"n_components": 3, "hidden_layer_sizes": (13,)}),
-    "wide autoencoder": (AutoEncoder, 30, {"n_components": 4, "hidden_layer_sizes": (700, 300)}),
+    "wide autoencoder": (AutoEncoder, 14, {"n_components": 4, "hidden_layer_sizes": (200, 100)}),
     "bernoulli autoencoder": (AutoEncoder, 11, {"n_components": 3, "likelihood": "bernoulli", "hidden_layer_sizes": (9,)}),
 }
 
@@ -67,7 +65,7 @@ def fitted(request):
     X = make_table(N_ROWS, n_features)
     if params.get("likelihood") == "bernoulli":
         X = (X - X.min(0)) / (X.max(0) - X.min(0))
-    model = cls(**{"max_epochs": 2, "random_state": 0, "n_score_draws": 5, **params})
+    model = cls(**{"max_epochs": 2, "random_state": 0, "n_score_draws": 3, **params})
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The code of VAETransformer has collapsed")
         return model.fit(X), X
@@ -100,21 +98,33 @@ def test_results_do_not_depend_on_neighbors(fitted):
     assert_same(outputs(model, X[order]), expected, order)
     some = order[:71]
     assert_same(outputs(model, X[some]), expected, some)
-    for row in (0, 1, 2, 3, 77, N_ROWS - 1):
+    for row in (0, 1, 77, N_ROWS - 1):
         assert_same(outputs(model, X[[row]]), expected, [row])
 
 
+def assert_same_to_rounding(got, expected, n_terms):
+    """Sums of `n_terms` products that were added up in another order: within a rounding error each."""
+    for name, values in got.items():
+        atol = n_terms * 2.0**-23 * np.abs(expected[name]).max()
+        np.testing.assert_allclose(values, expected[name], rtol=0.0, atol=atol, err_msg=name)
+
+
 def test_results_do_not_depend_on_threads(fitted):
+    """To rounding where the work is divided among threads, which some processors' products depend on; neighbors never count."""
     model, X = fitted
     order = np.random.default_rng(1).permutation(N_ROWS)
+    divided = inference.chunk_rows(model.module_) * model.module_.row_work > ONE_THREAD_WORK
     with n_threads(1):
         assert torch.get_num_threads() == 1
         alone = outputs(model, X)
-    for n in (2, 3):
-        with n_threads(n):
-            assert torch.get_num_threads() == n
-            assert_same(outputs(model, X), alone)
-            assert_same(outputs(model, X[order]), alone, order)
+    with n_threads(3):
+        assert torch.get_num_threads() == 3
+        together = outputs(model, X)
+        if divided:
+            assert_same_to_rounding(together, alone, model.module_.widest_layer)
+        else:
+            assert_same(together, alone)
+        assert_same(outputs(model, X[order]), together, order)
 
 
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
@@ -127,13 +137,17 @@ def test_activations_do_not_depend_on_threads(activation):
         rows = model.inverse_transform(codes)
     order = np.random.default_rng(1).permutation(3000)
     with n_threads(3):
-        np.testing.assert_array_equal(model.transform(X), codes)
-        np.testing.assert_array_equal(model.transform(X[order]), codes[order])
-        np.testing.assert_array_equal(model.inverse_transform(codes[order]), rows[order])
+        together = {"codes": model.transform(X), "rows": model.inverse_transform(codes)}
+        if model.module_.depends_on_threads:  # one thread does it all
+            assert_same(together, {"codes": codes, "rows": rows})
+        else:
+            assert_same_to_rounding(together, {"codes": codes, "rows": rows}, model.module_.widest_layer)
+        np.testing.assert_array_equal(model.transform(X[order]), together["codes"][order])
+        np.testing.assert_array_equal(model.inverse_transform(codes[order]), together["rows"][order])
 
 
 def test_results_do_not_depend_on_threads_that_the_user_sets():
-    """In a process of its own: torch never forgets that it was told a number of threads."""
+    """In a process of its own: torch never forgets a number of threads that was once set."""
     script = """
 import numpy as np, torch
 from concurrent.futures import ThreadPoolExecutor
@@ -143,8 +157,8 @@ def limited():
     with one_thread():
         torch.rand(100).tanh()
         return torch.get_num_threads()
-X = np.random.default_rng(0).normal(size=(500, 30))
-model = VAETransformer(3, hidden_layer_sizes=(700, 300), max_epochs=1, random_state=0, n_score_draws=2).fit(X[:50])
+X = np.random.default_rng(0).normal(size=(300, 20))
+model = VAETransformer(3, hidden_layer_sizes=(80, 40), max_epochs=1, random_state=0, n_score_draws=2).fit(X[:50])
 results = []
 for n in (1, 2):
     torch.set_num_threads(n)
@@ -152,11 +166,15 @@ for n in (1, 2):
     assert torch.get_num_threads() == n
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(limited).result() == 1
-assert all(np.array_equal(*pair) for pair in zip(*results))
+assert all(np.abs(one - two).max() <= 700 * 2.0**-23 * np.abs(one).max() for one, two in zip(*results))  # the widest layer's sums
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=100)
 
 
+FEW = pytest.mark.parametrize("fitted", ["vae with constants", "bernoulli autoencoder"], indirect=True)
+
+
+@FEW
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_sparse_rows_give_what_dense_ones_give(fitted, dtype):
     model, X = fitted
@@ -176,6 +194,7 @@ def test_single_precision_is_independent_of_neighbors_too(fitted):
     np.testing.assert_allclose(expected["transform"], model.transform(X.astype(np.float64)), rtol=1e-4, atol=1e-5)
 
 
+@FEW
 @pytest.mark.parametrize("layout", ["fortran", "strided", "reversed", "read-only", "big-endian"])
 def test_results_do_not_depend_on_where_rows_lie(fitted, layout):
     model, X = fitted
@@ -202,7 +221,7 @@ def test_the_last_of_reversed_rows_is_a_row():
 @pytest.mark.parametrize("cls", [AutoEncoder, VAETransformer])
 def test_results_do_not_depend_on_chunks(cls):
     """More rows than a chunk holds, so that some are the last of one and others the first of the next."""
-    X = make_table(2 * inference._MAX_ROWS + 300, 7)
+    X = make_table(2 * runner.MAX_ROWS + 300, 7)
     model = cls(3, hidden_layer_sizes=(10,), max_epochs=1, random_state=0, n_score_draws=2).fit(X[:200])
     expected = outputs(model, X)
     order = np.random.default_rng(0).permutation(len(X))
@@ -253,7 +272,7 @@ def test_aligned_rows_begin_at_cache_lines(shape):
     assert not zeros.any()
 
 
-@pytest.mark.parametrize("width", [3, 16, 30])
+@pytest.mark.parametrize("width", [3, 16])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(6,), (3, 2)])
 @pytest.mark.parametrize(
@@ -343,7 +362,7 @@ def test_small_passes_run_on_one_thread_and_large_ones_on_all():
 
 
 def test_chunks_are_powers_of_two_and_smaller_for_larger_networks():
-    sizes = [inference.chunk_rows(VAEModule(20, 2, hidden_layer_sizes=(width,))) for width in (4, 4000, 8000, 20_000, 200_000)]
+    sizes = [runner.chunk_rows(VAEModule(20, 2, hidden_layer_sizes=(width,))) for width in (4, 4000, 8000, 20_000, 200_000)]
     assert sizes[0] == 2048
     assert sizes[-1] == 64
     assert sizes == sorted(sizes, reverse=True)
@@ -355,12 +374,12 @@ def test_chunks_are_powers_of_two_and_smaller_for_larger_networks():
 def test_scored_rows_shrink_with_draws(n_features):
     module = VAEModule(n_features, 2)
     draws = [1, 10, 100, 1000, 10_000, 10**7]
-    sizes = [inference.score_rows(module, n) for n in draws]
+    sizes = [runner.score_rows(module, n) for n in draws]
     assert sizes == sorted(sizes, reverse=True)
-    assert 32 <= sizes[0] <= inference.chunk_rows(module)
+    assert 32 <= sizes[0] <= runner.chunk_rows(module)
     assert sizes[-1] == 1
     for size, n in zip(sizes, draws, strict=True):
-        assert size == 1 or size * n * module.widest_layer <= inference._CHUNK_FLOATS
+        assert size == 1 or size * n * module.widest_layer <= runner.CHUNK_FLOATS
 
 
 @pytest.mark.parametrize("n_rows", [2, 16, 20, 40])
@@ -368,8 +387,8 @@ def test_scores_in_small_chunks_do_not_depend_on_neighbors(n_rows, monkeypatch):
     """Registers hold 32 numbers at most: those that are left over would be the last row's."""
     X = make_table(50, 7)
     model = VAETransformer(1, hidden_layer_sizes=(9,), activation="silu", n_score_draws=3, random_state=0).partial_fit(X)
-    monkeypatch.setattr(inference, "_CHUNK_FLOATS", n_rows * 3 * model.module_.widest_layer)
-    assert inference.score_rows(model.module_, 3) == (32 if n_rows == 40 else 1)
+    monkeypatch.setattr(runner, "CHUNK_FLOATS", n_rows * 3 * model.module_.widest_layer)
+    assert runner.score_rows(model.module_, 3) == (32 if n_rows == 40 else 1)
     expected = model.score_samples(X)
     order = np.random.default_rng(1).permutation(50)
     np.testing.assert_array_equal(model.score_samples(X[order]), expected[order])
@@ -379,7 +398,7 @@ def test_scores_in_small_chunks_do_not_depend_on_neighbors(n_rows, monkeypatch):
 def test_slopes_count_as_draws():
     """The proposal of an autoencoder decodes twice per component, however few draws there are."""
     module = AutoEncoderModule(1000, 100, hidden_layer_sizes=(50,))
-    assert inference.score_rows(module, 1) * 2 * 100 * module.widest_layer <= inference._CHUNK_FLOATS
+    assert runner.score_rows(module, 1) * 2 * 100 * module.widest_layer <= runner.CHUNK_FLOATS
 
 
 @pytest.mark.parametrize("cls", [AutoEncoder, VAETransformer])
@@ -387,10 +406,10 @@ def test_slopes_count_as_draws():
 def test_scoring_never_decodes_more_than_a_chunk(cls, n_score_draws, monkeypatch):
     X = make_table(60, 40)
     model = cls(8, hidden_layer_sizes=(20,), max_epochs=1, random_state=0, n_score_draws=n_score_draws).fit(X)
-    monkeypatch.setattr(inference, "_CHUNK_FLOATS", 2**18)
+    monkeypatch.setattr(runner, "CHUNK_FLOATS", 2**18)
     decoded = []
     decode = model.module_.decode
-    monkeypatch.setattr(model.module_, "decode", lambda z: decoded.append(z.shape[0]) or decode(z))
+    monkeypatch.setattr(model.module_, "decode", lambda z, batch: decoded.append(z.shape[:-1].numel()) or decode(z, batch))
     assert model.score_samples(X).shape == (60,)
     assert 0 < max(decoded) * 40 <= 2**18
 
@@ -399,7 +418,7 @@ def test_scoring_never_decodes_more_than_a_chunk(cls, n_score_draws, monkeypatch
 
 
 def test_the_pool_is_standard_normal():
-    pool = inference.normal_pool(3)
+    pool = importance.normal_pool(3)
     assert pool.dtype == np.float32
     n = pool.size
     assert abs(pool.mean()) < 4 / np.sqrt(n)
@@ -407,13 +426,13 @@ def test_the_pool_is_standard_normal():
     assert stats.kstest(pool.ravel()[:20_000], "norm").pvalue > 1e-3
     assert np.abs(np.corrcoef(pool.T) - np.eye(3)).max() < 0.02
     assert abs(np.corrcoef(pool[:-1, 0], pool[1:, 0])[0, 1]) < 0.02
-    assert inference.normal_pool(3) is pool
+    assert importance.normal_pool(3) is pool
 
 
 def test_offsets_differ_between_rows_and_cover_the_pool():
     x = np.random.default_rng(0).normal(size=(20_000, 4)).astype(np.float32)
-    offsets = inference.row_offsets(x)
-    size = inference.POOL_SIZE
+    offsets = importance.row_offsets(x)
+    size = importance.POOL_SIZE
     assert offsets.min() >= 0
     assert offsets.max() < size
     expected = size * (1 - (1 - 1 / size) ** len(x))  # as many as a uniform draw would hit
@@ -429,30 +448,30 @@ def test_offsets_tell_close_and_structured_rows_apart(n_features):
     close = np.ones((1000, n_features), dtype=np.float32)
     close[:, -1] += np.arange(1000, dtype=np.float32) * np.finfo(np.float32).eps
     for x in (grid, close):
-        assert len(np.unique(inference.row_offsets(x))) > 950
+        assert len(np.unique(importance.row_offsets(x))) > 950
     if n_features > 1:
-        assert inference.row_offsets(close[[5]]) != inference.row_offsets(close[[5]][:, ::-1].copy())
+        assert importance.row_offsets(close[[5]]) != importance.row_offsets(close[[5]][:, ::-1].copy())
 
 
 def test_offsets_depend_on_the_row_alone():
     x = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
-    expected = inference.row_offsets(x)
-    np.testing.assert_array_equal(inference.row_offsets(x[::-1]), expected[::-1])
-    np.testing.assert_array_equal(inference.row_offsets(np.asfortranarray(x)), expected)
-    np.testing.assert_array_equal(inference.row_offsets(x[[7]]), expected[[7]])
+    expected = importance.row_offsets(x)
+    np.testing.assert_array_equal(importance.row_offsets(x[::-1]), expected[::-1])
+    np.testing.assert_array_equal(importance.row_offsets(np.asfortranarray(x)), expected)
+    np.testing.assert_array_equal(importance.row_offsets(x[[7]]), expected[[7]])
     x[:, 1] = 0.0
-    zeros = inference.row_offsets(x)
+    zeros = importance.row_offsets(x)
     x[:, 1] = -0.0
-    np.testing.assert_array_equal(inference.row_offsets(x), zeros)
+    np.testing.assert_array_equal(importance.row_offsets(x), zeros)
     assert not np.array_equal(zeros, expected)
 
 
 class RecordingModule(VAEModule):
     """A module that keeps the noise it is scored with."""
 
-    def log_weights(self, batch, log_prior=None):
+    def importance_draws(self, batch, log_prior=None):
         self.seen.append(batch.noise["posterior"].clone())
-        return super().log_weights(batch, log_prior)
+        return super().importance_draws(batch, log_prior)
 
 
 def noise_of(X, n_draws):
@@ -477,9 +496,9 @@ def test_every_row_has_draws_of_its_own():
 
 
 def test_draws_wrap_around_the_end_of_the_pool(monkeypatch):
-    monkeypatch.setattr(inference, "row_offsets", lambda x: np.full(len(x), inference.POOL_SIZE - 2))
+    monkeypatch.setattr(importance, "row_offsets", lambda x: np.full(len(x), importance.POOL_SIZE - 2))
     noise = noise_of(np.ones((3, 4)), 5)[0]
-    pool = inference.normal_pool(2)
+    pool = importance.normal_pool(2)
     np.testing.assert_array_equal(noise, np.concatenate([pool[-2:], pool[:3]]))
 
 
@@ -540,15 +559,15 @@ def test_noise_and_usage_are_measured_on_spread_rows(max_rows, monkeypatch):
     module = VAEModule(3, 2, hidden_layer_sizes=())
     module.likelihood.fit(X)
     seen = []
-    monkeypatch.setattr(VAEModule, "fit_noise", lambda self, x, weight, noise: seen.append((x, weight, noise)))
+    monkeypatch.setattr(VAEModule, "fit_noise", lambda self, batch: seen.append(batch))
     weight = np.linspace(0.5, 1.5, 500)
     inference.fit_noise(module, Table(X, weight), CPU, max_rows=max_rows)
-    ((x, share, noise),) = seen
-    rows = np.rint(x[:, 0].numpy() * X[:, 0].std() + X[:, 0].mean()).astype(int)
-    assert len(rows) == len(noise) == min(500, max_rows)
+    (batch,) = seen
+    rows = np.rint(batch.x[:, 0].numpy() * X[:, 0].std() + X[:, 0].mean()).astype(int)
+    assert len(rows) == len(batch.noise["posterior"]) == min(500, max_rows)
     assert (rows[0], rows[-1]) == (0, 499)
     assert np.diff(rows).max() - np.diff(rows).min() <= 1
-    np.testing.assert_allclose(share, weight[rows], rtol=1e-6)
+    np.testing.assert_allclose(batch.weight, weight[rows], rtol=1e-6)
     kl, variance, correlated = inference.latent_usage(module, Table(X), CPU, max_rows=max_rows)
     assert kl.shape == variance.shape == (2,)
     assert correlated

@@ -5,7 +5,7 @@ from scipy.special import logsumexp
 from scipy.stats import qmc
 
 from skvae.inference import sequences
-from skvae.inference.rows import normal_pool
+from skvae.inference.importance import normal_pool
 from skvae.modules import TDVAEModule
 
 pytestmark = pytest.mark.usefixtures("one_core")
@@ -54,6 +54,19 @@ def test_results_do_not_depend_on_where_chunks_end(module, monkeypatch):
         np.testing.assert_allclose(parts[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
+def test_no_sequences(module):
+    none = results(module, data()[:0])
+    assert {name: value.shape for name, value in none.items()} == {
+        "beliefs": (0, 9, 6),
+        "frames": (0, 2),
+        "forecasts": (0, 2),
+        "deviance": (0, 9, 2),
+        "scores": (0,),
+    }
+    assert sequences.draw_states(module, np.empty((0, 6)), 0).shape == (0, 2)
+    assert sequences.futures(module, np.empty((0, 6)), 5, 4, 0, CPU, mean=False).shape == (0, 4, 5, 2)
+
+
 def test_futures_in_chunks(module, monkeypatch):
     Z = np.random.default_rng(0).normal(size=(30, 6)).astype(np.float32)
     monkeypatch.setattr(sequences, "_MAX_FLOATS", 4 * 5 * 2 * 7)  # 7 sequences of 4 futures, 5 steps and 2 columns
@@ -70,7 +83,10 @@ def test_futures_scatter_as_jumps_do(module):
     noise = torch.randn(10_000, 3, module.state_size, generator=torch.Generator().manual_seed(1))
     state = module.jump(torch.from_numpy(Z), 1, noise[:, :2])
     for step in range(2):
-        expected = module.likelihood.locate(module.decode(state)).numpy() * module.likelihood.scale + module.likelihood.shift
+        expected = (
+            module.likelihood.locate(module.decoder(state)).numpy() * module.likelihood.units.scale
+            + module.likelihood.units.constant
+        )
         np.testing.assert_allclose(frames[:, :, step].std(1), expected.std(1), rtol=0.05)
         np.testing.assert_allclose(frames[:, :, step].mean(1), expected.mean(1), atol=0.05 * expected.std(1).max())
         state = module.advance(state, noise[:, 2])
@@ -105,11 +121,11 @@ def test_draws_belong_to_a_frame_and_its_place(module, monkeypatch):
 def test_forecasts_are_means_over_many_draws(module):
     Z = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
     noise = torch.randn(50_000, 3, module.state_size, generator=torch.Generator().manual_seed(1))
-    expected = torch.stack([module.likelihood.locate(module.decode(states)).mean(0) for states in module.jump(Z, 5, noise)])
-    expected = expected.numpy() * module.likelihood.scale + module.likelihood.shift
+    expected = torch.stack([module.likelihood.locate(module.decoder(states)).mean(0) for states in module.jump(Z, 5, noise)])
+    expected = expected.numpy() * module.likelihood.units.scale + module.likelihood.units.constant
     few, many = (sequences.forecasts(module, Z.numpy(), 5, n, CPU) for n in (32, 4096))
-    np.testing.assert_allclose(many / module.likelihood.scale, expected / module.likelihood.scale, atol=0.05)
-    np.testing.assert_allclose(few / module.likelihood.scale, expected / module.likelihood.scale, atol=0.1)
+    np.testing.assert_allclose(many / module.likelihood.units.scale, expected / module.likelihood.units.scale, atol=0.05)
+    np.testing.assert_allclose(few / module.likelihood.units.scale, expected / module.likelihood.units.scale, atol=0.1)
 
 
 @pytest.mark.parametrize(("n_draws", "size"), [(32, 16), (20, 8), (1, 4), (4, qmc.Sobol.MAXDIM + 1)])
@@ -132,7 +148,7 @@ def test_sequences_that_weigh_nothing_have_no_say_in_the_noise(module):
     moments = []
     for sequences_, given in ((X, weight), (spoilt, weight), (spoilt, None)):
         sequences.fit_noise(module, sequences_, given, CPU, 0, max_rows=100)
-        moments.append(module.likelihood.moment.clone())
+        moments.append(module.likelihood.noise.moment.clone())
     torch.testing.assert_close(moments[1], moments[0])
     assert (moments[2] > 10 * moments[0]).all()
 

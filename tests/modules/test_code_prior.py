@@ -6,17 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from skvae.modules import Batch, CodePrior, HistogramPrior, PixelSNAILPrior, TransformerPrior, UniformPrior
+from skvae.modules import Batch, CodePriorModule, HistogramPrior, PixelSNAILPrior, TransformerPrior, UniformPrior
 from skvae.modules.priors.codes import choose
 from skvae.modules.priors.pixelsnail import CausalConv
 from skvae.modules.priors.transformer import align, neighbor_index
 from skvae.runtime.randomness import PrivateRandomness
-from skvae.training import Plan, Rows, train
+from skvae.training import Optimizer, Plan, Rows, train
 
 CPU = torch.device("cpu")
 LEARNED = [TransformerPrior, PixelSNAILPrior]
 ALL = [UniformPrior, HistogramPrior, *LEARNED]
-SHAPES = [(7,), (3, 4), (1, 5), (4, 1)]
+SHAPES = [(7,), (3, 4), (4, 1)]
 LEVELS = {
     "alone": {},
     "condition": {"n_conditions": 3},
@@ -165,8 +165,9 @@ def test_the_loss_is_the_negative_log_likelihood_of_own_codes(cls):
     prior = make(cls, upper=[((2, 2), 4)], n_conditions=3)
     codes, upper, condition = draws(prior, 5)
     x = row(codes, upper)
-    terms = prior.loss(Batch(x, x, torch.ones(5), condition), {})
+    terms, learned = prior.loss(Batch.of(x, condition=condition), {})
     assert list(terms) == ["codes"]
+    assert learned == {}
     torch.testing.assert_close(terms["codes"], -prior.log_prob(x, condition).sum(1))
 
 
@@ -210,16 +211,18 @@ def test_a_histogram_by_class():
 def test_a_histogram_of_conditions_that_are_no_labels_or_too_many():
     rng = np.random.default_rng(0)
     codes = rng.integers(0, 4, (90, 3))
-    alone, told, many = (
+    alone, given, many = (
         HistogramPrior((3,), 4),
         HistogramPrior((3,), 4, n_conditions=2),
         HistogramPrior((3,), 4, n_conditions=400_000),
     )
     alone.fit_counts(codes)
-    told.fit_counts(codes, condition=rng.normal(size=(90, 2)))
+    given.fit_counts(codes, condition=rng.normal(size=(90, 2)))
     many.fit_counts(codes, condition=torch.ones(90, 1).expand(90, 400_000))
     x = torch.from_numpy(codes[:5]).float()
-    torch.testing.assert_close(told.log_prob(x, torch.randn(5, 2, generator=torch.Generator().manual_seed(0))), alone.log_prob(x))
+    torch.testing.assert_close(
+        given.log_prob(x, torch.randn(5, 2, generator=torch.Generator().manual_seed(0))), alone.log_prob(x)
+    )
     torch.testing.assert_close(many.log_prob(x, torch.zeros(5, 400_000)), alone.log_prob(x))
 
 
@@ -340,7 +343,7 @@ def fit(prior, codes, *, n_epochs, learning_rate=2e-3, batch_size=64, condition=
     prior.fit_counts(codes[:, own])
     rows = Rows(codes.astype(np.float32), None, CPU, condition=condition)
     steps = n_epochs * -(-len(codes) // batch_size)
-    return train(prior, rows, None, Plan(batch_size, n_epochs, steps, learning_rate, "cosine", "adam", {}, seed=0, **params))
+    return train(prior, rows, None, Plan(batch_size, n_epochs, steps, learning_rate, Optimizer(), seed=0, **params))
 
 
 def markov_chain(n, length, n_embeddings, seed=0):
@@ -358,11 +361,11 @@ def held_out(prior, codes, condition=None):
         return -prior.log_prob(torch.from_numpy(codes).float(), condition).mean(0).double().numpy()
 
 
-@pytest.mark.parametrize("shape", [(16,), (4, 4)])
+@pytest.mark.parametrize("shape", [(8,), (2, 4)])
 @pytest.mark.parametrize("cls", LEARNED)
 def test_a_learned_prior_reaches_a_known_entropy(cls, shape):
-    codes, entropy = markov_chain(3000, 16, 6)
-    new, _ = markov_chain(1000, 16, 6, seed=1)
+    codes, entropy = markov_chain(3000, 8, 6)
+    new, _ = markov_chain(1000, 8, 6, seed=1)
     with PrivateRandomness(0):
         prior = cls(shape, 6, width=32, n_layers=1)
     outcome = fit(prior, codes, n_epochs=5, learning_rate=5e-3)
@@ -380,14 +383,14 @@ def test_a_learned_prior_reaches_a_known_entropy(cls, shape):
 def test_what_is_above_is_learned_from(cls):
     """Own codes repeat the code over them, moved on by the condition."""
     rng = np.random.default_rng(0)
-    upper, labels = rng.integers(0, 4, (2000, 4)), rng.integers(0, 2, 2000)
-    own = (upper[:, align((4, 4), (2, 2)).numpy()] + labels[:, None]) % 4
+    upper, labels = rng.integers(0, 4, (2000, 2)), rng.integers(0, 2, 2000)
+    own = (upper[:, align((4, 2), (2, 1)).numpy()] + labels[:, None]) % 4
     rows, condition = np.concatenate([upper, own], axis=1), np.eye(2)[labels]
     with PrivateRandomness(0):
-        prior = cls((4, 4), 4, upper=[((2, 2), 4)], n_conditions=2, width=32, n_layers=1)
-    fit(prior, rows[:1600], n_epochs=6, learning_rate=5e-3, condition=condition[:1600], own=slice(4, None))
+        prior = cls((4, 2), 4, upper=[((2, 1), 4)], n_conditions=2, width=32, n_layers=1)
+    fit(prior, rows[:1600], n_epochs=6, learning_rate=5e-3, condition=condition[:1600], own=slice(2, None))
     nats = held_out(prior, rows[1600:], torch.from_numpy(condition[1600:]).float())
-    assert nats.shape == (16,)
+    assert nats.shape == (8,)
     assert nats.max() < 0.05
 
 
@@ -494,7 +497,7 @@ def test_heads_divide_the_width(cls):
 @pytest.mark.parametrize("cls", ALL)
 def test_common_face(cls):
     prior = make(cls, (3, 2), 4, upper=[((2,), 3), ((2, 2), 5)], n_conditions=2)
-    assert isinstance(prior, CodePrior)
+    assert isinstance(prior, CodePriorModule)
     assert prior.learns == (cls in LEARNED)
     assert (prior.n_codes, prior.n_upper, prior.n_features) == (6, 6, 12)
     assert prior.row_floats > 0

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from skvae import functional as fn
-from skvae.modules import LIKELIHOODS, AutoEncoderModule, Batch, ContractiveModule, Conv, Net
+from skvae.modules import LIKELIHOODS, MLP, AutoEncoderModule, Batch, ContractiveModule, Conv, Net
 
 N_ROWS, N_FEATURES, N_COMPONENTS = 12, 5, 2
 
@@ -128,7 +128,7 @@ def test_many_probes_come_close_on_a_deep_network(hessian):
     ("params", "expected"),
     [
         ({"hidden_layer_sizes": (), "code_activation": "sigmoid"}, "analytic"),
-        ({"hidden_layer_sizes": (), "code_activation": "tanh", "tied_weights": True}, "analytic"),
+        ({"hidden_layer_sizes": (), "code_activation": "tanh", "decoder": "tied"}, "analytic"),
         ({"hidden_layer_sizes": ()}, "analytic"),
         ({"encoder": Net(nn.Linear)}, "analytic"),
         ({"hidden_layer_sizes": (), "code_activation": "relu"}, "exact"),
@@ -172,9 +172,9 @@ def test_no_formula_for_other_encoders(params):
 @pytest.mark.parametrize(
     "params",
     [
-        {"normalization": "batch"},
+        {"encoder": MLP(normalization="batch")},
         {"encoder": Net(Normalized)},
-        {"normalization": "batch", "n_features": 16, "image_shape": (1, 4, 4), "encoder": Conv((3,))},
+        {"n_features": 16, "image_shape": (1, 4, 4), "encoder": Conv((3,), normalization="batch")},
     ],
     ids=str,
 )
@@ -198,7 +198,7 @@ def test_a_linear_encoder_has_no_curvature(jacobian):
 # -- gradients --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("params", [{}, {"tied_weights": True}, {"normalization": "layer"}], ids=str)
+@pytest.mark.parametrize("params", [{}, {"decoder": "tied"}, {"encoder": MLP(normalization="layer")}], ids=str)
 @pytest.mark.parametrize("jacobian", ["exact", "hutchinson"])
 def test_gradients_against_finite_differences(jacobian, params):
     module = build(jacobian=jacobian, hessian=0.5, n_features=3, hidden_layer_sizes=(4,), **params)
@@ -213,7 +213,7 @@ def test_gradients_against_finite_differences(jacobian, params):
         def forward(self):
             return sum(term.sum() for term in terms_of(self.module, batch).values())
 
-    if params.get("tied_weights"):  # swapped weights would reach the decoder, too, but only for the encoder's own module
+    if params.get("decoder"):  # swapped weights would reach the decoder, too, but only for the encoder's own module
         loss = Loss()
         gradient = torch.autograd.grad(loss(), values)
         for value, slope in zip(values, gradient, strict=True):
@@ -234,7 +234,11 @@ def test_gradients_against_finite_differences(jacobian, params):
     assert torch.autograd.gradcheck(loss, values)
 
 
-@pytest.mark.parametrize("params", [{}, {"dropout": 0.5}, {"n_features": 16, "image_shape": (1, 4, 4), "dropout": 0.5}], ids=str)
+@pytest.mark.parametrize(
+    "params",
+    [{}, {"encoder": MLP(dropout=0.5)}, {"n_features": 16, "image_shape": (1, 4, 4), "encoder": Conv(dropout=0.5)}],
+    ids=str,
+)
 @pytest.mark.parametrize("jacobian", ["exact", "hutchinson"])
 def test_dropout_and_no_grad(jacobian, params):
     module = build(jacobian=jacobian, hessian=0.5, **params)
@@ -243,7 +247,7 @@ def test_dropout_and_no_grad(jacobian, params):
         torch.manual_seed(0)
         terms = terms_of(module.train(), batch)
         again = terms_of(module, batch)
-    assert torch.equal(terms["contraction"], again["contraction"]) == ("dropout" not in params)
+    assert torch.equal(terms["contraction"], again["contraction"]) == ("encoder" not in params)
     sum(term.sum() for term in terms.values()).backward()
     assert all(torch.isfinite(weight.grad).all() for weight in module.parameters())
     module.eval()
@@ -255,7 +259,7 @@ def test_dropout_and_no_grad(jacobian, params):
 
 
 def test_rows_that_do_not_move_have_no_curvature_under_dropout():
-    module = build(hidden_layer_sizes=(50,), dropout=0.5, hessian=1.0, hessian_noise=0.0)
+    module = build(hidden_layer_sizes=(50,), encoder=MLP(dropout=0.5), hessian=1.0, hessian_noise=0.0)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         terms = terms_of(module.train(), batch_for(module))

@@ -268,7 +268,7 @@ _NEAREST = 4 * 3 * 3 * 4 * 4  # one convolution of 4 channels to 1 at 4 x 4 posi
         (Conv(channels=(4,)), {}, _DOWN + _DENSE + _DOWN),
         (Conv(channels=(4,), residual_blocks=1), {}, 2 * _DOWN + _DENSE + 2 * _BLOCK),
         (Conv(channels=(4,), upsampling="nearest"), {}, _DOWN + _DENSE + _NEAREST),
-        (Conv(channels=(4,)), {"tied_weights": True}, 2 * _DOWN + _DENSE - 16),
+        (Conv(channels=(4,)), {"decoder": "tied"}, 2 * _DOWN + _DENSE - 16),
     ],
     ids=["plain", "residual", "nearest", "tied"],
 )

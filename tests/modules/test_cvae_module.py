@@ -106,7 +106,7 @@ def test_weights_of_importance_by_their_definition(params):
 def test_score_of_a_linear_model_is_its_likelihood(prior):
     module = build(prior=prior, hidden_layer_sizes=(), encode_condition=True)
     with torch.no_grad():
-        module.likelihood.set_moment(torch.full((N_FEATURES,), 0.3))
+        module.likelihood.noise.set_moment(torch.full((N_FEATURES,), 0.3))
     batch = batch_for(module, 3, n_draws=20_000)
     weight, bias = (parameter.detach() for parameter in module.decoder[0].parameters())
     loading, offset = weight[:, :N_COMPONENTS], weight[:, N_COMPONENTS:]

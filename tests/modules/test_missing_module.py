@@ -7,7 +7,16 @@ from scipy import stats
 
 from skvae import modules
 from skvae.data.columns import ColumnStatistics
-from skvae.modules import MECHANISMS, Batch, Gaussian, Laplace, LatentModule, MaskModel, MIWAEModule, VAEModule
+from skvae.modules import (
+    MECHANISMS,
+    Batch,
+    GaussianLikelihood,
+    LaplaceLikelihood,
+    LatentModule,
+    MaskModel,
+    MIWAEModule,
+    VAEModule,
+)
 
 N, D = 40, 4
 TAKING_MISSING = [cls for cls in vars(modules).values() if isinstance(cls, type) and issubclass(cls, LatentModule)]
@@ -55,11 +64,11 @@ def test_columns_are_measured_where_they_are_observed():
             np.testing.assert_allclose(getattr(found, name)[j], getattr(alone, name)[0])
 
 
-@pytest.mark.parametrize("cls", [Gaussian, Laplace])
+@pytest.mark.parametrize("cls", [GaussianLikelihood, LaplaceLikelihood])
 def test_masked_likelihood_is_that_of_the_columns_left(cls):
     X = np.random.default_rng(0).normal(size=(30, 3)) * [1.0, 10.0, 0.1] + 2
     likelihood = cls(3).double().fit(X)
-    likelihood.set_moment(torch.tensor([0.5, 0.2, 0.8], dtype=torch.float64))
+    likelihood.noise.set_moment(torch.tensor([0.5, 0.2, 0.8], dtype=torch.float64))
     target, output = likelihood.standardize(X).double(), normal(30, 3).double()
     alone = cls(2).double().fit(X[:, :2])
     alone.set_moment(torch.tensor([0.5, 0.2], dtype=torch.float64))
@@ -70,7 +79,7 @@ def test_masked_likelihood_is_that_of_the_columns_left(cls):
 
 @pytest.mark.parametrize("noise", ["feature", "shared"])
 def test_noise_goes_to_the_mean_energy_of_what_is_observed(noise):
-    likelihood = Gaussian(2, noise)
+    likelihood = GaussianLikelihood(2, noise)
     likelihood.fit(np.random.default_rng(0).normal(size=(50, 2)))
     rates = torch.tensor([0.9, 0.3])
     generator = torch.Generator().manual_seed(0)
@@ -79,9 +88,9 @@ def test_noise_goes_to_the_mean_energy_of_what_is_observed(noise):
         residual = torch.randn((64, 2), generator=generator) * scale
         mask = torch.rand((64, 2), generator=generator) < rates
         energy = likelihood.energies(residual, torch.zeros(64, 2), mask)
-        likelihood.update_noise(0.01, energy.mean(0), mask.float().mean(0))
+        likelihood.noise.update(0.01, energy.mean(0), mask.float().mean(0))
         if step >= 500:
-            found.append(likelihood.moment.clone())
+            found.append(likelihood.noise.moment.clone())
     energy = scale.square()
     expected = energy if noise == "feature" else ((energy * rates).sum() / rates.sum()).expand(2)
     torch.testing.assert_close(torch.stack(found).mean(0), expected, rtol=0.03, atol=0)
@@ -124,9 +133,9 @@ def test_gradients_reach_every_parameter(mechanism):
     terms, learned = loss_of(module, batch_for(module, mask))
     terms["reconstruction"].mean().backward()
     assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in module.parameters())
-    before = module.likelihood.moment.clone()
+    before = module.likelihood.noise.moment.clone()
     module.after_step(learned)
-    assert not torch.equal(module.likelihood.moment, before)
+    assert not torch.equal(module.likelihood.noise.moment, before)
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
@@ -187,10 +196,10 @@ def test_known_signs_are_kept(sign, direction):
     assert torch.sign(slope).item() == direction
 
 
-@pytest.mark.parametrize("cls", [Gaussian, Laplace])
+@pytest.mark.parametrize("cls", [GaussianLikelihood, LaplaceLikelihood])
 def test_draws_by_normal_numbers_follow_the_likelihood(cls):
     likelihood = cls(1).fit(np.random.default_rng(0).normal(size=(50, 1)))
     drawn = likelihood.scatter_by(torch.zeros(20000, 1), normal(20000, 1))[:, 0].numpy()
-    distribution = {Gaussian: stats.norm, Laplace: stats.laplace}[cls]
-    scale = float(likelihood.noise_scale()[0] / likelihood.scale[0])
+    distribution = {GaussianLikelihood: stats.norm, LaplaceLikelihood: stats.laplace}[cls]
+    scale = float(likelihood.noise_scale()[0] / likelihood.units.scale[0])
     assert stats.kstest(drawn, distribution(scale=scale).cdf).pvalue > 1e-3

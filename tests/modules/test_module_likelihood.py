@@ -8,18 +8,18 @@ from scipy.special import expit, logit
 from sklearn.datasets import load_digits
 
 from skvae.data.columns import ColumnStatistics
-from skvae.modules import LIKELIHOODS, NOISE_MODES, Bernoulli, Gaussian, Laplace, Likelihood
+from skvae.modules import LIKELIHOODS, NOISE_MODES, BernoulliLikelihood, GaussianLikelihood, LaplaceLikelihood, Likelihood
 
 N_ROWS, N_FEATURES, CONSTANT = 60, 5, 3
-CONTINUOUS = [Gaussian, Laplace]
-ALL = [*CONTINUOUS, Bernoulli]
-DENSITIES = {Gaussian: stats.norm, Laplace: stats.laplace}
+CONTINUOUS = [GaussianLikelihood, LaplaceLikelihood]
+ALL = [*CONTINUOUS, BernoulliLikelihood]
+DENSITIES = {GaussianLikelihood: stats.norm, LaplaceLikelihood: stats.laplace}
 
 
 def rows_for(likelihood_class):
     """Rows in different units, or in [0, 1], with a constant column."""
     rng = np.random.default_rng(0)
-    if likelihood_class is Bernoulli:
+    if likelihood_class is BernoulliLikelihood:
         X = (rng.random((N_ROWS, N_FEATURES)) < 0.4).astype(float)
     else:
         X = rng.normal(size=(N_ROWS, N_FEATURES)) * [1.0, 100.0, 1e-3, 0.0, 7.0] + [0.0, 1e4, 0.0, 0.0, -5.0]
@@ -37,16 +37,16 @@ def fitted(likelihood_class, X=None, noise="auto", moment=None, **fit_params):
     X = rows_for(likelihood_class) if X is None else X
     likelihood = likelihood_class(X.shape[1], noise).double().fit(X, **fit_params)
     if moment is not None:
-        likelihood.set_moment(torch.as_tensor(moment, dtype=torch.float64))
+        likelihood.noise.set_moment(torch.as_tensor(moment, dtype=torch.float64))
     return likelihood
 
 
 def standardized(likelihood, X):
-    return torch.from_numpy((X - likelihood.shift) / likelihood.scale)
+    return torch.from_numpy((X - likelihood.units.constant) / likelihood.units.scale)
 
 
 def target_for(likelihood, X):
-    return torch.from_numpy(X) if isinstance(likelihood, Bernoulli) else standardized(likelihood, X)
+    return torch.from_numpy(X) if isinstance(likelihood, BernoulliLikelihood) else standardized(likelihood, X)
 
 
 MOMENTS = [0.2, 0.5, 0.03, 0.7, 2.0]
@@ -63,9 +63,13 @@ def continuous(request):
 
 
 def test_registry():
-    assert LIKELIHOODS == {"gaussian": Gaussian, "laplace": Laplace, "bernoulli": Bernoulli}
+    assert {name: spec.module_class for name, spec in LIKELIHOODS.items()} == {
+        "gaussian": GaussianLikelihood,
+        "laplace": LaplaceLikelihood,
+        "bernoulli": BernoulliLikelihood,
+    }
     assert NOISE_MODES == ("auto", "feature", "shared")
-    assert all(issubclass(cls, Likelihood) for cls in LIKELIHOODS.values())
+    assert all(issubclass(spec.module_class, Likelihood) for spec in LIKELIHOODS.values())
 
 
 # -- scores in the units of the data ----------------------------------------------------------------------------------
@@ -82,9 +86,9 @@ def test_nll_is_that_of_scipy(continuous, noise):
 
 
 def test_bernoulli_nll_is_that_of_scipy():
-    X = rows_for(Bernoulli)
+    X = rows_for(BernoulliLikelihood)
     X[:, CONSTANT] = 1.0
-    likelihood, output = fitted(Bernoulli, X), outputs()
+    likelihood, output = fitted(BernoulliLikelihood, X), outputs()
     expected = stats.bernoulli.logpmf(X.astype(int), expit(output.numpy())).sum(1)
     np.testing.assert_allclose(-likelihood.nll(torch.from_numpy(X), output).numpy(), expected, rtol=1e-9)
 
@@ -137,7 +141,7 @@ def test_large_offsets_keep_their_digits(continuous):
 @pytest.mark.parametrize("container", [np.array, sparse.csr_array, sparse.csr_matrix], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64, bool])
 def test_rows_of_any_kind(likelihood_class, container, dtype):
-    X = (rows_for(Bernoulli) > 0.5).astype(dtype)
+    X = (rows_for(BernoulliLikelihood) > 0.5).astype(dtype)
     likelihood = likelihood_class(N_FEATURES).fit(container(X))
     expected = target_for(likelihood, X.astype(float)).float()
     torch.testing.assert_close(likelihood.standardize(container(X)), expected, rtol=0.0, atol=0.0)
@@ -158,7 +162,7 @@ def test_X_is_left_alone(likelihood_class, writeable):
     likelihood = likelihood_class(N_FEATURES).fit(X)
     likelihood.standardize(X).zero_()
     likelihood.deviance(X, outputs())
-    likelihood.largest_entry(X)
+    likelihood.units.largest_entry(X)
     likelihood.check(X)
     np.testing.assert_array_equal(X, before)
 
@@ -175,8 +179,8 @@ def test_weights_are_repetitions(likelihood_class):
 def test_largest_entry(continuous):
     X = rows_for(continuous)
     likelihood = fitted(continuous, X)
-    X[17, 4] = likelihood.shift[4] - 1e6 * likelihood.scale[4]
-    size, column = likelihood.largest_entry(X)
+    X[17, 4] = likelihood.units.constant[4] - 1e6 * likelihood.units.scale[4]
+    size, column = likelihood.units.largest_entry(X)
     assert size == pytest.approx(1e6)
     assert column == 4
 
@@ -193,7 +197,7 @@ def test_mean_in_the_units_of_the_data(continuous):
 
 
 def test_mean_of_bernoulli_is_the_probability():
-    mean, varying = fitted(Bernoulli).mean(outputs()), np.arange(N_FEATURES) != CONSTANT
+    mean, varying = fitted(BernoulliLikelihood).mean(outputs()), np.arange(N_FEATURES) != CONSTANT
     np.testing.assert_allclose(mean[:, varying], expit(outputs().numpy())[:, varying], rtol=1e-9)
 
 
@@ -239,7 +243,7 @@ def test_draws_follow_the_distribution(continuous):
 
 def test_draws_of_bernoulli():
     output = outputs(1).expand(20_000, N_FEATURES)
-    draws, varying = fitted(Bernoulli).draw(output, torch.Generator().manual_seed(0)), np.arange(N_FEATURES) != CONSTANT
+    draws, varying = fitted(BernoulliLikelihood).draw(output, torch.Generator().manual_seed(0)), np.arange(N_FEATURES) != CONSTANT
     assert set(np.unique(draws[:, varying])) == {0.0, 1.0}
     np.testing.assert_allclose(draws.mean(0)[varying], expit(output[0].numpy())[varying], atol=0.02)
 
@@ -260,7 +264,7 @@ def test_deviance_formula(continuous):
     X = rows_for(continuous)
     likelihood, output = fitted(continuous, X, moment=MOMENTS), outputs()
     z = (X - likelihood.mean(output)) / likelihood.noise_scale()
-    expected = 0.5 * z**2 if continuous is Gaussian else np.abs(z)
+    expected = 0.5 * z**2 if continuous is GaussianLikelihood else np.abs(z)
     np.testing.assert_allclose(likelihood.deviance(X, output), expected, rtol=1e-9)
 
 
@@ -268,9 +272,9 @@ def test_deviance_formula_of_bernoulli():
     X = np.random.default_rng(0).random((N_ROWS, N_FEATURES))
     p = expit(outputs().numpy())
     expected = X * np.log(X / p) + (1.0 - X) * np.log((1.0 - X) / (1.0 - p))
-    np.testing.assert_allclose(fitted(Bernoulli, X).deviance(X, outputs()), expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(fitted(BernoulliLikelihood, X).deviance(X, outputs()), expected, rtol=1e-9, atol=1e-12)
     binary = (X > 0.5).astype(float)
-    deviance = fitted(Bernoulli, binary).deviance(binary, outputs())
+    deviance = fitted(BernoulliLikelihood, binary).deviance(binary, outputs())
     np.testing.assert_allclose(deviance, -stats.bernoulli.logpmf(binary.astype(int), p), rtol=1e-9)
 
 
@@ -289,7 +293,7 @@ def test_deviance_is_what_a_row_falls_short_of_the_best(likelihood_class):
     X = np.random.default_rng(0).random((N_ROWS, N_FEATURES))
     likelihood = fitted(likelihood_class, X)
     target = target_for(likelihood, X)
-    best = torch.from_numpy(logit(X)) if likelihood_class is Bernoulli else target
+    best = torch.from_numpy(logit(X)) if likelihood_class is BernoulliLikelihood else target
     deviance = likelihood.deviance(X, outputs())
     assert deviance.min() > 0.0
     shortfall = likelihood.nll(target, outputs()) - likelihood.nll(target, best)
@@ -304,16 +308,16 @@ def test_deviance_is_what_a_row_falls_short_of_the_best(likelihood_class):
 
 def energies(likelihood, X, output):
     """Mean energy of every column, in standardized units, by hand."""
-    residual = (X - likelihood.mean(output)) / likelihood.scale
-    return residual**2 if isinstance(likelihood, Gaussian) else np.abs(residual)
+    residual = (X - likelihood.mean(output)) / likelihood.units.scale
+    return residual**2 if isinstance(likelihood, GaussianLikelihood) else np.abs(residual)
 
 
 def scale_of(likelihood, moment):
-    return likelihood.scale * (np.sqrt(moment) if isinstance(likelihood, Gaussian) else moment)
+    return likelihood.units.scale * (np.sqrt(moment) if isinstance(likelihood, GaussianLikelihood) else moment)
 
 
 def update(likelihood, target, output, share, rate):
-    likelihood.update_noise(rate, share @ likelihood.energies(target, output))
+    likelihood.noise.update(rate, share @ likelihood.energies(target, output))
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -341,12 +345,12 @@ def test_the_updated_noise_is_the_most_likely_one(continuous):
     likelihood = fitted(continuous, X)
     target, share = standardized(likelihood, X), torch.full((N_ROWS,), 1.0 / N_ROWS, dtype=torch.float64)
     update(likelihood, target, output, share, 1.0)
-    best, moment = likelihood.nll(target, output).mean().item(), likelihood.moment.clone()
+    best, moment = likelihood.nll(target, output).mean().item(), likelihood.noise.moment.clone()
     for j in set(range(N_FEATURES)) - {CONSTANT}:
         for factor in (0.9, 1.1):
             changed = moment.clone()
             changed[j] *= factor
-            likelihood.set_moment(changed)
+            likelihood.noise.set_moment(changed)
             assert likelihood.nll(target, output).mean().item() > best
 
 
@@ -360,11 +364,11 @@ def test_the_slope_in_the_weights_is_the_mean_energy(continuous):
 
 def test_columns_that_a_batch_has_not_keep_their_noise(continuous):
     likelihood = fitted(continuous, moment=MOMENTS)
-    before, observed = likelihood.moment.clone(), torch.tensor([1.0, 0.0, 0.5, 0.0, 1.0], dtype=torch.float64)
-    likelihood.update_noise(0.5, 3.0 * before * observed, observed)
-    torch.testing.assert_close(likelihood.moment, before + 0.5 * observed * 2.0 * before)
-    likelihood.update_noise(0.5, torch.zeros_like(before), torch.zeros_like(before))
-    torch.testing.assert_close(likelihood.moment, before + 0.5 * observed * 2.0 * before)
+    before, observed = likelihood.noise.moment.clone(), torch.tensor([1.0, 0.0, 0.5, 0.0, 1.0], dtype=torch.float64)
+    likelihood.noise.update(0.5, 3.0 * before * observed, observed)
+    torch.testing.assert_close(likelihood.noise.moment, before + 0.5 * observed * 2.0 * before)
+    likelihood.noise.update(0.5, torch.zeros_like(before), torch.zeros_like(before))
+    torch.testing.assert_close(likelihood.noise.moment, before + 0.5 * observed * 2.0 * before)
 
 
 @pytest.mark.parametrize("noise", ["auto", "feature", "shared"])
@@ -376,15 +380,17 @@ def test_floor(continuous, noise):
     assert (floor > 0.0).all()
     np.testing.assert_allclose(likelihood.noise_scale() * DENSITIES[continuous].std(), floor, rtol=1e-9)
     above = likelihood.noise_scale() * 1.5
-    likelihood.set_moment(torch.from_numpy((above / likelihood.scale) ** (2 if continuous is Gaussian else 1)))
+    likelihood.noise.set_moment(
+        torch.from_numpy((above / likelihood.units.scale) ** (2 if continuous is GaussianLikelihood else 1))
+    )
     if noise != "shared":
         np.testing.assert_allclose(likelihood.noise_scale(), above, rtol=1e-9)
 
 
 def test_noise_starts_at_the_spread_of_the_data():
-    X = rows_for(Gaussian)
+    X = rows_for(GaussianLikelihood)
     varying = np.arange(N_FEATURES) != CONSTANT
-    np.testing.assert_allclose(fitted(Gaussian, X).noise_scale()[varying], X.std(0)[varying], rtol=1e-9)
+    np.testing.assert_allclose(fitted(GaussianLikelihood, X).noise_scale()[varying], X.std(0)[varying], rtol=1e-9)
 
 
 @pytest.mark.parametrize("noise", [0.5, 1e-7, 3])
@@ -392,19 +398,19 @@ def test_fixed_noise(continuous, noise):
     likelihood = fitted(continuous, noise=noise)
     assert not likelihood.learns_noise
     np.testing.assert_allclose(likelihood.noise_scale(), noise, rtol=1e-9)
-    likelihood.start_training()
-    likelihood.blend_moment(torch.ones(N_FEATURES, dtype=torch.float64), 0.5)
+    likelihood.noise.start_training()
+    likelihood.noise.blend(torch.ones(N_FEATURES, dtype=torch.float64), 0.5)
     np.testing.assert_allclose(likelihood.noise_scale(), noise, rtol=1e-9)
 
 
 @pytest.mark.parametrize("noise", NOISE_MODES)
 def test_who_learns_noise(continuous, noise):
     assert continuous(3, noise).learns_noise
-    assert not Bernoulli(3, noise).learns_noise
+    assert not BernoulliLikelihood(3, noise).learns_noise
 
 
 def test_bernoulli_has_no_noise():
-    np.testing.assert_array_equal(fitted(Bernoulli).noise_scale(), np.zeros(N_FEATURES))
+    np.testing.assert_array_equal(fitted(BernoulliLikelihood).noise_scale(), np.zeros(N_FEATURES))
 
 
 # -- one noise for all columns ----------------------------------------------------------------------------------------
@@ -429,10 +435,10 @@ def test_auto_on_pixels_is_shared_in_training_and_fitted_per_column(continuous):
     X = load_digits().data
     likelihood = fitted(continuous, X)
     moment = torch.linspace(0.1, 2.0, 64, dtype=torch.float64)
-    assert likelihood.shared
-    likelihood.set_moment(moment)
+    assert likelihood.noise.is_shared
+    likelihood.noise.set_moment(moment)
     assert likelihood.noise_scale() == pytest.approx(scale_of(likelihood, moment.numpy()))
-    likelihood.start_training()
+    likelihood.noise.start_training()
     np.testing.assert_allclose(likelihood.noise_scale(), scale_of(likelihood, moment.mean().item()), rtol=1e-9)
 
     share = torch.full((len(X),), 1.0 / len(X), dtype=torch.float64)
@@ -446,9 +452,9 @@ def test_auto_on_pixels_is_shared_in_training_and_fitted_per_column(continuous):
 def test_tables_keep_one_noise_per_column_in_training(continuous, noise):
     likelihood = fitted(continuous, noise=noise, moment=MOMENTS)
     before = likelihood.noise_scale()
-    likelihood.start_training()
+    likelihood.noise.start_training()
     np.testing.assert_array_equal(likelihood.noise_scale(), before)
-    assert not likelihood.shared
+    assert not likelihood.noise.is_shared
 
 
 def test_feature_noise_on_pixels(continuous):
@@ -464,26 +470,26 @@ def test_expected_energy(continuous, residual, variance):
     assert likelihood.expected_energy(torch.zeros(1), torch.zeros(1)).item() == pytest.approx(0.0, abs=1e-30)
     grid = np.linspace(-12.0, 12.0, 100_001)
     energy = torch.from_numpy(residual + np.sqrt(variance) * grid)
-    energy = energy**2 if continuous is Gaussian else energy.abs()
+    energy = energy**2 if continuous is GaussianLikelihood else energy.abs()
     expected = np.trapezoid(energy.numpy() * stats.norm.pdf(grid), grid)
     found = likelihood.expected_energy(torch.tensor(residual, dtype=torch.float64), torch.tensor(variance, dtype=torch.float64))
     assert found.item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_distortion_is_half_the_squared_error_in_standard_deviations():
-    X = rows_for(Gaussian)
+    X = rows_for(GaussianLikelihood)
     X[:, 1] = np.arange(N_ROWS) == 7  # a column whose standardized unit is wider than its spread
-    likelihood, output = fitted(Gaussian, X, moment=MOMENTS), outputs()
+    likelihood, output = fitted(GaussianLikelihood, X, moment=MOMENTS), outputs()
     varying = np.arange(N_FEATURES) != CONSTANT
     z = ((X - likelihood.mean(output))[:, varying]) / X.std(0)[varying]
-    assert likelihood.scale[1] > 2.0 * X[:, 1].std()
+    assert likelihood.units.scale[1] > 2.0 * X[:, 1].std()
     distortion = likelihood.distortion(standardized(likelihood, X), output).numpy()
     np.testing.assert_allclose(distortion, 0.5 * (z**2).sum(1), rtol=1e-9)
 
 
 def test_distortion_of_laplace_is_the_absolute_error_in_standard_deviations():
-    X = rows_for(Laplace)
-    likelihood, output = fitted(Laplace, X, moment=MOMENTS), outputs()
+    X = rows_for(LaplaceLikelihood)
+    likelihood, output = fitted(LaplaceLikelihood, X, moment=MOMENTS), outputs()
     varying = np.arange(N_FEATURES) != CONSTANT
     z = ((X - likelihood.mean(output))[:, varying]) / X.std(0)[varying]
     distortion = likelihood.distortion(standardized(likelihood, X), output).numpy()
@@ -491,27 +497,27 @@ def test_distortion_of_laplace_is_the_absolute_error_in_standard_deviations():
 
 
 def test_distortion_of_bernoulli_is_the_cross_entropy():
-    X = rows_for(Bernoulli)
-    likelihood = fitted(Bernoulli, X)
+    X = rows_for(BernoulliLikelihood)
+    likelihood = fitted(BernoulliLikelihood, X)
     torch.testing.assert_close(
         likelihood.distortion(torch.from_numpy(X), outputs()), likelihood.nll(torch.from_numpy(X), outputs())
     )
 
 
-@pytest.mark.parametrize("cls", [Gaussian, Bernoulli])
+@pytest.mark.parametrize("cls", [GaussianLikelihood, BernoulliLikelihood])
 def test_information_is_the_curvature_of_the_nll(cls):
     X = np.random.default_rng(0).random((1, N_FEATURES))
     likelihood = cls(N_FEATURES).double()
-    if cls is Gaussian:
-        likelihood.set_moment(torch.tensor(MOMENTS, dtype=torch.float64))
+    if cls is GaussianLikelihood:
+        likelihood.noise.set_moment(torch.tensor(MOMENTS, dtype=torch.float64))
     output = outputs(1)[0]
     curvature = torch.autograd.functional.hessian(lambda o: likelihood.nll(torch.from_numpy(X), o.unsqueeze(0)).sum(), output)
     torch.testing.assert_close(likelihood.information(output), curvature.diagonal())
 
 
 def test_information_of_laplace_is_the_inverse_variance():
-    likelihood = fitted(Laplace, moment=MOMENTS)
-    variance = 2.0 * (likelihood.noise_scale() / likelihood.scale) ** 2
+    likelihood = fitted(LaplaceLikelihood, moment=MOMENTS)
+    variance = 2.0 * (likelihood.noise_scale() / likelihood.units.scale) ** 2
     np.testing.assert_allclose(likelihood.information(outputs()).numpy(), 1.0 / variance, rtol=1e-9)
 
 
@@ -519,7 +525,7 @@ def test_residual(likelihood_class):
     X = rows_for(likelihood_class)
     likelihood, varying = fitted(likelihood_class, X), np.arange(N_FEATURES) != CONSTANT
     residual = likelihood.residual(target_for(likelihood, X), outputs()).numpy()
-    expected = (X - likelihood.mean(outputs())) / likelihood.scale
+    expected = (X - likelihood.mean(outputs())) / likelihood.units.scale
     np.testing.assert_allclose(residual[:, varying], expected[:, varying], rtol=1e-6)
 
 
@@ -539,13 +545,13 @@ def test_residual(likelihood_class):
 )
 def test_bernoulli_refuses_what_is_not_a_probability(X, mentions_pixels):
     with pytest.raises(ValueError, match=rf"\[0, 1\], but X ranges from {X.min():g} to {X.max():g}") as caught:
-        Bernoulli(2).check(X)
+        BernoulliLikelihood(2).check(X)
     assert ("divided by 255" in str(caught.value)) == mentions_pixels
 
 
 def test_check_lets_pass_what_fits(likelihood_class):
     likelihood_class(2).check(np.array([[0.0, 1.0], [0.3, 0.5]]))
-    Gaussian(2).check(np.array([[-1e9, 300.0]]))
+    GaussianLikelihood(2).check(np.array([[-1e9, 300.0]]))
 
 
 @pytest.mark.parametrize("noise", ["auto", "shared", 0.7])

@@ -9,7 +9,7 @@ from scipy import stats
 from torch import distributions, nn
 
 from skvae import modules
-from skvae.modules import LIKELIHOODS, AutoEncoderModule, Batch, CVAEModule, LatentModule, Net, VAEModule
+from skvae.modules import LIKELIHOODS, AutoEncoderModule, Batch, CVAEModule, Gaussian, LatentModule, Net, VAEModule
 from skvae.modules.posterior import LaplacePosterior
 
 N_ROWS, N_FEATURES, N_COMPONENTS, N_CONDITIONS = 12, 5, 2, 3
@@ -103,7 +103,7 @@ def terms_of(module, batch, **schedule):
 
 
 def standardized(module, X):
-    return torch.from_numpy((X - module.likelihood.shift) / module.likelihood.scale)
+    return torch.from_numpy((X - module.likelihood.units.constant) / module.likelihood.units.scale)
 
 
 def total(terms, weight):
@@ -239,11 +239,11 @@ def test_a_step_takes_what_the_loss_returned_and_nothing_else(make):
     after = state_of(module)
     assert all(torch.equal(value, after[name]) for name, value in state_of(twin).items())
     assert all(torch.equal(before[name], after[name]) for name, _ in module.named_parameters())
-    assert ("energy" in learned) != torch.equal(after["likelihood.moment"], before["likelihood.moment"])
+    assert ("energy" in learned) != torch.equal(after["likelihood.noise.moment"], before["likelihood.noise.moment"])
     quiet = module.eval().loss(batch, at(module, 1.0)).learned
     assert "energy" not in quiet
     module.after_step(quiet)
-    assert torch.equal(module.likelihood.moment, after["likelihood.moment"])
+    assert torch.equal(module.likelihood.noise.moment, after["likelihood.noise.moment"])
     fixed = make(noise=0.5).train()
     assert "energy" not in fixed.loss(batch, at(fixed, 1.0)).learned
 
@@ -409,7 +409,7 @@ def test_autoencoder_loss_does_not_know_the_noise():
     module = build(AutoEncoderModule)
     batch = batch_for(module)
     before = terms_of(module, batch)["reconstruction"]
-    module.likelihood.set_moment(torch.full((N_FEATURES,), 0.01))
+    module.likelihood.noise.set_moment(torch.full((N_FEATURES,), 0.01))
     assert torch.equal(terms_of(module, batch)["reconstruction"], before)
 
 
@@ -426,8 +426,8 @@ def linear_gaussian_model(cls=AutoEncoderModule):
 def marginal(module, codes):
     """Return the exact law of rows, in the units of the data."""
     layer, likelihood = module.decoder[0], module.likelihood
-    slope = likelihood.scale[:, None] * layer.weight.detach().numpy()
-    location = likelihood.shift + likelihood.scale * layer.bias.detach().numpy() + slope @ codes.mean
+    slope = likelihood.units.scale[:, None] * layer.weight.detach().numpy()
+    location = likelihood.units.constant + likelihood.units.scale * layer.bias.detach().numpy() + slope @ codes.mean
     return stats.multivariate_normal(location, slope @ codes.cov @ slope.T + np.diag(likelihood.noise_scale() ** 2))
 
 
@@ -463,7 +463,7 @@ def test_autoencoder_proposal_is_normal_with_the_density_it_states():
     z, log_q = z[0].numpy(), log_q[0].numpy()
     # The posterior of a linear Gaussian model.
     slope = module.decoder[0].weight.detach().numpy()
-    noise = module.likelihood.noise_scale() / module.likelihood.scale
+    noise = module.likelihood.noise_scale() / module.likelihood.units.scale
     precision = np.linalg.inv(codes.cov) + slope.T @ (slope / noise[:, None] ** 2)
     residual = x[0].numpy() - module.decoder[0].bias.detach().numpy()
     mean = np.linalg.solve(precision, np.linalg.solve(codes.cov, codes.mean) + slope.T @ (residual / noise**2))
@@ -480,7 +480,7 @@ def test_autoencoder_proposal_serves_every_likelihood(likelihood):
     with torch.no_grad():
         for parameter in module.decoder.parameters():
             parameter.mul_(2.0)
-        module.likelihood.set_moment(torch.full((8,), 0.1 if likelihood == "gaussian" else 0.3))
+        module.likelihood.noise.set_moment(torch.full((8,), 0.1 if likelihood == "gaussian" else 0.3))
         codes = randn(64, N_COMPONENTS)
         X = module.likelihood.draw(module.decode(codes, Batch.of_codes(codes)), torch.Generator().manual_seed(0))
         module.encoder[-1].weight.zero_()  # all codes in the middle: the proposal has to find the rest
@@ -505,12 +505,14 @@ def autoencoder_for(X, loadings, **params):
     """Make an autoencoder that knows the loadings and whose codes are least squares."""
     module = build(AutoEncoderModule, n_features=8, hidden_layer_sizes=(), **params)
     module.likelihood.fit(X)
-    slope = torch.from_numpy(loadings / module.likelihood.scale[:, None])
+    slope = torch.from_numpy(loadings / module.likelihood.units.scale[:, None])
     with torch.no_grad():
         module.encoder[0].weight.copy_(torch.linalg.pinv(slope))
         module.encoder[0].bias.zero_()
         module.decoder[0].weight.copy_(slope)
-        module.decoder[0].bias.copy_(torch.from_numpy((X.mean(0) - module.likelihood.shift) / module.likelihood.scale))
+        module.decoder[0].bias.copy_(
+            torch.from_numpy((X.mean(0) - module.likelihood.units.constant) / module.likelihood.units.scale)
+        )
     module.prior.fit(np.zeros(N_COMPONENTS), np.eye(N_COMPONENTS))
     return module
 
@@ -554,18 +556,18 @@ def test_autoencoder_laplace_noise_is_close():
     batch = for_score(module, standardized(module, X[:500]), 500)
     with torch.no_grad():
         score = module.log_prob(batch).mean().item()
-        module.likelihood.set_moment(torch.from_numpy(SPREAD / module.likelihood.scale))
+        module.likelihood.noise.set_moment(torch.from_numpy(SPREAD / module.likelihood.units.scale))
         assert score > module.log_prob(batch).mean().item() - 0.1
 
 
 def test_autoencoder_recovers_one_noise_for_all():
     X, loadings = factor_model(lambda rng, shape: 5.0 * rng.normal(size=shape))
-    found = fit_noise(autoencoder_for(X, loadings, noise="shared"), X)
+    found = fit_noise(autoencoder_for(X, loadings, likelihood=Gaussian("shared")), X)
     np.testing.assert_allclose(found, found[0], rtol=1e-12)
     assert found[0] == pytest.approx(5.0, rel=0.02)
 
 
-@pytest.mark.parametrize("params", [{"noise": 0.25}, {"likelihood": "bernoulli"}], ids=["fixed", "bernoulli"])
+@pytest.mark.parametrize("params", [{"likelihood": Gaussian(0.25)}, {"likelihood": "bernoulli"}], ids=["fixed", "bernoulli"])
 @pytest.mark.parametrize("cls", [AutoEncoderModule, VAEModule])
 def test_noise_that_is_not_learned_stays(cls, params):
     module = build(cls, **params)
@@ -624,16 +626,16 @@ def test_vae_without_beta_has_the_gradient_of_the_reconstruction():
         ({"beta": 3.0}, 0.0, {0.0: {"beta": 3.0}, 0.5: {"beta": 3.0}}),
         ({"beta": 3.0, "kl_warmup": 0.5}, 0.5, {0.0: {"beta": 0.0}, 0.25: {"beta": 1.5}, 0.5: {"beta": 3.0}, 1.0: {"beta": 3.0}}),
         (
-            {"beta": 3.0, "capacity": 8.0, "capacity_warmup": 0.8},
+            {"beta": 3.0, "capacity": 8.0, "kl_warmup": 0.8},
             0.8,
             {
-                0.0: {"beta": 3.0, "capacity": 0.0},
-                0.2: {"beta": 3.0, "capacity": 2.0},
+                0.0: {"beta": 0.0, "capacity": 0.0},
+                0.2: {"beta": 0.75, "capacity": 2.0},
                 0.8: {"beta": 3.0, "capacity": 8.0},
                 1.0: {"beta": 3.0, "capacity": 8.0},
             },
         ),
-        ({"capacity": 8.0, "capacity_warmup": 0.0}, 0.0, {0.0: {"beta": 1.0, "capacity": 8.0}}),
+        ({"capacity": 8.0, "kl_warmup": 0.0}, 0.0, {0.0: {"beta": 1.0, "capacity": 8.0}}),
     ],
     ids=["default", "beta", "warm-up", "capacity", "capacity at once"],
 )

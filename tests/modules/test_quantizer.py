@@ -38,7 +38,8 @@ def step(vq, x, weight=None, optimizer=None):
     if optimizer is not None:
         optimizer.zero_grad()
         quantized.codebook.mean().backward()
-    vq.after_step()
+    if vq.training:
+        vq.after_step(quantized.learned)
     if optimizer is not None:
         optimizer.step()
     return quantized
@@ -119,29 +120,23 @@ def test_vectors_without_weight_have_no_effect(codebook):
     assert with_far.codebook.abs().max() < 10.0
 
 
-def test_nothing_moves_in_evaluation_or_before_the_step():
-    x = blobs()[0]
+def test_nothing_moves_before_the_step_and_nothing_is_learned_in_evaluation():
+    x, ones = blobs()[0], torch.ones(400, dtype=torch.float64)
     vq = quantizer()
-    before = copy.deepcopy(tensors(vq))
-    vq.eval()
-    step(vq, x)
-    vq.train()
-    vq(x, torch.ones(400, dtype=torch.float64))
+    before, attributes = copy.deepcopy(tensors(vq)), set(vars(vq))
+    assert vq.eval()(x, ones).learned == {}
+    learned = vq.train()(x, ones).learned
     for name, value in before.items():
         assert torch.equal(vq.state_dict()[name], value)
-    vq.after_step()
+    assert set(vars(vq)) == attributes
+    vq.after_step(learned)
     assert not torch.equal(vq.codebook, before["codebook"])
-    moved = vq.codebook.clone()
-    vq.after_step()  # nothing has been seen since
-    assert torch.equal(vq.codebook, moved)
 
 
-def test_what_a_batch_leaves_are_plain_tensors():
-    vq = quantizer()
-    vq(blobs()[0].requires_grad_(), torch.ones(400, dtype=torch.float64))
-    assert all(type(left) is torch.Tensor and not left.requires_grad for left in vq._seen)
-    vq.forget()
-    assert vq._seen is None
+def test_what_is_learned_from_a_batch_are_plain_tensors():
+    learned = quantizer(standardize=True)(blobs()[0].requires_grad_(), torch.ones(400, dtype=torch.float64)).learned
+    assert set(learned) == {"vectors", "codes", "distance", "weight", "mean", "variance"}
+    assert all(type(value) is torch.Tensor and not value.requires_grad for value in learned.values())
 
 
 # -- revival ----------------------------------------------------------------------------------------------------------
@@ -171,7 +166,7 @@ def test_dead_codes_stay_dead_without_revival(codebook):
     x = blobs()[0]
     vq = quantizer(8, codebook=codebook, revive=False)
     far_away(vq)
-    for _ in range(600):
+    for _ in range(300):
         step(vq, x)
     assert len(vq.codes(x).unique()) == 1
 
@@ -304,14 +299,15 @@ def test_batches_are_standardized_as_batch_normalization_does():
     vq, norm = quantizer(10, 4, standardize=True), torch.nn.BatchNorm1d(4, eps=1e-10, affine=False).double()
     vq.set_codebook(torch.randn(10, 4))
     expected = norm(x)
-    commitment = vq(x, torch.ones(50, dtype=torch.float64)).commitment
+    quantized = vq(x, torch.ones(50, dtype=torch.float64))
+    commitment = quantized.commitment
     chosen = vq.codebook[fn.nearest_codes(expected, vq.codebook)].clone()
     torch.testing.assert_close(commitment, 0.25 * (expected - chosen).square().sum(1))
     (one,) = torch.autograd.grad(commitment.sum(), x)
     (other,) = torch.autograd.grad(0.25 * (expected - chosen).square().sum(), x)
     torch.testing.assert_close(one, other)
     assert torch.equal(vq.mean, torch.zeros(4))
-    vq.after_step()
+    vq.after_step(quantized.learned)
     torch.testing.assert_close(vq.mean, norm.running_mean)
     torch.testing.assert_close(vq.variance, 0.9 + 0.1 * x.detach().var(0, correction=0))
     # In use, by the averages, whatever the batch.

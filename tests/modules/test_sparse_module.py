@@ -209,7 +209,7 @@ class Decoder(nn.Module):
 @pytest.mark.parametrize(
     "params",
     [
-        {"tied_weights": True},
+        {"decoder": "tied"},
         {"decoder": Net(Decoder)},
         {"image_shape": (1, 4, 4), "encoder": Conv((3,))},
         {"image_shape": (1, 4, 4), "encoder": Conv((3,)), "hidden_layer_sizes": (6,)},
@@ -386,7 +386,7 @@ def linear_model(penalty, n_units, noise, n_free=None, k=2):
         inverse = np.linalg.pinv(loadings)
         module.encoder[0].weight.copy_(torch.from_numpy(inverse))
         module.encoder[0].bias.copy_(torch.from_numpy(-inverse @ bias - (0.3 if penalty == "l1" else 0.0)))
-    module.likelihood.set_moment(torch.from_numpy(variance))
+    module.likelihood.noise.set_moment(torch.from_numpy(variance))
     module.prior.fit(rate, mean, std, n_units if n_free is None else n_free)
     module.threshold.fill_(0.3)
     active = rng.random((40, n_units)) < rate

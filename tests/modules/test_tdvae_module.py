@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.distributions import Bernoulli, Laplace, Normal, kl_divergence
 
-from skvae.modules import Batch, TDVAEModule
+from skvae.modules import Batch, Gaussian, Recurrent, TDVAEModule
 from skvae.modules.tdvae import BentLinear, lengths
 
 pytestmark = pytest.mark.usefixtures("one_core")
@@ -23,13 +23,13 @@ def seeded():
 
 def build(*, spread=0.0, **params):
     """A module in double precision, whose weights are drawn where they have a spread."""
-    base = {"n_timesteps": LENGTH, "max_gap": MAX_GAP, "n_latents": 2, "n_pairs": 5, "hidden_layer_sizes": (6,)}
+    base = {"n_timesteps": LENGTH, "max_gap": MAX_GAP, "n_latents": 2, "n_pairs": 5, "hidden_layer_sizes": (6,), "encoder": "gru"}
     module = TDVAEModule(N_FEATURES, N_COMPONENTS, **{**base, **params}).double()
     if spread:
         for parameter in module.parameters():
             nn.init.normal_(parameter, std=spread)
     if module.likelihood.has_noise:
-        module.likelihood.set_moment(torch.tensor([0.5, 2.0]))
+        module.likelihood.noise.set_moment(torch.tensor([0.5, 2.0]))
     return module
 
 
@@ -43,12 +43,16 @@ def sequences(n=4, length=LENGTH):
 
 def batch_of(module, x):
     noise = {name: torch.randn(len(x), *shape, dtype=x.dtype) for name, shape in module.noise_shapes.items()}
-    return Batch(x, x, torch.ones(len(x), dtype=x.dtype), noise=noise)
+    return Batch.of(x, noise=noise)
 
 
-SCHEDULE = {"beta": 0.7, "auxiliary": 0.4}
+def terms_of(module, batch):
+    return module.loss(batch, SCHEDULE).terms
+
+
+SCHEDULE = {"beta": torch.tensor(0.7), "auxiliary": torch.tensor(0.4)}
 STRUCTURES = [
-    {"cell": cell, "n_latent_layers": n_layers, "n_recurrent_layers": n_recurrent, "hidden_layer_sizes": sizes}
+    {"encoder": Recurrent(cell, n_layers=n_recurrent), "n_latent_layers": n_layers, "hidden_layer_sizes": sizes}
     for cell, n_layers, n_recurrent, sizes in [
         ("gru", 1, 1, (6,)),
         ("lstm", 2, 1, ()),
@@ -70,7 +74,7 @@ def test_reading_goes_on_where_it_was_left(params):
     assert whole.shape == (4, LENGTH, N_COMPONENTS)
     torch.testing.assert_close(torch.cat([first, second], 1), whole)
     assert [part.shape for part in last] == module.memory_shapes(4)
-    assert len(last) == (1 if params["cell"] == "gru" else 2)
+    assert len(last) == (1 if params["encoder"].cell == "gru" else 2)
     torch.testing.assert_close(last, end)
     torch.testing.assert_close(last[0][-1], whole[:, -1])
 
@@ -78,8 +82,9 @@ def test_reading_goes_on_where_it_was_left(params):
 def test_encode_stops_where_a_sequence_does():
     module, x = build(spread=0.5), sequences()
     assert lengths(x).tolist() == [7, 6, 5, 7]
+    codes = module.encode(Batch.of(x))
     for i, length in enumerate(lengths(x)):
-        torch.testing.assert_close(module.encode(x)[i], module.read(x[i : i + 1, :length])[0][0, -1])
+        torch.testing.assert_close(codes[i], module.read(x[i : i + 1, :length])[0][0, -1])
 
 
 def test_columns_that_were_constant_are_not_read():
@@ -87,7 +92,7 @@ def test_columns_that_were_constant_are_not_read():
     module.likelihood.fit(np.column_stack([np.arange(9.0), np.full(9, 3.0)]))
     moved = x.clone()
     moved[..., 1] += 5.0
-    torch.testing.assert_close(module.encode(moved), module.encode(x))
+    torch.testing.assert_close(module.encode(Batch.of(moved)), module.encode(Batch.of(x)))
 
 
 # -- the objective, written again with torch.distributions, one pair of steps after the other -------------------------
@@ -102,7 +107,7 @@ def terms_of_a_pair(module, x, gap, second, present, past):
     """Terms of the loss for one sequence and one pair of its steps."""
     size = module.n_latents
     beliefs = torch.cat([torch.zeros(1, N_COMPONENTS, dtype=x.dtype), module.read(x[None, :second])[0][0]])
-    before, after, told = beliefs[second - gap], beliefs[second], module.gap_features.weight[gap - 1]
+    before, after, ahead = beliefs[second - gap], beliefs[second], module.gap_features.weight[gap - 1]
     later, earlier, mean, smoothing, transition = [], [], [], 0.0, 0.0
     for layer, head in enumerate(module.belief):
         density = normal(head(torch.cat([after, *later])))
@@ -112,22 +117,22 @@ def terms_of_a_pair(module, x, gap, second, present, past):
     later, mean = torch.cat(later), torch.cat(mean)
     for layer, head in enumerate(module.smoothing):
         expected = normal(module.belief[layer](torch.cat([before, *earlier])))
-        shift, factor = head(torch.cat([later, before, after, told, *earlier])).chunk(2)
+        shift, factor = head(torch.cat([later, before, after, ahead, *earlier])).chunk(2)
         density = Normal(expected.mean + shift, (expected.stddev.log() + factor).clamp(-8.0, 4.0).exp())
         earlier.append(density.mean + density.stddev * past[layer * size : (layer + 1) * size])
         smoothing += kl_divergence(density, expected).sum()
     earlier, foreseen = torch.cat(earlier), []
     for layer, head in enumerate(module.transition):
         part = slice(layer * size, (layer + 1) * size)
-        density = normal(head(torch.cat([earlier, told, later[: part.start]])))
+        density = normal(head(torch.cat([earlier, ahead, later[: part.start]])))
         moved = (module.jumps[gap - 1] @ earlier)[part]
         transition -= Normal(density.mean + moved, density.stddev).log_prob(later[part]).sum()
-        shift = normal(head(torch.cat([mean, told, *foreseen]))).mean
+        shift = normal(head(torch.cat([mean, ahead, *foreseen]))).mean
         foreseen.append(shift + (module.jumps[gap - 1] @ mean)[part])
-    scale = module.likelihood.moment.sqrt()
+    scale = module.likelihood.noise.moment.sqrt()
     target = x[second - 1]
-    reconstruction = -Normal(module.decode(later), scale).log_prob(target).sum()
-    auxiliary = (0.5 * ((target - module.decode(torch.cat(foreseen))) / scale) ** 2).sum()
+    reconstruction = -Normal(module.decoder(later), scale).log_prob(target).sum()
+    auxiliary = (0.5 * ((target - module.decoder(torch.cat(foreseen))) / scale) ** 2).sum()
     return torch.stack([reconstruction, smoothing, transition, auxiliary])
 
 
@@ -135,8 +140,9 @@ def terms_of_a_pair(module, x, gap, second, present, past):
 def test_terms_are_what_the_densities_say(params):
     module, x = build(spread=0.2, **params), sequences()
     batch = batch_of(module, x)
-    terms = module.loss(batch, SCHEDULE)
+    terms, learned = module.loss(batch, SCHEDULE)
     assert list(terms) == ["reconstruction", "smoothing", "transition", "auxiliary"]
+    assert list(learned) == ["energy"]
     gaps, seconds = module.pairs(batch.noise["pairs"], lengths(x))
     for i in range(len(x)):
         expected = torch.stack(
@@ -152,27 +158,45 @@ def test_terms_are_what_the_densities_say(params):
 def test_terms_come_per_row_and_depend_on_no_other_row():
     module, x = build(spread=0.5), sequences()
     batch = batch_of(module, x)
-    terms = module.loss(batch, SCHEDULE)
-    alone = Batch(x[1:2], x[1:2], batch.weight[:1], noise={name: part[1:2] for name, part in batch.noise.items()})
-    for name, term in module.loss(alone, SCHEDULE).items():
+    terms = terms_of(module, batch)
+    noise = {name: part[1:2] for name, part in batch.noise.items()}
+    for name, term in terms_of(module, Batch.of(x[1:2], noise=noise)).items():
         assert terms[name].shape == (4,)
         torch.testing.assert_close(term[0], terms[name][1])
 
 
-def test_without_weight_there_is_no_auxiliary_term():
-    module, x = build(), sequences()
-    assert list(module.loss(batch_of(module, x), {"beta": 1.0, "auxiliary": 0.0})) == [
-        "reconstruction",
-        "smoothing",
-        "transition",
-    ]
+def test_without_weight_and_in_evaluation_there_is_no_auxiliary_term():
+    for module in (build(auxiliary=0.0), build().eval()):
+        assert list(terms_of(module, batch_of(module, sequences()))) == ["reconstruction", "smoothing", "transition"]
+
+
+def decoded_and_target(module, batch):
+    """What states at the second steps of pairs are decoded to, and the frames there, ``(n, n_pairs, n_features)``."""
+    seconds = module.pairs(batch.noise["pairs"], lengths(batch.x))[1]
+    beliefs = nn.functional.pad(module.read(batch.x)[0], (0, 0, 1, 0))
+    row = torch.arange(len(batch.x)).unsqueeze(1)
+    state = module.draw(module.belief_moments(beliefs[row, seconds]), batch.noise["present"])
+    return module.decode(state, batch), batch.x[row, seconds - 1]
+
+
+def test_noise_is_learned_from_the_frames_around_the_states_alone():
+    module = build(spread=0.5)
+    batch = batch_of(module, sequences())._replace(weight=torch.tensor([0.5, 2.0, 1.0, 0.5], dtype=torch.float64))
+    before, learned = module.likelihood.noise.moment.clone(), module.loss(batch, SCHEDULE).learned
+    output, target = decoded_and_target(module, batch)
+    torch.testing.assert_close(learned["energy"], (batch.weight / 4) @ (target - output).square().mean(1).detach())
+    assert torch.equal(module.likelihood.noise.moment, before)
+    module.after_step(learned)
+    torch.testing.assert_close(module.likelihood.noise.moment, torch.lerp(before, learned["energy"], 0.05))
+    assert module.eval().loss(batch, SCHEDULE).learned == {}
+    assert build(noise=0.3).loss(batch, SCHEDULE).learned == {}
 
 
 def test_smoothing_that_adds_nothing_to_the_belief_is_free():
     module, x = build(spread=0.5, n_latent_layers=2), sequences()
     for parameter in module.smoothing.parameters():
         nn.init.zeros_(parameter)
-    smoothing = module.loss(batch_of(module, x), SCHEDULE)["smoothing"]
+    smoothing = terms_of(module, batch_of(module, x))["smoothing"]
     torch.testing.assert_close(smoothing, torch.zeros_like(smoothing))
 
 
@@ -180,17 +204,12 @@ def test_smoothing_that_adds_nothing_to_the_belief_is_free():
 def test_other_likelihoods(likelihood):
     module, x = build(spread=0.5, likelihood=likelihood), torch.rand(4, LENGTH, N_FEATURES, dtype=torch.float64)
     batch = batch_of(module, x)
-    terms = module.loss(batch, SCHEDULE)
-    seconds = module.pairs(batch.noise["pairs"], lengths(x))[1]
-    beliefs = nn.functional.pad(module.read(x)[0], (0, 0, 1, 0))
-    row = torch.arange(4).unsqueeze(1)
-    output = module.decode(module.draw(module.belief_moments(beliefs[row, seconds]), batch.noise["present"]))
+    output, target = decoded_and_target(module, batch)
     if likelihood == "laplace":
-        density = Laplace(output, module.likelihood.moment)
+        density = Laplace(output, module.likelihood.noise.moment)
     else:
         density = Bernoulli(logits=output, validate_args=False)
-    expected = -density.log_prob(x[row, seconds - 1]).sum(-1).mean(1)
-    torch.testing.assert_close(terms["reconstruction"], expected)
+    torch.testing.assert_close(terms_of(module, batch)["reconstruction"], -density.log_prob(target).sum(-1).mean(1))
 
 
 # -- what the gradient reaches ----------------------------------------------------------------------------------------
@@ -201,8 +220,8 @@ def test_padding_changes_neither_terms_nor_gradients(padding):
     module, x = build(spread=0.5), sequences()
     batch = batch_of(module, x)
     longer = nn.functional.pad(x, (0, 0, 0, padding), value=math.nan).requires_grad_()
-    terms = module.loss(Batch(longer, longer, batch.weight, noise=batch.noise), SCHEDULE)
-    for name, term in module.loss(batch, SCHEDULE).items():
+    terms = terms_of(module, Batch.of(longer, noise=batch.noise))
+    for name, term in terms_of(module, batch).items():
         torch.testing.assert_close(terms[name], term)
     sum(term.sum() for term in terms.values()).backward()
     gone = torch.isnan(longer)
@@ -216,7 +235,7 @@ def test_the_belief_that_a_longer_jump_ends_in_is_taken_for_given(monkeypatch, g
     module, x = build(spread=0.5), torch.randn(3, LENGTH, N_FEATURES, dtype=torch.float64).requires_grad_()
     steps = torch.full((3, 5), gap), torch.full((3, 5), 6)
     monkeypatch.setattr(module, "pairs", lambda noise, length: steps)
-    terms = module.loss(batch_of(module, x), SCHEDULE)
+    terms = terms_of(module, batch_of(module, x))
     weight = module.encoder.layers[0].weight_hh_l0
     (grad,) = torch.autograd.grad(terms["reconstruction"].sum(), weight, retain_graph=True, allow_unused=True)
     assert (grad is not None and bool(grad.any())) == (gap == 1)
@@ -227,22 +246,13 @@ def test_the_belief_that_a_longer_jump_ends_in_is_taken_for_given(monkeypatch, g
         assert not grad[:, 6:].any()
 
 
-def test_the_auxiliary_term_knows_nothing_of_the_noise():
-    module, x = build(spread=0.5), sequences()
-    module.before_training()
-    terms = module.loss(batch_of(module, x), SCHEDULE)
-    noise = module.likelihood.weight
-    assert torch.autograd.grad(terms["auxiliary"].sum(), noise, retain_graph=True, allow_unused=True) == (None,)
-    assert torch.autograd.grad(terms["reconstruction"].sum(), noise)[0].all()
-
-
 def test_the_auxiliary_term_takes_the_way_of_the_means():
     module, x = build(spread=0.5), sequences()
     batch = batch_of(module, x)
-    expected = module.loss(batch, SCHEDULE)["auxiliary"]
+    expected = terms_of(module, batch)["auxiliary"]
     for name in ("present", "past"):
         batch.noise[name].normal_()
-    torch.testing.assert_close(module.loss(batch, SCHEDULE)["auxiliary"], expected)
+    torch.testing.assert_close(terms_of(module, batch)["auxiliary"], expected)
 
 
 # -- pairs of steps ---------------------------------------------------------------------------------------------------
@@ -294,7 +304,7 @@ def test_the_state_grows_dearer_and_the_auxiliary_term_fades():
 
 
 def linear_gaussian(n_latent_layers, n_latents):
-    """A module all of whose densities are Gaussian with means that are linear in what they are told."""
+    """A module all of whose densities are Gaussian with means that are linear in what they are given."""
     module = build(spread=0.25, hidden_layer_sizes=(), n_latents=n_latents, n_latent_layers=n_latent_layers)
     with torch.no_grad():
         module.gap_features.weight.zero_()
@@ -311,11 +321,11 @@ def test_importance_weights_average_to_the_density(n_latent_layers, n_latents):
     module, n, n_draws = linear_gaussian(n_latent_layers, n_latents), 3, 50_000
     before, after = torch.randn(2, n, N_COMPONENTS, dtype=torch.float64)
     target = torch.randn(n, N_FEATURES, dtype=torch.float64)
-    # A prediction is linear in its noise: what unit vectors make of it tells its covariance.
+    # A prediction is linear in its noise: what unit vectors make of it gives its covariance.
     probes = torch.cat([torch.zeros(1, 2 * module.state_size), torch.eye(2 * module.state_size)]).double()
-    output = module.decode(module.jump(before, 1, probes.unflatten(1, (2, -1))))
+    output = module.decoder(module.jump(before, 1, probes.unflatten(1, (2, -1))))
     mean, slope = output[:, 0], output[:, 1:] - output[:, :1]
-    covariance = slope.mT @ slope + module.likelihood.moment.diag()
+    covariance = slope.mT @ slope + module.likelihood.noise.moment.diag()
     exact = torch.distributions.MultivariateNormal(mean, covariance).log_prob(target)
     noise = torch.randn(n, n_draws, 2 * module.state_size, dtype=torch.float64)
     log_weights = module.step_log_weights(before, after, target, noise)
@@ -333,7 +343,7 @@ def test_importance_weights_of_a_perfect_proposal_are_all_the_density():
     module = build(hidden_layer_sizes=(), n_latents=1)
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
-    module.likelihood.set_moment(torch.ones(2))
+    module.likelihood.noise.set_moment(torch.ones(2))
     # z1 ~ N(m, 1) with m the first component of the belief, z2|z1 ~ N(z1, 1), and both columns N(z2, 1).
     module.belief[0].linear.weight[0, 0] = 1.0
     module.jumps[0] = 1.0
@@ -370,8 +380,8 @@ def test_long_jumps_are_made_of_short_ones(n_latent_layers):
         for i in range(3):
             state = module.draw(module.belief_moments(belief[i].expand(6, -1)), noise[:, 0])
             for k, part in enumerate(parts):
-                told = torch.full((6,), part)
-                state = module.draw(module.transition_moments(state, told), noise[:, k + 1])
+                gaps = torch.full((6,), part)
+                state = module.draw(module.transition_moments(state, gaps), noise[:, k + 1])
             torch.testing.assert_close(module.jump(belief, gap, noise)[i], state)
         own = torch.randn(3, 6, *noise.shape[1:], dtype=torch.float64)
         own[1] = noise
@@ -435,16 +445,19 @@ def test_surprise_is_what_the_likelihood_misses():
 
 @torch.no_grad()
 def test_noise_is_that_of_the_frames_around_their_states():
-    module = build(spread=0.5)
-    frames, states, weight = torch.randn(30, 2), torch.randn(30, module.state_size), torch.rand(30)
-    frames, states, weight = frames.double(), states.double(), weight.double()
-    module.fit_noise(frames, weight, states)
-    squares = (frames - module.decode(states)) ** 2
-    torch.testing.assert_close(module.likelihood.moment, (weight / weight.sum()) @ squares)
-    fixed = build(noise=0.3)
-    before = fixed.likelihood.moment.clone()
-    fixed.fit_noise(frames, weight, states)
-    torch.testing.assert_close(fixed.likelihood.moment, before)
+    module, x = build(spread=0.5), sequences(9)
+    weight, noise = torch.rand(9, dtype=torch.float64), torch.randn(9, LENGTH, module.state_size, dtype=torch.float64)
+    batch = Batch.of(x, noise={"present": noise})._replace(weight=weight)
+    module.fit_noise(batch)
+    states = module.draw(module.belief_moments(module.read(x)[0]), noise)
+    squares = (x - module.decoder(states)) ** 2
+    share = weight.unsqueeze(1) * ~x[..., 0].isnan()
+    expected = (share.unsqueeze(2) * squares.nan_to_num()).sum((0, 1)) / share.sum()
+    torch.testing.assert_close(module.likelihood.noise.moment, expected)
+    fixed = build(likelihood=Gaussian(0.3))
+    before = fixed.likelihood.noise.moment.clone()
+    fixed.fit_noise(batch)
+    torch.testing.assert_close(fixed.likelihood.noise.moment, before)
 
 
 # -- how it begins ----------------------------------------------------------------------------------------------------
@@ -452,7 +465,7 @@ def test_noise_is_that_of_the_frames_around_their_states():
 
 @torch.no_grad()
 def test_states_begin_certain_and_jumps_begin_as_no_motion():
-    module = TDVAEModule(2, 32, n_timesteps=9, max_gap=5, n_latents=4, n_latent_layers=2, cell="lstm")
+    module = TDVAEModule(2, 32, n_timesteps=9, max_gap=5, n_latents=4, n_latent_layers=2, encoder="lstm")
     log_std = module.belief_moments(0.3 * torch.randn(200, 32))(0, ())[1]
     assert log_std.mean().item() == pytest.approx(-1.5, abs=0.3)
     state = torch.randn(200, 8)

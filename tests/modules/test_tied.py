@@ -8,7 +8,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.nn import functional as F
 
-from skvae import AutoEncoder
+from skvae import AutoEncoder, Gaussian
 from skvae.modules import AutoEncoderModule, Batch, Conv, DenoisingModule, VAEModule, build_networks, mlp
 from skvae.modules.networks.layers import TiedLinear, tied_mlp
 
@@ -34,7 +34,7 @@ def make(request):
             return cls(
                 N_FEATURES,
                 N_COMPONENTS,
-                **{"hidden_layer_sizes": HIDDEN, "activation": "tanh", "tied_weights": True, **request.param, **params},
+                **{"hidden_layer_sizes": HIDDEN, "activation": "tanh", "decoder": "tied", **request.param, **params},
             )
 
     return make
@@ -67,7 +67,7 @@ def maps(network):
 
 def test_the_decoder_computes_with_the_transposed_weights_after_a_step_too():
     encoder, decoder = build_networks(
-        N_FEATURES, N_COMPONENTS, N_COMPONENTS, hidden_layer_sizes=HIDDEN, activation="tanh", tied_weights=True
+        N_FEATURES, N_COMPONENTS, N_COMPONENTS, hidden_layer_sizes=HIDDEN, activation="tanh", decoder="tied"
     )
     module = nn.ModuleList([encoder, decoder])
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
@@ -116,7 +116,7 @@ def test_gradients_of_both_halves_add_up():
 
 @pytest.mark.parametrize("cls", MODULES)
 def test_shared_weights_are_counted_once(make, cls):
-    module, untied = make(cls), make(cls, tied_weights=False)
+    module, untied = make(cls), make(cls, decoder=None)
     weights = sum(layer.weight.numel() for layer in maps(untied.encoder))
     tied_away = weights - (HIDDEN[-1] * N_COMPONENTS if cls is VAEModule else 0)  # the log-variances have no mirror
 
@@ -204,8 +204,8 @@ def test_the_tie_follows_to_another_precision(make):
 
 def test_tied_work_is_that_of_a_network_of_its_own(make):
     # Weights cost what they cost whoever owns them; biases are not counted where a layer tells its work.
-    tied, untied = make().row_work, make(tied_weights=False).row_work
-    biases = sum(p.numel() for p in make(tied_weights=False).decoder.parameters() if p.dim() == 1)
+    tied, untied = make().row_work, make(decoder=None).row_work
+    biases = sum(p.numel() for p in make(decoder=None).decoder.parameters() if p.dim() == 1)
     assert untied - biases <= tied <= untied
 
 
@@ -216,7 +216,7 @@ def test_a_linear_tied_autoencoder_is_as_good_as_pca():
     n_components = 3
     X = StandardScaler().fit_transform(load_breast_cancer().data)
     pca = PCA(n_components).fit(X)
-    model = AutoEncoder(n_components, hidden_layer_sizes=(), tied_weights=True, noise="shared", random_state=0).fit(X)
+    model = AutoEncoder(n_components, hidden_layer_sizes=(), decoder="tied", likelihood=Gaussian("shared"), random_state=0).fit(X)
     error = ((model.reconstruct(X) - X) ** 2).sum()
     assert 0.9999 < error / ((pca.inverse_transform(pca.transform(X)) - X) ** 2).sum() < 1.01
     # The best tied weights are orthonormal.
@@ -227,7 +227,7 @@ def test_a_linear_tied_autoencoder_is_as_good_as_pca():
 @pytest.mark.parametrize(("n_features", "hidden"), [(3, ()), (9, ()), (7, (7, 5))])
 def test_rows_do_not_depend_on_their_place(n_features, hidden):
     X = randn(300, n_features).numpy() * 5 + 3
-    model = AutoEncoder(2, hidden_layer_sizes=hidden, tied_weights=True, max_epochs=1, random_state=0).fit(X)
+    model = AutoEncoder(2, hidden_layer_sizes=hidden, decoder="tied", max_epochs=1, random_state=0).fit(X)
     for function in (model.transform, model.reconstruct, model.score_samples, model.score_anomaly):
         whole = function(X)
         for rows in (slice(1, None), slice(7, 50), slice(299, 300)):

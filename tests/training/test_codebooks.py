@@ -3,14 +3,14 @@ import pytest
 import torch
 
 from skvae.inference.codes import code_log_prob
-from skvae.modules import HistogramPrior, TransformerPrior, VQVAEModule
+from skvae.modules import Batch, HistogramPrior, TransformerPrior, VQVAEModule
 from skvae.runtime.randomness import PrivateRandomness
-from skvae.training import DivergedError, Plan, Rows, code_priors, codebooks
+from skvae.training import DivergedError, Optimizer, Plan, Rows, code_priors, codebooks
 from skvae.training.code_priors import codebooks_of, fit_code_prior, level_plan, level_rows
 from skvae.training.codebooks import initialize_codebooks
 
 CPU = torch.device("cpu")
-PLAN = Plan(32, 10, 100, 4e-3, "cosine", "adam", {}, seed=0)
+PLAN = Plan(32, 10, 100, 4e-3, Optimizer(), seed=0)
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
@@ -50,7 +50,7 @@ def test_one_code_a_row_begins_at_the_clusters():
     X, labels = blobs()
     module, rows = build(X)
     assert initialize_codebooks(module, rows, 0) == [300]
-    codes = module.codes(rows.take(torch.arange(300))).numpy()[:, 0]
+    codes = module.codes(Batch.of(rows.take(torch.arange(300)))).numpy()[:, 0]
     assert len({*zip(labels.tolist(), codes.tolist(), strict=True)}) == 5
 
 
@@ -58,12 +58,12 @@ def test_one_code_a_row_begins_at_the_clusters():
 def test_codebooks_begin_where_vectors_are(n_levels):
     X, _ = blobs(n_centers=40)
     module, rows = build(X, n_embeddings=16, n_codes=4, n_levels=n_levels)
-    x = rows.take(torch.arange(len(rows)))
+    batch = Batch.of(rows.take(torch.arange(len(rows))))
 
     def distances():
         found = []
         for level, quantizer in enumerate(module.quantizers):
-            vectors = module.pre_quantization(x, level).flatten(0, 1)
+            vectors = module.pre_quantization(batch, level).flatten(0, 1)
             nearest = torch.cdist(vectors, quantizer.embeddings()).amin(1).square().mean()
             found.append(float((nearest / vectors.var(0).sum()).detach()))
         return found
@@ -103,7 +103,7 @@ def test_few_rows_are_looked_at_for_small_codebooks(monkeypatch):
     X, _ = blobs(n=2000)
     module, rows = build(X, n_codes=4)
     seen = []
-    monkeypatch.setattr(type(module), "initialize_codebooks", lambda self, x, cluster: seen.append(len(x)))
+    monkeypatch.setattr(type(module), "initialize_codebooks", lambda self, batch, cluster: seen.append(len(batch.x)))
     initialize_codebooks(module, rows, 0)
     assert seen == [2 * codebooks._VECTORS_PER_CODE]  # each has four vectors, for five codes
 
@@ -207,7 +207,8 @@ def test_weights_count_as_rows():
     np.testing.assert_allclose(weighted.frequency, repeated.frequency, rtol=1e-6)
 
 
-def test_a_network_hears_of_weights():
+def test_a_network_heeds_weights(monkeypatch):
+    monkeypatch.setattr(code_priors, "FEW_ROWS", 0)
     rows, new = chained(300), chained(300, seed=1)
     both, weight = np.concatenate([rows, 5 - rows]), np.repeat([2.0, 0.01], 300)
     weighted, plain = make_prior(), make_prior()
@@ -232,7 +233,7 @@ def test_a_network_begins_with_the_vectors_of_the_codes(monkeypatch):
 
 
 def test_divergence_is_raised():
-    plan = Plan(32, 3, 6, 1e30, "constant", "sgd", {}, seed=0)
+    plan = Plan(32, 3, 6, 1e30, Optimizer("sgd", schedule="constant"), seed=0)
     with pytest.raises(DivergedError):
         fit(make_prior(), chained(50), plan)
 

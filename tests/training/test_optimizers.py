@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn, optim
 
-from skvae import AutoEncoder
+from skvae import AutoEncoder, Optimizer
 from skvae.runtime.randomness import PrivateRandomness, make_generator
 from skvae.runtime.state import load_optimizer_state, plain_optimizer_state
 from skvae.training import OPTIMIZER_NAMES
@@ -213,7 +213,7 @@ def test_decoupled_weight_decay_is_honored(X):
     params = {"weight_decay": 0.5}
     common = {"n_components": 1, "max_epochs": 3, "random_state": 0, "batch_size": 10, "learning_rate": 0.05}
     coupled, decoupled, adamw = (
-        AutoEncoder(**common, optimizer=name, optimizer_params=own).fit(X).transform(X)
+        AutoEncoder(**common, optimizer=Optimizer(name, **own)).fit(X).transform(X)
         for name, own in (("adam", params), ("adam", {**params, "decoupled_weight_decay": True}), ("adamw", params))
     )
     np.testing.assert_allclose(decoupled, adamw, rtol=1e-3, atol=1e-5)
@@ -270,9 +270,7 @@ def test_momentum_reaches_sgd(X):
             max_epochs=5,
             batch_size=20,
             learning_rate=0.002,
-            learning_rate_schedule="constant",
-            optimizer="sgd",
-            optimizer_params=optimizer_params,
+            optimizer=Optimizer("sgd", schedule="constant", **optimizer_params),
             random_state=0,
         )
         return model.fit(X).loss_curve_[-1]
@@ -283,8 +281,10 @@ def test_momentum_reaches_sgd(X):
 
 
 def test_learning_rate_is_the_estimators(X):
-    with pytest.raises(ValueError, match=r"optimizer_params\['lr'\].*learning_rate"):
-        AutoEncoder(1, max_epochs=1, optimizer_params={"lr": 0.1}).fit(X)
+    with pytest.raises(ValueError, match=r"Optimizer\(lr=...\) .*set learning_rate instead"):
+        Optimizer(lr=0.1)
+    with pytest.raises(ValueError, match="set learning_rate instead"):
+        AutoEncoder().set_params(optimizer__lr=0.1)
 
 
 def test_optimizers_that_compute_the_loss_themselves_are_refused(X):

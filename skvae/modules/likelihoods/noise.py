@@ -121,12 +121,10 @@ class Noise(nn.Module):
         observed : Tensor of shape (n_features,), optional
             Share of the batch that has a column's entries, where some are missing; the noise moves in proportion to it.
         """
-        if observed is None:
-            self.moment.lerp_(energy.mean() if self.is_shared else energy, rate)
-        elif self.is_shared:
-            self.moment.add_(energy.mean() - observed.mean() * self.moment, alpha=rate)
-        else:
-            self.moment.add_(energy - observed * self.moment, alpha=rate)
+        if self.is_shared:
+            energy, observed = energy.mean(), None if observed is None else observed.mean()
+        before = self.moment if observed is None else observed * self.moment
+        self.moment.add_(energy - before, alpha=rate)  # lerp_ has no rule for several modules at once
         self._refresh()
 
     def _refresh(self) -> None:

@@ -131,7 +131,7 @@ def resolve_networks(
     down = default if encoder is None else encoder
     down = down.filled(hidden_layer_sizes, activation) if isinstance(down, Layered) else down
     if isinstance(decoder, str):
-        _check_tied(down)
+        _check_tied(default if encoder is None else encoder)
         return down, decoder
     mirror = mirrored(down) if isinstance(down, Layered) else mirrored(default.filled(hidden_layer_sizes, activation))
     if decoder is None:

@@ -108,6 +108,13 @@ def _same(n_inputs: int, n_outputs: int, sides: Pair) -> nn.Module:
     return _measured(nn.Conv2d(n_inputs, n_outputs, 3, padding=1), sides, n_outputs, prod(sides))
 
 
+def _stretch(n_channels: int, sides: Pair) -> nn.Module:
+    """Repeat pixels until an image has these sides."""
+    layer = nn.Upsample(size=sides)
+    layer.row_size = n_channels * prod(sides)  # type: ignore[assignment]
+    return layer
+
+
 def _measured(layer: Any, sides: Pair, n_outputs: int, n_positions: int) -> nn.Module:
     """Note what a row costs in this layer, which its weights alone do not tell."""
     weight = layer._source[0].weight if isinstance(layer, TiedConvTranspose) else layer.weight
@@ -347,5 +354,5 @@ def _up(
     if source is not None:
         return [*layers, step.tied_up(source)]
     if spec.upsampling == "nearest":
-        return [*layers, nn.Upsample(size=step.sides), _same(n_inputs, n_outputs, step.sides)]
+        return [*layers, _stretch(n_inputs, step.sides), _same(n_inputs, n_outputs, step.sides)]
     return [*layers, step.up(n_inputs, n_outputs)]

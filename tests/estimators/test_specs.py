@@ -1,0 +1,466 @@
+"""Parameters that hold a specification, through the estimators."""
+
+import inspect
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from conftest import ALL_ESTIMATORS
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+import skvae
+from skvae import (
+    CVAE,
+    MLP,
+    TDVAE,
+    VQVAE,
+    AutoEncoder,
+    Bernoulli,
+    Codebook,
+    CodePrior,
+    ContractiveAE,
+    Conv,
+    EarlyStopping,
+    Gaussian,
+    Laplace,
+    Net,
+    Optimizer,
+    Recurrent,
+    SparseAE,
+    TopK,
+    VAETransformer,
+)
+from skvae.estimators._imputing import ImportanceWeightedVAE
+from skvae.estimators._specs import resolve
+
+pytestmark = [pytest.mark.usefixtures("one_core"), pytest.mark.filterwarnings("ignore:The code of VAETransformer has collapsed")]
+
+
+def make(cls=VAETransformer, **params):
+    return cls(n_components=2, hidden_layer_sizes=(8,), max_epochs=3, random_state=0).set_params(**params)
+
+
+def bare(cls=VAETransformer, **params):
+    """A model whose widths are left to specifications."""
+    return cls(n_components=2, max_epochs=2, random_state=0).set_params(**params)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return load_digits().images[:30, np.newaxis] / 16.0
+
+
+# -- how many there are -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cls", [*ALL_ESTIMATORS, ImportanceWeightedVAE], ids=lambda cls: cls.__name__)
+def test_signatures_stay_short(cls):
+    assert len(inspect.signature(cls).parameters) <= (28 if cls is VQVAE else 26)
+
+
+@pytest.mark.parametrize("cls", ALL_ESTIMATORS, ids=lambda cls: cls.__name__)
+def test_defaults_are_strings_numbers_tuples_or_none(cls):
+    defaults = {name: parameter.default for name, parameter in inspect.signature(cls).parameters.items()}
+    assert all(isinstance(value, (str, int, float, tuple, type(None))) for value in defaults.values())
+    assert cls().get_params() == defaults
+
+
+# -- what stands for what ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "spec"),
+    [
+        ("optimizer", "sgd", Optimizer("sgd")),
+        ("optimizer", torch.optim.SGD, Optimizer(torch.optim.SGD)),
+        ("early_stopping", True, EarlyStopping()),
+        ("early_stopping", False, None),
+        ("likelihood", "laplace", Laplace()),
+        ("penalty", "top_k", TopK()),
+        ("penalty", "kl", None),
+        ("codebook", "gradient", Codebook("gradient")),
+        ("code_prior", "histogram", CodePrior("histogram")),
+        ("code_prior", None, None),
+    ],
+    ids=str,
+)
+def test_a_name_stands_for_a_specification(name, value, spec):
+    assert resolve(name, value) == spec
+    if spec is not None:
+        assert resolve(name, spec) is spec
+
+
+SAME = [
+    (AutoEncoder, {"encoder": MLP()}),
+    (AutoEncoder, {"encoder": MLP(), "decoder": MLP()}),
+    (AutoEncoder, {"optimizer": Optimizer()}),
+    (AutoEncoder, {"likelihood": Gaussian()}),
+    (AutoEncoder, {"encoder": MLP([8], "relu"), "decoder": MLP((8,), "relu")}),
+    (SparseAE, {"penalty": "kl", "callbacks": []}),
+    (ContractiveAE, {"decoder": "tied"}),
+    (CVAE, {"encoder": MLP()}),
+    (VQVAE, {"codebook": Codebook(), "code_prior": CodePrior()}),
+]
+
+
+@pytest.mark.parametrize(("cls", "params"), SAME, ids=lambda value: getattr(value, "__name__", str(value)))
+def test_specifications_at_their_defaults_change_nothing(cls, params, X):
+    base = {"hidden_layer_sizes": (8,), "max_epochs": 2, "random_state": 0}
+    y = np.arange(len(X)) % 2
+    expected, model = cls(**base).fit(X, y), cls(**base | params).fit(X, y)
+    np.testing.assert_array_equal(model.transform(X), expected.transform(X))
+    np.testing.assert_array_equal(model.loss_curve_, expected.loss_curve_)
+
+
+@pytest.mark.parametrize(
+    ("before", "change", "after"),
+    [
+        ({}, {"optimizer__clip_norm": 1.0}, {"optimizer": Optimizer(clip_norm=1.0)}),
+        ({"optimizer": "sgd"}, {"optimizer__momentum": 0.9}, {"optimizer": Optimizer("sgd", momentum=0.9)}),
+        ({}, {"optimizer__momentum": 0.9, "optimizer": "sgd"}, {"optimizer": Optimizer("sgd", momentum=0.9)}),
+        ({"optimizer": Optimizer("sgd", momentum=0.9)}, {"optimizer": "adam"}, {"optimizer": "adam"}),
+        ({}, {"early_stopping__tol": 0.5}, {"early_stopping": EarlyStopping(tol=0.5)}),
+        ({"early_stopping": True}, {"early_stopping__tol": 0.5}, {"early_stopping": EarlyStopping(tol=0.5)}),
+        ({}, {"likelihood__noise": "shared"}, {"likelihood": Gaussian("shared")}),
+        ({"likelihood": "laplace"}, {"likelihood__noise": 0.5}, {"likelihood": Laplace(0.5)}),
+        ({}, {"likelihood__noise": 0.5, "likelihood": "laplace"}, {"likelihood": Laplace(0.5)}),
+        ({}, {"encoder__dropout": 0.1}, {"encoder": MLP(dropout=0.1), "decoder": None}),
+        ({}, {"encoder__channels": (4,)}, {"encoder": Conv((4,))}),
+        ({"image_shape": (1, 2, 2)}, {"encoder__dropout": 0.1}, {"encoder": Conv(dropout=0.1)}),
+        ({}, {"encoder__dropout": 0.1, "image_shape": (1, 2, 2)}, {"encoder": Conv(dropout=0.1)}),
+        ({"encoder": Conv((4,))}, {"encoder__dropout": 0.1}, {"encoder": Conv((4,), dropout=0.1)}),
+        ({}, {"decoder__dropout": 0.1}, {"encoder": None, "decoder": MLP(dropout=0.1)}),
+        (
+            {"encoder": MLP((4, 3), "tanh", normalization="layer")},
+            {"decoder__dropout": 0.1},
+            {"decoder": MLP(dropout=0.1, normalization="layer")},
+        ),
+        ({"encoder": Conv((4,))}, {"decoder__dropout": 0.1}, {"decoder": Conv((4,), dropout=0.1)}),
+        (
+            {},
+            {"decoder__dropout": 0.1, "encoder__normalization": "layer"},
+            {"encoder": MLP(normalization="layer"), "decoder": MLP(dropout=0.1, normalization="layer")},
+        ),
+        ({"encoder": Net(nn.Linear)}, {"encoder__bias": False}, {"encoder": Net(nn.Linear, bias=False)}),
+    ],
+    ids=str,
+)
+def test_a_specification_takes_the_place_of_what_stands_for_it(before, change, after):
+    model = VAETransformer(**before)
+    assert model.set_params(**change) is model
+    assert {name: getattr(model, name) for name in after} == after
+    assert clone(model).get_params(deep=False) == model.get_params(deep=False)
+    assert all(model.get_params()[name] == value for name, value in change.items() if "__" in name)
+
+
+def test_other_estimators_put_their_own_in_place():
+    assert TDVAE().set_params(encoder__dropout=0.1).encoder == Recurrent("lstm", dropout=0.1)
+    assert TDVAE(encoder="gru").set_params(encoder__n_layers=2).encoder == Recurrent("gru", n_layers=2)
+    assert TDVAE().set_params(decoder__dropout=0.1).decoder == MLP(dropout=0.1)
+    assert SparseAE(penalty="top_k").set_params(penalty__alpha=2.0).penalty == TopK(alpha=2.0)
+    assert VQVAE().set_params(codebook__decay=0.9).codebook == Codebook(decay=0.9)
+    assert VQVAE(code_prior="transformer").set_params(code_prior__width=8).code_prior == CodePrior("transformer", width=8)
+    assert VQVAE(code_prior=None).set_params(code_prior__width=8).code_prior == CodePrior(width=8)
+    assert ContractiveAE().set_params(decoder__dropout=0.1).decoder == MLP(dropout=0.1)
+
+
+def test_arguments_are_set_of_a_copy():
+    spec = Optimizer("sgd")
+    model = VAETransformer(optimizer=spec)
+    assert model.set_params(optimizer__momentum=0.9).optimizer == Optimizer("sgd", momentum=0.9)
+    assert spec == Optimizer("sgd")
+    shared = MLP(dropout=0.1)
+    model = VAETransformer(encoder=shared, decoder=shared).set_params(encoder__dropout=0.5)
+    assert (model.encoder, model.decoder) == (MLP(dropout=0.5), MLP(dropout=0.1))
+
+
+@pytest.mark.parametrize(
+    ("params", "change", "message"),
+    [
+        ({}, {"encoder__droput": 0.1}, "MLP has no parameter 'droput'; it has hidden_layer_sizes, activation, dropout, norm"),
+        ({}, {"optimizer__momentum": 0.9}, "Adam has no argument 'momentum'; Optimizer takes name, schedule, clip_norm"),
+        ({}, {"optimizer__lr": 0.1}, "set learning_rate instead"),
+        ({}, {"early_stopping__patience": 3}, "EarlyStopping has no parameter 'patience'; it has validation_fraction, n_iter"),
+        ({"likelihood": "bernoulli"}, {"likelihood__noise": 0.1}, "Bernoulli has no parameter 'noise'; it has none"),
+        ({}, {"likelihood__scale": 0.1}, "Gaussian has no parameter 'scale'; it has noise"),
+        ({"decoder": "tied"}, {"decoder__dropout": 0.1}, "decoder='tied' mirrors the encoder.*set those of the encoder"),
+        ({"encoder": 3}, {"encoder__dropout": 0.1}, "encoder=3 has no parameters, so that there is none called 'dropout'"),
+        ({"optimizer": "adm"}, {"optimizer__foo": 0.1}, "'foo'|'adm'"),
+        ({"likelihood": "poisson"}, {"likelihood__noise": 0.1}, "likelihood='poisson' has no parameters"),
+        ({}, {"beta__x": 0.1}, r"beta=1\.0 has no parameters, so that there is none called 'x'"),
+        ({}, {"betta": 0.1}, "Invalid parameter 'betta'"),
+        ({}, {"penalty__alpha": 0.1}, "Invalid parameter 'penalty'"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_set(params, change, message):
+    model = VAETransformer(**params)
+    before = model.get_params()
+    with pytest.raises(ValueError, match=message):
+        model.set_params(**change).fit(np.eye(3))
+    if "optimizer" not in params:
+        assert model.get_params() == before
+
+
+def test_penalties_without_arguments_say_so():
+    with pytest.raises(ValueError, match="penalty='kl' has no parameters, so that there is none called 'alpha'"):
+        SparseAE().set_params(penalty__alpha=2.0)
+
+
+# -- searches ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("in_a_pipeline", [False, True])
+def test_searches_reach_them(X, in_a_pipeline):
+    model = make()
+    grid = {"optimizer__clip_norm": [1e-3, 10.0], "encoder__dropout": [0.0, 0.5], "likelihood__noise": ["shared", "feature"]}
+    if in_a_pipeline:
+        model = make_pipeline(StandardScaler(), model)
+        grid = {f"vaetransformer__{name}": values for name, values in grid.items()}
+    search = GridSearchCV(model, grid, cv=2, error_score="raise").fit(X)
+    assert len(np.unique(search.cv_results_["mean_test_score"])) == 8
+    best = search.best_estimator_[-1] if in_a_pipeline else search.best_estimator_
+    given = {name.removeprefix("vaetransformer__"): value for name, value in search.best_params_.items()}
+    assert {name: best.get_params()[name] for name in given} == given
+    assert make().get_params() == clone(make()).get_params()  # which the search has left alone
+
+
+def test_whole_specifications_are_searched(X):
+    grid = {"optimizer": ["sgd", Optimizer("sgd", momentum=0.9)], "likelihood": ["laplace", Laplace("shared")]}
+    search = GridSearchCV(make(), grid, cv=2, error_score="raise").fit(X)
+    assert len(np.unique(search.cv_results_["mean_test_score"])) == 4
+
+
+# -- that each has an effect ------------------------------------------------------------------------------------------
+
+EFFECTS = [
+    ({}, {"encoder__hidden_layer_sizes": (9,)}),
+    ({}, {"encoder__activation": "tanh"}),
+    ({}, {"encoder__dropout": 0.5}),
+    ({}, {"encoder__normalization": "layer"}),
+    ({}, {"decoder__hidden_layer_sizes": (9,)}),
+    ({}, {"decoder__activation": "tanh"}),
+    ({}, {"decoder__dropout": 0.5}),
+    ({}, {"decoder__normalization": "layer"}),
+    ({}, {"decoder": "tied"}),
+    ({}, {"optimizer__name": "sgd"}),
+    ({}, {"optimizer__schedule": "constant"}),
+    ({}, {"optimizer__clip_norm": 0.01}),
+    ({}, {"optimizer__clip_value": 0.001}),
+    ({}, {"optimizer__betas": (0.5, 0.9)}),
+    ({}, {"early_stopping__validation_fraction": 0.2}),
+    ({"early_stopping": EarlyStopping(tol=1e6), "max_epochs": 20, "batch_size": 8}, {"early_stopping__n_iter_no_change": 2}),
+    (
+        {"early_stopping": EarlyStopping(n_iter_no_change=2, tol=0.0), "max_epochs": 20, "kl_warmup": 0.0},
+        {"early_stopping__tol": 1e6},
+    ),
+    ({}, {"likelihood__noise": "shared"}),
+    ({"likelihood": "laplace"}, {"likelihood__noise": 0.5}),
+]
+
+
+@pytest.mark.parametrize(("base", "change"), EFFECTS, ids=str)
+def test_every_argument_changes_the_result(X, base, change):
+    X = X - X.min(0)
+    before, after = bare(**base).fit(X), bare(**base).set_params(**change).fit(X)
+    names = ("n_iter_", "noise_scale_", "loss_curve_")
+    assert any(not np.array_equal(getattr(after, name), getattr(before, name)) for name in names) or not np.array_equal(
+        after.transform(X), before.transform(X)
+    )
+
+
+def test_every_argument_is_tried():
+    tried = {name for _, change in EFFECTS for name in change if "__" in name}
+    for owner, cls in (("encoder", MLP), ("decoder", MLP), ("early_stopping", EarlyStopping), ("likelihood", Gaussian)):
+        assert {f"{owner}__{name}" for name in inspect.signature(cls).parameters} <= tried
+    assert {f"optimizer__{name}" for name in inspect.signature(Optimizer).parameters if name != "params"} <= tried
+
+
+def layers(network):
+    return [type(layer).__name__ for layer in network]
+
+
+def test_a_decoder_mirrors_what_its_encoder_is(X):
+    module = bare(encoder=MLP((9, 5), "tanh", dropout=0.1, normalization="batch")).fit(X).module_
+    assert layers(module.encoder) == [*["Linear", "BatchNorm1d", "Tanh", "Dropout"] * 2, "Linear"]
+    assert layers(module.decoder) == layers(module.encoder)
+    assert [layer.out_features for layer in module.decoder if isinstance(layer, nn.Linear)] == [5, 9, 5]
+    module = bare(encoder=MLP((9, 5), "tanh", dropout=0.1), decoder=MLP(normalization="layer")).fit(X).module_
+    assert layers(module.decoder) == [*["Linear", "LayerNorm", "Tanh"] * 2, "Linear"]
+    assert [layer.out_features for layer in module.decoder if isinstance(layer, nn.Linear)] == [5, 9, 5]
+    module = bare(encoder=MLP((8,)), decoder=MLP((3, 4), "elu")).fit(X).module_
+    assert layers(module.encoder) == ["Linear", "ReLU", "Linear"]
+    assert [layer.out_features for layer in module.decoder if isinstance(layer, nn.Linear)] == [3, 4, 5]
+
+
+def test_a_tied_decoder_has_the_encoders_layers(X):
+    module = bare(encoder=MLP((9, 5), "tanh", dropout=0.1, normalization="batch"), decoder="tied").fit(X).module_
+    assert layers(module.decoder) == [*["TiedLinear", "BatchNorm1d", "Tanh", "Dropout"] * 2, "TiedLinear"]
+
+
+def test_images_take_perceptrons_too(images):
+    module = bare(encoder=MLP((9,), dropout=0.1)).fit(images).module_
+    assert layers(module.encoder) == ["Linear", "ReLU", "Dropout", "Linear"]
+    assert layers(module.decoder) == ["Linear", "ReLU", "Dropout", "Linear"]
+    model = bare(decoder=MLP((9,))).fit(images)
+    assert layers(model.module_.encoder)[1] == "Conv2d"
+    assert layers(model.module_.decoder) == ["Linear", "ReLU", "Linear"]
+    assert model.reconstruct(images).shape == images.shape
+
+
+def test_convolutions_have_layers_of_their_own(images):
+    module = bare(encoder=Conv((4,), hidden_layer_sizes=(7,), activation="tanh", normalization="batch")).fit(images).module_
+    expected = ["Unflatten", "Conv2d", "BatchNorm2d", "Tanh", "Flatten", "Linear", "BatchNorm1d", "Tanh", "Linear"]
+    assert layers(module.encoder) == expected
+    assert [layer.out_features for layer in module.decoder if isinstance(layer, nn.Linear)] == [7, 64]
+
+
+# -- flat parameters and specifications -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        (
+            {"hidden_layer_sizes": (32,), "encoder": MLP((64,))},
+            r"hidden_layer_sizes=\(32,\) and encoder=MLP\(hidden_layer_sizes=\(64,\)\) contradict each other: leave encoder__"
+            r"hidden_layer_sizes None, or hidden_layer_sizes at its default, \(128, 64\); where encoder and decoder differ",
+        ),
+        ({"activation": "elu", "encoder": MLP(activation="tanh")}, "activation='elu' and encoder=.*contradict"),
+        ({"activation": "elu", "decoder": MLP(activation="tanh")}, "activation='elu' and decoder=.*contradict"),
+        ({"activation": nn.ELU, "decoder": MLP(activation="elu")}, "activation=.*contradict"),
+        ({"hidden_layer_sizes": (32, 8), "decoder": MLP((32, 8))}, "hidden_layer_sizes=.* and decoder=.*contradict"),
+        ({"hidden_layer_sizes": (32,), "encoder": Conv(hidden_layer_sizes=())}, "hidden_layer_sizes=.* and encoder=.*contradict"),
+    ],
+    ids=str,
+)
+def test_contradictions_are_refused(X, params, message):
+    with pytest.raises(ValueError, match=message):
+        VAETransformer(**params).fit(X)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"encoder": MLP((64,))},
+        {"hidden_layer_sizes": [64], "encoder": MLP(np.array([64]))},
+        {"hidden_layer_sizes": (128, 64), "encoder": MLP((64,))},
+        {"hidden_layer_sizes": (32, 8), "decoder": MLP((8, 32))},
+        {"activation": "tanh", "encoder": MLP(activation="tanh"), "decoder": MLP(activation="tanh")},
+        {"activation": nn.Tanh, "encoder": MLP(activation=nn.Tanh)},
+    ],
+    ids=str,
+)
+def test_what_agrees_is_not_refused(X, params):
+    assert np.isfinite(VAETransformer(2, max_epochs=1, **params).fit(X).score(X))
+
+
+# -- errors -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"encoder": MLP(dropout=2)}, r"encoder=MLP\(dropout=2\): dropout=2 must be a number of at least 0 and below 1"),
+        ({"decoder": MLP(normalization="x")}, r"decoder=MLP\(normalization='x'\): normalization='x' must be one of"),
+        ({"encoder": MLP(activation=int)}, "encoder__activation=int is not a subclass"),
+        ({"encoder": MLP(activation=nn.Threshold)}, "encoder__activation=Threshold cannot be built without arguments"),
+        ({"encoder": MLP(activation=nn.GLU)}, "The encoder with activation=GLU fails"),
+        ({"decoder": MLP(activation=nn.ReLU())}, r"decoder=MLP\(activation=ReLU\(...\)\) holds a module instance"),
+        ({"encoder": MLP}, r"encoder=MLP is a class; pass an instance, MLP\(...\)"),
+        ({"optimizer": Optimizer}, r"optimizer=Optimizer is a class; pass an instance, Optimizer\(...\)"),
+        ({"optimizer": Optimizer(schedule="x")}, r"optimizer=Optimizer\(schedule='x'\): schedule='x' must be one of"),
+        (
+            {"optimizer": Optimizer("sgd", momentum=-1)},
+            r"optimizer=Optimizer\(name='sgd', momentum=-1\) cannot be built.*momentum",
+        ),
+        ({"optimizer": "adm"}, "The 'optimizer' parameter of VAETransformer must be.*Optimizer.*Got 'adm'"),
+        ({"likelihood": Gaussian(-1)}, r"likelihood=Gaussian\(noise=-1\): noise=-1 must be one of"),
+        ({"likelihood": "poisson"}, "The 'likelihood' parameter of VAETransformer.*Got 'poisson'"),
+        ({"likelihood": Gaussian(1e30)}, r"The likelihood's noise=1e\+30 is out of proportion"),
+        ({"early_stopping": EarlyStopping(2)}, r"early_stopping=EarlyStopping\(validation_fraction=2\): validation_fraction=2"),
+        ({"early_stopping": "yes"}, "The 'early_stopping' parameter of VAETransformer.*EarlyStopping.*Got 'yes'"),
+        ({"encoder": TopK()}, "The 'encoder' parameter of VAETransformer must be.*Got TopK"),
+        ({"decoder": "mirror"}, "The 'decoder' parameter of VAETransformer must be.*'tied'.*Got 'mirror'"),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_messages_name_the_parameter_what_it_got_and_what_it_takes(X, params, message):
+    model = VAETransformer(2, max_epochs=1, **params)
+    with pytest.raises(ValueError, match=message):
+        model.fit(X)
+    assert not hasattr(model, "module_")
+
+
+@pytest.mark.parametrize("cls", [CVAE, VQVAE])
+def test_some_decoders_cannot_be_tied(cls, X):
+    with pytest.raises(ValueError, match=f"The 'decoder' parameter of {cls.__name__} must be.*Got 'tied'"):
+        cls(decoder="tied").fit(X, np.arange(len(X)) % 2)
+
+
+def test_codes_of_images_have_no_hidden_layers(images):
+    with pytest.raises(ValueError, match="hidden_layer_sizes has no effect in VQVAE"):
+        VQVAE(encoder=Conv(hidden_layer_sizes=(8,))).fit(images)
+    with pytest.raises(ValueError, match=r"encoder=MLP\(.*\) returns no grid of codes"):
+        VQVAE(encoder=MLP()).fit(images)
+    with pytest.raises(ValueError, match=r"decoder=MLP\(.*\) takes no grid of codes"):
+        VQVAE(decoder=MLP()).fit(images)
+
+
+# -- fits that go on --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"encoder__dropout": 0.1}, "encoder__dropout"),
+        ({"encoder__hidden_layer_sizes": (9,)}, "encoder__hidden_layer_sizes"),
+        ({"decoder__normalization": "layer"}, "decoder__normalization"),
+        ({"likelihood__noise": "shared"}, "likelihood__noise"),
+        ({"likelihood": Bernoulli()}, "likelihood"),
+        ({"hidden_layer_sizes": (9,)}, "hidden_layer_sizes"),
+        ({"activation": "tanh"}, "activation"),
+        ({"decoder": "tied"}, "decoder"),
+    ],
+    ids=str,
+)
+def test_what_shapes_the_network_cannot_change_on_the_way(X, change, named):
+    model = make().partial_fit(X)
+    with pytest.raises(ValueError, match=f"^{named} changed since the model was built"):
+        model.set_params(**change).partial_fit(X)
+
+
+def test_what_means_the_same_may_be_written_in_another_way(X):
+    model, twin = make().partial_fit(X), make().partial_fit(X).set_params(encoder=MLP((8,)), likelihood=Gaussian())
+    np.testing.assert_array_equal(twin.partial_fit(X).transform(X), model.partial_fit(X).transform(X))
+
+
+def test_changes_after_a_fit_do_not_reach_into_it(X):
+    model = make(encoder=MLP(dropout=0.1), likelihood=Gaussian("shared")).fit(X)
+    model.encoder.set_params(dropout=0.5)
+    model.likelihood.set_params(noise="feature")
+    with pytest.raises(ValueError, match="encoder__dropout, likelihood__noise changed"):
+        model.partial_fit(X)
+    assert pickle.loads(pickle.dumps(model)).module_.encoder[2].p == 0.1
+
+
+def test_an_imputers_model_is_cloned_with_its_mechanism():
+    X = np.random.default_rng(0).normal(size=(60, 4))
+    X[X > 1.0] = np.nan
+    imputer = skvae.AutoencoderImputer(
+        VAETransformer(2, hidden_layer_sizes=(8,), max_epochs=2),
+        mechanism="self_masking",
+        masking_sign="positive",
+        random_state=0,
+    ).fit(X)
+    twin = clone(imputer.estimator_)
+    assert (twin.mechanism, twin.sign, twin.n_draws) == ("self_masking", 1, 5)
+    twin = twin.fit(X)
+    assert twin.module_.mask_model is not None
+    np.testing.assert_array_equal(twin.transform(X), imputer.estimator_.transform(X))

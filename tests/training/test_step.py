@@ -1,0 +1,340 @@
+"""Steps of training: what one does, and that several modules of one shape can take theirs at once."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call, grad, stack_module_state, vmap
+
+from skvae.modules import (
+    AutoEncoderModule,
+    Batch,
+    ContractiveModule,
+    CVAEModule,
+    DenoisingModule,
+    Loss,
+    MIWAEModule,
+    SparseModule,
+    TrainableModule,
+    VAEModule,
+    VQVAEModule,
+)
+from skvae.runtime.randomness import PrivateRandomness
+from skvae.training.optimizers import LeanAdam
+from skvae.training.schedules import SCHEDULES
+from skvae.training.step import EagerStep, ScheduleTensors
+
+pytestmark = pytest.mark.usefixtures("one_core")
+
+N_ROWS, N_FEATURES, N_CONDITIONS, N_STEPS = 16, 5, 2, 10
+
+
+def make(cls, seed=0, **params):
+    """A small module in training."""
+    with PrivateRandomness(seed):
+        module = cls(N_FEATURES, None if cls is VQVAEModule else 3, hidden_layer_sizes=(8,), **params)
+    module.train().before_training()
+    if cls is SparseModule:  # one unit is dead
+        module.idle.copy_(torch.tensor([3.0, 150.0, 0.0]).roll(seed))
+    return module
+
+
+def batches(module, n=N_STEPS, *, missing=False):
+    """Batches of rows with weights that differ, and with their noise."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(N_ROWS, *shape, generator=generator)
+
+    found = []
+    for _ in range(n):
+        noise = {name: normal(*shape) for name, shape in module.noise_shapes.items()}
+        condition = normal(N_CONDITIONS) if isinstance(module, CVAEModule) else None
+        observed = normal(N_FEATURES) > -1.0 if missing else None
+        batch = Batch.of(normal(N_FEATURES), condition=condition, observed=observed, noise=noise)
+        found.append(batch._replace(weight=normal().exp()))
+    return found
+
+
+def state_of(module):
+    """Copies of parameters and buffers."""
+    return {name: value.detach().clone() for name, value in (*module.named_parameters(), *module.named_buffers())}
+
+
+class Quadratic(TrainableModule):
+    """Half a squared parameter, and whatever its schedule says."""
+
+    def __init__(self, start=(3.0, -4.0)):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(start))
+        self.seen = []
+
+    def schedule(self, progress):
+        return {"factor": 1.0 + progress, "constant": 2.0}
+
+    def loss(self, batch, schedule):
+        square = 0.5 * self.weight.square().sum().expand(len(batch.x))
+        return Loss({"square": schedule["factor"] * square}, {"a": batch.x.sum()})
+
+    def after_step(self, learned):
+        self.seen.append((learned["a"].item(), self.weight.detach().clone()))
+
+
+def quadratic(learning_rate=0.1, **params):
+    module = Quadratic()
+    return module, EagerStep(module, torch.optim.SGD(module.parameters(), lr=1.0), learning_rate=learning_rate, **params)
+
+
+ROWS = Batch.of(torch.ones(4, 1))
+
+
+# -- the schedule's values --------------------------------------------------------------------------------------------
+
+
+def test_schedules_are_the_same_tensors_overwritten_in_place():
+    schedule = ScheduleTensors(Quadratic())
+    first = schedule(0.0)
+    factor = first["factor"]
+    assert {name: (value.item(), value.shape) for name, value in first.items()} == {"factor": (1.0, ()), "constant": (2.0, ())}
+    second = schedule(0.5)
+    assert second["factor"] is factor
+    assert factor.item() == 1.5
+    assert second["constant"] is first["constant"]
+    assert not factor.requires_grad
+
+
+def test_schedules_of_nothing_are_empty():
+    assert ScheduleTensors(make(AutoEncoderModule))(0.3) == {}
+
+
+def test_steps_hand_the_schedule_on_as_one_set_of_tensors():
+    module, step = quadratic()
+    seen, loss = [], module.loss
+    module.loss = lambda batch, schedule: seen.append({**schedule}) or loss(batch, schedule)
+    for progress in (0.0, 0.5):
+        step(ROWS, progress)
+    assert seen[0]["factor"] is seen[1]["factor"]
+    assert seen[1]["factor"].item() == 1.5
+
+
+# -- one step ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_step_goes_down_the_gradient_of_the_weighted_mean():
+    module = make(VAEModule)
+    (batch,) = batches(module, 1)
+    expected = copy.deepcopy(module)
+    terms = expected.loss(batch, {"beta": torch.tensor(1.0)}).terms
+    sum((batch.weight * term).mean() for term in terms.values()).backward()
+    step = EagerStep(module, torch.optim.SGD(module.parameters(), lr=1.0), learning_rate=0.1)
+    returned = step(batch, 0.0)
+    for name, term in terms.items():
+        torch.testing.assert_close(returned[name], term)
+    for (name, param), other in zip(module.named_parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(param, other - 0.1 * other.grad, msg=name)
+        assert param.grad is None
+
+
+def test_a_term_of_the_whole_batch_counts_once():
+    module = make(VAEModule, capacity=0.5, capacity_warmup=0.0)
+    (batch,) = batches(module, 1)
+    expected = copy.deepcopy(module)
+    terms = expected.loss(batch, ScheduleTensors(module)(1.0)).terms
+    assert terms["kl"].shape == ()
+    ((batch.weight * terms["reconstruction"]).mean() + terms["kl"]).backward()
+    EagerStep(module, torch.optim.SGD(module.parameters(), lr=1.0), learning_rate=0.1)(batch, 1.0)
+    for param, other in zip(module.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(param, other - 0.1 * other.grad)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_steps_take_the_scheduled_rate(name):
+    for progress in (0.0, 0.4, 1.0):
+        module, step = quadratic(learning_rate_schedule=name)
+        step(ROWS, progress)
+        rate = 0.1 * SCHEDULES[name](progress)
+        assert step.optimizer.param_groups[0]["lr"] == pytest.approx(rate)
+        torch.testing.assert_close(module.weight, torch.tensor([3.0, -4.0]) * (1.0 - rate * (1.0 + progress)))
+
+
+@pytest.mark.parametrize(
+    ("clip", "gradient"),
+    [
+        ({"clip_norm": 1.0}, [0.6, -0.8]),
+        ({"clip_norm": 10.0}, [3.0, -4.0]),
+        ({"clip_value": 3.5}, [3.0, -3.5]),
+        ({"clip_value": 3.0, "clip_norm": math.sqrt(2.0)}, [1.0, -1.0]),
+    ],
+    ids=str,
+)
+def test_gradients_are_clipped_before_they_are_shown_and_used(clip, gradient):
+    shown = []
+    module, step = quadratic(on_gradient=lambda batch: shown.append((batch, module.weight.grad.clone())), **clip)
+    step(ROWS, 0.0)
+    torch.testing.assert_close(module.weight, torch.tensor([3.0, -4.0]) - 0.1 * torch.tensor(gradient))
+    ((batch, seen),) = shown
+    assert batch is ROWS
+    torch.testing.assert_close(seen, torch.tensor(gradient))
+
+
+def test_what_is_learned_goes_to_after_step_before_the_weights_move():
+    module, step = quadratic()
+    step(ROWS, 0.0)
+    ((value, weight),) = module.seen
+    assert value == 4.0
+    torch.testing.assert_close(weight, torch.tensor([3.0, -4.0]))
+
+
+MODULES = {
+    "vae": (VAEModule, {}, True),
+    "vae with draws": (VAEModule, {"n_draws": 2, "likelihood": "laplace"}, False),
+    "miwae": (MIWAEModule, {"mechanism": "self_masking"}, True),
+    "autoencoder": (AutoEncoderModule, {}, True),
+    "denoising": (DenoisingModule, {}, False),
+    "contractive": (ContractiveModule, {}, False),
+    "sparse": (SparseModule, {"revival_weight": 0.5}, True),
+    "top k": (SparseModule, {"penalty": "top_k", "k": 2, "revival_weight": 0.5}, False),
+    "vqvae": (VQVAEModule, {"n_levels": 2, "n_codes": 2, "embedding_dim": 2, "n_embeddings": 4}, False),
+}
+LEARNED = {
+    VAEModule: {"likelihood.noise.moment", "likelihood.noise.weight"},
+    SparseModule: {"idle"},
+    VQVAEModule: {"quantizers.0.codebook"},
+}
+
+
+@pytest.mark.parametrize(("cls", "params", "missing"), MODULES.values(), ids=MODULES)
+def test_a_loss_is_pure(cls, params, missing):
+    module = make(cls, **params)
+    (batch,) = batches(module, 1, missing=missing)
+    schedule = ScheduleTensors(module)(0.3)
+    kept, before = {name: value.clone() for name, value in schedule.items()}, state_of(module)
+    parts = copy.deepcopy([None if part is None else part for part in batch])
+    attributes = [dict(vars(part)) for part in module.modules()]
+    random = torch.get_rng_state()
+    first, second = module.loss(batch, schedule), module.loss(batch, schedule)
+    for one, other in zip(first, second, strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    assert not any(value.requires_grad for value in first.learned.values())
+    assert all(torch.equal(value, before[name]) for name, value in state_of(module).items())
+    for part, earlier in zip(module.modules(), attributes, strict=True):
+        assert vars(part).keys() == earlier.keys()
+        assert all(value is earlier[name] for name, value in vars(part).items())
+    assert all(torch.equal(schedule[name], value) for name, value in kept.items())
+    assert all(part is None or isinstance(part, dict) or torch.equal(part, old) for part, old in zip(batch, parts, strict=True))
+    assert all(torch.equal(values, parts[-1][name]) for name, values in batch.noise.items())
+    assert torch.equal(torch.get_rng_state(), random)
+    module.after_step(first.learned)
+    changed = {name for name, value in state_of(module).items() if not torch.equal(value, before[name])}
+    assert changed <= {name for name, _ in module.named_buffers()}
+    assert changed >= LEARNED.get(cls, set())
+
+
+# -- several modules of one shape at once -----------------------------------------------------------------------------
+
+
+BETAS = [{"beta": 0.2}, {"beta": 1.0}, {"beta": 4.0, "kl_warmup": 0.5}]
+STACKED = {  # what modules are given each, what all of them are given, and whether entries are missing
+    "vae": (VAEModule, BETAS, {}, False),
+    "vae with missing entries": (VAEModule, BETAS, {}, True),
+    "vae with shared noise": (VAEModule, BETAS, {"noise": "shared"}, False),
+    "vae with shared noise and missing entries": (VAEModule, BETAS, {"noise": "shared"}, True),
+    "vae with draws and capacity": (
+        VAEModule,
+        [{"capacity": capacity} for capacity in (0.5, 1.0, 2.0)],
+        {"n_draws": 2, "likelihood": "laplace"},
+        False,
+    ),
+    "bernoulli vae": (VAEModule, BETAS, {"likelihood": "bernoulli"}, True),
+    "cvae": (CVAEModule, BETAS, {"n_conditions": N_CONDITIONS, "encode_condition": True, "prior": "conditional"}, False),
+    "miwae": (MIWAEModule, [{}] * 3, {"mechanism": "self_masking"}, True),
+    "autoencoder": (AutoEncoderModule, [{}] * 3, {"activation": "silu"}, False),
+    "denoising": (DenoisingModule, [{}] * 3, {}, True),
+    "contractive": (ContractiveModule, [{}] * 3, {}, False),
+    "sparse": (SparseModule, [{}] * 3, {"revival_weight": 0.5}, True),
+    "sparse by length": (SparseModule, [{}] * 3, {"penalty": "l1"}, False),
+    "top k": (SparseModule, [{"k_annealing": share} for share in (0.2, 0.5, 0.9)], {"penalty": "top_k"}, False),
+    "batch top k": (SparseModule, [{"k_annealing": share} for share in (0.2, 0.5, 0.9)], {"penalty": "batch_top_k"}, True),
+    "vqvae": (VQVAEModule, [{}] * 3, {"n_codes": 2, "embedding_dim": 2, "n_embeddings": 4}, False),
+}
+RATES = (0.003, 0.01, 0.03)
+
+
+class Learn(nn.Module):
+    """A module's `after_step` as its forward pass, which is what `functional_call` calls."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, learned):
+        self.module.after_step(learned)
+        return learned  # `vmap` wants tensors
+
+
+class Losses(Learn):
+    """A module's `loss` as its forward pass."""
+
+    def forward(self, batch, schedule):
+        return self.module.loss(batch, schedule)
+
+
+def train_together(modules, data, rates, rate_factor):
+    """Take steps of Adam with all modules at once; return stacked parameters, buffers, and terms by step.
+
+    Parameters and buffers are stacked, schedules and learning rates are tensors with an entry for each module, and all
+    modules see the same batches.
+    """
+    base = copy.deepcopy(modules[0]).to("meta")
+    losses, learn = Losses(base).train(), Learn(base).train()
+    params, buffers = stack_module_state([Losses(module) for module in modules])
+    params = {name: value.detach() for name, value in params.items()}
+    first, second = ({name: torch.zeros_like(value) for name, value in params.items()} for _ in range(2))
+
+    def objective(params, buffers, batch, schedule):
+        terms, learned = functional_call(losses, (params, buffers), (batch, schedule))
+        total = sum((batch.weight * term).mean() if term.dim() else term for term in terms.values())
+        return total, (terms, learned)
+
+    gradient_of = vmap(grad(objective, has_aux=True), in_dims=(0, 0, None, 0))
+    rates, history = torch.tensor(rates), []
+    for i, batch in enumerate(data):
+        progress = i / len(data)
+        values = [module.schedule(progress) for module in modules]
+        schedule = {name: torch.tensor([each[name] for each in values]) for name in values[0]}
+        gradient, (terms, learned) = gradient_of(params, buffers, batch, schedule)
+        if learned:
+            vmap(lambda buffers, learned: functional_call(learn, buffers, (learned,)))(buffers, learned)
+        rate = rates * rate_factor(progress)
+        for name, param in params.items():
+            first[name].lerp_(gradient[name], 0.1)
+            second[name].mul_(0.999).addcmul_(gradient[name], gradient[name], value=0.001)
+            spread = (second[name] / (1 - 0.999 ** (i + 1))).sqrt() + 1e-8
+            param.sub_(rate.view(-1, *[1] * (param.dim() - 1)) * (first[name] / (1 - 0.9 ** (i + 1))) / spread)
+        history.append(terms)
+    return params, buffers, history
+
+
+@pytest.mark.parametrize(("cls", "each", "common", "missing"), STACKED.values(), ids=STACKED)
+def test_modules_that_are_trained_together_get_what_they_get_alone(cls, each, common, missing):
+    modules = [make(cls, seed, **params, **common) for seed, params in enumerate(each)]
+    data = batches(modules[0], missing=missing)
+    if common.get("likelihood") == "bernoulli":
+        data = [batch._replace(x=torch.sigmoid(batch.x), target=torch.sigmoid(batch.x)) for batch in data]
+    params, buffers, history = train_together(modules, data, RATES, SCHEDULES["cosine"])
+    for k, (module, rate) in enumerate(zip(modules, RATES, strict=True)):
+        before = state_of(module)
+        optimizer = LeanAdam(module.parameters(), lr=rate, fused=True)
+        step = EagerStep(module, optimizer, learning_rate=rate, learning_rate_schedule="cosine")
+        for i, batch in enumerate(data):
+            for term_name, term in step(batch, i / len(data)).items():
+                torch.testing.assert_close(history[i][term_name][k], term.detach(), rtol=1e-5, atol=1e-6)
+        for part_name, value in state_of(module).items():
+            together = {**params, **buffers}[f"module.{part_name}"][k]
+            torch.testing.assert_close(together, value, rtol=1e-5, atol=1e-6)
+        moved = {name for name, value in state_of(module).items() if not torch.equal(value, before[name])}
+        assert moved >= {name for name, _ in module.named_parameters()}
+        assert ("likelihood.noise.moment" in moved) == (module.learns_noise and module.likelihood.learns_noise)
