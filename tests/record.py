@@ -133,7 +133,7 @@ class Data:
 
     X: Any
     fit: dict[str, Any] = field(default_factory=dict)  # further arguments of `fit`
-    told: dict[str, Any] = field(default_factory=dict)  # arguments of what conditional models are asked later
+    side: dict[str, Any] = field(default_factory=dict)  # arguments of what conditional models are asked later
 
     def changed(self, seed: int) -> Data:
         """The same with every entry moved by a tiny share of itself."""
@@ -158,7 +158,7 @@ def table(n=60, *, gaps=0.0, weights=False, constant=False, kind=float, labels=N
         data.fit["y"] = np.array(["a", "b", "c"])[group]
     elif labels == "numbers":
         data.fit["y"] = np.column_stack([group + rng.normal(size=n), rng.normal(size=n)])
-    data.told = {"y": data.fit["y"]} if labels else {}
+    data.side = {"y": data.fit["y"]} if labels else {}
     return data
 
 
@@ -169,7 +169,7 @@ def images(n=40, *, labels=False) -> Data:
     digits = load_digits()
     data = Data(digits.images[:n, np.newaxis] / 16.0)
     if labels:
-        data.fit, data.told = {"y": digits.target[:n] % 2}, {"y": digits.target[:n] % 2}
+        data.fit, data.side = {"y": digits.target[:n] % 2}, {"y": digits.target[:n] % 2}
     return data
 
 
@@ -520,9 +520,9 @@ def unbalanced() -> Data:
 
 def questions(model: Any, data: Data) -> dict[str, Callable[[], Any]]:
     """What a fitted model is asked, by name."""
-    X, told = data.X, data.told
+    X, side = data.X, data.side
     few = X[:7]
-    few_told = {name: value[:7] for name, value in told.items()}
+    few_side = {name: value[:7] for name, value in side.items()}
     asked: dict[str, Callable[[], Any]] = {}
 
     def ask(name: str, *args: Any, called: str | None = None, **kwargs: Any) -> None:
@@ -542,18 +542,18 @@ def questions(model: Any, data: Data) -> dict[str, Callable[[], Any]]:
             ask("fit_resample", X, **data.fit)
         ask("impute", X, 3, random_state=1)
         return asked
-    takes_y = kind == "CVAE" and bool(told)
-    y = told if takes_y else {}
-    few_y = few_told if takes_y else {}
+    takes_y = kind == "CVAE" and bool(side)
+    y = side if takes_y else {}
+    few_y = few_side if takes_y else {}
     encoded = {name: value for name, value in few_y.items() if getattr(model, "encode_condition", False)}
-    code = {"condition": few_told["y"]} if encoded else {}
+    code = {"condition": few_side["y"]} if encoded else {}
     ask("transform", few if code else X, **code)
     shapes = getattr(model, "n_components_", 2)
-    code_told = {name: value[:5] for name, value in few_y.items()}
-    if kind == "CVAE" and not told:
-        code_told = {"condition": X[:5, [0, 4]]}
+    code_side = {name: value[:5] for name, value in few_y.items()}
+    if kind == "CVAE" and not side:
+        code_side = {"condition": X[:5, [0, 4]]}
     Z = np.random.default_rng(3).normal(size=(5, shapes))
-    ask("inverse_transform", Z, **code_told)
+    ask("inverse_transform", Z, **code_side)
     for name in ("reconstruct", "posterior", "score_samples", "score_anomaly", "explain_anomaly", "effective_sample_size"):
         ask(name, few if name == "posterior" else X, **(few_y if name == "posterior" else y))
     ask("score", X, **({**y} if takes_y else {}))
@@ -562,7 +562,7 @@ def questions(model: Any, data: Data) -> dict[str, Callable[[], Any]]:
             ask("score_anomaly", X, **y, method=method, called=f"score_anomaly by {method}")
             if method != "likelihood":
                 ask("explain_anomaly", X, **y, method=method, called=f"explain_anomaly by {method}")
-    labeled = {"y": told["y"][:5]} if takes_y else {}
+    labeled = {"y": side["y"][:5]} if takes_y else {}
     size = {} if takes_y else {"n_samples": 5}
     ask("sample", **size, **labeled, random_state=3)
     ask("sample", **size, **labeled, mean=True, called="sample, mean")
@@ -584,7 +584,7 @@ def questions(model: Any, data: Data) -> dict[str, Callable[[], Any]]:
             ask("log_likelihoods", X)
             ask("sample", 6, random_state=3, called="sample, any label")
         if takes_y:
-            ask("style_transfer", few, told["y"][7:14], **({"condition": few_told["y"]} if encoded else {}))
+            ask("style_transfer", few, side["y"][7:14], **({"condition": few_side["y"]} if encoded else {}))
     if kind == "VQVAE":
         ask("encode", X)
         asked["decode"] = lambda: model.decode(model.encode(few))
@@ -592,9 +592,9 @@ def questions(model: Any, data: Data) -> dict[str, Callable[[], Any]]:
         ask("bits_per_dim", X, step=0.1)
         ask("compression", X)
         ask("predict", X) if getattr(model, "n_codes_", 0) == 1 else None
-        if told:
-            ask("score_samples", X, told["y"], called="score_samples, told")
-            ask("sample", y=told["y"][:5], random_state=2, called="sample, told")
+        if side:
+            ask("score_samples", X, side["y"], called="score_samples, given")
+            ask("sample", y=side["y"][:5], random_state=2, called="sample, given")
     if kind == "TDVAE":
         for name in ("beliefs", "score_anomaly_steps"):
             ask(name, X)
