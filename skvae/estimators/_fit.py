@@ -143,7 +143,7 @@ class FitRun:
         plan = self._plan(len(rows), stopping)
         outcome = self._train(rows, valid, plan)
         self._note_training(outcome)
-        self._measure(noise_before, plan)
+        self._note_measures(noise_before, plan)
         self._note_progress(outcome, plan)
         if not self.single_pass and not outcome.diverged:
             for concern in draft._concerns(self):
@@ -279,7 +279,7 @@ class FitRun:
         draft.module_, draft.n_components_ = self.module, self.module.n_components
         draft.history_, draft.n_iter_ = history, len(history["loss"])
 
-    def _measure(self, noise_before: torch.Tensor, plan: Plan) -> None:
+    def _note_measures(self, noise_before: torch.Tensor, plan: Plan) -> None:
         """Measure what the model needs once training is over."""
         self.plan = plan
         likelihood = self.module.likelihood

@@ -298,7 +298,7 @@ class VQVAE(ClustersMixin, TableAutoEncoder):
             conditions = Conditions(labels, weight, classes=classes, scaled=False)
         else:
             return table, noted
-        noted.update(_conditions=conditions, classes_=conditions.classes)
+        noted["_conditions"] = conditions
         return replace(table, labels=conditions.encode(labels, table.n_rows)), noted
 
     def _module_arguments(self, n_features: int) -> dict[str, Any]:
@@ -430,6 +430,13 @@ class VQVAE(ClustersMixin, TableAutoEncoder):
                 f"{advice}"
             )
         return concerns
+
+    @property
+    def classes_(self):
+        """Labels, sorted, where the prior depends on them; a list of them where there are several kinds."""
+        if getattr(self, "_conditions", None) is None:
+            raise AttributeError(f"This {type(self).__name__} has no classes_: it has no prior that depends on labels.")
+        return self._conditions.classes
 
     def _has_prior(self, what: str) -> Any:
         check_is_fitted(self, "module_")

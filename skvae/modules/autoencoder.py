@@ -16,7 +16,7 @@ from skvae.modules.posterior import Free, LaplacePosterior, Proposal, colored
 from skvae.modules.priors.fitted import FittedGaussian, FittedPrior
 
 _NOISE_ITERATIONS = 30
-_FEWEST_ROWS = 64  # from which each column's noise can be told
+_FEWEST_ROWS = 64  # from which each column's noise can be estimated
 _SLOPE_NUMBERS = 2**25
 _SOLVE_WORK = 2**27
 

@@ -27,7 +27,7 @@ class CVAEModule(VAEModule):
     n_conditions : int
         Width of the condition.
     encode_condition : bool
-        Have the encoder read it, too: q(z|x, c).
+        Whether the encoder takes the condition, too: q(z|x, c).
     prior : {"standard", "conditional"}
         p(z|c): standard normal whatever the condition, or a Gaussian whose moments a network learns from it.
     n_features, n_components, **autoencoder

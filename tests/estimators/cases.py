@@ -24,7 +24,7 @@ def labels_of(X: Any) -> np.ndarray:
 
 
 class LabeledCVAE(CVAE):
-    """CVAE that is told `labels_of` the rows, so that it is called as the others are.
+    """CVAE conditioned on `labels_of` the rows, so that it is called as the others are.
 
     A class of its own, and no function, so that it can be cloned, pickled and searched.
     """
@@ -153,7 +153,7 @@ CASES = [
         code={"n_embeddings": 8, "embedding_dim": 3, "n_codes": 2},
         width=6,
         per_row=("transform", "encode", "reconstruct", "score_samples", "score_anomaly", "explain_anomaly"),
-        quick={"prior": "histogram"},
+        quick={"code_prior": "histogram"},
         lacks=_DISCRETE,
     ),
     Case(
