@@ -201,7 +201,7 @@ class FitRun:
             arguments.update(draft._module_class.missing_arguments(measured.n_missing, measured.n_rows))
         draft._arguments = arguments
         module = build_module(draft._module_class, arguments, self.progress)
-        module.likelihood.check(table.entries().source)
+        module.likelihood.check(table.entries().source, table.name)
         entries = measured.entries()
         is_image = getattr(draft, "image_shape_", None) is not None
         try:
@@ -212,7 +212,7 @@ class FitRun:
 
     def _resumed_module(self) -> LatentModule:
         module = copy.deepcopy(self.draft.module_)
-        module.likelihood.check(self.table.entries().source)
+        module.likelihood.check(self.table.entries().source, self.table.name)
         return module
 
     def _split(self, validation_fraction: float | None) -> tuple[np.ndarray | None, np.ndarray | None]:

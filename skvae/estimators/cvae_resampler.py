@@ -301,7 +301,8 @@ def _closeness(model: CVAE, rows: Any) -> Callable[[np.ndarray], np.ndarray]:
 
     def standardized(rows: Any) -> np.ndarray:
         rows = rows if is_sparse(rows) else _flat(rows)
-        return model.module_.likelihood.standardize(rows).double().numpy()
+        likelihood = model.module_.likelihood
+        return likelihood.comparable(likelihood.standardize(rows)).double().numpy()
 
     known, counts = np.unique(standardized(rows), axis=0, return_counts=True)
     index = NearestNeighbors().fit(known)

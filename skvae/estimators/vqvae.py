@@ -652,9 +652,9 @@ class VQVAE(ClustersMixin, TableAutoEncoder):
         check_is_fitted(self, "module_")
         if not isinstance(step, Real) or not 0.0 < step < np.inf:
             raise ValueError(f"step={step!r} must be a number above 0.")
-        if not self.module_.likelihood.has_noise and step != 1.0:
+        if not self.module_.likelihood.is_density and step != 1.0:
             raise ValueError(
-                f"step={step!r} turns densities into probabilities, which those of likelihood='bernoulli' are already."
+                f"step={step!r} turns densities into probabilities, which those of likelihood={self.likelihood!r} are already."
             )
         return -(self.score_samples(X, y) / self.n_features_in_ + np.log(step)) / np.log(2.0)
 

@@ -67,7 +67,7 @@ class AutoEncoderModule(LatentModule):
         They are secants, but where the decoder is a linear map.
         """
         if self._linear_map is not None:
-            slopes = self.likelihood.locate(self._linear_map.weight.mT)
+            slopes = self.likelihood.location_change(self._linear_map.weight.mT)
             if free.positions.stride(0) == 0:
                 return slopes[free.positions[:1]]
             return slopes[free.positions] * free.active.unsqueeze(-1)

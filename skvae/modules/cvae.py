@@ -74,9 +74,9 @@ class CVAEModule(VAEModule):
     def n_decoder_inputs(self) -> int:
         return self.n_components + self.n_conditions
 
-    def encoder_input(self, batch: Batch) -> Tensor:
-        """Return what the encoder takes: rows, and beside them their conditions with `encode_condition`."""
-        x = super().encoder_input(batch)
+    def join_input(self, x: Tensor, batch: Batch) -> Tensor:
+        """Join to what is read of rows: their conditions, with `encode_condition`."""
+        x = super().join_input(x, batch)
         if not self.encode_condition:
             return x
         assert batch.condition is not None

@@ -100,6 +100,6 @@ def check_mask(estimator: Any, X: Any, mask: Any, pixels: np.ndarray) -> tuple[A
     if len(X.shape) < 2 or prod(X.shape[1:]) != n_features or getattr(X, "dtype", np.dtype(float)).kind in "USMm":
         return X, mask  # which is refused where rows are checked
     if hasattr(X, "iloc"):  # a data frame, whose column names are looked at later
-        return X.mask(mask, 0.5), mask
+        return X.mask(mask, 0.0), mask
     X = dense(X)
-    return np.where(mask.reshape(X.shape), 0.5, X), mask  # which every likelihood takes
+    return np.where(mask.reshape(X.shape), 0.0, X), mask  # which every likelihood takes
