@@ -28,7 +28,7 @@ def damage(X: np.ndarray, train: np.ndarray, seed: int) -> dict[str, tuple[np.nd
     hidden = rng.random(X.shape).argsort(axis=1).argsort(axis=1) < X.shape[1] // 2
     masked = np.where(hidden, train.mean(axis=0), X)
     return {
-        "noise of one std": (noisy, {"corruption": "gaussian", "noise_scale": 1.0}),
+        "noise of one std": (noisy, {"corruption": "gaussian", "corruption_scale": 1.0}),
         "half of the pixels": (masked, {"corruption": "masking", "corruption_rate": 0.5}),
     }
 

@@ -55,8 +55,8 @@ def sample(estimator, n_samples=1, *, y=None, mean=False, random_state=None):
     n_samples = check_count("n_samples", n_samples)
     before, step = find_step(estimator, "sample")
     if "mean" in signature(step.sample).parameters:
-        return _back(before, step.sample(n_samples, mean=mean, random_state=random_state, **_told(step, "sample", y)))
-    _told(step, "sample", y)
+        return _back(before, step.sample(n_samples, mean=mean, random_state=random_state, **_condition(step, "sample", y)))
+    _condition(step, "sample", y)
     random_state = getattr(step, "random_state", None) if random_state is None else random_state
     return _back(before, sample_density(step, n_samples, check_random_state(random_state).randint(2**31 - 1)))
 
@@ -94,7 +94,7 @@ def reconstruct(estimator, X, *, y=None):
     (178, 13)
     """
     before, step = find_step(estimator, "reconstruct")
-    return _back(before, step.reconstruct(forth(before, X), **_told(step, "reconstruct", y)))
+    return _back(before, step.reconstruct(forth(before, X), **_condition(step, "reconstruct", y)))
 
 
 def score_anomaly(estimator, X, *, y=None, method="auto"):
@@ -136,7 +136,7 @@ def score_anomaly(estimator, X, *, y=None, method="auto"):
     chosen = {} if method == "auto" else {"method": method}
     if chosen and "method" not in signature(step.score_anomaly).parameters:
         raise TypeError(f"method={method!r} was given, but score_anomaly of {type(step).__name__} takes none.")
-    return step.score_anomaly(forth(before, X), **_told(step, "score_anomaly", y), **chosen)
+    return step.score_anomaly(forth(before, X), **_condition(step, "score_anomaly", y), **chosen)
 
 
 def step_score(name):
@@ -195,7 +195,7 @@ class StepScorer:
         if not hasattr(step, "score"):
             raise TypeError(f"Step {self.name!r} of the pipeline, {step!r}, has no method 'score'.")
         weight = {} if sample_weight is None else {"sample_weight": sample_weight}
-        if not getattr(step, "_is_told_y", True):  # whose `y` is another step's
+        if not getattr(step, "_is_conditioned_on_y", True):  # whose `y` is another step's
             y = None
         return step.score(forth(estimator.steps[:position], X), y, **weight)
 
@@ -214,8 +214,8 @@ def find_step(estimator: Any, method: str) -> tuple[list[tuple[str, Any]], Any]:
     raise TypeError(f"No step of {[name for name, _ in steps]} has the method {method!r}.")
 
 
-def _told(step: Any, method: str, y: Any) -> dict[str, Any]:
-    """Pass on what a conditional step is told."""
+def _condition(step: Any, method: str, y: Any) -> dict[str, Any]:
+    """Arguments of a step's method that are its condition: `y`, where one is given."""
     if y is None:
         return {}
     if "y" not in signature(getattr(step, method)).parameters:

@@ -22,7 +22,7 @@ import time
 import numpy as np
 from mnist import load_mnist
 
-from skvae import CVAE
+from skvae import CVAE, EarlyStopping
 
 # Negative conditional log-likelihoods of the tutorial of a probabilistic programming library: perceptron, and bound of the CVAE.
 REPORTED = {1: (100.4, 71.8), 2: (61.9, 51.0), 3: (25.4, 24.2)}
@@ -45,9 +45,7 @@ def perceptron(args: argparse.Namespace, seen: np.ndarray, X_train: np.ndarray, 
         hidden_layer_sizes=(args.width, args.width),
         learning_rate=1e-3,
         max_epochs=max(1, args.epochs // 4),
-        early_stopping=True,
-        n_iter_no_change=3,
-        validation_fraction=1 / 12,
+        early_stopping=EarlyStopping(1 / 12, n_iter_no_change=3),
         n_score_draws=1,
         random_state=args.seed,
     ).fit(X_train[:, ~seen], X_train[:, seen])
@@ -95,9 +93,7 @@ def main() -> None:
             hidden_layer_sizes=(args.width, args.width),
             learning_rate=1e-3,
             max_epochs=args.epochs,
-            early_stopping=True,
-            n_iter_no_change=5,
-            validation_fraction=1 / 12,
+            early_stopping=EarlyStopping(1 / 12, n_iter_no_change=5),
             n_score_draws=args.draws,
             random_state=args.seed,
         ).fit(X_train[:, ~seen], X_train[:, seen])

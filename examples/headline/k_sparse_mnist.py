@@ -20,7 +20,7 @@ from scipy import sparse
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 
-from skvae import SparseAE
+from skvae import SparseAE, TopK
 
 PENALTIES = (0.01, 0.04, 0.16)
 N_VALIDATION = 10_000
@@ -53,10 +53,9 @@ def main() -> None:
     start = time.perf_counter()
     model = SparseAE(
         args.units,
-        penalty="top_k",
+        penalty=TopK(alpha=args.alpha),
         k=args.k,
-        alpha=args.alpha,
-        tied_weights=True,
+        decoder="tied",
         sparse_output=True,
         learning_rate=3e-3,
         batch_size=256,

@@ -18,7 +18,7 @@ import time
 import numpy as np
 from mnist import load_mnist
 
-from skvae import VQVAE, Conv
+from skvae import VQVAE, CodePrior, Conv
 
 REPORTED_ERROR = 0.0444  # of a public example of a deep learning library, on its training images
 
@@ -44,6 +44,7 @@ def main() -> None:
     args = parser.parse_args()
     X_train, y_train, X_test, y_test = load_mnist()
     X_train, y_train = X_train[: args.rows], y_train[: args.rows]
+    is_trained = args.prior in ("auto", "transformer", "pixelsnail")
     model = VQVAE(
         n_embeddings=128,
         embedding_dim=16,
@@ -52,8 +53,7 @@ def main() -> None:
         encoder=Conv(channels=(32, 64)),
         entropy_weight=args.entropy_weight,
         max_epochs=args.epochs,
-        prior=args.prior,
-        prior_params={"max_epochs": args.prior_epochs} if args.prior in ("auto", "transformer", "pixelsnail") else None,
+        code_prior=CodePrior(args.prior, max_epochs=args.prior_epochs if is_trained else None),
         random_state=args.seed,
     )
     start = time.perf_counter()

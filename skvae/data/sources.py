@@ -22,8 +22,8 @@ def row_blocks(n_rows: int, n_features: int) -> Iterator[slice]:
 class Source(ABC):
     """Rows that can be read a few at a time, in any order; an entry that is NaN is missing.
 
-    A source defines `read`, `take` and `stored`. One that reads from a file or from a stream that was spooled to one has its
-    place beside those below.
+    A source defines `read`, `take`, `columns` and `stored`. One that reads from a file or from a stream that was spooled to one
+    has its place beside those below.
 
     Attributes
     ----------
@@ -45,6 +45,10 @@ class Source(ABC):
     @abstractmethod
     def take(self, rows: Any) -> Source:
         """Return a source of some of the rows."""
+
+    @abstractmethod
+    def columns(self, positions: NDArray[np.intp]) -> Source:
+        """Return a source of some of the columns."""
 
     @abstractmethod
     def stored(self) -> NDArray[Any]:
@@ -92,6 +96,9 @@ class ArraySource(Source):
     def take(self, rows: Any) -> ArraySource:
         return ArraySource(self.values[rows])
 
+    def columns(self, positions: NDArray[np.intp]) -> ArraySource:
+        return ArraySource(self.values.take(positions, axis=-1))
+
     def stored(self) -> NDArray[Any]:
         return self.values
 
@@ -115,6 +122,9 @@ class SparseSource(Source):
 
     def take(self, rows: Any) -> SparseSource:
         return SparseSource(self.values[rows])
+
+    def columns(self, positions: NDArray[np.intp]) -> SparseSource:
+        return SparseSource(self.values[:, positions])
 
     def stored(self) -> NDArray[Any]:
         entries: NDArray[Any] = self.values.data

@@ -98,12 +98,20 @@ class Table:
 
     def take(self, rows: Any) -> Table:
         """Keep some rows, in order: positions, a mask or a slice."""
-        kept = (part if part is None else part[rows] for part in (self.weight, self.condition, self.labels))
-        return Table(self.source.take(rows), *kept, self.names)
+        weight, condition, labels = (part if part is None else part[rows] for part in (self.weight, self.condition, self.labels))
+        return Table(self.source.take(rows), weight, condition, labels, self.names)
+
+    def columns(self, positions: NDArray[np.intp]) -> Table:
+        """Keep some columns, in order, under the names or positions that they have here."""
+        return replace(self, source=self.source.columns(positions), names=[self.name(int(column)) for column in positions])
 
     def with_condition(self, condition: NDArray[Any] | None) -> Table:
         """Return the same rows under other conditions."""
         return replace(self, condition=condition)
+
+    def with_one_condition(self, condition: NDArray[Any]) -> Table:
+        """Return the same rows, all of them under one condition ``(n_conditions,)``."""
+        return self.with_condition(np.broadcast_to(condition, (self.n_rows, len(condition))))
 
     def entries(self) -> Table:
         """Return what columns are measured on: the rows, or the frames of sequences with the weights of these."""

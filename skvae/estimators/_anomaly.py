@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
+from skvae.data import Table
 from skvae.estimators import _checks as check
 from skvae.inference.anomaly import References, Scorer
 
@@ -98,3 +100,69 @@ class AnomalyScoresMixin:
     def _scorer(self, name: str, device: torch.device) -> Scorer:
         """Return the method of a name, at work on this model."""
         return Scorer(name, self._references, self.module_, device)
+
+
+class ConditionalAnomalyScoresMixin(AnomalyScoresMixin):
+    """Scores by method, and the columns' shares of them, of rows under conditions that are given or chosen among labels."""
+
+    def score_anomaly(self, X, y=None, *, condition=None, method="auto"):
+        """Score how anomalous rows are.
+
+        The methods are those of :meth:`VAETransformer.score_anomaly`, with reconstructions under the labels or numbers that rows
+        come with.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data.
+        y, condition : scalar or array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Labels or numbers of the rows. Without them, every row gets the label under which it is the least anomalous; by
+            "likelihood", labels are summed out.
+        method : {"auto", "neighbors", "mahalanobis", "reconstruction", "likelihood"}, default="auto"
+            How rows are scored; "auto" is "neighbors".
+
+        Returns
+        -------
+        score : ndarray of shape (n_samples,)
+            Higher is more anomalous.
+        """
+        name = check.check_anomaly_method(method, self._anomaly_method)
+        if name == "likelihood":
+            return -self.score_samples(X, y, condition=condition)
+        table, scorer = self._scored(X, y, condition, name, "score_anomaly")
+        return self._best_labels(table, scorer)[0] if table.condition is None else scorer.score(table)
+
+    def explain_anomaly(self, X, y=None, *, condition=None, method="auto"):
+        """Split the anomaly score of rows into the shares of the columns.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data.
+        y, condition : scalar or array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Labels or numbers of the rows. Without them, every row gets the label under which it is the least anomalous.
+        method : {"auto", "neighbors", "mahalanobis", "reconstruction"}, default="auto"
+            How rows are scored, see :meth:`VAETransformer.explain_anomaly`. Scores by "likelihood" do not split.
+
+        Returns
+        -------
+        shares : ndarray of shape (n_samples, n_features_in_)
+            Not negative; sum to `score_anomaly` along each row; zero for `condition_columns`.
+        """
+        name = check.check_anomaly_method(method, self._anomaly_method, splits=True)
+        table, scorer = self._scored(X, y, condition, name, "explain_anomaly")
+        if table.condition is None:
+            table = table.with_condition(self._best_labels(table, scorer)[1])
+        shares = scorer.shares(table)
+        return self._joined(shares, np.zeros((len(shares), self._conditions.n_columns)))
+
+    def _scored(self, X: Any, y: Any, condition: Any, name: str, what: str) -> tuple[Table, Scorer]:
+        """Rows with their conditions, and the method that scores them."""
+        table, _, device = self._rows(X, y, condition, what, needed=not self._conditions_are_labels, scored=True)
+        return table, self._scorer(name, device)
+
+    def _best_labels(self, table: Table, scorer: Scorer) -> tuple[np.ndarray, np.ndarray]:
+        """Scores of rows under the labels that make them the least anomalous, and these."""
+        conditions = self._conditions.combinations()[0]
+        scores = np.stack([scorer.score(table.with_one_condition(condition)) for condition in conditions])
+        return scores.min(axis=0), conditions[scores.argmin(axis=0)]

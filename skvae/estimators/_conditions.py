@@ -222,6 +222,40 @@ class Conditions:
         return self._in_shape(self._seen[drawn])
 
 
+def prior_depends_on(y: Any, n_rows: int, class_conditional: bool | str, prior: str) -> bool:
+    """Whether a prior of codes is to depend on targets.
+
+    Parameters
+    ----------
+    y : ndarray or data frame
+        Targets of the rows.
+    n_rows : int
+    class_conditional : True or "auto"
+        With True, targets have to be labels, and a ValueError says what is wrong with them; with "auto", the prior depends on
+        labels if no more combinations of them are there than the square root of the number of rows.
+    prior : str
+        Name of the prior; "histogram" depends on one column of labels at most.
+    """
+    is_required = class_conditional is True
+    try:
+        with np.errstate(invalid="ignore"):  # NaN, which is refused as such
+            is_continuous = not hasattr(y, "columns") and type_of_target(y, input_name="y").startswith("continuous")
+        found = None if is_continuous else Conditions(y, None, scaled=False)
+    except ValueError:  # missing entries, for example, in a target that need not be for the prior
+        if is_required:
+            raise
+        return False
+    if found is None or not found.is_labels:
+        if is_required:
+            raise ValueError("class_conditional=True takes labels, but y holds numbers that are not: pass integers or text.")
+        return False
+    if prior == "histogram" and found.n_columns > 1:
+        if is_required:
+            raise ValueError(f"code_prior='histogram' depends on one kind of label, but y has {found.n_columns} columns.")
+        return False
+    return is_required or len(found.combinations()[0]) <= n_rows**0.5
+
+
 def _kinds(
     given: list[tuple[Any, np.ndarray]], is_vector: bool, weight: np.ndarray | None, name: str, classes: Any, scaled: bool
 ) -> list[Column]:

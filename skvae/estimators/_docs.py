@@ -98,12 +98,22 @@ def document(cls: type) -> type:
         known = set(parameters) if name != "fitted" else {*names.values()} - getattr(cls, "_unfitted", set())
         entries = [entry for entry, own in names.items() if own in known and own not in described]
         cls.__doc__ = cls.__doc__.replace(f"    %({name})s\n", _indent("\n".join(entries)))
+    cls.__doc__ = _in_order(cls.__doc__, list(parameters))
     for name, parameter in parameters.items():
         written = re.search(rf"^    (?:\w+, )*{name}(?:, \w+)* : .*, default=(.*)$", cls.__doc__, re.M)
         if written and literal_eval(written[1]) != parameter.default:
             default = repr(parameter.default).replace("'", '"')
             cls.__doc__ = cls.__doc__[: written.start(1)] + default + cls.__doc__[written.end(1) :]
     return cls
+
+
+def _in_order(doc: str, names: list[str]) -> str:
+    """Put what is written of parameters in the order of the signature, in which shared and own ones take turns."""
+    head, body, tail = re.split(
+        r"(?<=    Parameters\n    ----------\n)(.*?)(?=\n\n    Attributes\n)", doc, maxsplit=1, flags=re.S
+    )
+    entries = re.split(r"\n(?=    \w)", body)
+    return head + "\n".join(sorted(entries, key=lambda entry: names.index(re.match(r"\w+", entry.strip())[0]))) + tail
 
 
 def _indent(text: str) -> str:

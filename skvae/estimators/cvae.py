@@ -2,42 +2,36 @@
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import Any
 
 import numpy as np
-from scipy import sparse
+import torch
 from scipy.special import logsumexp
 from sklearn.base import _fit_context
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from skvae import inference
 from skvae.data import Table
-from skvae.data.columns import SpreadError
 from skvae.estimators import _checks as check
+from skvae.estimators._anomaly import ConditionalAnomalyScoresMixin
 from skvae.estimators._base import BaseAutoEncoder
+from skvae.estimators._conditioner import Conditioner, choose, split_columns
 from skvae.estimators._conditions import Conditions
 from skvae.estimators._docs import document
-from skvae.estimators._fit import MAX_SEED, FitRun
+from skvae.estimators._fit import FitRun
+from skvae.estimators._inpainting import InpaintingMixin
 from skvae.estimators._latent import between
 from skvae.estimators._variational import VariationalAutoEncoder
-from skvae.inference.anomaly import Scorer
-from skvae.inference.completion import complete
 from skvae.modules import CVAE_PRIORS, CVAEModule
-from skvae.runtime.randomness import Stream, seed_streams
-
-_CHAINS, _STEPS = 8, 60  # of the Markov chains behind a completed row
-_CONDITIONED_TWICE = "Pass condition, or set condition_columns, but not both."
 
 
 @document
-class CVAE(VariationalAutoEncoder):
-    r"""Conditional variational autoencoder: the decoder is told labels, or numbers, that rows come with [1]_ [2]_.
+class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncoder):
+    r"""Conditional variational autoencoder: the decoder takes a condition, labels or numbers that rows come with [1]_ [2]_.
 
-    What the decoder is told the code need not carry: the code keeps what is left, the style. The encoder is not told, so that
-    `transform` gives new rows, whose labels nobody knows, codes of the same kind as it gave the training rows.
+    The code need not carry what the condition says: it keeps what is left, the style. The encoder does not take the condition,
+    so that `transform` gives new rows, whose labels are unknown, codes of the same kind as those of the training rows.
 
     Conditions are passed as `y`: a list of labels of any type, a matrix of labels with a column for each kind, or a matrix of
     floats. Where `y` is something else, as in a pipeline that ends in a classifier, they are passed as `condition`, by
@@ -48,7 +42,7 @@ class CVAE(VariationalAutoEncoder):
     n_components : int or "auto", default="auto"
         Size of the code; "auto" is the square root of the number of columns, but at least 2.
     encode_condition : bool, default=False
-        Have the encoder be told the condition, too. `transform` then needs it.
+        Whether the encoder takes the condition, too. `transform` then needs it.
     prior : {"standard", "conditional"}, default="standard"
         Prior of the code: standard normal, or a Gaussian whose moments are learned as a function of the condition [2]_.
     condition_columns : array-like of str or int, or None, default=None
@@ -63,7 +57,7 @@ class CVAE(VariationalAutoEncoder):
     n_draws : int, default=1
         Draws of the code per row and training step.
     decoder : MLP, Conv, Net or None, default=None
-        What else there is to tell of the decoder; None mirrors the encoder.
+        Specification of the decoder; None mirrors the encoder.
     %(architecture)s
     %(training)s
 
@@ -72,7 +66,7 @@ class CVAE(VariationalAutoEncoder):
     classes_ : ndarray of shape (n_classes,) or list of ndarray
         Labels, sorted; a list of them where there are several kinds. Only where all conditions are labels.
     n_conditions_ : int
-        Width of the condition as the decoder is told it: labels are one-hot, numbers standardized.
+        Width of the condition as the decoder takes it: labels are one-hot, numbers standardized.
     noise_scale_ : ndarray of shape (n_reconstructed,)
         Scale of the likelihood's noise, in the units of X, for the columns that are not `condition_columns`; zeros for
         "bernoulli".
@@ -109,7 +103,7 @@ class CVAE(VariationalAutoEncoder):
     """
 
     _module_class = CVAEModule
-    _private_state = (*VariationalAutoEncoder._private_state, "_conditions", "_columns")
+    _private_state = (*VariationalAutoEncoder._private_state, "_conditioner")
 
     _parameter_constraints = {
         **VariationalAutoEncoder._parameter_constraints,
@@ -256,81 +250,39 @@ class CVAE(VariationalAutoEncoder):
             Their deterministic codes.
         """
         self.fit(X, y, condition=condition, sample_weight=sample_weight)
-        told = y if condition is None else condition
-        return self.transform(X, condition=told if self._columns is None else None)
+        given = y if condition is None else condition
+        return self.transform(X, condition=given if self._conditioner.columns is None else None)
 
     def _make_table(
         self, run: FitRun, kept: Any, weight: np.ndarray | None, *, y: Any, condition: Any, classes: Any = None
     ) -> tuple[Table, dict[str, Any]]:
-        noted: dict[str, Any] = {}
-        rows, _ = super()._make_table(run, kept, weight)
-        X = rows.source.values
-        if not run.resumes:
-            self._columns = None if self.condition_columns is None else check.check_columns(self, self.condition_columns)
-        elif not np.array_equal(
-            None if self.condition_columns is None else check.check_columns(self, self.condition_columns), self._columns
-        ):
+        """Make the table of the columns to be reconstructed, with the conditions of its rows, and learn these."""
+        table, noted = super()._make_table(run, kept, weight)
+        columns = None if self.condition_columns is None else check.check_columns(self, self.condition_columns)
+        if run.resumes:
+            self._conditioner.check_columns(columns)
+        rows, entries = split_columns(table, columns)
+        given, name = choose(entries, y, condition)
+        if given is None:
             raise ValueError(
-                "condition_columns changed since the model was built; warm_start and partial_fit go on with the same columns. "
-                "Use a clone, or fit with warm_start=False."
+                f"This {type(self).__name__} estimator requires y to be passed, but the target y is None. Pass labels or "
+                "numbers as y or as condition, or name columns of X by condition_columns."
             )
-        if self.condition_columns is not None:
-            if condition is not None:
-                raise ValueError(_CONDITIONED_TWICE)
-            X, given = self._without_columns(X)
-            name = "X[condition_columns]"
-        else:
-            given, name = (y, "y") if condition is None else (condition, "condition")
-            if given is None:
-                raise ValueError(
-                    f"This {type(self).__name__} estimator requires y to be passed, but the target y is None. Pass labels or "
-                    "numbers as y or as condition, or name columns of X by condition_columns."
-                )
+        if entries is None:
             given = check.check_labels(given, run.rows, kept)
-        if not run.resumes:
-            try:
-                conditions = Conditions(given, weight, name=name, classes=classes)
-            except SpreadError as error:
-                if self._columns is None:
-                    raise
-                raise error.named(lambda j: rows.name(int(self._columns[j])), "X") from None
+        if run.resumes:
+            conditioner = self._conditioner.extended(given, weight, classes=classes, anew=not run.single_pass)
         else:
-            if classes is not None:
-                self._conditions.check_classes(classes)
-            conditions = self._conditions.extended(given, weight, anew=not run.single_pass)
-        noted.update(_columns=self._columns, _conditions=conditions, n_conditions_=conditions.width)
+            conditioner = Conditioner.of(table, columns, given, weight, name=name, classes=classes)
+        conditions = conditioner.conditions
+        noted.update(_conditioner=conditioner, n_conditions_=conditions.width)
         if conditions.is_labels:
             noted["classes_"] = conditions.classes
-        names = [rows.name(int(column)) for column in self._own_columns]
-        return Table.of(X, weight, conditions.encode(given, X.shape[0]), names=names), noted
+        return rows.with_condition(conditions.encode(given, rows.n_rows)), noted
 
     @property
     def _n_condition_columns(self) -> int:
         return 0 if self.condition_columns is None else len(self.condition_columns)
-
-    @property
-    def _own_columns(self) -> np.ndarray:
-        """Positions of the columns of X that the model reconstructs."""
-        everywhere = np.arange(self.n_features_in_)
-        return everywhere if self._columns is None else np.setdiff1d(everywhere, self._columns)
-
-    def _without_columns(self, X: Any) -> tuple[Any, np.ndarray | None]:
-        """Columns of rows that the model reconstructs, and those that it is told."""
-        if self._columns is None:
-            return X, None
-        rest = self._own_columns
-        if sparse.issparse(X):
-            return X[:, rest], X[:, self._columns].toarray().astype(np.float64)
-        return X.take(rest, axis=1), X.take(self._columns, axis=1).astype(np.float64)
-
-    def _with_columns(self, X: np.ndarray, given: Any) -> np.ndarray:
-        """Rows in the form that `fit` was given, with what the model was told put back between the columns."""
-        if self._columns is None:
-            return self._as_images(X)
-        whole = np.empty((len(X), self.n_features_in_), dtype=X.dtype)
-        whole[:, self._own_columns] = X
-        whole[:, self._columns] = np.asarray(self._conditions.spread(given, len(X)), dtype=X.dtype).reshape(len(X), -1)
-        return whole
 
     def _module_arguments(self, n_features: int) -> dict[str, Any]:
         return {
@@ -341,21 +293,15 @@ class CVAE(VariationalAutoEncoder):
         }
 
     @property
+    def _conditions(self) -> Conditions:
+        return self._conditioner.conditions
+
+    @property
     def _is_conditioned_on_y(self) -> bool:
-        """Whether the model is conditioned on `y`, and not on `condition` or columns of X."""
-        return self._columns is None and self._conditions.name == "y"
+        """Whether conditions are passed as `y`, and not as `condition` or as columns of X."""
+        return self._conditioner.takes_y
 
-    # -- rows and what they are told ----------------------------------------------------------------------------------
-
-    def _encoded(self, y: Any, condition: Any, n_rows: int, what: str, by: str = "y or condition") -> tuple[np.ndarray, Any]:
-        """Conditions of rows, encoded and as they were given, by arguments that are named in the error."""
-        given, name = (y, "y") if condition is None else (condition, "condition")
-        if given is None:
-            raise ValueError(
-                f"{what} of {type(self).__name__} needs conditions, {self._conditions.describe()}: pass {by}, one for each "
-                "row or one for all."
-            )
-        return self._conditions.called(name).encode(given, n_rows), given
+    # -- rows and their conditions ------------------------------------------------------------------------------------
 
     def _rows(
         self,
@@ -367,20 +313,24 @@ class CVAE(VariationalAutoEncoder):
         needed: bool = True,
         scored: bool = False,
         by: str = "y or condition",
-    ) -> tuple[Table, Any, Any]:
-        """Rows that the model reconstructs with their conditions, these as they were given, and the device."""
-        rows, device = self._ready(X)
-        X, given = self._without_columns(rows.source.values)
+    ) -> tuple[Table, Any, torch.device]:
+        """Make the table of rows and their conditions; return it, the conditions as they were given, and the device."""
+        table, device = self._ready(X)
+        rows, entries = self._conditioner.split(table)
         if scored:
-            self.module_.likelihood.check(X)
-        if given is not None:
-            if condition is not None:
-                raise ValueError(_CONDITIONED_TWICE)
-            return Table.of(X, condition=self._conditions.encode(given, len(given))), given, device
-        if y is None and condition is None and not needed:
-            return Table.of(X), None, device
-        encoded, given = self._encoded(y, condition, rows.n_rows, what, by)
-        return Table.of(X, condition=encoded), given, device
+            self.module_.likelihood.check(rows.source)
+        given, name = choose(entries, y, condition)
+        if given is None and not needed:
+            return rows, None, device
+        return rows.with_condition(self._encoded(given, name, rows.n_rows, what, by)), given, device
+
+    def _encoded(self, given: Any, name: str, n_rows: int, what: str, by: str = "y or condition") -> np.ndarray:
+        """Encode conditions of a name, ``(n_rows, n_conditions)``; an error says that `what` needs them, and takes them `by`."""
+        return self._conditioner.encode(given, n_rows, name=name, what=f"{what} of {type(self).__name__}", by=by)
+
+    def _joined(self, X: np.ndarray, given: Any) -> np.ndarray:
+        """Rows in the form of `fit`: images, or the reconstructed columns with those that are conditions between them."""
+        return self._as_images(self._conditioner.join(X, given))
 
     def transform(self, X, *, condition=None):
         """Encode rows.
@@ -438,12 +388,13 @@ class CVAE(VariationalAutoEncoder):
         """
         check_is_fitted(self, "module_")
         Z = check.check_codes(self, Z)
-        encoded, given = self._encoded(y, condition, len(Z), "inverse_transform")
-        return self._decode(Z, encoded, given).astype(Z.dtype, copy=False)
+        given, name = choose(None, y, condition)
+        return self._decode(Z, self._encoded(given, name, len(Z), "inverse_transform"), given).astype(Z.dtype, copy=False)
 
     def _decode(self, Z: np.ndarray, encoded: np.ndarray, given: Any) -> np.ndarray:
+        """Decode codes under conditions, which are encoded and as they were given, to rows in the form of `fit`."""
         X = inference.decode(self.module_, Z, check.resolve_device(self.device), encoded)
-        return self._with_columns(X, given)
+        return self._joined(X, given)
 
     def reconstruct(self, X, y=None, *, condition=None):
         """Encode and decode rows.
@@ -482,8 +433,8 @@ class CVAE(VariationalAutoEncoder):
         """
         what = "style_transfer with encode_condition=True"
         table, _, device = self._rows(X, None, condition, what, needed=self.encode_condition, by="condition")
-        new, given = self._encoded(y, None, table.n_rows, "style_transfer", "y")
-        return self._decode(inference.encode(self.module_, table, device), new, given).astype(table.dtype, copy=False)
+        new = self._encoded(y, "y", table.n_rows, "style_transfer", "y")
+        return self._decode(inference.encode(self.module_, table, device), new, y).astype(table.dtype, copy=False)
 
     def interpolate(self, X_start, X_end, y_start=None, y_end=None, n_steps=10, *, method="linear"):
         """Decode what lies between pairs of rows: between their styles, their labels, or both.
@@ -519,8 +470,8 @@ class CVAE(VariationalAutoEncoder):
         X = inference.decode(
             self.module_, codes.reshape(-1, codes.shape[-1]), device, conditions.reshape(-1, conditions.shape[-1])
         )
-        between_columns = None if self._columns is None else between(*columns, n_steps, "linear").reshape(len(X), -1)
-        X = self._with_columns(X, between_columns)
+        given = None if self._conditioner.columns is None else between(*columns, n_steps, "linear").reshape(len(X), -1)
+        X = self._joined(X, given)
         return X.reshape(*codes.shape[:2], *X.shape[1:])
 
     # -- sampling -----------------------------------------------------------------------------------------------------
@@ -561,7 +512,7 @@ class CVAE(VariationalAutoEncoder):
             rows = inference.decode(self.module_, codes, device, encoded)
         else:
             rows = inference.draw(self.module_, codes, device, noise_seed, encoded)
-        X = self._with_columns(rows, given)
+        X = self._joined(rows, given)
         return (X, self._conditions.as_fitted(given)) if return_y else X
 
     # -- scores -------------------------------------------------------------------------------------------------------
@@ -621,7 +572,7 @@ class CVAE(VariationalAutoEncoder):
 
     def _under_each(self, conditions: np.ndarray, table: Table, device: Any, reduce: Any) -> np.ndarray:
         """Reduce the importance weights of all rows, under one condition after the other."""
-        tables = (_under(table, condition) for condition in conditions)
+        tables = (table.with_one_condition(condition) for condition in conditions)
         return np.stack([inference.log_weights(self.module_, part, device, self.n_score_draws, None, reduce) for part in tables])
 
     @property
@@ -672,150 +623,8 @@ class CVAE(VariationalAutoEncoder):
         scores = self.score_samples(X, y, condition=condition)
         return float(np.average(scores, weights=check.check_score_weights(sample_weight, scores)))
 
-    def score_anomaly(self, X, y=None, *, condition=None, method="auto"):
-        """Score how anomalous rows are.
-
-        The methods are those of :meth:`VAETransformer.score_anomaly`, with reconstructions under the labels or numbers that rows
-        come with.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Rows in the units of the training data.
-        y, condition : scalar or array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
-            Labels or numbers of the rows. Without them, every row gets the label under which it is the least anomalous; by
-            "likelihood", labels are summed out.
-        method : {"auto", "neighbors", "mahalanobis", "reconstruction", "likelihood"}, default="auto"
-            How rows are scored; "auto" is "neighbors".
-
-        Returns
-        -------
-        score : ndarray of shape (n_samples,)
-            Higher is more anomalous.
-        """
-        name = check.check_anomaly_method(method, self._anomaly_method)
-        if name == "likelihood":
-            return -self.score_samples(X, y, condition=condition)
-        table, scorer = self._scored(X, y, condition, name, "score_anomaly")
-        return self._best_labels(table, scorer)[0] if table.condition is None else scorer.score(table)
-
-    def explain_anomaly(self, X, y=None, *, condition=None, method="auto"):
-        """Split the anomaly score of rows into the shares of the columns.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Rows in the units of the training data.
-        y, condition : scalar or array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
-            Labels or numbers of the rows. Without them, every row gets the label under which it is the least anomalous.
-        method : {"auto", "neighbors", "mahalanobis", "reconstruction"}, default="auto"
-            How rows are scored, see :meth:`VAETransformer.explain_anomaly`. Scores by "likelihood" do not split.
-
-        Returns
-        -------
-        shares : ndarray of shape (n_samples, n_features_in_)
-            Not negative; sum to `score_anomaly` along each row; zero for `condition_columns`.
-        """
-        name = check.check_anomaly_method(method, self._anomaly_method, splits=True)
-        table, scorer = self._scored(X, y, condition, name, "explain_anomaly")
-        if table.condition is None:
-            table = table.with_condition(self._best_labels(table, scorer)[1])
-        shares = scorer.shares(table)
-        return self._with_columns(shares, np.zeros((len(shares), self._conditions.n_columns)))
-
-    def _scored(self, X: Any, y: Any, condition: Any, name: str, what: str) -> tuple[Table, Scorer]:
-        """Rows with their conditions, and the method that scores them."""
-        table, _, device = self._rows(X, y, condition, what, needed=not self._conditions_are_labels, scored=True)
-        return table, self._scorer(name, device)
-
-    def _best_labels(self, table: Table, scorer: Scorer) -> tuple[np.ndarray, np.ndarray]:
-        """Scores of rows under the labels that make them the least anomalous, and these."""
-        conditions = self._conditions.combinations()[0]
-        scores = np.stack([scorer.score(_under(table, condition)) for condition in conditions])
-        return scores.min(axis=0), conditions[scores.argmin(axis=0)]
-
-    # -- rows of which a part is missing ------------------------------------------------------------------------------
-
-    def inpaint(self, X, mask, y=None, *, condition=None, random_state=None):
-        """Fill in entries of rows by their posterior means, given the other entries and the label.
-
-        The mean is one over the draws of Markov chains, see `draw_inpaintings`, and thus an estimate.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Rows in the units of the training data.
-        mask : array-like of bool, shape (n_samples, n_features) or (n_features,)
-            True where an entry is to be filled in; what X holds there, NaN included, is not looked at. Images may come with
-            masks of their own shape, which are about the columns that are not `condition_columns`.
-        y, condition : scalar or array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
-            Labels or numbers of the rows.
-        random_state : int, RandomState instance or None, default=None
-            Decides the draws; the estimator's own `random_state` by default.
-
-        Returns
-        -------
-        X_filled : ndarray of shape (n_samples, n_features_in_)
-            The rows, completed. A row of which nothing is observed gets the mean of the model's samples.
-        """
-        return self._completed(X, mask, y, condition, random_state, n_chains=_CHAINS, mean=True)[:, 0]
-
-    def draw_inpaintings(self, X, mask, y=None, n_draws=1, *, condition=None, random_state=None):
-        """Fill in entries of rows by draws from their posterior, given the other entries and the label.
-
-        Draws are the ends of Markov chains that alternate between the code and what is missing [3]_.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Rows in the units of the training data.
-        mask : array-like of bool, shape (n_samples, n_features) or (n_features,)
-            True where an entry is to be filled in; see `inpaint`.
-        y : scalar or array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
-            Labels or numbers of the rows.
-        n_draws : int, default=1
-            Draws per row.
-        condition : scalar or array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
-            Takes the place of `y`.
-        random_state : int, RandomState instance or None, default=None
-            Decides the draws; the estimator's own `random_state` by default.
-
-        Returns
-        -------
-        X_filled : ndarray of shape (n_samples, n_draws, n_features_in_)
-            The rows, completed with the likelihood's noise. A row of which nothing is observed is a sample of the model.
-        """
-        if not isinstance(n_draws, Integral) or n_draws < 1:
-            raise ValueError(f"n_draws={n_draws!r} must be an integer of at least 1.")
-        return self._completed(X, mask, y, condition, random_state, n_chains=int(n_draws), mean=False)
-
-    def _completed(
-        self, X: Any, mask: Any, y: Any, condition: Any, random_state: Any, *, n_chains: int, mean: bool
-    ) -> np.ndarray:
-        check_is_fitted(self, "module_")
-        X, mask = check.check_mask(self, X, mask, self._own_columns)
-        table, given, device = self._rows(X, y, condition, "inpainting", scored=True)
-        X = table.source.read(slice(None))
-        if self._columns is not None:
-            if mask[:, self._columns].any():
-                raise ValueError("mask covers condition_columns, which the model conditions on.")
-            mask, _ = self._without_columns(mask)
-        generator = check_random_state(self.random_state if random_state is None else random_state)
-        (seed,) = seed_streams(int(generator.randint(MAX_SEED)), Stream.COMPLETION, n=1)
-        options = {"n_chains": n_chains, "n_steps": _STEPS, "mean": mean}
-        drawn = complete(self.module_, X, ~mask, table.condition, device, seed, **options)
-        drawn = drawn.mean(axis=1, keepdims=True) if mean else drawn
-        filled = np.where(mask[:, np.newaxis], drawn, X[:, np.newaxis])
-        whole = [self._with_columns(filled[:, i].astype(X.dtype, copy=False), given) for i in range(filled.shape[1])]
-        return np.stack(whole, axis=1)
-
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.target_tags.required = self.condition_columns is None
         tags.target_tags.multi_output = True
         return tags
-
-
-def _under(table: Table, condition: np.ndarray) -> Table:
-    """Return a table all of whose rows have one condition."""
-    return table.with_condition(np.broadcast_to(condition, (table.n_rows, len(condition))))

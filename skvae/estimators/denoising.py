@@ -188,7 +188,8 @@ class DenoisingAE(AutoEncoder):
         ):
             raise ValueError(
                 f"pretraining_epochs={self.pretraining_epochs} trains perceptrons layer by layer; it does not go with an "
-                "encoder or decoder of another kind, such as those of images, nor with a decoder that does not mirror the encoder."
+                "encoder or decoder of another kind, such as those of images, nor with a decoder that does not mirror the "
+                "encoder."
             )
         if self.pretraining_epochs and callable(self.corruption):
             raise ValueError(

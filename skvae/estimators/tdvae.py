@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from scipy import sparse
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_array, check_is_fitted
 
 from skvae.data import Table
 from skvae.estimators import _checks as check
@@ -345,7 +345,7 @@ class TDVAE(BaseAutoEncoder):
         x = x if sparse.issparse(x) else np.asarray(x)
         if x.ndim == 1 and self.n_step_features_ == 1:
             x = x[:, np.newaxis]
-        x = check.check_array(x, dtype=[np.float64, np.float32], input_name="x", estimator=self)
+        x = check_array(x, dtype=[np.float64, np.float32], input_name="x", estimator=self)
         if x.shape[1] != self.n_step_features_:
             raise ValueError(
                 f"x has {x.shape[1]} features, but {type(self).__name__} was fitted on frames of {self.n_step_features_}."

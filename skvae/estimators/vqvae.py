@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,47 +14,31 @@ from sklearn.base import _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted
 
 from skvae import inference
 from skvae.data import Table
 from skvae.estimators import _checks as check
-from skvae.estimators._conditions import Conditions
+from skvae.estimators._clusters import ClustersMixin
+from skvae.estimators._conditions import Conditions, prior_depends_on
 from skvae.estimators._docs import document
 from skvae.estimators._fit import REMEMBERED_ROWS, FitRun
-from skvae.estimators._specs import NETWORKS, resolve
+from skvae.estimators._specs import resolve
 from skvae.estimators._table import TableAutoEncoder
 from skvae.estimators._variational import NOISE_ROWS
-from skvae.modules import CODE_PRIORS, CODEBOOKS, SIMILARITIES, STRAIGHT_GRADIENTS, Codebook, Conv, VQVAEModule
+from skvae.modules import CODE_PRIORS, CODEBOOKS, SIMILARITIES, STRAIGHT_GRADIENTS, Codebook, VQVAEModule
 from skvae.runtime.randomness import Stream, seed_streams
-from skvae.training import CodePrior, Optimizer, Plan, Rows
-from skvae.training.code_priors import FEW_ROWS, CodePriors, PriorDivergedError
+from skvae.training import CodePrior, Plan, Rows
+from skvae.training.code_priors import CodePriors, PriorDivergedError
 from skvae.training.codebooks import initialize_codebooks
 from skvae.warnings import warn_user
 
 _LEARNING_RATE_OF_CLUSTERS = 0.001  # faster encoders leave the clusters that they begin with, for worse ones
 _FEW_ALIVE = 0.5
-_PRIOR_STEPS = 9400
-_PRIOR_EPOCHS = (2, 20)  # fewest and most
-_PRIOR_TRAINING = {"learning_rate": 4e-3, "batch_size": 32}
-_PRIOR_OF_FEW_ROWS = {"n_layers": 1, "dropout": 0.2}
-
-
-def _is_clustering(estimator: Any) -> bool:
-    """Whether a row has one code."""
-    if hasattr(estimator, "module_"):
-        has_one = estimator.module_.n_codes == 1
-    else:
-        has_one = np.array_equal(np.ravel(estimator.n_codes), [1]) and estimator.n_levels == 1
-    if not has_one:
-        raise AttributeError("Rows are clustered by one code each: set n_codes=1 and n_levels=1.")
-    return True
 
 
 @document
-class VQVAE(TableAutoEncoder):
+class VQVAE(ClustersMixin, TableAutoEncoder):
     r"""Vector-quantized autoencoder: discrete codes from a learned codebook [1]_, and a prior learned over them [2]_.
 
     A row becomes a short sequence of codes, an image a grid of them; every code is one of `n_embeddings` vectors. `transform`
@@ -84,7 +68,7 @@ class VQVAE(TableAutoEncoder):
     gradient : {"straight_through", "rotation"}, default="straight_through"
         How gradients pass the quantization: unchanged, or turned and scaled as the vector was [3]_.
     similarity : {"euclidean", "cosine"}, default="euclidean"
-        Distance by which the nearest code is found; "cosine" has all vectors at length one.
+        Distance by which the nearest code is found; "cosine" scales all vectors to length one.
     entropy_weight : float, default=0.0
         Above 0, likelier codes are chosen over nearer ones: by this many mean squared distances for every nat between their
         probabilities [5]_. Codes then take fewer bits, for a larger error of reconstruction; 0.5 is a start.
@@ -94,10 +78,10 @@ class VQVAE(TableAutoEncoder):
         all codes alike. None fits none, and there is no sampling or scoring. Size and training of the autoregressive ones are
         set by :class:`~skvae.CodePrior`.
     class_conditional : bool or "auto", default="auto"
-        Have the prior depend on the labels that `fit` gets as `y`; "auto" does if there are no more kinds of them than
-        the square root of the number of rows, and takes other targets for something that is none of its business.
+        Whether the prior depends on the labels that `fit` gets as `y`; with "auto" it does if there are no more different
+        labels than the square root of the number of rows, and other targets are ignored.
     decoder : MLP, Conv, Net or None, default=None
-        What else there is to tell of the decoder; None mirrors the encoder.
+        Specification of the decoder; None mirrors the encoder.
     %(architecture)s
     %(training)s
 
@@ -155,7 +139,7 @@ class VQVAE(TableAutoEncoder):
 
     _module_class = VQVAEModule
     _private_state = (*TableAutoEncoder._private_state, "_conditions", "_code_shares")
-    _module_arguments = {"decay": "codebook__decay", "revive": "codebook__revive"}
+    _argument_names: ClassVar[dict[str, str]] = {"decay": "codebook__decay", "revive": "codebook__revive"}
 
     _parameter_constraints = {
         **TableAutoEncoder._parameter_constraints,
@@ -283,25 +267,6 @@ class VQVAE(TableAutoEncoder):
         """
         return self._fit(X, sample_weight, single_pass=True, y=y, classes=classes)
 
-    @available_if(_is_clustering)
-    def fit_predict(self, X, y=None, *, sample_weight=None):
-        """Fit the model and return the one code of every row, where rows have but one.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Rows to learn from.
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
-            Labels for a class-conditional prior.
-        sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows.
-
-        Returns
-        -------
-        labels : ndarray of shape (n_samples,)
-        """
-        return self.fit(X, y, sample_weight=sample_weight).labels_
-
     def _make_table(
         self, run: FitRun, kept: Any, weight: np.ndarray | None, *, y: Any, classes: Any = None
     ) -> tuple[Table, dict[str, Any]]:
@@ -325,39 +290,19 @@ class VQVAE(TableAutoEncoder):
         if not run.goes_on and not depends:
             return table, noted
         labels = check.check_labels(y, run.rows, kept)
-        if conditions is None:
-            if not self._is_about_classes(labels, table.n_rows):
-                return table, noted
-            conditions = Conditions(labels, weight, classes=classes, scaled=False)
-        else:
+        if conditions is not None:
             if classes is not None:
                 conditions.check_classes(classes)
             conditions = conditions.extended(labels, weight)
+        elif prior_depends_on(labels, table.n_rows, self.class_conditional, self._prior_name):
+            conditions = Conditions(labels, weight, classes=classes, scaled=False)
+        else:
+            return table, noted
         noted.update(_conditions=conditions, classes_=conditions.classes)
         return replace(table, labels=conditions.encode(labels, table.n_rows)), noted
 
-    def _is_about_classes(self, labels: Any, n_rows: int) -> bool:
-        """Whether targets are labels that the prior should depend on."""
-        try:
-            with np.errstate(invalid="ignore"):  # NaN, which is refused as such
-                is_continuous = not hasattr(labels, "columns") and type_of_target(labels, input_name="y").startswith("continuous")
-            candidate = None if is_continuous else Conditions(labels, None, scaled=False)
-        except ValueError:  # missing entries, for example, in a target that need not be for the prior
-            if self.class_conditional is True:
-                raise
-            return False
-        if self.class_conditional is True:
-            if candidate is None or not candidate.is_labels:
-                raise ValueError("class_conditional=True takes labels, but y holds numbers that are not: pass integers or text.")
-            if self._prior_name == "histogram" and candidate.n_columns > 1:
-                raise ValueError(f"code_prior='histogram' depends on one kind of label, but y has {candidate.n_columns} columns.")
-            return True
-        if candidate is None or not candidate.is_labels or (self._prior_name == "histogram" and candidate.n_columns > 1):
-            return False
-        return len(candidate.combinations()[0]) <= n_rows**0.5
-
     def _module_arguments(self, n_features: int) -> dict[str, Any]:
-        self._refuse_hidden_layers()
+        check.refuse_hidden_layers(self)
         n_codes = self.n_codes
         if isinstance(n_codes, str):
             n_codes = None if self.image_shape_ is not None else max(1, round(np.sqrt(n_features)))
@@ -384,16 +329,6 @@ class VQVAE(TableAutoEncoder):
         has_one_code = self._arguments["n_levels"] == 1 and self._arguments["n_codes"] in (1, (1,))
         return n_epochs, _LEARNING_RATE_OF_CLUSTERS if has_one_code else learning_rate
 
-    def _refuse_hidden_layers(self) -> None:
-        """Raise a ValueError about widths of layers that are not there."""
-        for name in NETWORKS:
-            spec = getattr(self, name)
-            if isinstance(spec, Conv) and spec.hidden_layer_sizes is not None:
-                raise ValueError(
-                    f"{name}={spec!r}: hidden_layer_sizes has no effect in {type(self).__name__}, which has no layers between "
-                    "convolutions and codes; leave it None."
-                )
-
     @property
     def _code_prior(self) -> CodePrior | None:
         return resolve("code_prior", self.code_prior)
@@ -412,7 +347,7 @@ class VQVAE(TableAutoEncoder):
         module, table = run.module, run.table
         inference.fit_noise(module, table, run.device, max_rows=NOISE_ROWS)
         codes = inference.find_codes(module, table, run.device)
-        fitted = {"n_codes_": module.n_codes, "code_shapes_": list(module.level_shapes)}
+        fitted: dict[str, Any] = {"n_codes_": module.n_codes, "code_shapes_": list(module.level_shapes)}
         if module.n_codes == 1:
             found = codes if table.n_rows == run.rows.n_rows else inference.find_codes(module, run.rows, run.device)
             fitted["labels_"] = found[:, 0].astype(np.int64)
@@ -420,18 +355,16 @@ class VQVAE(TableAutoEncoder):
 
     def _count_codes(self, run: FitRun, codes: np.ndarray) -> dict[str, Any]:
         """Count how often codes are in use, and how evenly."""
-        counts, weight = [], run.table.weight
-        for level, part in zip(run.module.levels, run.module.code_slices, strict=True):
-            own = codes[:, part].astype(np.int64)
-            shares = None if weight is None else np.repeat(weight, own.shape[1])
-            counts.append(np.bincount(own.ravel(), weights=shares, minlength=level.n_embeddings) / own.size)
+        shares = inference.code_shares(run.module, codes, run.table.weight)
         if run.share < 1.0:
-            counts = [(1.0 - run.share) * old + run.share * new for old, new in zip(self._code_shares, counts, strict=True)]
-        positive = [share[share > 0.0] / share.sum() for share in counts]
-        perplexity = [float(np.exp(-(share * np.log(share)).sum())) for share in positive]
-        active = [len(share) for share in positive]
-        perplexity, active = (values[0] if len(values) == 1 else values for values in (perplexity, active))
-        return {"_code_shares": counts, "perplexity_": perplexity, "n_active_codes_": active}
+            shares = [(1.0 - run.share) * old + run.share * new for old, new in zip(self._code_shares, shares, strict=True)]
+        perplexity, active = inference.code_usage(shares)
+        several = len(shares) > 1
+        return {
+            "_code_shares": shares,
+            "perplexity_": perplexity if several else perplexity[0],
+            "n_active_codes_": active if several else active[0],
+        }
 
     # -- the prior ----------------------------------------------------------------------------------------------------
 
@@ -440,47 +373,25 @@ class VQVAE(TableAutoEncoder):
         spec = self._code_prior
         if spec is None:
             return {"code_prior_": None, "code_prior_loss_": []}
-        name, anew = spec.name, run.share == 1.0
-        if name == "auto":
-            name = "transformer" if self.image_shape_ is None else "pixelsnail"
+        anew = run.share == 1.0
         if anew:
-            is_small = CODE_PRIORS[name].learns and len(codes) <= FEW_ROWS
-            network = {**(_PRIOR_OF_FEW_ROWS if is_small else {}), **spec.network}
-            levels = [(level.shape, level.n_embeddings) for level in run.module.levels]
             n_conditions = 0 if self._conditions is None else self._conditions.width
-            priors = CodePriors(name, network, levels, n_conditions, run.progress.stream(Stream.CODE_PRIOR_WEIGHTS))
-        elif self.code_prior_ is None or not self.code_prior_.is_made_of(name, spec.network):
+            seed = run.progress.stream(Stream.CODE_PRIOR_WEIGHTS)
+            priors = CodePriors.of(spec, run.module, n_rows=len(codes), n_conditions=n_conditions, seed=seed)
+        elif self.code_prior_ is None or not self.code_prior_.is_of(spec, run.module):
             raise ValueError(
                 "code_prior or its network changed since the prior was fitted; partial_fit goes on with the same. Use fit."
             )
         else:
             priors = self.code_prior_
-        remembered, plan_of = 0 if anew else REMEMBERED_ROWS, partial(self._prior_plan, run)
+        remembered = 0 if anew else REMEMBERED_ROWS
         try:
-            priors, diverged = priors.fitted(run.module, codes, run.table, run.device, plan_of, remembered=remembered)
+            priors, diverged = priors.fitted(run.module, codes, run.table, run.device, run.plan, spec, remembered=remembered)
         except PriorDivergedError as error:
             raise ValueError(self._prior_divergence(error.learning_rate)) from None
         for plan in diverged:
             warn_user(self._prior_divergence(plan.learning_rate), ConvergenceWarning)
         return {"code_prior_": priors, "code_prior_loss_": priors.losses}
-
-    def _prior_plan(self, run: FitRun, n_rows: int, begins: bool) -> Plan:
-        """Plan of the training of a prior, whose network begins or goes on."""
-        params = {**_PRIOR_TRAINING, **self._code_prior.training}
-        n_batches = -(-n_rows // params["batch_size"])
-        n_epochs = params.pop("max_epochs", int(np.clip(round(_PRIOR_STEPS / n_batches), *_PRIOR_EPOCHS)))
-        return replace(
-            run.plan,
-            **params,
-            n_epochs=n_epochs if begins else 1,
-            total_steps=n_epochs * n_batches,
-            first_step=0,
-            pass_index=0 if begins else run.progress.n_passes + 1,
-            optimizer=Optimizer("adam", schedule="cosine" if begins else "constant"),
-            early_stopping=None,
-            verbose=0,
-            callbacks=[],
-        )
 
     def _prior_divergence(self, learning_rate: float) -> str:
         return (
@@ -572,21 +483,6 @@ class VQVAE(TableAutoEncoder):
         if mean:
             return self._as_images(inference.decode(self.module_, embedding, device))
         return self._as_images(inference.draw(self.module_, embedding, device, seed))
-
-    @available_if(_is_clustering)
-    def predict(self, X):
-        """Return the one code of every row, where rows have but one: the cluster it belongs to.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Rows in the units of the training data.
-
-        Returns
-        -------
-        labels : ndarray of shape (n_samples,)
-        """
-        return self.encode(X)[:, 0].astype(np.int64)
 
     def reconstruct(self, X, *, levels=None):
         """Encode and decode rows.

@@ -1,5 +1,6 @@
 """A trained module at work on a table."""
 
+from skvae.inference.codes import code_shares, code_usage
 from skvae.inference.importance import effective_sample_size, log_mean_exp, log_weights
 from skvae.inference.measure import fit_noise, has_structure, latent_usage
 from skvae.inference.rows import (
@@ -20,6 +21,8 @@ from skvae.inference.rows import (
 from skvae.inference.runner import misses_entries
 
 __all__ = [
+    "code_shares",
+    "code_usage",
     "codes_from_noise",
     "decode",
     "deviance",

@@ -1,4 +1,4 @@
-"""Priors over discrete codes: log-probabilities and draws in chunks."""
+"""Discrete codes: how often they are in use, and log-probabilities and draws of their priors, in chunks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 
 import numpy as np
 import torch
+from torch import nn
 
 from skvae.inference.runner import Runner, chunk_rows, chunks
 from skvae.modules.priors.codes import CodePriorModule
@@ -14,6 +15,22 @@ from skvae.runtime.randomness import make_generator
 from skvae.runtime.threads import threads_for
 
 _CHUNK_BYTES = 2**28  # that a chunk's numbers may take
+
+
+def code_shares(module: nn.Module, codes: np.ndarray, weight: np.ndarray | None = None) -> list[np.ndarray]:
+    """Share that each code of every level has, ``(n_embeddings,)`` a level, among the codes ``(n, n_codes)`` of weighted rows."""
+    shares = []
+    for level, part in zip(module.levels, module.code_slices, strict=True):
+        own = codes[:, part].astype(np.int64)
+        weights = None if weight is None else np.repeat(weight, own.shape[1])
+        shares.append(np.bincount(own.ravel(), weights=weights, minlength=level.n_embeddings) / own.size)
+    return shares
+
+
+def code_usage(shares: list[np.ndarray]) -> tuple[list[float], list[int]]:
+    """Perplexity of each level's codes, which are in use with `shares`, and the number of those in use at all."""
+    positive = [share[share > 0.0] / share.sum() for share in shares]
+    return [float(np.exp(-(share * np.log(share)).sum())) for share in positive], [len(share) for share in positive]
 
 
 def precise_copy(prior: CodePriorModule, device: torch.device) -> CodePriorModule:
@@ -32,7 +49,8 @@ def code_log_prob(
 ) -> np.ndarray:
     """Log-probability of every own code of every row, in nats.
 
-    Computed in double precision and rounded to single, which takes off the last bits that depend on a row's neighbors.
+    Computed in double precision and rounded to single: it does not depend on a row's neighbors, to rounding in single precision
+    (the second way in `skvae.runtime.alignment`).
 
     Parameters
     ----------

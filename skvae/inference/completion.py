@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 
+from skvae.data import Table
 from skvae.inference.runner import chunks, place
 from skvae.modules import Batch, CVAEModule
 from skvae.runtime.cudnn import steady
@@ -24,9 +24,8 @@ _CHUNK_NUMBERS = 2**23
 
 def complete(
     module: CVAEModule,
-    X: Any,
+    table: Table,
     observed: np.ndarray,
-    condition: np.ndarray,
     device: torch.device,
     seed: int,
     *,
@@ -43,9 +42,10 @@ def complete(
     Parameters
     ----------
     module : CVAEModule
-    X : ndarray of shape (n_samples, n_features)
+    table : Table
+        Rows, with a condition for each.
     observed : ndarray of bool, shape (n_samples, n_features)
-    condition : ndarray of shape (n_samples, n_conditions)
+        True for the entries that are given; all others are drawn, whatever the table holds there.
     device : torch.device
     seed : int
     n_chains, n_steps : int
@@ -55,8 +55,8 @@ def complete(
     Returns
     -------
     ndarray of shape (n_samples, n_chains, n_features)
-        What the chains end at; with `mean`, the decoder's means over the second half of every chain. Nothing but the
-        missing entries is meant to be used.
+        What the chains end at; with `mean`, the decoder's means over the second half of every chain. Only missing entries are
+        of use.
 
     References
     ----------
@@ -67,9 +67,9 @@ def complete(
     place(module, device)
     results = []
     with torch.no_grad(), threads_for(module, size * n_chains), steady(device), private_randomness(module, seed):
-        for rows in chunks(len(X), size):
-            x = module.likelihood.standardize(X, rows).to(device)
-            given = torch.from_numpy(condition[rows].astype(np.float32)).to(device)
+        for rows in chunks(table.n_rows, size):
+            x = module.likelihood.standardize(table.source, rows).to(device)
+            given = torch.from_numpy(table.condition[rows].astype(np.float32)).to(device)
             batch = Batch.of(x, condition=given, observed=torch.from_numpy(observed[rows]).to(device))
             results.append(_chains(module, batch, generator, n_chains, n_steps, mean))
     return np.concatenate(results)

@@ -89,7 +89,7 @@ def log_weights(
     ndarray of shape (n_samples, ...)
     """
     runner = Runner(module, device, size=score_rows(module, n_draws), scores=True)
-    draw = pooled_noise(module.prior.n_noise, n_draws, device)
+    draw = pooled_noise(module.n_components, n_draws, device)
     batch = runner.batches(table, noise=lambda rows, x: {"posterior": draw(x)})
     log_prior = density_of(log_density)
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from skvae.data import Table
 from skvae.inference.importance import density_of, pooled_noise
-from skvae.inference.runner import Runner
+from skvae.inference.runner import Runner, whole_tiles
 from skvae.modules import MIWAEModule
 from skvae.runtime.randomness import make_generator
 
@@ -58,9 +58,11 @@ def impute(
     """
     widest = max(module.widest_layer, module.n_components)
     size = max(1, min(256, _CHUNK_NUMBERS // (widest * n_draws)))
+    if n_imputations is None:  # which depends on the row alone, and not on its place
+        size = max(whole_tiles(size), whole_tiles(min(size, 48), 6))
     runner = Runner(module, device, size=size, scores=True)
     generator = make_generator(seed, device)
-    widths = {"posterior": module.prior.n_noise, "entries": module.n_features}
+    widths = {"posterior": module.n_components, "entries": module.n_features}
     pools = {name: pooled_noise(width, n_draws, device) for name, width in widths.items()}
     log_prior = density_of(log_density)
 

@@ -40,8 +40,8 @@ def find_codes(module: nn.Module, table: Table, device: torch.device) -> np.ndar
 def jacobian_norm(module: nn.Module, table: Table, device: torch.device) -> np.ndarray:
     """Norms of the Jacobian of the code at rows, in standardized units, ``(n_samples,)``.
 
-    Backward passes multiply by other matrices than those that `aligned_rows` sees to. In double precision, the last bits
-    that depend on a row's place are rounded off.
+    Backward passes multiply by other matrices than those that `aligned_rows` sees to, so they run in double precision: a row's
+    result does not depend on its neighbors, to rounding in single precision (the second way in `skvae.runtime.alignment`).
     """
     wide = module if device.type == "mps" else copy.deepcopy(module).double()  # which has no double precision
     dtype = next(wide.parameters()).dtype

@@ -1,8 +1,7 @@
 """The one loop over chunks of rows, such that a row's result does not depend on its neighbors.
 
-Matrix products of different shapes differ in their last bits, so every pass has the same number of rows: a chunk that is
-padded with zeros at the end. The number depends on the network and the kind of device alone. On CPUs, rows begin at cache lines
-for the same reason.
+By the rule in `skvae.runtime.alignment`, every pass has the same number of rows: a chunk that is padded with zeros at the end.
+The number depends on the network and the kind of device alone.
 """
 
 from __future__ import annotations
@@ -22,18 +21,22 @@ from skvae.runtime.randomness import private_randomness
 from skvae.runtime.threads import one_thread, threads_for
 
 CHUNK_WORK = 2**28  # multiply-adds a chunk may take
-MAX_ROWS, MIN_ROWS = 2048, 64
+TILE = 96  # rows: a multiple of the 6 and of the 32 that kernels take at once, see `skvae.runtime.alignment`
+MAX_ROWS = 1536
 _GPU_FACTOR = 16  # on both: a GPU takes hardly longer for more rows, and waits between chunks
-MIN_SCORE_ROWS = 32
-CHUNK_FLOATS = 2**22  # numbers the widest layer may hold when many draws are decoded at once
+CHUNK_FLOATS = 3 * 2**22  # numbers the widest layer may hold when many draws are decoded at once
 _SEED = 20140130  # of what networks of the user's own draw
 
 
 def chunk_rows(module: nn.Module, device: torch.device | None = None) -> int:
-    """Rows of a chunk: a power of two, smaller for larger networks, and larger where they are computed on a GPU."""
+    """Rows of a chunk: 96 times a power of two, smaller for larger networks, and larger where they are computed on a GPU."""
     factor = _GPU_FACTOR if device is not None and device.type == "cuda" else 1
-    rows = factor * CHUNK_WORK // max(1, module.row_work)
-    return min(factor * MAX_ROWS, max(MIN_ROWS, 1 << max(0, rows.bit_length() - 1)))
+    return min(factor * MAX_ROWS, max(TILE, whole_tiles(factor * CHUNK_WORK // max(1, module.row_work))))
+
+
+def whole_tiles(n_rows: int, tile: int = TILE) -> int:
+    """Largest number of rows, up to a number, that is a tile's times a power of two; 1 where there is no room for a tile."""
+    return tile << ((n_rows // tile).bit_length() - 1) if n_rows >= tile else 1
 
 
 def score_rows(module: nn.Module, n_draws: int) -> int:
@@ -42,8 +45,8 @@ def score_rows(module: nn.Module, n_draws: int) -> int:
     They are enough for all entries of a layer to be computed many at once, with none left over for the last rows, or one.
     """
     n_draws = max(n_draws, module.slope_decodes)
-    rows = min(CHUNK_FLOATS // (module.widest_layer * n_draws), max(MIN_SCORE_ROWS, CHUNK_WORK // (module.row_work * n_draws)))
-    return min(chunk_rows(module), 1 << (rows.bit_length() - 1)) if rows >= MIN_SCORE_ROWS else 1
+    rows = min(CHUNK_FLOATS // (module.widest_layer * n_draws), max(TILE, CHUNK_WORK // (module.row_work * n_draws)))
+    return min(chunk_rows(module), whole_tiles(rows))
 
 
 def chunks(n_rows: int, size: int) -> Iterator[slice]:

@@ -10,7 +10,7 @@ from scipy.stats import norm, qmc
 
 from skvae.data import Table
 from skvae.inference.importance import POOL_SIZE, log_mean_exp, normal_pool, row_offsets
-from skvae.inference.runner import Runner, chunk_rows, place
+from skvae.inference.runner import Runner, chunk_rows, place, whole_tiles
 from skvae.modules import Batch, TDVAEModule
 from skvae.runtime.cudnn import steady
 from skvae.runtime.randomness import make_generator
@@ -34,7 +34,7 @@ def _spread_draws(n_draws: int, size: int) -> np.ndarray:
 def _chunk(module: TDVAEModule, n_timesteps: int) -> int:
     """Sequences of a chunk."""
     most = _MAX_FLOATS // (n_timesteps * max(module.n_features, module.n_components))
-    return max(1, min(chunk_rows(module), 1 << max(0, most.bit_length() - 1)))
+    return min(chunk_rows(module), max(whole_tiles(most), whole_tiles(min(most, 48), 6)))  # long sequences: no fewer than need be
 
 
 def beliefs(module: TDVAEModule, X: np.ndarray, device: torch.device) -> np.ndarray:
@@ -67,7 +67,7 @@ def update(
 
 def _per_belief(module, n_rows, n_draws, device, function, *arrays: np.ndarray, size: int | None = None) -> np.ndarray:
     """Call a function of rows of several arrays, chunk by chunk; each row has several draws."""
-    runner = Runner(module, device, size=max(1, _MAX_DRAWN // n_draws) if size is None else size)
+    runner = Runner(module, device, size=whole_tiles(_MAX_DRAWN // n_draws) if size is None else size)
     parts = [runner.padded(array) for array in arrays]
     return runner.map(lambda rows: function(*(part(rows) for part in parts), rows), n_rows)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from skvae.modules.batch import Batch, Loss
-from skvae.modules.likelihoods import LikelihoodSpec, resolve_likelihood
+from skvae.modules.likelihoods import LikelihoodSpec, build_likelihood, resolve_likelihood
 from skvae.modules.networks.build import build_networks
 from skvae.modules.posterior import Proposal
 from skvae.modules.priors.base import Prior
@@ -57,7 +57,7 @@ class TrainableModule(nn.Module):
         return any(type(layer) in _APPROXIMATED for layer in self.modules())
 
     def schedule(self, progress: float) -> dict[str, float]:
-        """Values of what changes over the run, at `progress` in [0, 1], always under the same names.
+        """Values of what changes over the run, at `progress` in [0, 1]; what has ended may be left out.
 
         The training loop passes them on to `loss` as tensors of shape ``()``.
         """
@@ -155,7 +155,7 @@ class LatentModule(TrainableModule):
             self.register_buffer("indicated", torch.tensor(indicated), persistent=False)
         self.image_shape = networks.get("image_shape")
         self.encoder, self.decoder = self._build_networks(**networks)
-        self.likelihood = resolve_likelihood(likelihood).module(n_features)
+        self.likelihood = build_likelihood(resolve_likelihood(likelihood), n_features)
         self.prior = StandardNormal(n_components)
 
     @classmethod

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from skvae.modules.batch import Batch
-from skvae.modules.networks.specs import MLP, Layered
+from skvae.modules.networks.specs import MLP, Layered, fill, hidden_of
 from skvae.modules.posterior import exact_dtype
 from skvae.modules.priors.normal import ConditionalNormal, NormalPrior
 from skvae.modules.vae import VAEModule
@@ -58,8 +58,8 @@ class CVAEModule(VAEModule):
         if prior == "conditional":
             encoder, sizes = autoencoder.get("encoder"), autoencoder.get("hidden_layer_sizes", (128, 64))
             own = encoder if isinstance(encoder, Layered) else MLP()
-            hidden = own.filled(sizes, autoencoder.get("activation", "relu"))
-            self.prior = ConditionalNormal(n_components, n_conditions, hidden.hidden_layer_sizes, **hidden.hidden)
+            hidden = fill(own, sizes, autoencoder.get("activation", "relu"))
+            self.prior = ConditionalNormal(n_components, n_conditions, hidden.hidden_layer_sizes, **hidden_of(hidden))
 
     @property
     def passes_rows_on(self) -> bool:  # type: ignore[override]

@@ -15,7 +15,7 @@ from skvae.modules.batch import Batch, Loss
 from skvae.modules.likelihoods import LikelihoodSpec
 from skvae.modules.networks.layers import mlp
 from skvae.modules.networks.recurrent import Memory, RecurrentNetwork
-from skvae.modules.networks.specs import MLP, Recurrent
+from skvae.modules.networks.specs import MLP, Recurrent, fill, hidden_of
 
 _FIRST_LOG_STD = -1.5  # states that begin uncertain are ignored, and then die
 _MIN_LOG_STD, _MAX_LOG_STD = -8.0, 4.0
@@ -35,7 +35,7 @@ def resolve_recurrent(
     perceptron = MLP() if decoder is None else decoder
     for spec in (recurrent, perceptron):
         spec.check()
-    return recurrent, perceptron.filled(tuple(hidden_layer_sizes)[::-1], activation)
+    return recurrent, fill(perceptron, tuple(hidden_layer_sizes)[::-1], activation)
 
 
 class TDVAEModule(LatentModule):
@@ -123,7 +123,7 @@ class TDVAEModule(LatentModule):
         self.beta, self.kl_warmup, self.auxiliary = beta, kl_warmup, auxiliary
         recurrent, perceptron = resolve_recurrent(encoder, decoder, hidden_layer_sizes, activation)
         super().__init__(n_features, n_components, likelihood=likelihood, encoder=recurrent, decoder=perceptron)
-        sizes, hidden = perceptron.hidden_layer_sizes[::-1], perceptron.hidden
+        sizes, hidden = perceptron.hidden_layer_sizes[::-1], hidden_of(perceptron)
 
         def heads(n_inputs: int) -> nn.ModuleList:
             above = (layer * n_latents for layer in range(n_latent_layers))
@@ -150,7 +150,7 @@ class TDVAEModule(LatentModule):
                 for layer in encoder.layers:
                     layer.bias_hh_l0[self.n_components : 2 * self.n_components] += 1.0  # type: ignore[operator, index]
         sizes = perceptron.hidden_layer_sizes
-        return encoder, BentLinear(self.n_decoder_inputs, sizes, self.n_features, **perceptron.hidden)
+        return encoder, BentLinear(self.n_decoder_inputs, sizes, self.n_features, **hidden_of(perceptron))
 
     @property
     def n_decoder_inputs(self) -> int:
@@ -176,10 +176,10 @@ class TDVAEModule(LatentModule):
 
     def schedule(self, progress: float) -> dict[str, float]:
         rise = 1.0 if progress >= self.kl_warmup else progress / self.kl_warmup
-        return {
-            "beta": self.beta * (_FIRST_BETA + (1.0 - _FIRST_BETA) * rise),
-            "auxiliary": self.auxiliary * (1.0 - progress),
-        }
+        values = {"beta": self.beta * (_FIRST_BETA + (1.0 - _FIRST_BETA) * rise)}
+        if self.auxiliary and progress < 1.0:
+            values["auxiliary"] = self.auxiliary * (1.0 - progress)
+        return values
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -298,7 +298,7 @@ class TDVAEModule(LatentModule):
             "smoothing": schedule["beta"] * smoothing.mean(1),
             "transition": schedule["beta"] * transition.mean(1),
         }
-        if self.training and self.auxiliary:  # held-out losses have no such term in them
+        if "auxiliary" in schedule:
             jump = self.draw(self.transition_moments(self.draw(expected, None), gap), None)
             error = self.likelihood.energies(target, self.decode(jump, batch)) @ self.likelihood.weight
             terms["auxiliary"] = schedule["auxiliary"] * error.mean(1)

@@ -16,7 +16,7 @@ from skvae.modules.batch import Batch, Loss
 from skvae.modules.networks.build import Network, resolve_networks
 from skvae.modules.networks.convolution import Shape, double_grid, grid_decoder, grid_encoder, grid_size, halve_grid, pointwise
 from skvae.modules.networks.layers import after, mlp
-from skvae.modules.networks.specs import MLP, Conv, Net
+from skvae.modules.networks.specs import MLP, Conv, Net, hidden_of
 from skvae.modules.quantizer import VectorQuantizer
 
 MAX_LEVELS = 3
@@ -141,7 +141,7 @@ def _grids(spec: Network, image_shape: Shape, n_levels: int) -> list[tuple[int, 
 def _network(spec: MLP | Net, n_inputs: int, n_outputs: int) -> nn.Module:
     if isinstance(spec, Net):
         return spec.build(n_inputs, n_outputs)
-    return mlp(n_inputs, spec.hidden_layer_sizes, n_outputs, **spec.hidden)
+    return mlp(n_inputs, spec.hidden_layer_sizes, n_outputs, **hidden_of(spec))
 
 
 class VQVAEModule(LatentModule):
@@ -268,14 +268,14 @@ class VQVAEModule(LatentModule):
             size = levels[0].size
             self._set_hierarchy([], [_vectors_of(levels[0])], [])
             return _network(down, self.n_features, size), _network(up, size, self.n_features)
-        sizes, hidden = down.hidden_layer_sizes, down.hidden
+        sizes, hidden = down.hidden_layer_sizes, hidden_of(down)
         width = sizes[-1] if sizes else self.n_features
         first = nn.Sequential(*mlp(self.n_features, sizes[:-1], width, **hidden), *after(width, **hidden))
         stages, heads, lifts = [], [nn.Sequential(nn.Linear(width, levels[0].size), _vectors_of(levels[0]))], []
         merged = levels[0].size
         for level in levels[1:]:
             stages.append(mlp(width, (width,), width, **hidden)[:-1])
-            lifts.append(mlp(merged, (width,), width, **up.hidden)[:-1])
+            lifts.append(mlp(merged, (width,), width, **hidden_of(up))[:-1])
             heads.append(nn.Sequential(nn.Linear(2 * width, level.size), _vectors_of(level)))
             merged = level.size + width
         self._set_hierarchy(stages, heads, lifts)
@@ -291,20 +291,20 @@ class VQVAEModule(LatentModule):
         if len(levels) == 1:
             dim = levels[0].embedding_dim
             self._set_hierarchy([], [nn.Identity()], [])
-            return grid_encoder(down, image_shape, dim, **down.hidden), grid_decoder(up, image_shape, dim, **up.hidden)
+            return grid_encoder(down, image_shape, dim, **hidden_of(down)), grid_decoder(up, image_shape, dim, **hidden_of(up))
         lifted = grid_size(up, image_shape)[0]
         stages: list[nn.Module] = []
         heads, lifts, merged = [], [], 0
         for i, level in enumerate(levels):
             sides = (level.shape[0], level.shape[1])
             if i > 0:
-                stages.insert(0, halve_grid(down, (width, *sides), **down.hidden))
-                lifts.append(double_grid(up, (lifted, *sides), merged, **up.hidden))
+                stages.insert(0, halve_grid(down, (width, *sides), **hidden_of(down)))
+                lifts.append(double_grid(up, (lifted, *sides), merged, **hidden_of(up)))
             above = lifted if i > 0 else 0
             heads.append(pointwise(width + above, level.embedding_dim, sides))
             merged = level.embedding_dim + above
         self._set_hierarchy(stages, heads, lifts)
-        return grid_encoder(down, image_shape, **down.hidden), grid_decoder(up, image_shape, merged, **up.hidden)
+        return grid_encoder(down, image_shape, **hidden_of(down)), grid_decoder(up, image_shape, merged, **hidden_of(up))
 
     def _set_hierarchy(self, stages: list[Any], heads: list[Any], lifts: list[Any]) -> None:
         """Keep what lies between encoder and decoder: stages go from the bottom up, heads and lifts from the top down."""

@@ -2,13 +2,15 @@
 
 What the last bit of a matrix product depends on is the processor's and its libraries' business: the shapes of both operands,
 where they begin in memory, and the number of threads. Some processors' products are the same wherever operands lie; others add
-up in another order where a row begins at no multiple of 16 bytes, or of a cache line, which is all that MKL promises. So a
-row's result is made sure of in one of two ways, on every processor alike.
+up in another order where a row begins at no multiple of 16 bytes, or of a cache line, which is all that MKL promises. Kernels
+take some rows at once, and may add up in another order those that are left over, the last of a chunk: MKL's take 6 where there
+is AVX2 and no AVX-512. So a row's result is made sure of in one of two ways, on every processor alike.
 
 1. **Same shape, same place, same threads**, in single precision: wherever a pass goes forward through networks, which is
-   everything but what follows. Every pass has one chunk's shape (`skvae.inference.rows`), every row that is multiplied begins a
-   cache line (`aligned_rows`), and the size of the pass alone decides about threads (`skvae.runtime.threads`). Results are equal
-   to the last bit, at the price of padding the last chunk.
+   everything but what follows. Every pass has one chunk's shape, of which no rows are left over (`skvae.inference.rows`), every
+   row that is multiplied begins a cache line (`aligned_rows`), and the size of the pass alone decides about threads
+   (`skvae.runtime.threads`). Results are equal to the last bit, at the price of padding the last chunk; for large networks
+   with one number of threads, and to rounding with another.
 2. **Double precision, rounded to single**, where products cannot be reached from outside: those of backward passes
    (`jacobian_norm`), and of attention and convolutions over codes, whose rows are also too many for a chunk that is mostly
    padding (`code_log_prob`). Whatever neighbors do is some 2**-52 of a number, and rounding to single takes it off, unless the

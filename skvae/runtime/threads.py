@@ -1,4 +1,8 @@
-"""How many threads a computation gets: decided by its size alone, so that results repeat."""
+"""How many threads a computation gets: decided by its size alone, so that results repeat.
+
+Small work has one thread, and gives the same to the last bit however many there are. Large work is divided among all, and
+depends on their number to rounding: on some processors, and with some settings of MKL, the last bits of a product do.
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,12 +22,15 @@ from skvae.runtime.state import load_module_state, to_plain
 from skvae.runtime.threads import threads_for
 from skvae.training.loader import Rows
 from skvae.training.net import DivergedError, Plan, train
+from skvae.training.optimizers import Optimizer
 
 _FEWEST_ROWS, _FEWEST_PER_CODE = 4, 0.25  # below which nothing but the histogram carries over to new rows
-FEW_ROWS = 4000  # up to which a prior has to be small, and it is worth finding out how far it can be trusted
+_FEW_ROWS = 4000  # up to which a prior has to be small, and it is worth finding out how far it can be trusted
 _WIDTH, _N_HEADS = 64, 4  # of a network, by default
-
-PlanOf = Callable[[int, bool], Plan]
+_NETWORK_OF_FEW_ROWS = {"n_layers": 1, "dropout": 0.2}
+_TRAINING = {"learning_rate": 4e-3, "batch_size": 32}
+_STEPS = 9400  # that training aims at
+_EPOCHS = (2, 20)  # fewest and most
 
 
 class CodePrior(Spec):
@@ -92,6 +95,30 @@ class CodePrior(Spec):
     def training(self) -> dict[str, Any]:
         """Arguments of its training that are given."""
         return self._given("learning_rate", "batch_size", "max_epochs")
+
+    def name_for(self, module: VQVAEModule) -> str:
+        """Name of the prior of the codes of a module, which "auto" takes by whether they lie on grids."""
+        if self.name != "auto":
+            return self.name
+        return "transformer" if len(module.level_shapes[-1]) == 1 else "pixelsnail"
+
+    def plan(self, plan: Plan, n_rows: int, *, begins: bool) -> Plan:
+        """Return the plan of training a prior, which begins or goes on, after that of the module whose codes it is of."""
+        params = {**_TRAINING, **self.training}
+        n_batches = -(-n_rows // params["batch_size"])
+        n_epochs = params.pop("max_epochs", int(np.clip(round(_STEPS / n_batches), *_EPOCHS)))
+        return replace(
+            plan,
+            **params,
+            n_epochs=n_epochs if begins else 1,
+            total_steps=n_epochs * n_batches,
+            first_step=0,
+            pass_index=0 if begins else plan.pass_index + 1,
+            optimizer=Optimizer("adam", schedule="cosine" if begins else "constant"),
+            early_stopping=None,
+            verbose=0,
+            callbacks=[],
+        )
 
     def _given(self, *names: str) -> dict[str, Any]:
         return {name: value for name in names if (value := getattr(self, name)) is not None}
@@ -171,7 +198,7 @@ def fit_code_prior(
         prior.set_embeddings(torch.from_numpy(codebooks[-1]), [torch.from_numpy(book) for book in codebooks[:-1]])
         if len(rows) < max(_FEWEST_ROWS, _FEWEST_PER_CODE * prior.n_embeddings):
             prior.share.zero_()  # type: ignore[operator]
-        elif len(rows) <= FEW_ROWS:
+        elif len(rows) <= _FEW_ROWS:
             fit_share(prior, rows, device, plan, weight=weight, condition=condition)  # type: ignore[arg-type]
         else:
             prior.share.fill_(1.0)  # type: ignore[operator]
@@ -322,6 +349,15 @@ class CodePriors(Sequence[CodePriorModule]):
                 for i, level in enumerate(levels)
             )
 
+    @classmethod
+    def of(cls, spec: CodePrior, module: VQVAEModule, *, n_rows: int, n_conditions: int, seed: int) -> CodePriors:
+        """Make priors of a module's codes, to be fitted to those of so many rows."""
+        name = spec.name_for(module)
+        is_small = CODE_PRIORS[name].learns and n_rows <= _FEW_ROWS
+        network = {**(_NETWORK_OF_FEW_ROWS if is_small else {}), **spec.network}
+        levels = [(level.shape, level.n_embeddings) for level in module.levels]
+        return cls(name, network, levels, n_conditions, seed)
+
     def __len__(self) -> int:
         return len(self.modules)
 
@@ -333,26 +369,36 @@ class CodePriors(Sequence[CodePriorModule]):
         """Whether any level's probabilities depend on the condition."""
         return any(prior.hears_conditions for prior in self.modules)
 
-    def is_made_of(self, name: str, network: dict[str, Any]) -> bool:
-        """Whether the priors are of this name, and their networks have these arguments."""
+    def is_of(self, spec: CodePrior, module: VQVAEModule) -> bool:
+        """Whether the priors, which are of the module's codes, have the name and the arguments of a specification."""
         made = self._arguments
-        return made["name"] == name and made["network"] == {**made["network"], **network}
+        return made["name"] == spec.name_for(module) and made["network"] == {**made["network"], **spec.network}
 
     def fitted(
-        self, module: VQVAEModule, codes: np.ndarray, table: Table, device: torch.device, plan_of: PlanOf, *, remembered: int
+        self,
+        module: VQVAEModule,
+        codes: np.ndarray,
+        table: Table,
+        device: torch.device,
+        plan: Plan,
+        spec: CodePrior,
+        *,
+        remembered: int,
     ) -> tuple[CodePriors, list[Plan]]:
         """Return priors that are fitted to more codes; these stay as they are.
 
         Parameters
         ----------
         module : VQVAEModule
-            The codes are of.
+            What the codes are of.
         codes : ndarray of shape (n, n_codes)
         table : Table
             The rows behind the codes, for their weights and labels.
         device : torch.device
-        plan_of : callable
-            Returns the plan of training, from the number of rows and whether the network begins anew.
+        plan : Plan
+            Of the module's own training.
+        spec : CodePrior
+            Arguments of the priors' training.
         remembered : int
             Earlier rows, at most, that count towards the frequencies of the codes; 0 for priors that are new.
 
@@ -374,13 +420,13 @@ class CodePriors(Sequence[CodePriorModule]):
             priors.n_tried = len(codes)
         for level, prior in enumerate(priors.modules):
             begins = anew or bool(tries and prior.learns and not prior.share)
-            plan = level_plan(plan_of(len(codes), begins), level)
+            own_plan = level_plan(spec.plan(plan, len(codes), begins=begins), level)
             try:
                 loss, blew_up = fit_code_prior(
                     prior,
                     level_rows(module, codes, level),
                     device,
-                    plan,
+                    own_plan,
                     codebooks=codebooks_of(module, level),
                     weight=table.weight,
                     condition=table.labels,
@@ -388,9 +434,9 @@ class CodePriors(Sequence[CodePriorModule]):
                     remembered=remembered,
                 )
             except DivergedError:
-                raise PriorDivergedError(plan.learning_rate) from None
+                raise PriorDivergedError(own_plan.learning_rate) from None
             if blew_up:
-                diverged.append(plan)
+                diverged.append(own_plan)
             priors.losses[level] = loss if anew else np.concatenate([self.losses[level], loss])
         priors.modules.cpu()
         return priors, diverged

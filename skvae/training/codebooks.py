@@ -1,4 +1,4 @@
-"""What surrounds the training of a vector-quantized autoencoder: where codebooks begin, and the priors of the codes."""
+"""Where the codebooks of a vector-quantized autoencoder begin."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from skvae.training.loader import Rows
 _VECTORS_PER_CODE = 64  # that k-means looks at
 _ITERATIONS = 10
 _CLUSTERED_ROWS, _CLUSTERINGS = 20_000, 10  # where rows have one code, which makes them clusters
-_FEWEST_ROWS, _FEWEST_PER_CODE = 4, 0.25  # below which nothing but the histogram carries over to new rows
-FEW_ROWS = 4000  # up to which a prior has to be small, and it is worth finding out how far it can be trusted
 
 
 def initialize_codebooks(module: VQVAEModule, rows: Rows, seed: int) -> list[int]:

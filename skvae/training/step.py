@@ -93,12 +93,11 @@ class ScheduleTensors:
         self._tensors: dict[str, torch.Tensor] = {}
 
     def __call__(self, progress: float) -> dict[str, torch.Tensor]:
-        """Tensors with the values at `progress`; the same ones at every call."""
+        """Tensors with the values at `progress`; the same ones at every call, but for those that the module leaves out."""
         values = self._module.schedule(progress)
         if values != self._values:
+            self._tensors = {name: self._tensors.get(name, torch.empty((), device=self._device)) for name in values}
             for name, value in values.items():
-                if name not in self._tensors:
-                    self._tensors[name] = torch.empty((), device=self._device)
                 self._tensors[name].fill_(value)
             self._values = values
         return self._tensors

@@ -257,7 +257,7 @@ EFFECTS = [
     ({}, {"early_stopping__validation_fraction": 0.2}),
     ({"early_stopping": EarlyStopping(tol=1e6), "max_epochs": 20, "batch_size": 8}, {"early_stopping__n_iter_no_change": 2}),
     (
-        {"early_stopping": EarlyStopping(n_iter_no_change=2, tol=0.0), "max_epochs": 20, "batch_size": 8},
+        {"early_stopping": EarlyStopping(n_iter_no_change=2, tol=0.0), "max_epochs": 20, "kl_warmup": 0.0},
         {"early_stopping__tol": 1e6},
     ),
     ({}, {"likelihood__noise": "shared"}),

@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
+from skvae.data import Table
 from skvae.inference.completion import complete
 from skvae.modules import Batch, CVAEModule
 
@@ -67,7 +68,7 @@ def set_layer(layer, weight, bias):
 
 def completed(model, X=X, observed=OBSERVED, condition=CONDITION, seed=0, **options):
     options = {"n_chains": 4000, "n_steps": 60, "mean": False, **options}
-    return complete(model.module, X, observed, condition, CPU, seed, **options)
+    return complete(model.module, Table.of(X, condition=condition), observed, CPU, seed, **options)
 
 
 MODELS = [

@@ -63,13 +63,13 @@ def continuous(request):
 
 
 def test_registry():
-    assert {name: spec.module_class for name, spec in LIKELIHOODS.items()} == {
+    assert {name: spec._module_class for name, spec in LIKELIHOODS.items()} == {
         "gaussian": GaussianLikelihood,
         "laplace": LaplaceLikelihood,
         "bernoulli": BernoulliLikelihood,
     }
     assert NOISE_MODES == ("auto", "feature", "shared")
-    assert all(issubclass(spec.module_class, Likelihood) for spec in LIKELIHOODS.values())
+    assert all(issubclass(spec._module_class, Likelihood) for spec in LIKELIHOODS.values())
 
 
 # -- scores in the units of the data ----------------------------------------------------------------------------------

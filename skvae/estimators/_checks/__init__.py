@@ -11,7 +11,7 @@ from skvae.estimators._checks.missing import (
     is_nan,
     mark_missing,
 )
-from skvae.estimators._checks.networks import check_architecture, check_corruption, check_network
+from skvae.estimators._checks.networks import check_architecture, check_corruption, check_network, refuse_hidden_layers
 from skvae.estimators._checks.parameters import (
     check_anomaly_method,
     check_count,
@@ -47,6 +47,7 @@ __all__ = [
     "is_nan",
     "list_callbacks",
     "mark_missing",
+    "refuse_hidden_layers",
     "refuse_text",
     "resolve_device",
     "validate_rows",

@@ -49,6 +49,17 @@ def _check_activation(name: str, activation: Any) -> None:
         raise ValueError(f"{name}={activation.__name__} cannot be built without arguments: {error}") from error
 
 
+def refuse_hidden_layers(estimator: Any) -> None:
+    """Raise a ValueError about widths of hidden layers behind convolutions, for a model that has no such layers."""
+    for name in ("encoder", "decoder"):
+        spec = getattr(estimator, name)
+        if isinstance(spec, Conv) and spec.hidden_layer_sizes is not None:
+            raise ValueError(
+                f"{name}={spec!r}: hidden_layer_sizes has no effect in {type(estimator).__name__}, which has no layers between "
+                "convolutions and codes; leave it None."
+            )
+
+
 def check_network(module: nn.Module, encoder: Any, decoder: Any) -> None:
     """Run rows through networks with parts of the user's own and report a misfit in words.
 

@@ -1,7 +1,7 @@
 """Likelihoods: how a row of the data scatters around what a decoder returns for it; one file each."""
 
 from skvae.modules.likelihoods import bernoulli, gaussian, laplace
-from skvae.modules.likelihoods.base import Likelihood, LikelihoodSpec
+from skvae.modules.likelihoods.base import Likelihood, LikelihoodSpec, build_likelihood
 from skvae.modules.likelihoods.noise import NOISE_MODES
 from skvae.modules.likelihoods.units import MAX_STANDARDIZED
 
@@ -19,4 +19,12 @@ def resolve_likelihood(likelihood: str | LikelihoodSpec) -> LikelihoodSpec:
     return LIKELIHOODS[likelihood]() if isinstance(likelihood, str) else likelihood
 
 
-__all__ = ["LIKELIHOODS", "MAX_STANDARDIZED", "NOISE_MODES", "Likelihood", "LikelihoodSpec", "resolve_likelihood"]
+__all__ = [
+    "LIKELIHOODS",
+    "MAX_STANDARDIZED",
+    "NOISE_MODES",
+    "Likelihood",
+    "LikelihoodSpec",
+    "build_likelihood",
+    "resolve_likelihood",
+]

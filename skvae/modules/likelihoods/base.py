@@ -354,11 +354,12 @@ class LikelihoodSpec(Spec):
     """Specification of a likelihood: its module, the name that stands for it at its defaults, and its arguments."""
 
     name: ClassVar[str]
-    module_class: ClassVar[type[Likelihood]]
+    _module_class: ClassVar[type[Likelihood]]
 
-    def module(self, n_features: int) -> Likelihood:
-        """Build the likelihood of so many columns."""
-        return self.module_class(n_features, **self.get_params())
+
+def build_likelihood(spec: LikelihoodSpec, n_features: int) -> Likelihood:
+    """Build the likelihood of so many columns from its specification."""
+    return spec._module_class(n_features, **spec.get_params())
 
 
 def check_noise(spec: LikelihoodSpec, noise: Any) -> None:

@@ -94,4 +94,4 @@ class Bernoulli(LikelihoodSpec):
     """
 
     name = "bernoulli"
-    module_class = BernoulliLikelihood
+    _module_class = BernoulliLikelihood

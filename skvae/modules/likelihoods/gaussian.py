@@ -57,7 +57,7 @@ class Gaussian(LikelihoodSpec):
     """
 
     name = "gaussian"
-    module_class = GaussianLikelihood
+    _module_class = GaussianLikelihood
 
     def __init__(self, noise: str | float = "auto"):
         self.noise = noise

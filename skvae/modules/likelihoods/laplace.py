@@ -65,7 +65,7 @@ class Laplace(LikelihoodSpec):
     """
 
     name = "laplace"
-    module_class = LaplaceLikelihood
+    _module_class = LaplaceLikelihood
 
     def __init__(self, noise: str | float = "auto"):
         self.noise = noise

@@ -9,7 +9,7 @@ from torch import nn
 
 from skvae.modules.networks.convolution import Shape, conv_decoder, conv_encoder
 from skvae.modules.networks.layers import ACTIVATIONS, mlp, tied_mlp
-from skvae.modules.networks.specs import MLP, Conv, Layered, Net
+from skvae.modules.networks.specs import MLP, Conv, Layered, Net, fill, hidden_of
 
 Network = MLP | Conv | Net
 TIED = "tied"
@@ -64,9 +64,9 @@ def build_networks(
         first = down.build(n_features + n_beside, n_codes)
     elif isinstance(down, Conv):
         assert image_shape is not None
-        first = conv_encoder(down, image_shape, n_codes, down.hidden_layer_sizes, n_beside, **down.hidden)
+        first = conv_encoder(down, image_shape, n_codes, down.hidden_layer_sizes, n_beside, **hidden_of(down))
     else:
-        first = mlp(n_features + n_beside, down.hidden_layer_sizes, n_codes, **down.hidden)
+        first = mlp(n_features + n_beside, down.hidden_layer_sizes, n_codes, **hidden_of(down))
     second: nn.Module
     source, n_inputs = None, n_components + n_conditions
     if isinstance(up, str):
@@ -76,11 +76,11 @@ def build_networks(
         second = up.build(n_inputs, n_features)
     elif isinstance(up, Conv):
         assert image_shape is not None
-        second = conv_decoder(up, image_shape, n_inputs, up.hidden_layer_sizes[::-1], tied_to=source, **up.hidden)
+        second = conv_decoder(up, image_shape, n_inputs, up.hidden_layer_sizes[::-1], tied_to=source, **hidden_of(up))
     elif source is not None:
-        second = tied_mlp(source, n_components, n_features, **up.hidden)
+        second = tied_mlp(source, n_components, n_features, **hidden_of(up))
     else:
-        second = mlp(n_inputs, up.hidden_layer_sizes, n_features, **up.hidden)
+        second = mlp(n_inputs, up.hidden_layer_sizes, n_features, **hidden_of(up))
     if code_activation != "identity":
         layers = first if type(first) is nn.Sequential else [first]
         first = nn.Sequential(*layers, ACTIVATIONS[code_activation]())
@@ -129,14 +129,14 @@ def resolve_networks(
             )
     default: MLP | Conv = MLP() if image_shape is None else Conv()
     down = default if encoder is None else encoder
-    down = down.filled(hidden_layer_sizes, activation) if isinstance(down, Layered) else down
+    down = fill(down, hidden_layer_sizes, activation) if isinstance(down, Layered) else down
     if isinstance(decoder, str):
         _check_tied(default if encoder is None else encoder)
         return down, decoder
-    mirror = mirrored(down) if isinstance(down, Layered) else mirrored(default.filled(hidden_layer_sizes, activation))
+    mirror = mirrored(down) if isinstance(down, Layered) else mirrored(fill(default, hidden_layer_sizes, activation))
     if decoder is None:
         return down, mirror
-    return down, decoder.filled(mirror.hidden_layer_sizes, mirror.activation) if isinstance(decoder, Layered) else decoder
+    return down, fill(decoder, mirror.hidden_layer_sizes, mirror.activation) if isinstance(decoder, Layered) else decoder
 
 
 def mirrored(spec: MLP | Conv) -> MLP | Conv:

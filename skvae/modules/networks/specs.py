@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Integral
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import Tensor, nn
@@ -79,27 +79,19 @@ class Net(Spec):
             raise ValueError(f"{self!r} cannot be built with n_inputs={n_inputs} and n_outputs={n_outputs}: {what}") from error
 
 
+Filled = TypeVar("Filled", bound="Layered")
+
+
 class Layered(Spec):
     """What the specifications of hidden layers share.
 
-    Widths and activation that are None are the estimator's own, see `filled`.
+    Widths and activation that are None are the estimator's own, see `fill`.
     """
 
     hidden_layer_sizes: Any
     activation: Any
     dropout: float
     normalization: str | None
-
-    @property
-    def hidden(self) -> dict[str, Any]:
-        """What layers are built by: `activation`, `dropout` and `normalization`."""
-        return {"activation": self.activation, "dropout": self.dropout, "normalization": self.normalization}
-
-    def filled(self, hidden_layer_sizes: Sequence[int], activation: str | type[nn.Module]) -> Self:
-        """Copy with widths and activation in place of those that are None."""
-        sizes = hidden_layer_sizes if self.hidden_layer_sizes is None else self.hidden_layer_sizes
-        activation = activation if self.activation is None else self.activation
-        return type(self)(**{**self.get_params(), "hidden_layer_sizes": layer_sizes(sizes), "activation": activation})
 
     def _compared(self) -> dict[str, Any]:
         """Arguments, of which sequences are lists: tuples and arrays of the same numbers are the same."""
@@ -138,6 +130,18 @@ class Layered(Spec):
             raise ValueError(
                 f"{self!r}: normalization={self.normalization!r} must be one of {in_words(NORMALIZATIONS)}, or None."
             )
+
+
+def fill(spec: Filled, hidden_layer_sizes: Sequence[int], activation: str | type[nn.Module]) -> Filled:
+    """Copy of a specification with widths and activation in place of those that are None."""
+    sizes = hidden_layer_sizes if spec.hidden_layer_sizes is None else spec.hidden_layer_sizes
+    activation = activation if spec.activation is None else spec.activation
+    return type(spec)(**{**spec.get_params(), "hidden_layer_sizes": layer_sizes(sizes), "activation": activation})
+
+
+def hidden_of(spec: Layered) -> dict[str, Any]:
+    """Return what the hidden layers of a specification are built by: `activation`, `dropout` and `normalization`."""
+    return {"activation": spec.activation, "dropout": spec.dropout, "normalization": spec.normalization}
 
 
 def layer_sizes(sizes: Any) -> tuple[int, ...]:

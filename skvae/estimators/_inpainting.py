@@ -1,0 +1,96 @@
+"""Filling in masked entries of rows."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from skvae.estimators import _checks as check
+from skvae.estimators._conditioner import Conditioner
+from skvae.estimators._fit import MAX_SEED
+from skvae.inference.completion import complete
+from skvae.runtime.randomness import Stream, seed_streams
+
+_CHAINS, _STEPS = 8, 60  # of the Markov chains behind a completed row
+
+
+class InpaintingMixin:
+    """Draws of masked entries from their posterior, and its means, for conditional estimators."""
+
+    _conditioner: Conditioner
+
+    def inpaint(self, X, mask, y=None, *, condition=None, random_state=None):
+        """Fill in entries of rows by their posterior means, given the other entries and the label.
+
+        The mean is one over the draws of Markov chains, see `draw_inpaintings`, and thus an estimate.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows in the units of the training data.
+        mask : array-like of bool, shape (n_samples, n_features) or (n_features,)
+            True where an entry is to be filled in; what X holds there, NaN included, is not looked at. Images may come with
+            masks of their own shape, which are about the columns that are not `condition_columns`.
+        y, condition : scalar or array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Labels or numbers of the rows.
+        random_state : int, RandomState instance or None, default=None
+            Decides the draws; the estimator's own `random_state` by default.
+
+        Returns
+        -------
+        X_filled : ndarray of shape (n_samples, n_features_in_)
+            The rows, completed. A row of which nothing is observed gets the mean of the model's samples.
+        """
+        return self._completed(X, mask, y, condition, random_state, n_chains=_CHAINS, mean=True)[:, 0]
+
+    def draw_inpaintings(self, X, mask, y=None, n_draws=1, *, condition=None, random_state=None):
+        """Fill in entries of rows by draws from their posterior, given the other entries and the label.
+
+        Draws are the ends of Markov chains that alternate between the code and what is missing [3]_.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows in the units of the training data.
+        mask : array-like of bool, shape (n_samples, n_features) or (n_features,)
+            True where an entry is to be filled in; see `inpaint`.
+        y : scalar or array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Labels or numbers of the rows.
+        n_draws : int, default=1
+            Draws per row.
+        condition : scalar or array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
+            Takes the place of `y`.
+        random_state : int, RandomState instance or None, default=None
+            Decides the draws; the estimator's own `random_state` by default.
+
+        Returns
+        -------
+        X_filled : ndarray of shape (n_samples, n_draws, n_features_in_)
+            The rows, completed with the likelihood's noise. A row of which nothing is observed is a sample of the model.
+        """
+        if not isinstance(n_draws, Integral) or n_draws < 1:
+            raise ValueError(f"n_draws={n_draws!r} must be an integer of at least 1.")
+        return self._completed(X, mask, y, condition, random_state, n_chains=int(n_draws), mean=False)
+
+    def _completed(
+        self, X: Any, mask: Any, y: Any, condition: Any, random_state: Any, *, n_chains: int, mean: bool
+    ) -> np.ndarray:
+        """Complete rows ``(n_samples, n_features)`` by Markov chains: ends of each, or with `mean` the mean of all."""
+        check_is_fitted(self, "module_")
+        conditioner = self._conditioner
+        X, mask = check.check_mask(self, X, mask, conditioner.reconstructed)
+        table, given, device = self._rows(X, y, condition, "inpainting", scored=True)
+        if conditioner.columns is not None and mask[:, conditioner.columns].any():
+            raise ValueError("mask covers condition_columns, which the model conditions on.")
+        mask = mask.take(conditioner.reconstructed, axis=1)
+        generator = check_random_state(self.random_state if random_state is None else random_state)
+        (seed,) = seed_streams(int(generator.randint(MAX_SEED)), Stream.COMPLETION, n=1)
+        drawn = complete(self.module_, table, ~mask, device, seed, n_chains=n_chains, n_steps=_STEPS, mean=mean)
+        drawn = drawn.mean(axis=1, keepdims=True) if mean else drawn
+        filled = np.where(mask[:, np.newaxis], drawn, table.source.read(slice(None))[:, np.newaxis])
+        whole = [self._joined(filled[:, i].astype(table.dtype, copy=False), given) for i in range(filled.shape[1])]
+        return np.stack(whole, axis=1)
