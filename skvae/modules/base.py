@@ -226,17 +226,16 @@ class LatentModule(TrainableModule):
         """
         if not self._is_learning_noise:
             return {}
-        with torch.no_grad():
-            of_rows = batch.weight / len(batch.weight)
-            if energy.dim() == 2:
-                mean = energy.mT.mv(of_rows)
-            else:
-                of_draws = of_rows.unsqueeze(1) / energy.shape[1] if share is None else of_rows.unsqueeze(1) * share
-                mean = energy.flatten(0, 1).mT.mv(of_draws.expand(energy.shape[:2]).flatten())
-            if batch.observed is None:
-                return {"energy": mean}
-            observed = of_rows @ batch.observed.to(of_rows)
-            return {"energy": mean, "observed": torch.ones_like(observed) if complete else observed}
+        energy, of_rows = energy.detach(), batch.weight / len(batch.weight)
+        if energy.dim() == 2:
+            mean = energy.t().mv(of_rows)
+        else:
+            of_draws = of_rows.unsqueeze(1) / energy.shape[1] if share is None else of_rows.unsqueeze(1) * share
+            mean = energy.flatten(0, 1).t().mv(of_draws.expand(energy.shape[:2]).flatten())
+        if batch.observed is None:
+            return {"energy": mean}
+        observed = of_rows @ batch.observed.to(of_rows)
+        return {"energy": mean, "observed": torch.ones_like(observed) if complete else observed}
 
     # -- the code -----------------------------------------------------------------------------------------------------
 

@@ -181,7 +181,7 @@ class AutoEncoderNet(NeuralNet):
         """Run over all batches once and record the terms; reads from the device once, at the end."""
         if iterator is None:
             return
-        is_weighted = iterator.rows.is_weighted
+        is_weighted = self._step.is_weighted = iterator.rows.is_weighted
         self._set_training(training)
         collected: dict[str, list[torch.Tensor]] = {}
         weights: list[torch.Tensor] = []

@@ -315,7 +315,7 @@ def test_other_products_are_left_alone():
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
-@pytest.mark.parametrize("n_rows", [96, 192, 1536])
+@pytest.mark.parametrize("n_rows", [96, 192, 2016])
 def test_products_of_aligned_rows_do_not_depend_on_their_order(n_rows):
     for n_inputs in (1, 3, 5, 10, 13, 30, 33, 64, 257):
         for n_outputs in (1, 2, 4, 5, 6, 8, 9, 13, 33):
@@ -365,11 +365,11 @@ def test_small_passes_run_on_one_thread_and_large_ones_on_all():
 
 def test_chunks_leave_no_rows_over_and_are_smaller_for_larger_networks():
     sizes = [runner.chunk_rows(VAEModule(20, 2, hidden_layer_sizes=(width,))) for width in (4, 4000, 8000, 20_000, 200_000)]
-    assert sizes[0] == 1536
+    assert sizes[0] == 2016
     assert sizes[-1] == 96
     assert sizes == sorted(sizes, reverse=True)
     assert len(set(sizes)) > 3
-    assert all(size % 96 == 0 and (size // 96).bit_count() == 1 for size in sizes)
+    assert all(size % 96 == 0 for size in sizes)
 
 
 @pytest.mark.parametrize("n_features", [3, 784])
@@ -535,7 +535,7 @@ def test_draws_depend_on_their_seed_alone():
     assert not np.array_equal(inference.draw(module, Z, CPU, seed=2), first)
     noise = first - inference.decode(module, Z, CPU)
     np.testing.assert_allclose(noise.std(axis=0), module.likelihood.noise_scale(), rtol=0.1)
-    assert abs(np.corrcoef(noise[:900, 0], noise[1536:2436, 0])[0, 1]) < 0.15  # chunks do not share their draws
+    assert abs(np.corrcoef(noise[:900, 0], noise[2016:2916, 0])[0, 1]) < 0.15  # chunks do not share their draws
 
 
 def test_results_are_single_precision_whatever_the_default_is():
