@@ -189,7 +189,7 @@ def test_noise_is_learned_from_the_frames_around_the_states_alone():
     module.after_step(learned)
     torch.testing.assert_close(module.likelihood.noise.moment, torch.lerp(before, learned["energy"], 0.05))
     assert module.eval().loss(batch, SCHEDULE).learned == {}
-    assert build(noise=0.3).loss(batch, SCHEDULE).learned == {}
+    assert build(likelihood=Gaussian(noise=0.3)).loss(batch, SCHEDULE).learned == {}
 
 
 def test_smoothing_that_adds_nothing_to_the_belief_is_free():

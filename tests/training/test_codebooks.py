@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from skvae.data import Table
 from skvae.inference.codes import code_log_prob
 from skvae.modules import Batch, HistogramPrior, TransformerPrior, VQVAEModule
 from skvae.runtime.randomness import PrivateRandomness
@@ -27,7 +28,7 @@ def build(X, **params):
     with PrivateRandomness(0):
         module = VQVAEModule(X.shape[1], **params)
     module.likelihood.fit(X)
-    return module, Rows(X, module.likelihood, CPU)
+    return module, Rows(Table.of(X), module.likelihood, CPU)
 
 
 def make_prior(cls=TransformerPrior, n_codes=3, n_embeddings=6, **params):

@@ -11,6 +11,7 @@ from skorch import callbacks as skorch_callbacks  # noqa: TID251
 from torch import nn
 
 from skvae import AutoEncoder, VAETransformer
+from skvae.data import Table
 from skvae.modules import Batch, VAEModule
 from skvae.training import SCHEDULES, DivergedError, Optimizer, Plan, Rows, train
 from skvae.training.net import AutoEncoderNet
@@ -557,7 +558,7 @@ def test_train_raises_its_own_error(X):
         seed=0,
     )
     with pytest.raises(DivergedError):
-        train(module, Rows(X, module.likelihood, CPU), None, plan)
+        train(module, Rows(Table.of(X), module.likelihood, CPU), None, plan)
     assert not module.likelihood.weight.requires_grad
     assert all(param.grad is None for param in module.parameters())
 
