@@ -503,8 +503,8 @@ def test_weights_in_full_batches_are_repetitions(X):
     model, repeated = quick(**params).fit(X, sample_weight=counts.astype(float)), quick(**params)
     repeated.fit(np.repeat(X, counts, axis=0))
     likelihoods = [m.module_.likelihood for m in (model, repeated)]
-    np.testing.assert_allclose(likelihoods[0].shift, likelihoods[1].shift, rtol=1e-10)
-    np.testing.assert_allclose(likelihoods[0].scale, likelihoods[1].scale, rtol=1e-10)
+    np.testing.assert_allclose(likelihoods[0].units.constant, likelihoods[1].units.constant, rtol=1e-10)
+    np.testing.assert_allclose(likelihoods[0].units.scale, likelihoods[1].units.scale, rtol=1e-10)
 
 
 def test_early_stopping(X):
