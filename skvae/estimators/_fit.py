@@ -201,8 +201,10 @@ class FitRun:
             arguments.update(draft._module_class.missing_arguments(measured.n_missing, measured.n_rows))
         draft._arguments = arguments
         module = build_module(draft._module_class, arguments, self.progress)
-        module.likelihood.check(table.entries().source, table.name)
-        entries = measured.entries()
+        entries = table.entries()
+        module.likelihood.check(entries.source, table.name)
+        if measured is not table:
+            entries = measured.entries()
         is_image = getattr(draft, "image_shape_", None) is not None
         try:
             module.likelihood.fit(entries.source, entries.weight, shared=True if is_image else None)
