@@ -131,14 +131,19 @@ class SparseSource(Source):
         return entries
 
 
+def is_sparse(X: Any) -> bool:
+    """Whether `X` is a sparse matrix or array, of any format."""
+    return hasattr(X, "toarray")
+
+
 def as_source(X: Any) -> Source:
     """Return the source of an array or a CSR matrix; a source is returned as it is."""
     if isinstance(X, Source):
         return X
-    return SparseSource(X) if hasattr(X, "toarray") else ArraySource(X)
+    return SparseSource(X) if is_sparse(X) else ArraySource(X)
 
 
 def dense(X: Any) -> NDArray[Any]:
     """Return an array, or a sparse matrix as one."""
-    array: NDArray[Any] = X.toarray() if hasattr(X, "toarray") else np.asarray(X)
+    array: NDArray[Any] = X.toarray() if is_sparse(X) else np.asarray(X)
     return array

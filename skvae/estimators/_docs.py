@@ -13,7 +13,7 @@ activation : str or type of Module, default="relu"
     Activation of the hidden layers: "relu", "gelu", "silu", "elu", "selu", "leaky_relu", "tanh", "sigmoid",
     "identity", or a class that is built without arguments.
 encoder : MLP, Conv, Net or None, default=None
-    What else there is to tell of the encoder, such as its dropout and normalization: see :class:`~skvae.MLP` for
+    Specification of the encoder, such as its dropout and normalization: see :class:`~skvae.MLP` for
     perceptrons, :class:`~skvae.Conv` for convolutional networks and :class:`~skvae.Net` for networks of your own. None is
     a perceptron, or a convolutional network for images.
 decoder : MLP, Conv, Net, "tied" or None, default=None
@@ -45,8 +45,8 @@ max_epochs : int or "auto", default="auto"
     Passes over the data; "auto" aims at 3,000 steps in 10 to 100 passes, and for linear maps, which hardly
     overfit, at 5,000 in 10 to 1,000.
 early_stopping : bool or EarlyStopping, default=False
-    Hold out rows, stop when their loss no longer falls and restore the best weights. How many rows, and how long it waits, is
-    told by :class:`~skvae.EarlyStopping`.
+    Hold out rows, stop when their loss no longer falls and restore the best weights. How many rows, and how long it waits, are
+    arguments of :class:`~skvae.EarlyStopping`.
 n_score_draws : int, default=64
     Importance draws per row in `score_samples`.
 warm_start : bool, default=False
@@ -84,6 +84,16 @@ n_features_in_ : int
 feature_names_in_ : ndarray of shape (n_features_in_,)
     Their names, where X had names that are strings.
 """
+
+
+class DocumentedMixin:
+    """The page of an estimator in the documentation, to which its HTML representation links."""
+
+    _doc_link_module = "skvae"
+    _doc_link_template = "https://skvae.readthedocs.io/en/stable/api.html#skvae.{estimator_name}"
+
+    def _doc_link_url_param_generator(self) -> dict[str, str]:
+        return {"estimator_name": type(self).__name__}
 
 
 def document(cls: type) -> type:

@@ -318,7 +318,7 @@ class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncode
         table, device = self._ready(X)
         rows, entries = self._conditioner.split(table)
         if scored:
-            self.module_.likelihood.check(rows.source)
+            self.module_.likelihood.check(rows.source, rows.name)
         given, name = choose(entries, y, condition)
         if given is None and not needed:
             return rows, None, device

@@ -245,8 +245,11 @@ class LatentModule(TrainableModule):
         return code
 
     def encoder_input(self, batch: Batch) -> Tensor:
-        """Return what the encoder takes: rows, and beside them ones where an entry of an indicated column is missing."""
-        x = self.likelihood.network_input(batch.x)
+        """Return what the encoder takes: what the likelihood has it read of rows, and what is joined to that."""
+        return self.join_input(self.likelihood.network_input(batch.x), batch)
+
+    def join_input(self, x: Tensor, batch: Batch) -> Tensor:
+        """Join to what is read of rows: ones where an entry of an indicated column is missing."""
         if not self.n_indicators:
             return x
         if batch.observed is None:

@@ -367,7 +367,7 @@ class CodePriors(Sequence[CodePriorModule]):
     @property
     def depends_on_conditions(self) -> bool:
         """Whether any level's probabilities depend on the condition."""
-        return any(prior.hears_conditions for prior in self.modules)
+        return any(prior.depends_on_conditions for prior in self.modules)
 
     def is_of(self, spec: CodePrior, module: VQVAEModule) -> bool:
         """Whether the priors, which are of the module's codes, have the name and the arguments of a specification."""

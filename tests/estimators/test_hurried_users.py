@@ -160,7 +160,7 @@ def test_networks_defined_in_a_function_go_on(quick, table):
 
 
 class Odd(nn.Module):
-    """A network that goes wrong in the way that it is told."""
+    """A network that goes wrong in the way that is asked for."""
 
     def __init__(self, n_inputs, n_outputs, fault):
         super().__init__()

@@ -503,8 +503,8 @@ def test_weights_in_full_batches_are_repetitions(X):
     model, repeated = quick(**params).fit(X, sample_weight=counts.astype(float)), quick(**params)
     repeated.fit(np.repeat(X, counts, axis=0))
     likelihoods = [m.module_.likelihood for m in (model, repeated)]
-    np.testing.assert_allclose(likelihoods[0].shift, likelihoods[1].shift, rtol=1e-10)
-    np.testing.assert_allclose(likelihoods[0].scale, likelihoods[1].scale, rtol=1e-10)
+    np.testing.assert_allclose(likelihoods[0].units.constant, likelihoods[1].units.constant, rtol=1e-10)
+    np.testing.assert_allclose(likelihoods[0].units.scale, likelihoods[1].units.scale, rtol=1e-10)
 
 
 def test_early_stopping(X):
@@ -786,21 +786,23 @@ def test_sampling_by_label(X):
 
 
 @pytest.mark.parametrize("prior", ["histogram", "transformer", "pixelsnail"])
-def test_labels_that_are_not_told_are_summed_out(X, prior):
+def test_labels_that_are_not_given_are_summed_out(X, prior):
     y = labels_of(X)
     y[:20] = "a"
     model = quick(code_prior=prior).fit(X, y)
     shares = [(y == label).mean() for label in "abc"]
     joint = np.stack([model.score_samples(X, y=label) + np.log(share) for label, share in zip("abc", shares, strict=True)])
     np.testing.assert_allclose(model.score_samples(X), logsumexp(joint, axis=0), rtol=1e-6)
-    told = model.score_samples(X, y)
+    conditional = model.score_samples(X, y)
     np.testing.assert_allclose(
-        told, joint[np.searchsorted(list("abc"), y), np.arange(80)] - np.log(shares)[np.searchsorted(list("abc"), y)], rtol=1e-6
+        conditional,
+        joint[np.searchsorted(list("abc"), y), np.arange(80)] - np.log(shares)[np.searchsorted(list("abc"), y)],
+        rtol=1e-6,
     )
-    assert model.score_samples(X, y).mean() == pytest.approx(told.mean())
+    assert model.score_samples(X, y).mean() == pytest.approx(conditional.mean())
     assert model.score_samples(X, y).mean() != model.score(X)
     assert model.score(X, y) == model.score(X, np.full(len(X), "never seen")) == model.score(X)
-    np.testing.assert_allclose(model.bits_per_dim(X, y), -told / 5 / np.log(2))
+    np.testing.assert_allclose(model.bits_per_dim(X, y), -conditional / 5 / np.log(2))
     assert not np.array_equal(model.compression(X, y).coded, model.compression(X).coded)
 
 

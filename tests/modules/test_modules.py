@@ -543,7 +543,7 @@ def test_autoencoder_recovers_the_noise_of_a_factor_model():
     X, loadings = factor_model(lambda rng, shape: SPREAD * rng.normal(size=shape))
     module = autoencoder_for(X, loadings)
     np.testing.assert_allclose(fit_noise(module, X), SPREAD, rtol=0.05)
-    # The residuals alone would not have told: codes are fitted to the very rows that they explain.
+    # The residuals alone would not show it: codes are fitted to the very rows that they explain.
     batch = Batch.of(standardized(module, X))
     residual = X - module.likelihood.mean(module.decode(module.encode(batch), batch).detach())
     assert np.abs(residual.std(0) / SPREAD - 1.0).max() > 0.2

@@ -14,7 +14,7 @@ N_FEATURES = 3
 
 
 def make_table(n_rows, dtype=np.float64):
-    """Rows that can be told apart by their first column; a third of the other entries are zero."""
+    """Rows that are distinguished by their first column; a third of the other entries are zero."""
     rng = np.random.default_rng(0)
     X = rng.normal(size=(n_rows, N_FEATURES)) * (rng.random((n_rows, N_FEATURES)) > 1 / 3)
     X[:, 0] = np.arange(n_rows)
