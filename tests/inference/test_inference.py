@@ -113,7 +113,7 @@ def test_results_do_not_depend_on_threads(fitted):
     """To rounding where the work is divided among threads, which some processors' products depend on; neighbors never count."""
     model, X = fitted
     order = np.random.default_rng(1).permutation(N_ROWS)
-    divided = inference.chunk_rows(model.module_) * model.module_.row_work > ONE_THREAD_WORK
+    divided = runner.chunk_rows(model.module_) * model.module_.row_work > ONE_THREAD_WORK
     with n_threads(1):
         assert torch.get_num_threads() == 1
         alone = outputs(model, X)

@@ -106,6 +106,15 @@ def test_schedules_are_the_same_tensors_overwritten_in_place():
     assert not factor.requires_grad
 
 
+def test_what_has_ended_is_left_out():
+    module = Quadratic()
+    module.schedule = lambda progress: {"factor": 1.0, "constant": 2.0} if progress < 1.0 else {"factor": 3.0}
+    schedule = ScheduleTensors(module)
+    factor = schedule(0.5)["factor"]
+    assert schedule(1.0) == {"factor": factor}
+    assert factor.item() == 3.0
+
+
 def test_schedules_of_nothing_are_empty():
     assert ScheduleTensors(make(AutoEncoderModule))(0.3) == {}
 
