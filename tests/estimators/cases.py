@@ -116,7 +116,9 @@ class Case:
         for name in names:
             if name in self.lacks:
                 pytest.skip(f"{self} lacks {name}: {self.lacks[name]}")
-            assert name in PROMISES or name.partition("__")[0] in self.cls().get_params(), f"{self} has no {name}, and says no why"
+            assert name in PROMISES or name.partition("__")[0] in self.cls().get_params(), (
+                f"{self} has no {name}, and says no why"
+            )
 
 
 # What tests may ask for beside parameters.
