@@ -187,9 +187,8 @@ class DenoisingAE(AutoEncoder):
             )
         ):
             raise ValueError(
-                f"pretraining_epochs={self.pretraining_epochs} trains perceptrons layer by layer; it does not go with an "
-                "encoder or decoder of another kind, such as those of images, nor with a decoder that does not mirror the "
-                "encoder."
+                f"pretraining_epochs={self.pretraining_epochs} trains perceptrons layer by layer: encoder and decoder must be "
+                "None or MLP(...), and the decoder mirror the encoder. Images, also by image_shape, need encoder=MLP()."
             )
         if self.pretraining_epochs and callable(self.corruption):
             raise ValueError(

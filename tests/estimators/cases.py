@@ -99,6 +99,12 @@ class Case:
     def __str__(self):
         return self.cls.__name__.removeprefix("Labeled")
 
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Methods that score rows."""
+        weighted = () if "importance weights" in self.lacks else ("effective_sample_size",)
+        return ("score_samples", "score_anomaly", "explain_anomaly", *weighted)
+
     def make(self, **params):
         """Make the estimator with parameters that train in milliseconds."""
         given = {**self.code, "hidden_layer_sizes": (8,), "max_epochs": 3, "random_state": 0, **self.quick, **params}
