@@ -22,8 +22,10 @@ def scans(monkeypatch):
 @pytest.mark.parametrize("form", [np.asarray, csr_array])
 def test_missing_entries_are_looked_for_once(form, scans):
     source = as_source(form(np.eye(4)))
-    assert not source.has_missing and not source.has_missing
-    assert not source.take([0, 1]).has_missing and not source.columns(np.array([2])).has_missing
+    assert not source.has_missing
+    assert not source.has_missing
+    assert not source.take([0, 1]).has_missing
+    assert not source.columns(np.array([2])).has_missing
     assert scans == [source]
 
 
@@ -31,8 +33,10 @@ def test_missing_entries_are_looked_for_once(form, scans):
 def test_part_of_a_source_with_missing_entries_looks_for_its_own(form):
     source = as_source(form(GAPS))
     assert source.has_missing
-    assert source.take([0]).has_missing and not source.take([1, 2]).has_missing
-    assert source.columns(np.array([1])).has_missing and not source.columns(np.array([0])).has_missing
+    assert source.take([0]).has_missing
+    assert not source.take([1, 2]).has_missing
+    assert source.columns(np.array([1])).has_missing
+    assert not source.columns(np.array([0])).has_missing
 
 
 @pytest.mark.parametrize("params", [{}, {"missing_values": None}])
@@ -43,6 +47,7 @@ def test_a_fit_looks_for_missing_entries_once(params, scans, X):
 
 def test_table_asks_its_source(scans):
     table = Table.of(np.array(GAPS))
-    assert table.has_missing and table.take([0]).has_missing
+    assert table.has_missing
+    assert table.take([0]).has_missing
     np.testing.assert_array_equal(table.n_missing, [0, 1])
     assert len(scans) == 2

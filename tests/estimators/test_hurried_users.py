@@ -12,7 +12,6 @@ from torch import nn
 
 from skvae import AutoEncoder, ContractiveAE, Net, VAETransformer
 
-
 pytestmark = [
     pytest.mark.usefixtures("one_core"),
     pytest.mark.filterwarnings("ignore:The (code|state) of .* has collapsed"),  # of short fits
