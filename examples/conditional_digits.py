@@ -1,9 +1,9 @@
 """Handwritten digits by label: samples, styles, and squares cut out of images.
 
-A conditional variational autoencoder is told the digit, so that its code keeps the style. Printed are how many of its samples
-a classifier of real digits takes for the digit that was asked for, how much a linear classifier finds of the label in the
-codes, and the squared error of a 4x4 square cut out of held-out images and filled in again, beside scikit-learn's imputers.
-Writes `conditional_digits.png`.
+A conditional variational autoencoder takes the digit as its condition, so that its code keeps the style. Printed are how many
+of its samples a classifier of real digits takes for the digit that was asked for, how much a linear classifier finds of the
+label in the codes, and the squared error of a 4x4 square cut out of held-out images and filled in again, beside
+scikit-learn's imputers. Writes `conditional_digits.png`.
 
     python examples/conditional_digits.py
 """

@@ -8,7 +8,6 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 from sklearn import get_config
 from sklearn.base import BaseEstimator, OutlierMixin, _fit_context, clone
 from sklearn.model_selection import KFold
@@ -18,7 +17,9 @@ from sklearn.utils._param_validation import HasMethods, Interval, InvalidParamet
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_sample_weight, _num_samples, check_is_fitted, has_fit_parameter
 
+from skvae.data import is_sparse
 from skvae.estimators import CVAE, AutoEncoder
+from skvae.estimators._docs import DocumentedMixin
 from skvae.pipeline import find_step, flat_steps, forth, is_active
 from skvae.warnings import warn_user
 
@@ -27,7 +28,7 @@ _Fitted = tuple[list[Any], np.ndarray, np.ndarray]  # models, calibration rows, 
 _ENOUGH = 100  # calibration rows beyond the threshold, after which more add little
 
 
-class AnomalyDetector(OutlierMixin, BaseEstimator):
+class AnomalyDetector(DocumentedMixin, OutlierMixin, BaseEstimator):
     r"""Flags anomalous rows at a false-alarm rate that is set beforehand.
 
     The rows are scored by an estimator's `score_anomaly`. What score is too high is read off rows that were held out of
@@ -141,12 +142,6 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
         "random_state": ["random_state"],
         "n_jobs": [Integral, None],
     }
-
-    _doc_link_module = "skvae"
-    _doc_link_template = "https://skvae.readthedocs.io/en/stable/api.html#skvae.{estimator_name}"
-
-    def _doc_link_url_param_generator(self) -> dict[str, str]:
-        return {"estimator_name": type(self).__name__}
 
     def __init__(
         self,
@@ -570,7 +565,7 @@ class AnomalyDetector(OutlierMixin, BaseEstimator):
 
 def _indexable(X: Any) -> Any:
     """Rows in a form of which some can be taken; they are checked by the estimator."""
-    if sparse.issparse(X):
+    if is_sparse(X):
         return X.tocsr()
     return X if hasattr(X, "shape") or isinstance(X, (list, tuple)) else np.asarray(X)
 

@@ -16,6 +16,7 @@ from skvae.data import Table
 from skvae.estimators import VAETransformer
 from skvae.estimators import _checks as check
 from skvae.estimators._continuous import ContinuousAutoEncoder
+from skvae.estimators._docs import DocumentedMixin
 from skvae.estimators._fit import MAX_SEED, draft_of
 from skvae.estimators._imputing import SIGNS, ImportanceWeightedVAE
 from skvae.inference.imputation import impute
@@ -24,7 +25,7 @@ from skvae.runtime.randomness import Stream, seed_streams
 from skvae.warnings import warn_user
 
 
-class AutoencoderImputer(TransformerMixin, BaseEstimator):
+class AutoencoderImputer(DocumentedMixin, TransformerMixin, BaseEstimator):
     r"""Fill in missing values from a deep latent variable model of the rows.
 
     A variational autoencoder is trained on what is observed, by the importance-weighted bound [1]_. `transform` fills in the
@@ -119,9 +120,6 @@ class AutoencoderImputer(TransformerMixin, BaseEstimator):
         "keep_empty_features": ["boolean"],
         "random_state": ["random_state"],
     }
-
-    _doc_link_module = "skvae"
-    _doc_link_template = "https://skvae.readthedocs.io/en/stable/api.html#skvae.AutoencoderImputer"
 
     def __init__(
         self,
@@ -325,9 +323,6 @@ class AutoencoderImputer(TransformerMixin, BaseEstimator):
         if self.indicator_ is None:
             return kept
         return np.concatenate([kept, self.indicator_.get_feature_names_out(names)])
-
-    def _doc_link_url_param_generator(self) -> dict[str, str]:
-        return {}
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -298,7 +298,7 @@ def test_alpha_may_change_after_fit(X):
             model.set_params(alpha=alpha).predict(X)
 
 
-def test_an_alpha_that_is_out_of_reach_after_fit_is_told(X):
+def test_an_alpha_that_is_out_of_reach_after_fit_is_reported(X):
     model = detector(alpha=0.1).fit(X)
     with pytest.warns(UserWarning, match=r"alpha=0\.01 needs at least 99 calibration rows, but 19 of 80"):
         assert (model.set_params(alpha=0.01).predict(X + 1e6) == 1).all()

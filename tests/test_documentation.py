@@ -62,8 +62,8 @@ def parameters(name):
         for key, parameter in inspect.signature(value).parameters.items()
         if key != "self"
     }
-    told = {key: entry.type for entry in sections["Parameters"] for key in entry.name.split(", ")}
-    return [(taken[key], told[key]) for key in taken.keys() & told.keys()], taken.keys() ^ told.keys()
+    types = {key: entry.type for entry in sections["Parameters"] for key in entry.name.split(", ")}
+    return [(taken[key], types[key]) for key in taken.keys() & types.keys()], taken.keys() ^ types.keys()
 
 
 def is_property(name):

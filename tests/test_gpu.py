@@ -73,7 +73,7 @@ class Case(NamedTuple):
 
     make: object
     X: object = X
-    told: dict = {}
+    side: dict = {}
 
 
 class Noisy(nn.Module):
@@ -89,12 +89,12 @@ class Noisy(nn.Module):
         return self.last(nn.functional.dropout(self.bent(self.first(x)), 0.2, self.training))
 
 
-def case(cls, X=X, /, told=None, **params):
-    return Case(partial(cls, random_state=0, device=DEVICE, **params), X, told or {})
+def case(cls, X=X, /, side=None, **params):
+    return Case(partial(cls, random_state=0, device=DEVICE, **params), X, side or {})
 
 
-def quick(cls, X=X, /, told=None, **params):
-    return case(cls, X, told=told, **QUICK | params)
+def quick(cls, X=X, /, side=None, **params):
+    return case(cls, X, side=side, **QUICK | params)
 
 
 Y, IMAGE_Y = {"y": LABELS}, {"y": DIGITS}
@@ -103,7 +103,7 @@ VQ = {"n_embeddings": 8, "embedding_dim": 3, "prior_params": PRIOR}
 CASES = {
     **{
         cls.__name__: case(
-            cls, RAGGED if cls is TDVAE else X, told=Y if cls().__sklearn_tags__().target_tags.required or cls is CVAE else None
+            cls, RAGGED if cls is TDVAE else X, side=Y if cls().__sklearn_tags__().target_tags.required or cls is CVAE else None
         )
         for cls in ALL_ESTIMATORS
     },
@@ -115,7 +115,7 @@ CASES = {
     "linear": quick(AutoEncoder, hidden_layer_sizes=()),
     "early stopping": quick(AutoEncoder, early_stopping=True, n_iter_no_change=2, max_epochs=20, learning_rate=0.05),
     "normalization, clipping": quick(AutoEncoder, normalization="batch", dropout=0.2, clip_norm=1.0, clip_value=0.1),
-    "weights": quick(AutoEncoder, told={"sample_weight": np.arange(80) % 3}),
+    "weights": quick(AutoEncoder, side={"sample_weight": np.arange(80) % 3}),
     "sparse matrix": quick(AutoEncoder, sparse.csr_array(np.where(X > 3, X, 0.0))),
     "a network of the user's": quick(AutoEncoder, encoder=Net(Noisy)),
     "denoising, all corruptions": quick(DenoisingAE, corruption=["gaussian", "masking", "salt_and_pepper", "dropout"]),
@@ -129,9 +129,9 @@ CASES = {
     "contractive, analytic": quick(ContractiveAE, jacobian="analytic", hidden_layer_sizes=(), code_activation="sigmoid"),
     "vae, capacity": quick(VAETransformer, capacity=2.0, n_draws=3, activation="gelu"),
     "vae, missing": quick(VAETransformer, GAPS, missing_values=np.nan),
-    "cvae, conditional prior": quick(CVAE, told=Y, prior="conditional"),
+    "cvae, conditional prior": quick(CVAE, side=Y, prior="conditional"),
     "cvae, columns": quick(CVAE, condition_columns=[2], encode_condition=True),
-    "cvae, bernoulli": quick(CVAE, BINARY, told=Y, likelihood="bernoulli"),
+    "cvae, bernoulli": quick(CVAE, BINARY, side=Y, likelihood="bernoulli"),
     "convolutions": quick(VAETransformer, IMAGES, **CONV),
     "tied convolutions": quick(AutoEncoder, IMAGES, encoder=Conv(channels=(8, 16)), tied_weights=True, normalization="batch"),
     "residual blocks": quick(
@@ -143,12 +143,12 @@ CASES = {
         dropout=0.1,
     ),
     "contractive convolutions": quick(ContractiveAE, IMAGES, encoder=Conv(channels=(8,))),
-    "cvae of images": quick(CVAE, IMAGES, told=IMAGE_Y, **CONV),
-    "vqvae, gradient": quick(VQVAE, told=Y, codebook="gradient", gradient="rotation", entropy_weight=0.1, n_codes=2, **VQ),
+    "cvae of images": quick(CVAE, IMAGES, side=IMAGE_Y, **CONV),
+    "vqvae, gradient": quick(VQVAE, side=Y, codebook="gradient", gradient="rotation", entropy_weight=0.1, n_codes=2, **VQ),
     "vqvae, cosine": quick(VQVAE, similarity="cosine", n_codes=2, n_levels=2, prior="transformer", **VQ),
     "vqvae, clusters": quick(VQVAE, n_codes=1, **VQ),
-    "vqvae, histogram": quick(VQVAE, told=Y, prior="histogram", n_embeddings=8),
-    "vqvae of images": quick(VQVAE, IMAGES, told=IMAGE_Y, encoder=Conv(channels=(8, 16)), prior="pixelsnail", n_levels=2, **VQ),
+    "vqvae, histogram": quick(VQVAE, side=Y, prior="histogram", n_embeddings=8),
+    "vqvae of images": quick(VQVAE, IMAGES, side=IMAGE_Y, encoder=Conv(channels=(8, 16)), prior="pixelsnail", n_levels=2, **VQ),
     "vqvae of images, transformer": quick(VQVAE, IMAGES, encoder=Conv(channels=(8,)), prior="transformer", **VQ),
     "tdvae, gru": quick(TDVAE, RAGGED, cell="gru", n_recurrent_layers=2, n_latent_layers=2, dropout=0.3, n_components=16),
     "tdvae, lstm": quick(TDVAE, SEQUENCES, cell="lstm", n_recurrent_layers=2, dropout=0.3, early_stopping=True),
@@ -168,7 +168,7 @@ WRAPPERS = {
         for mechanism in ("random", "self_masking", "linear", "nonlinear")
     },
     "imputer, autoencoder": Case(lambda: AutoencoderImputer(AutoEncoder(2, **QUICK, device=DEVICE), random_state=0), GAPS),
-    "classifier": Case(lambda: CVAEClassifier(CVAE(**QUICK, device=DEVICE), random_state=0), told=Y),
+    "classifier": Case(lambda: CVAEClassifier(CVAE(**QUICK, device=DEVICE), random_state=0), side=Y),
 }
 
 # Of what takes rows, those whose results for a row depend on nothing but the row.
@@ -194,7 +194,7 @@ PER_ROW = (
 
 
 def fitted(this):
-    return this.make().fit(this.X, **this.told)
+    return this.make().fit(this.X, **this.side)
 
 
 @cache
@@ -202,13 +202,13 @@ def fitted_once(name):
     return fitted((CASES | WRAPPERS)[name])
 
 
-def told_of(model, this, method):
+def side_of(model, this, method):
     """What a conditional model takes beside rows in one of its methods."""
     methods = {
         CVAE: ("reconstruct", "posterior", "score", "score_samples", "effective_sample_size", "score_anomaly", "explain_anomaly"),
         VQVAE: ("score", "score_samples", "bits_per_dim"),
     }
-    return {"y": this.told["y"]} if "y" in this.told and method in methods.get(type(model), ()) else {}
+    return {"y": this.side["y"]} if "y" in this.side and method in methods.get(type(model), ()) else {}
 
 
 def per_row(model, this, rows=None):
@@ -220,13 +220,13 @@ def per_row(model, this, rows=None):
         return [values[i] for i in rows] if isinstance(values, list) else values[rows]
 
     for method in PER_ROW:
-        if hasattr(model, method) and (method != "log_likelihoods" or this.told):
-            told = {name: some(value) for name, value in told_of(model, this, method).items()}
-            yield method, partial(getattr(model, method), some(this.X), **told)
+        if hasattr(model, method) and (method != "log_likelihoods" or this.side):
+            side = {name: some(value) for name, value in side_of(model, this, method).items()}
+            yield method, partial(getattr(model, method), some(this.X), **side)
     if hasattr(model, "n_score_draws") or isinstance(model, VQVAE):
         for name in () if isinstance(model, TDVAE) else ("reconstruction", "mahalanobis", "likelihood"):
-            told = {name: some(value) for name, value in told_of(model, this, "score_anomaly").items()}
-            yield f"score_anomaly, {name}", partial(model.score_anomaly, some(this.X), **told, method=name)
+            side = {name: some(value) for name, value in side_of(model, this, "score_anomaly").items()}
+            yield f"score_anomaly, {name}", partial(model.score_anomaly, some(this.X), **side, method=name)
 
 
 def beside(model, this):
@@ -253,19 +253,19 @@ def drawn(model, this):
     if isinstance(model, TDVAE):
         yield "rollout", partial(model.rollout, SEQUENCES, 3, n_futures=2, random_state=1)
         yield "update_belief", lambda: model.update_belief(SEQUENCES[:, 1], model.update_belief(SEQUENCES[:, 0])).belief
-    if isinstance(model, CVAE) and "y" in this.told:
+    if isinstance(model, CVAE) and "y" in this.side:
         mask = np.zeros(this.X.shape[1:], dtype=bool)
         mask[..., :2] = True
-        yield "inpaint", partial(model.inpaint, this.X, mask, this.told["y"], random_state=1)
-        yield "draw_inpaintings", partial(model.draw_inpaintings, this.X, mask, this.told["y"], 2, random_state=1)
-        yield "style_transfer", partial(model.style_transfer, this.X, this.told["y"])
+        yield "inpaint", partial(model.inpaint, this.X, mask, this.side["y"], random_state=1)
+        yield "draw_inpaintings", partial(model.draw_inpaintings, this.X, mask, this.side["y"], 2, random_state=1)
+        yield "style_transfer", partial(model.style_transfer, this.X, this.side["y"])
     if isinstance(model, VAETransformer):
         yield "interpolate", lambda: model.interpolate(this.X[:2], this.X[2:4])
     if isinstance(model, AutoencoderImputer):
         yield "transform", partial(model.transform, this.X)
         yield "impute", partial(model.impute, this.X, 2, random_state=1)
     if hasattr(model, "score"):
-        yield "score", partial(model.score, this.X, **told_of(model, this, "score") or this.told)
+        yield "score", partial(model.score, this.X, **side_of(model, this, "score") or this.side)
 
 
 def parts(result):
@@ -363,12 +363,12 @@ def test_training_goes_on(name):
     model = pickle.loads(pickle.dumps(fitted_once(name)))
     loaded = pickle.loads(pickle.dumps(model))
     for _ in range(2):
-        model.partial_fit(this.X, **this.told), loaded.partial_fit(this.X, **this.told)
+        model.partial_fit(this.X, **this.side), loaded.partial_fit(this.X, **this.side)
     assert is_same(model.transform(this.X), loaded.transform(this.X))
     for device in ("cpu", DEVICE):
-        model.set_params(device=device).partial_fit(this.X, **this.told)
+        model.set_params(device=device).partial_fit(this.X, **this.side)
     assert np.isfinite(model.loss_curve_).all()
-    warm = pickle.loads(pickle.dumps(loaded)).set_params(warm_start=True).fit(this.X, **this.told)
+    warm = pickle.loads(pickle.dumps(loaded)).set_params(warm_start=True).fit(this.X, **this.side)
     assert np.isfinite(warm.loss_curve_).all()
 
 
@@ -397,7 +397,7 @@ def test_a_resampler():
 
 def fit_one(name, seed):
     this = CASES[name]
-    model = this.make().set_params(random_state=seed).fit(this.X, **this.told)
+    model = this.make().set_params(random_state=seed).fit(this.X, **this.side)
     return [model.transform(this.X), model.sample(3)]
 
 

@@ -182,7 +182,7 @@ def test_images_need_all_their_columns(gaps):
 
 
 @pytest.mark.parametrize("make", [lambda X: pd.DataFrame(X), lambda X: X], ids=["frame", "array"])
-def test_missing_entries_among_objects_are_told(gaps, make):
+def test_missing_entries_among_objects_are_reported(gaps, make):
     objects = np.where(np.isnan(gaps), pd.NA, gaps.astype(object))
     with pytest.raises(ValueError, match=r"hold pandas.NA among other objects; X.convert_dtypes\(\)"):
         quick().fit(make(objects))

@@ -34,7 +34,7 @@ def find_sets(names: list[str] | None = None) -> dict[str, Path]:
 def load_split(path: Path, mode: str, seed: int, max_rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Training rows, rows to score and whether these are anomalies; columns are standardized by the training rows.
 
-    Semi-supervised, half of the normal rows are for training, the other half and the anomalies to be told apart. Unsupervised,
+    Semi-supervised, half of the normal rows are for training, the other half and the anomalies to be scored. Unsupervised,
     all rows are both.
     """
     with np.load(path) as data:

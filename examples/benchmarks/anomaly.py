@@ -1,6 +1,6 @@
 """Anomaly scores at the defaults against scikit-learn's detectors, on ADBench's Classical group.
 
-Two modes: trained on half of the normal rows and told to find the anomalies among the rest, and trained on all rows, anomalies
+Two modes: trained on half of the normal rows to find the anomalies among the rest, and trained on all rows, anomalies
 included, without labels. Columns are standardized, tables have at most 10,000 rows. Printed are the area under the ROC curve of
 every table, and the means of it, of the average precision and of the seconds to fit and score. The data are read from adbench/
 in the folder that the environment variable SKVAE_DATA names.

@@ -39,12 +39,12 @@ def main() -> None:
     asked = np.repeat(np.arange(10), 200)
     models = {
         "CVAE": CVAE(args.components, **shared).fit(X, y),
-        "CVAE, encoder told, too": CVAE(args.components, encode_condition=True, **shared).fit(X, y),
+        "CVAE, encode_condition": CVAE(args.components, encode_condition=True, **shared).fit(X, y),
         "VAETransformer": VAETransformer(args.components, **shared).fit(X),
     }
     for name, model in models.items():
-        told = [{"condition": labels} if "told" in name else {} for labels in (y[:10_000], y_test)]
-        codes, codes_test = model.transform(X[:10_000], **told[0]), model.transform(X_test, **told[1])
+        side = [{"condition": labels} if "encode_condition" in name else {} for labels in (y[:10_000], y_test)]
+        codes, codes_test = model.transform(X[:10_000], **side[0]), model.transform(X_test, **side[1])
         found = LogisticRegression(max_iter=500).fit(codes, y[:10_000]).score(codes_test, y_test)
         print(f"{name:26} digit found in the code {found:.1%}", end="")
         if isinstance(model, CVAE):

@@ -1,6 +1,6 @@
 """Structured prediction on MNIST: the rest of an image from one, two or three of its quadrants.
 
-The conditional variational autoencoder is told the observed quadrants, as grey values, and learns the unobserved pixels, by
+The condition of the conditional variational autoencoder are the observed quadrants, as grey values; it learns the others, by
 their cross-entropy. Its score on the 10,000 test images is the conditional log-likelihood by importance sampling, in nats an
 image with the sign turned, beside the variational bound; 5,000 training images are held out to tell when to stop. For
 comparison, a perceptron predicts the pixels without a code. Writes `cvae_quadrants.png` with completions drawn from the model.
@@ -113,7 +113,7 @@ def main() -> None:
     figure, axes = plt.subplots(1, len(pictures), figsize=(6 * len(pictures), 4.5), layout="constrained", squeeze=False)
     for axis, picture, n_quadrants in zip(axes[0], pictures, args.quadrants, strict=True):
         axis.imshow(picture, cmap="gray_r")
-        axis.set_title(f"{n_quadrants} observed: images, what is told, draws")
+        axis.set_title(f"{n_quadrants} observed: images, conditions, draws")
         axis.axis("off")
     figure.savefig(args.figure, dpi=100)
     print(f"completions: {args.figure}")

@@ -1,4 +1,4 @@
-"""Two kinds of motion that look alike in every single frame, told apart by what a TDVAE believes.
+"""Two kinds of motion that look alike in every single frame, distinguished by what a TDVAE believes.
 
 Half of the sequences are waves that turn by 0.4 a step, half by 0.5, from any phase and under noise larger than they are: the
 readings have the same distribution at every step, and only many of them together tell the kind. Printed for each seed is the

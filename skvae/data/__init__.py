@@ -1,6 +1,6 @@
 """What a table is: where rows come from, what belongs to each, and statistics of the columns; numpy alone."""
 
-from skvae.data.sources import ArraySource, Source, SparseSource, as_source, dense
+from skvae.data.sources import ArraySource, Source, SparseSource, as_source, dense, is_sparse
 from skvae.data.table import Table
 
-__all__ = ["ArraySource", "Source", "SparseSource", "Table", "as_source", "dense"]
+__all__ = ["ArraySource", "Source", "SparseSource", "Table", "as_source", "dense", "is_sparse"]

@@ -134,7 +134,7 @@ class ColumnStatistics:
 
 def _moments(source: Source, sample_weight: NDArray[np.float64] | None) -> tuple[NDArray[np.float64], ...]:
     """Weighted mean and standard deviation, minimum and maximum of every column, in two passes over row blocks."""
-    if source.has_missing():
+    if source.has_missing:
         return _moments_of_observed(source, sample_weight)
     n_rows, n_features = source.shape
     weight = np.full(n_rows, 1.0 / n_rows) if sample_weight is None else sample_weight / sample_weight.sum()

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skvae.data.columns import ColumnStatistics
+from skvae.data.sources import dense, is_sparse
 
 _MAX_LEVELS = 20  # values of a column that takes no others
 _LABEL_SCALE = 4.0
@@ -285,11 +286,10 @@ def columns_of(rows: Any, given: Sequence[Any] | None = None) -> Columns:
     Columns
         One for each column of the table; those of numbers are not standardized.
     """
-    is_sparse = hasattr(rows, "tocsc")
-    by_column = rows.tocsc() if is_sparse else rows
+    by_column = rows.tocsc() if is_sparse(rows) else rows
     found = []
     for j in range(rows.shape[1]):
-        values = by_column[:, [j]].toarray().ravel() if is_sparse else by_column[:, j]
+        values = dense(by_column[:, [j]]).ravel()
         found.append(_column_of(values, None if given is None or holds_numbers(given[j]) else given[j]))
     return Columns(found)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+S = TypeVar("S", bound="Source")
 BLOCK_BYTES = 2**24  # what one dense float64 block of rows may take
 
 
@@ -62,11 +64,18 @@ class Source(ABC):
         """Slices over the rows whose dense blocks stay small."""
         return row_blocks(self.shape[0], int(np.prod(self.shape[1:], dtype=int)))
 
+    @cached_property
     def has_missing(self) -> bool:
-        """Whether any entry is NaN."""
+        """Whether any entry is NaN, which is looked for once."""
         values = self.stored()
         with np.errstate(over="ignore", invalid="ignore"):
             return values.dtype.kind == "f" and bool(np.isnan(values.sum())) and bool(np.isnan(values).any())
+
+    def _part(self, part: S) -> S:
+        """Let a part of a source without missing entries know that it has none, either."""
+        if vars(self).get("has_missing") is False:
+            vars(part)["has_missing"] = False
+        return part
 
     def range(self) -> tuple[float, float]:
         """Smallest and largest entry that is not missing."""
@@ -94,10 +103,10 @@ class ArraySource(Source):
         return block
 
     def take(self, rows: Any) -> ArraySource:
-        return ArraySource(self.values[rows])
+        return self._part(ArraySource(self.values[rows]))
 
     def columns(self, positions: NDArray[np.intp]) -> ArraySource:
-        return ArraySource(self.values.take(positions, axis=-1))
+        return self._part(ArraySource(self.values.take(positions, axis=-1)))
 
     def stored(self) -> NDArray[Any]:
         return self.values
@@ -121,24 +130,29 @@ class SparseSource(Source):
         return block
 
     def take(self, rows: Any) -> SparseSource:
-        return SparseSource(self.values[rows])
+        return self._part(SparseSource(self.values[rows]))
 
     def columns(self, positions: NDArray[np.intp]) -> SparseSource:
-        return SparseSource(self.values[:, positions])
+        return self._part(SparseSource(self.values[:, positions]))
 
     def stored(self) -> NDArray[Any]:
         entries: NDArray[Any] = self.values.data
         return entries
 
 
+def is_sparse(X: Any) -> bool:
+    """Whether `X` is a sparse matrix or array, of any format."""
+    return hasattr(X, "toarray")
+
+
 def as_source(X: Any) -> Source:
     """Return the source of an array or a CSR matrix; a source is returned as it is."""
     if isinstance(X, Source):
         return X
-    return SparseSource(X) if hasattr(X, "toarray") else ArraySource(X)
+    return SparseSource(X) if is_sparse(X) else ArraySource(X)
 
 
 def dense(X: Any) -> NDArray[Any]:
     """Return an array, or a sparse matrix as one."""
-    array: NDArray[Any] = X.toarray() if hasattr(X, "toarray") else np.asarray(X)
+    array: NDArray[Any] = X.toarray() if is_sparse(X) else np.asarray(X)
     return array

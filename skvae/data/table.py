@@ -73,10 +73,10 @@ class Table:
         """Shape of the rows."""
         return self.source.shape
 
-    @cached_property
+    @property
     def has_missing(self) -> bool:
         """Whether any entry is missing."""
-        return self.source.has_missing()
+        return self.source.has_missing
 
     @cached_property
     def n_missing(self) -> NDArray[np.int64]:

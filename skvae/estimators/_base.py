@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skvae.data import Table
 from skvae.estimators import _checks as check
+from skvae.estimators._docs import DocumentedMixin
 from skvae.estimators._fit import MAX_SEED, FitRun, Progress, build_module
 from skvae.estimators._specs import NETWORKS, SpecsMixin, resolve
 from skvae.modules import (
@@ -38,7 +39,7 @@ _MIN_EPOCHS, _MAX_EPOCHS, _MAX_EPOCHS_LINEAR = 10, 100, 1000
 _LEARNING_RATE, _LEARNING_RATE_SHALLOW = 0.002, 0.01
 
 
-class BaseAutoEncoder(SpecsMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class BaseAutoEncoder(DocumentedMixin, SpecsMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Everything that fits; children name a module, its parameters, and what is measured of it.
 
     A fit calls six methods that a child may override, each of which returns what it found: `_make_table`, `_module_arguments`,
@@ -70,12 +71,6 @@ class BaseAutoEncoder(SpecsMixin, ClassNamePrefixFeaturesOutMixin, TransformerMi
         "verbose": ["verbose"],
         "callbacks": "no_validation",  # which the training loop looks at
     }
-
-    _doc_link_module = "skvae"
-    _doc_link_template = "https://skvae.readthedocs.io/en/stable/api.html#skvae.{estimator_name}"
-
-    def _doc_link_url_param_generator(self) -> dict[str, str]:
-        return {"estimator_name": type(self).__name__}
 
     # -- fitting ------------------------------------------------------------------------------------------------------
 
@@ -155,9 +150,12 @@ class BaseAutoEncoder(SpecsMixin, ClassNamePrefixFeaturesOutMixin, TransformerMi
         A child that is given more about the rows takes it as keyword arguments.
         """
         rows = run.rows if isinstance(kept, slice) else run.rows.take(kept)
+        return replace(rows, weight=weight, names=self._names_of(rows.n_features)), {}
+
+    def _names_of(self, n_features: int) -> Any:
+        """Names of so many columns, where they have any; frames of a sequence have none."""
         names = getattr(self, "feature_names_in_", None)
-        names = names if names is not None and len(names) == rows.n_features else None  # frames of a sequence have none
-        return replace(rows, weight=weight, names=names), {}
+        return names if names is not None and len(names) == n_features else None
 
     def _module_arguments(self, n_features: int) -> dict[str, Any]:
         """Arguments of the module that follow from the parameters, which are checked for what does not go together."""
@@ -193,7 +191,7 @@ class BaseAutoEncoder(SpecsMixin, ClassNamePrefixFeaturesOutMixin, TransformerMi
         return self._is_shallow
 
     def _prepare(self, run: FitRun, rows: Rows, plan: Plan) -> dict[str, Any]:
-        """Prepare the new `run.module` before it is trained on rows, and return what `_measure` is to know of it."""
+        """Prepare the new `run.module` before it is trained on rows, and return what `_measure` and `_concerns` need later."""
         return {}
 
     def _measure(self, run: FitRun) -> dict[str, Any]:

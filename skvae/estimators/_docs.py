@@ -13,7 +13,7 @@ activation : str or type of Module, default="relu"
     Activation of the hidden layers: "relu", "gelu", "silu", "elu", "selu", "leaky_relu", "tanh", "sigmoid",
     "identity", or a class that is built without arguments.
 encoder : MLP, Conv, Net or None, default=None
-    What else there is to tell of the encoder, such as its dropout and normalization: see :class:`~skvae.MLP` for
+    Specification of the encoder, such as its dropout and normalization: see :class:`~skvae.MLP` for
     perceptrons, :class:`~skvae.Conv` for convolutional networks and :class:`~skvae.Net` for networks of your own. None is
     a perceptron, or a convolutional network for images.
 decoder : MLP, Conv, Net, "tied" or None, default=None
@@ -23,10 +23,10 @@ image_shape : tuple of int or None, default=None
     Channels, height and width of the images that the rows of X are: encoder and decoder then begin and end with
     convolutions. Not needed where X has the shape (n_samples, channels, height, width); rows then come back
     in that shape, too.
-likelihood : {"gaussian", "laplace", "bernoulli"}, Gaussian, Laplace or Bernoulli, default="gaussian"
-    How entries scatter around the decoder's output. "bernoulli" takes X in [0, 1]; the others standardize
-    the columns themselves and undo it in everything they return, and estimate the scale of their noise, or have it fixed:
-    see :class:`~skvae.Gaussian`.
+likelihood : {"gaussian", "laplace", "bernoulli", "poisson"}, Gaussian, Laplace, Bernoulli or Poisson, default="gaussian"
+    How entries scatter around the decoder's output. "bernoulli" takes X in [0, 1] and "poisson" counts, as they are; the others
+    standardize the columns themselves and undo it in everything they return, and estimate the scale of their noise, or have it
+    fixed: see :class:`~skvae.Gaussian`.
 missing_values : float or None, default=None
     What stands for a missing entry, such as ``np.nan``: scores are then those of what is observed, whose likelihood is
     learned, and the encoder sees columns' means in place of the rest and which they are. None takes no missing entries.
@@ -45,8 +45,8 @@ max_epochs : int or "auto", default="auto"
     Passes over the data; "auto" aims at 3,000 steps in 10 to 100 passes, and for linear maps, which hardly
     overfit, at 5,000 in 10 to 1,000.
 early_stopping : bool or EarlyStopping, default=False
-    Hold out rows, stop when their loss no longer falls and restore the best weights. How many rows, and how long it waits, is
-    told by :class:`~skvae.EarlyStopping`.
+    Hold out rows, stop when their loss no longer falls and restore the best weights. How many rows, and how long it waits, are
+    arguments of :class:`~skvae.EarlyStopping`.
 n_score_draws : int, default=64
     Importance draws per row in `score_samples`.
 warm_start : bool, default=False
@@ -76,7 +76,7 @@ n_parameters_ : int
 image_shape_ : tuple of int or None
     Shape of the images that rows are.
 noise_scale_ : ndarray of shape (n_features_in_,)
-    Scale of the likelihood's noise, in the units of X; zeros for "bernoulli".
+    Scale of the likelihood's noise, in the units of X; zeros for "bernoulli" and "poisson".
 module_ : Module
     The trained torch module.
 n_features_in_ : int
@@ -84,6 +84,16 @@ n_features_in_ : int
 feature_names_in_ : ndarray of shape (n_features_in_,)
     Their names, where X had names that are strings.
 """
+
+
+class DocumentedMixin:
+    """The page of an estimator in the documentation, to which its HTML representation links."""
+
+    _doc_link_module = "skvae"
+    _doc_link_template = "https://skvae.readthedocs.io/en/stable/api.html#skvae.{estimator_name}"
+
+    def _doc_link_url_param_generator(self) -> dict[str, str]:
+        return {"estimator_name": type(self).__name__}
 
 
 def document(cls: type) -> type:

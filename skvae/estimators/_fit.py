@@ -143,7 +143,7 @@ class FitRun:
         plan = self._plan(len(rows), stopping)
         outcome = self._train(rows, valid, plan)
         self._note_training(outcome)
-        self._measure(noise_before, plan)
+        self._note_measures(noise_before, plan)
         self._note_progress(outcome, plan)
         if not self.single_pass and not outcome.diverged:
             for concern in draft._concerns(self):
@@ -201,8 +201,10 @@ class FitRun:
             arguments.update(draft._module_class.missing_arguments(measured.n_missing, measured.n_rows))
         draft._arguments = arguments
         module = build_module(draft._module_class, arguments, self.progress)
-        module.likelihood.check(table.entries().source)
-        entries = measured.entries()
+        entries = table.entries()
+        module.likelihood.check(entries.source, table.name)
+        if measured is not table:
+            entries = measured.entries()
         is_image = getattr(draft, "image_shape_", None) is not None
         try:
             module.likelihood.fit(entries.source, entries.weight, shared=True if is_image else None)
@@ -212,7 +214,7 @@ class FitRun:
 
     def _resumed_module(self) -> LatentModule:
         module = copy.deepcopy(self.draft.module_)
-        module.likelihood.check(self.table.entries().source)
+        module.likelihood.check(self.table.entries().source, self.table.name)
         return module
 
     def _split(self, validation_fraction: float | None) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -279,7 +281,7 @@ class FitRun:
         draft.module_, draft.n_components_ = self.module, self.module.n_components
         draft.history_, draft.n_iter_ = history, len(history["loss"])
 
-    def _measure(self, noise_before: torch.Tensor, plan: Plan) -> None:
+    def _note_measures(self, noise_before: torch.Tensor, plan: Plan) -> None:
         """Measure what the model needs once training is over."""
         self.plan = plan
         likelihood = self.module.likelihood

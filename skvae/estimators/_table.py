@@ -31,9 +31,10 @@ class TableAutoEncoder(AnomalyScoresMixin, BaseAutoEncoder):
     def _ready(self, X: Any, *, scored: bool = False) -> tuple[Table, torch.device]:
         """Return checked rows, within the likelihood's range if they are scored, and the device."""
         check_is_fitted(self, "module_")
-        table = Table.of(self._check_rows(X, reset=False))
+        X = self._check_rows(X, reset=False)
+        table = Table.of(X, names=self._names_of(X.shape[1]))
         if scored:
-            self.module_.likelihood.check(table.source)
+            self.module_.likelihood.check(table.source, table.name)
         return table, check.resolve_device(self.device)
 
     def transform(self, X):

@@ -54,7 +54,7 @@ class ContractiveAE(AutoEncoder):
     code_activation : {"identity", "sigmoid", "tanh"}, default="identity"
         Activation of the code.
     decoder : MLP, Conv, Net, "tied", "auto" or None, default="auto"
-        What else there is to tell of the decoder. None mirrors the encoder; "tied" has it use the encoder's weights, too,
+        Specification of the decoder. None mirrors the encoder; "tied" has it use the encoder's weights, too,
         transposed, with biases of its own; "auto" ties it where that is possible, and mirrors the encoder elsewhere.
     %(architecture)s
     density : density estimator or None, default=None

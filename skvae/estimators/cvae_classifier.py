@@ -9,11 +9,12 @@ from sklearn.utils import check_consistent_length
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from skvae.estimators import _checks as check
+from skvae.estimators._docs import DocumentedMixin
 from skvae.estimators._labeled import new_model, take_columns
 from skvae.estimators.cvae import CVAE
 
 
-class CVAEClassifier(ClassifierMixin, BaseEstimator):
+class CVAEClassifier(DocumentedMixin, ClassifierMixin, BaseEstimator):
     r"""Classifier that compares the likelihoods of a row under the labels, :math:`p(y|x) \propto p(x|y)\,p(y)`.
 
     The likelihoods are those of a conditional variational autoencoder [1]_, which models all classes together: what they have
@@ -68,12 +69,6 @@ class CVAEClassifier(ClassifierMixin, BaseEstimator):
         "priors": ["array-like", None],
         "random_state": ["random_state"],
     }
-
-    _doc_link_module = "skvae"
-    _doc_link_template = "https://skvae.readthedocs.io/en/stable/api.html#skvae.{estimator_name}"
-
-    def _doc_link_url_param_generator(self) -> dict[str, str]:
-        return {"estimator_name": type(self).__name__}
 
     def __init__(self, estimator=None, *, priors=None, random_state=None):
         self.estimator = estimator

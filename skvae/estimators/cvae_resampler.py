@@ -14,8 +14,10 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from skvae.data import is_sparse
 from skvae.data.kinds import Columns, columns_of, frame_columns, take
 from skvae.estimators import _checks as check
+from skvae.estimators._docs import DocumentedMixin
 from skvae.estimators._fit import MAX_SEED
 from skvae.estimators._labeled import new_model, take_columns
 from skvae.estimators.cvae import CVAE
@@ -26,7 +28,7 @@ _ROUNDING = 1e-9  # by which a ratio may be less than it says, as 15 / 22 is
 _MAX_GUARD = 0.5  # up to which the nearest training row is the only one that can be too close
 
 
-class CVAEResampler(OneToOneFeatureMixin, BaseEstimator):
+class CVAEResampler(DocumentedMixin, OneToOneFeatureMixin, BaseEstimator):
     r"""Over-sampler that draws new rows of rare classes from a conditional variational autoencoder [1]_.
 
     It is called as the samplers of imbalanced-learn are, and works in their pipelines. All classes are modeled together, so
@@ -104,12 +106,6 @@ class CVAEResampler(OneToOneFeatureMixin, BaseEstimator):
         "random_state": ["random_state"],
     }
 
-    _doc_link_module = "skvae"
-    _doc_link_template = "https://skvae.readthedocs.io/en/stable/api.html#skvae.{estimator_name}"
-
-    def _doc_link_url_param_generator(self) -> dict[str, str]:
-        return {"estimator_name": type(self).__name__}
-
     def __init__(self, estimator=None, *, sampling_strategy="auto", guard=0.2, random_state=None):
         self.estimator = estimator
         self.sampling_strategy = sampling_strategy
@@ -130,7 +126,7 @@ class CVAEResampler(OneToOneFeatureMixin, BaseEstimator):
         Returns
         -------
         self : object
-            The resampler, which knows how many rows of each class are wanted.
+            The resampler, with the numbers of new rows of each class in `sampling_strategy_`.
 
         Raises
         ------
@@ -289,7 +285,7 @@ def _by_size(sizes: dict[Any, Any], counts: dict[Any, int]) -> dict[Any, int]:
 
 def _entries(X: Any) -> list[Any] | None:
     """Columns of a data frame or an array, or pixels of images, as they were given; None where all are numbers."""
-    if sparse.issparse(X):
+    if is_sparse(X):
         return None
     if hasattr(X, "iloc") or hasattr(X, "get_columns"):
         return [column for _, column in frame_columns(X)]
@@ -304,8 +300,9 @@ def _closeness(model: CVAE, rows: Any) -> Callable[[np.ndarray], np.ndarray]:
     """Make a function of new rows: their distance to the nearest training row over its own to the nearest different one."""
 
     def standardized(rows: Any) -> np.ndarray:
-        rows = rows if sparse.issparse(rows) else _flat(rows)
-        return model.module_.likelihood.standardize(rows).double().numpy()
+        rows = rows if is_sparse(rows) else _flat(rows)
+        likelihood = model.module_.likelihood
+        return likelihood.comparable(likelihood.standardize(rows)).double().numpy()
 
     known, counts = np.unique(standardized(rows), axis=0, return_counts=True)
     index = NearestNeighbors().fit(known)
@@ -326,7 +323,7 @@ def _closeness(model: CVAE, rows: Any) -> Callable[[np.ndarray], np.ndarray]:
 
 def _join_rows(X: Any, new: np.ndarray, columns: Columns) -> Any:
     """Rows that were given, followed by new ones in their form."""
-    if sparse.issparse(X):
+    if is_sparse(X):
         kind = sparse.csr_array if isinstance(X, sparse.sparray) else sparse.csr_matrix
         return sparse.vstack([X, kind(new.astype(X.dtype))], format=X.format)
     values = _flat(new)

@@ -44,8 +44,8 @@ class DenoisingAE(AutoEncoder):
     noise_unit : {"std", "data"}, default="std"
         Whether `corruption_scale` is in standard deviations of each column or in the units of X; read by "gaussian" alone.
     mask_value : float or None, default=None
-        What masked entries become; None is the mean of the column, or 0 with ``likelihood="bernoulli"``. Read by "masking"
-        alone.
+        What masked entries become; None is the mean of the column, or 0 where the likelihood takes X as it is, as "bernoulli"
+        does. Read by "masking" alone.
     pretraining_epochs : int, default=0
         Passes over the data for each layer, from the outermost inward, before all are trained together [1]_: each learns to
         denoise the codes of the one before. Perceptrons only. The first `partial_fit` runs them, too.
@@ -187,9 +187,8 @@ class DenoisingAE(AutoEncoder):
             )
         ):
             raise ValueError(
-                f"pretraining_epochs={self.pretraining_epochs} trains perceptrons layer by layer; it does not go with an "
-                "encoder or decoder of another kind, such as those of images, nor with a decoder that does not mirror the "
-                "encoder."
+                f"pretraining_epochs={self.pretraining_epochs} trains perceptrons layer by layer: encoder and decoder must be "
+                "None or MLP(...), and the decoder mirror the encoder. Images, also by image_shape, need encoder=MLP()."
             )
         if self.pretraining_epochs and callable(self.corruption):
             raise ValueError(

@@ -7,11 +7,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from scipy import sparse
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_array, check_is_fitted
 
-from skvae.data import Table
+from skvae.data import Table, is_sparse
 from skvae.estimators import _checks as check
 from skvae.estimators._base import BaseAutoEncoder
 from skvae.estimators._docs import document
@@ -66,7 +65,7 @@ class TDVAE(BaseAutoEncoder):
     n_latents : int, default=8
         Size of the state, in each of its layers.
     n_latent_layers : int, default=1
-        Layers of the state: each is told those above.
+        Layers of the state, each conditioned on those above.
     max_gap : int or "auto", default="auto"
         Longest jump, in steps; "auto" is half the longest sequence, but at most 20. Longer horizons take several jumps.
     n_pairs : int, default=16
@@ -85,7 +84,7 @@ class TDVAE(BaseAutoEncoder):
     encoder : {"gru", "lstm"} or Recurrent, default="lstm"
         The recurrent network: its kind, or all about it, see :class:`~skvae.Recurrent`.
     decoder : MLP or None, default=None
-        What else there is to tell of the perceptrons, of which the decoder is one, see :class:`~skvae.MLP`: their dropout and
+        Specification of the perceptrons, of which the decoder is one, see :class:`~skvae.MLP`: their dropout and
         normalization. Widths are those of the decoder, in whose reverse the others are built.
     %(architecture)s
     learning_rate : float or "auto", default="auto"
@@ -342,7 +341,7 @@ class TDVAE(BaseAutoEncoder):
         (30, 1)
         """
         check_is_fitted(self, "module_")
-        x = x if sparse.issparse(x) else np.asarray(x)
+        x = x if is_sparse(x) else np.asarray(x)
         if x.ndim == 1 and self.n_step_features_ == 1:
             x = x[:, np.newaxis]
         x = check_array(x, dtype=[np.float64, np.float32], input_name="x", estimator=self)

@@ -298,7 +298,7 @@ class VQVAE(ClustersMixin, TableAutoEncoder):
             conditions = Conditions(labels, weight, classes=classes, scaled=False)
         else:
             return table, noted
-        noted.update(_conditions=conditions, classes_=conditions.classes)
+        noted["_conditions"] = conditions
         return replace(table, labels=conditions.encode(labels, table.n_rows)), noted
 
     def _module_arguments(self, n_features: int) -> dict[str, Any]:
@@ -430,6 +430,13 @@ class VQVAE(ClustersMixin, TableAutoEncoder):
                 f"{advice}"
             )
         return concerns
+
+    @property
+    def classes_(self):
+        """Labels, sorted, where the prior depends on them; a list of them where there are several kinds."""
+        if getattr(self, "_conditions", None) is None:
+            raise AttributeError(f"This {type(self).__name__} has no classes_: it has no prior that depends on labels.")
+        return self._conditions.classes
 
     def _has_prior(self, what: str) -> Any:
         check_is_fitted(self, "module_")
@@ -645,9 +652,9 @@ class VQVAE(ClustersMixin, TableAutoEncoder):
         check_is_fitted(self, "module_")
         if not isinstance(step, Real) or not 0.0 < step < np.inf:
             raise ValueError(f"step={step!r} must be a number above 0.")
-        if not self.module_.likelihood.has_noise and step != 1.0:
+        if not self.module_.likelihood.is_density and step != 1.0:
             raise ValueError(
-                f"step={step!r} turns densities into probabilities, which those of likelihood='bernoulli' are already."
+                f"step={step!r} turns densities into probabilities, which those of likelihood={self.likelihood!r} are already."
             )
         return -(self.score_samples(X, y) / self.n_features_in_ + np.log(step)) / np.log(2.0)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 SEARCH_NUMBERS = 2**22  # most distances that are held at once
 
-# Products may be computed in less than the precision of their factors, where torch is told to.
+# Products may be computed in less than the precision of their factors, where torch is set to.
 _PRODUCT_PRECISION = {"highest": 2.0**-24, "high": 2.0**-11, "medium": 2.0**-8}
 
 

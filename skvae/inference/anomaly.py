@@ -31,7 +31,7 @@ class References(NamedTuple):
     Attributes
     ----------
     x, error : ndarray of float32, shape (n_references, n_features)
-        The rows and their residuals, in the units of the likelihood.
+        The rows and their residuals, in the likelihood's comparable units.
     weight : ndarray of shape (n_references,)
         Their weights.
     condition : ndarray of shape (n_references, n_conditions) or None
@@ -99,7 +99,7 @@ def references_of(
     references = References.of(reconstruction_entries(module, "errors", some, device), some.weight, some.condition)
     if earlier is None or share == 1.0:
         return references
-    X = module.likelihood.rescale(torch.tensor(earlier.x))  # a copy: the memory may be read-only
+    X = module.likelihood.from_comparable(torch.tensor(earlier.x))  # a copy: the memory may be read-only
     # As the model reconstructs them by now.
     errors = reconstruction_entries(module, "errors", Table.of(X, condition=earlier.condition), device)
     return earlier._replace(error=References.of(errors, None, None).error).joined(references, share, seed)
@@ -120,7 +120,7 @@ class NeighborDistance:
     error_weight : float
         The :math:`\lambda` of the residuals.
     floor : float
-        Smallest standard deviation of residuals, in the units of the likelihood.
+        Smallest standard deviation of residuals, in the likelihood's comparable units.
 
     References
     ----------

@@ -22,14 +22,14 @@ from skvae.runtime.threads import one_thread, threads_for
 
 CHUNK_WORK = 2**28  # multiply-adds a chunk may take
 TILE = 96  # rows: a multiple of the 6 and of the 32 that kernels take at once, see `skvae.runtime.alignment`
-MAX_ROWS = 1536
+MAX_ROWS = 2016
 _GPU_FACTOR = 16  # on both: a GPU takes hardly longer for more rows, and waits between chunks
 CHUNK_FLOATS = 3 * 2**22  # numbers the widest layer may hold when many draws are decoded at once
 _SEED = 20140130  # of what networks of the user's own draw
 
 
 def chunk_rows(module: nn.Module, device: torch.device | None = None) -> int:
-    """Rows of a chunk: 96 times a power of two, smaller for larger networks, and larger where they are computed on a GPU."""
+    """Rows of a chunk: a multiple of 96, smaller for larger networks, and larger where they are computed on a GPU."""
     factor = _GPU_FACTOR if device is not None and device.type == "cuda" else 1
     return min(factor * MAX_ROWS, max(TILE, whole_tiles(factor * CHUNK_WORK // max(1, module.row_work))))
 

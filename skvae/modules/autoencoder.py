@@ -16,7 +16,7 @@ from skvae.modules.posterior import Free, LaplacePosterior, Proposal, colored
 from skvae.modules.priors.fitted import FittedGaussian, FittedPrior
 
 _NOISE_ITERATIONS = 30
-_FEWEST_ROWS = 64  # from which each column's noise can be told
+_FEWEST_ROWS = 64  # from which each column's noise can be estimated
 _SLOPE_NUMBERS = 2**25
 _SOLVE_WORK = 2**27
 
@@ -67,7 +67,7 @@ class AutoEncoderModule(LatentModule):
         They are secants, but where the decoder is a linear map.
         """
         if self._linear_map is not None:
-            slopes = self.likelihood.locate(self._linear_map.weight.mT)
+            slopes = self.likelihood.location_change(self._linear_map.weight.mT)
             if free.positions.stride(0) == 0:
                 return slopes[free.positions[:1]]
             return slopes[free.positions] * free.active.unsqueeze(-1)

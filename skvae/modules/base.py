@@ -226,17 +226,16 @@ class LatentModule(TrainableModule):
         """
         if not self._is_learning_noise:
             return {}
-        with torch.no_grad():
-            of_rows = batch.weight / len(batch.weight)
-            if energy.dim() == 2:
-                mean = energy.mT.mv(of_rows)
-            else:
-                of_draws = of_rows.unsqueeze(1) / energy.shape[1] if share is None else of_rows.unsqueeze(1) * share
-                mean = energy.flatten(0, 1).mT.mv(of_draws.expand(energy.shape[:2]).flatten())
-            if batch.observed is None:
-                return {"energy": mean}
-            observed = of_rows @ batch.observed.to(of_rows)
-            return {"energy": mean, "observed": torch.ones_like(observed) if complete else observed}
+        energy, of_rows = energy.detach(), batch.weight / len(batch.weight)
+        if energy.dim() == 2:
+            mean = energy.t().mv(of_rows)
+        else:
+            of_draws = of_rows.unsqueeze(1) / energy.shape[1] if share is None else of_rows.unsqueeze(1) * share
+            mean = energy.flatten(0, 1).t().mv(of_draws.expand(energy.shape[:2]).flatten())
+        if batch.observed is None:
+            return {"energy": mean}
+        observed = of_rows @ batch.observed.to(of_rows)
+        return {"energy": mean, "observed": torch.ones_like(observed) if complete else observed}
 
     # -- the code -----------------------------------------------------------------------------------------------------
 
@@ -246,8 +245,11 @@ class LatentModule(TrainableModule):
         return code
 
     def encoder_input(self, batch: Batch) -> Tensor:
-        """Return what the encoder takes: rows, and beside them ones where an entry of an indicated column is missing."""
-        x = self.likelihood.network_input(batch.x)
+        """Return what the encoder takes: what the likelihood has it read of rows, and what is joined to that."""
+        return self.join_input(self.likelihood.network_input(batch.x), batch)
+
+    def join_input(self, x: Tensor, batch: Batch) -> Tensor:
+        """Join to what is read of rows: ones where an entry of an indicated column is missing."""
         if not self.n_indicators:
             return x
         if batch.observed is None:

@@ -29,6 +29,8 @@ _SLOPES: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
 class ContractiveModule(AutoEncoderModule):
     r"""Autoencoder whose code is kept from reacting to its input, by the Jacobian :math:`J` of the encoder [1]_ [2]_.
 
+    The Jacobian is that in what the likelihood has the encoder read of a row, which is the standardized row for most.
+
     .. math:: d(x, \hat x) + \lambda\,\|J(x)\|_F^2 + \gamma\,\|J(x) - J(x + \epsilon)\|_F^2,
         \quad \epsilon \sim \mathcal N(0, \sigma^2 I)
 
@@ -132,21 +134,21 @@ class ContractiveModule(AutoEncoderModule):
                     f"hessian={self.hessian:g} needs an encoder that torch.func.vmap can map, which this one is not; set "
                     f"hessian=0. torch says: {error}"
                 ) from error
-        encode = self._encoder_of(batch)
+        encode, x = self._encoder_of(batch)
         if self.jacobian == "analytic":
-            code = encode(batch.x)
+            code = encode(x)
             slope = self._slope(code)
             if batch.observed is not None:
                 return self._norm_of_observed(slope, batch.observed), None, code
             return fn.layer_jacobian_norm(slope, self._weight), None, code
         if self.jacobian == "exact":
-            norm, code = fn.jacobian_norm(encode, batch.x)
+            norm, code = fn.jacobian_norm(encode, x)
         else:
-            norm, code = fn.hutchinson_norm(encode, batch.x, batch.drawn("probes"))
+            norm, code = fn.hutchinson_norm(encode, x, batch.drawn("probes"))
         return norm, None, code
 
     def _contract_twice(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        encode, x, observed = self._encoder_of(batch), batch.x, batch.observed
+        (encode, x), observed = self._encoder_of(batch), batch.observed
         perturbation = self.hessian_noise * batch.drawn("perturbation")
         if self.jacobian == "analytic":
             code, moved = encode(x), encode(x + perturbation)
@@ -158,12 +160,16 @@ class ContractiveModule(AutoEncoderModule):
             return fn.jacobian_change(encode, x, perturbation)
         return fn.hutchinson_change(encode, x, perturbation, batch.drawn("probes"))
 
-    def _encoder_of(self, batch: Batch) -> Callable[[Tensor], Tensor]:
-        """Return the encoder as a function of what is observed of rows, the rest of which stays as it is."""
-        x, observed = batch.x, batch.observed
-        if observed is None:
-            return lambda moved: self.encode(batch._replace(x=moved))
-        return lambda moved: self.encode(batch._replace(x=torch.where(observed, moved, x)))
+    def _encoder_of(self, batch: Batch) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+        """Return the encoder as a function of what it reads of observed entries, the rest of which stays as it is, and that."""
+        x, observed = self.likelihood.read(batch.x), batch.observed
+
+        def encode(moved: Tensor) -> Tensor:
+            moved = moved if observed is None else torch.where(observed, moved, x)
+            code: Tensor = self.encoder(self.join_input(self.likelihood.hide_constant(moved), batch))
+            return code
+
+        return encode, x
 
     def _norm_of_observed(self, slope: Tensor, observed: Tensor) -> Tensor:
         """Squared norms of the one layer's Jacobian, or of its change, in the entries that are observed."""
@@ -178,14 +184,14 @@ class ContractiveModule(AutoEncoderModule):
     def _weight(self) -> Tensor:
         """Weights of the one layer, without those of columns that it never sees."""
         assert self._single_layer is not None
-        return self.likelihood.network_input(self._single_layer[0].weight[:, : self.n_features])
+        return self.likelihood.hide_constant(self._single_layer[0].weight[:, : self.n_features])
 
     def jacobian_norm(self, batch: Batch) -> Tensor:
         """Norm of the Jacobian of the code at rows, exactly, ``(n,)``."""
-        encode = self._encoder_of(batch)
+        encode, x = self._encoder_of(batch)
         if self._single_layer is None:
-            return fn.jacobian_norm(encode, batch.x)[0].sqrt()
-        slope = self._slope(encode(batch.x))
+            return fn.jacobian_norm(encode, x)[0].sqrt()
+        slope = self._slope(encode(x))
         if batch.observed is not None:
             return self._norm_of_observed(slope, batch.observed).sqrt()
         return fn.layer_jacobian_norm(slope, self._weight).sqrt()

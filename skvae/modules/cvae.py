@@ -27,7 +27,7 @@ class CVAEModule(VAEModule):
     n_conditions : int
         Width of the condition.
     encode_condition : bool
-        Have the encoder read it, too: q(z|x, c).
+        Whether the encoder takes the condition, too: q(z|x, c).
     prior : {"standard", "conditional"}
         p(z|c): standard normal whatever the condition, or a Gaussian whose moments a network learns from it.
     n_features, n_components, **autoencoder
@@ -74,9 +74,9 @@ class CVAEModule(VAEModule):
     def n_decoder_inputs(self) -> int:
         return self.n_components + self.n_conditions
 
-    def encoder_input(self, batch: Batch) -> Tensor:
-        """Return what the encoder takes: rows, and beside them their conditions with `encode_condition`."""
-        x = super().encoder_input(batch)
+    def join_input(self, x: Tensor, batch: Batch) -> Tensor:
+        """Join to what is read of rows: their conditions, with `encode_condition`."""
+        x = super().join_input(x, batch)
         if not self.encode_condition:
             return x
         assert batch.condition is not None

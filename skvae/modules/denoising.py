@@ -30,7 +30,8 @@ class DenoisingModule(AutoEncoderModule):
     noise_unit : {"std", "data"}
         Whether that is in standard deviations of each column or in the units of the data.
     mask_value : float or None
-        What masked entries become, in the units of the data; None is the column's mean, or 0 under the Bernoulli likelihood.
+        What masked entries become, in the units of the data; None is the column's mean, or 0 where the likelihood takes the
+        data as it is.
     n_features, n_components, **autoencoder
         See `AutoEncoderModule`.
 

@@ -63,7 +63,7 @@ class MaskModel(nn.Module):
                 self.network[-1].bias.copy_(odds)  # type: ignore[operator, union-attr]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Log-odds for standardized rows ``(..., n_features)``, ``(..., n_columns)``."""
+        """Log-odds for what networks read of rows, ``(..., n_features)``, ``(..., n_columns)``; see `Likelihood.read`."""
         if self.mechanism == "self_masking":
             return self.own(x[..., self.columns])
         log_odds: Tensor = self.network(x)
@@ -181,7 +181,7 @@ class MIWAEModule(VAEModule):
         observed, likelihood = observed.unsqueeze(1), self.likelihood
         guess = likelihood.scatter_by(output, batch.drawn("entries"))
         drawn = torch.where(observed, batch.target.unsqueeze(1), guess)
-        log_weights = log_weights + self.mask_model.log_prob(drawn, observed)
+        log_weights = log_weights + self.mask_model.log_prob(likelihood.read(drawn), observed)
         if self._is_learning_noise:  # from complete rows: what is observed has been chosen by its value
             energy = energy + likelihood.energies(guess, output, ~observed).detach()
         return MaskedDraws(log_weights, output, energy, drawn)
@@ -195,9 +195,9 @@ class MIWAEModule(VAEModule):
         model, likelihood = self.mask_model, self.likelihood
         assert model is not None
         values, log_mass = self._nodes(output)
-        log_missing = log_mass + nn.functional.logsigmoid(model.own(values))
+        log_missing = log_mass + nn.functional.logsigmoid(model.own(likelihood.read(values, model.columns)))
         present = observed[:, model.columns].unsqueeze(1)
-        log_present = nn.functional.logsigmoid(-model(target)).unsqueeze(1)
+        log_present = nn.functional.logsigmoid(-model(likelihood.read(target))).unsqueeze(1)
         log_mask = torch.where(present, log_present, torch.logsumexp(log_missing, 2)).sum(-1)
         if not self._is_learning_noise:
             return log_mask, None
@@ -236,7 +236,8 @@ class MIWAEModule(VAEModule):
         if model is None or not model.is_separate:
             return mean
         values, log_mass = self._nodes(output)
-        share = torch.softmax(log_mass + nn.functional.logsigmoid(model.own(values)), -2)
+        read = self.likelihood.read(values, model.columns)
+        share = torch.softmax(log_mass + nn.functional.logsigmoid(model.own(read)), -2)
         return mean.index_copy(-1, model.columns, (share * values).sum(-2))
 
     def draw_missing(self, output: Tensor, generator: torch.Generator) -> Tensor:
@@ -245,7 +246,7 @@ class MIWAEModule(VAEModule):
         if model is None or not model.is_separate:
             return self.likelihood.scatter(output, generator)
         several = self.likelihood.scatter(output.unsqueeze(-2).expand(*output.shape[:-1], _TRIES, -1), generator)
-        log_odds = nn.functional.logsigmoid(model(several))
+        log_odds = nn.functional.logsigmoid(model(self.likelihood.read(several)))
         uniform = torch.rand(several.shape, generator=generator, device=several.device).clamp(1e-20, 1.0 - 1e-7)
         score = -torch.log(-torch.log(uniform))  # the largest of which is a draw, once log-probabilities are added
         score[..., model.columns] += log_odds

@@ -180,7 +180,7 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def set_codebook(self, vectors: Tensor) -> None:
-        """Have a codebook ``(n_embeddings, d)`` and nothing remembered of what used it."""
+        """Set the codebook ``(n_embeddings, d)``, and the averages of its usage as if each vector had been in use once."""
         self.codebook.copy_(vectors)
         self.codebook.copy_(self.embeddings())
         # One vector each, which soon weighs little beside those of a batch.

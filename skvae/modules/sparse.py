@@ -255,7 +255,7 @@ class SparseModule(AutoEncoderModule):
         # What they add to the others: normalization over a batch of dead units alone would be another.
         others = code.masked_fill(dead, 0.0)
         reconstruction = self.decode(others + chosen, batch) - self.decode(others, batch)
-        residual = self.likelihood.residual(batch.target, output)
+        residual = self.likelihood.shortfall(batch.target, output)
         if batch.observed is not None:
             residual, reconstruction = residual * batch.observed, reconstruction * batch.observed
         return fn.squared_error(residual, reconstruction) * dead.any()

@@ -68,7 +68,7 @@ class TDVAEModule(LatentModule):
     n_latents : int
         Size of the state, in each layer.
     n_latent_layers : int
-        Layers of the state, each of which is told those above.
+        Layers of the state, each conditioned on those above.
     n_pairs : int
         Pairs of steps per sequence and training step.
     one_step_fraction : float
@@ -447,7 +447,7 @@ def lengths(x: Tensor) -> Tensor:
 
 
 def _once(moments: Moments) -> Moments:
-    """Compute the top layer's moments, which are told of no layer above, once."""
+    """Moments of the layers, of which the top one's, which depend on no other layer, are computed once."""
     found: list[tuple[Tensor, Tensor]] = []
 
     def remembered(layer: int, above: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -436,7 +436,8 @@ class VQVAEModule(LatentModule):
         layers = [layer for layer in self.encoder.children() if isinstance(layer, nn.Linear)] if self._owns_encoder else []
         if not layers:
             return
-        last, rows = layers[-1], batch.x - batch.x.mean(0)
+        x = self.likelihood.comparable(batch.x)
+        last, rows = layers[-1], x - x.mean(0)
         before = nn.Sequential(*list(self.encoder.children())[: list(self.encoder.children()).index(last)])
         features = before(self.encoder_input(batch))
         features, center = features - features.mean(0), features.mean(0)

@@ -88,7 +88,7 @@ def keeps_rows_aligned(module: LatentModule) -> bool:
     if module not in _KEPT:
         _KEPT[module] = (
             module.passes_rows_on
-            and not module.likelihood.has_constant  # rows are multiplied by ones and zeros, and put side by side by that
+            and module.likelihood.passes_rows_on  # or else they are put side by side by what is done to them
             and _begins_lines(module.encoder)
             and _begins_lines(module.decoder)
         )

@@ -57,7 +57,7 @@ def _gathers(optimizer: torch.optim.Optimizer, state: dict[int, dict[str, Any]])
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Have an optimizer go on with the plain state of another one, by its own settings.
+    """Load the plain state of another optimizer into one, which keeps its own settings.
 
     It starts anew if it is of another kind, or gathers other numbers by its settings than are in the state.
     """

@@ -25,7 +25,7 @@ from skvae.training.net import DivergedError, Plan, train
 from skvae.training.optimizers import Optimizer
 
 _FEWEST_ROWS, _FEWEST_PER_CODE = 4, 0.25  # below which nothing but the histogram carries over to new rows
-_FEW_ROWS = 4000  # up to which a prior has to be small, and it is worth finding out how far it can be trusted
+FEW_ROWS = 4000  # up to which a prior has to be small, and it is worth finding out how far it can be trusted
 _WIDTH, _N_HEADS = 64, 4  # of a network, by default
 _NETWORK_OF_FEW_ROWS = {"n_layers": 1, "dropout": 0.2}
 _TRAINING = {"learning_rate": 4e-3, "batch_size": 32}
@@ -95,30 +95,6 @@ class CodePrior(Spec):
     def training(self) -> dict[str, Any]:
         """Arguments of its training that are given."""
         return self._given("learning_rate", "batch_size", "max_epochs")
-
-    def name_for(self, module: VQVAEModule) -> str:
-        """Name of the prior of the codes of a module, which "auto" takes by whether they lie on grids."""
-        if self.name != "auto":
-            return self.name
-        return "transformer" if len(module.level_shapes[-1]) == 1 else "pixelsnail"
-
-    def plan(self, plan: Plan, n_rows: int, *, begins: bool) -> Plan:
-        """Return the plan of training a prior, which begins or goes on, after that of the module whose codes it is of."""
-        params = {**_TRAINING, **self.training}
-        n_batches = -(-n_rows // params["batch_size"])
-        n_epochs = params.pop("max_epochs", int(np.clip(round(_STEPS / n_batches), *_EPOCHS)))
-        return replace(
-            plan,
-            **params,
-            n_epochs=n_epochs if begins else 1,
-            total_steps=n_epochs * n_batches,
-            first_step=0,
-            pass_index=0 if begins else plan.pass_index + 1,
-            optimizer=Optimizer("adam", schedule="cosine" if begins else "constant"),
-            early_stopping=None,
-            verbose=0,
-            callbacks=[],
-        )
 
     def _given(self, *names: str) -> dict[str, Any]:
         return {name: value for name in names if (value := getattr(self, name)) is not None}
@@ -198,7 +174,7 @@ def fit_code_prior(
         prior.set_embeddings(torch.from_numpy(codebooks[-1]), [torch.from_numpy(book) for book in codebooks[:-1]])
         if len(rows) < max(_FEWEST_ROWS, _FEWEST_PER_CODE * prior.n_embeddings):
             prior.share.zero_()  # type: ignore[operator]
-        elif len(rows) <= _FEW_ROWS:
+        elif len(rows) <= FEW_ROWS:
             fit_share(prior, rows, device, plan, weight=weight, condition=condition)  # type: ignore[arg-type]
         else:
             prior.share.fill_(1.0)  # type: ignore[operator]
@@ -315,6 +291,32 @@ def _losses(
     return losses
 
 
+def _name_for(spec: CodePrior, module: VQVAEModule) -> str:
+    """Name of the prior of the codes of a module, which "auto" takes by whether they lie on grids."""
+    if spec.name != "auto":
+        return spec.name
+    return "transformer" if len(module.level_shapes[-1]) == 1 else "pixelsnail"
+
+
+def _plan_for(spec: CodePrior, plan: Plan, n_rows: int, *, begins: bool) -> Plan:
+    """Return the plan of training a prior, which begins or goes on, after that of the module whose codes it is of."""
+    params = {**_TRAINING, **spec.training}
+    n_batches = -(-n_rows // params["batch_size"])
+    n_epochs = params.pop("max_epochs", int(np.clip(round(_STEPS / n_batches), *_EPOCHS)))
+    return replace(
+        plan,
+        **params,
+        n_epochs=n_epochs if begins else 1,
+        total_steps=n_epochs * n_batches,
+        first_step=0,
+        pass_index=0 if begins else plan.pass_index + 1,
+        optimizer=Optimizer("adam", schedule="cosine" if begins else "constant"),
+        early_stopping=None,
+        verbose=0,
+        callbacks=[],
+    )
+
+
 class CodePriors(Sequence[CodePriorModule]):
     """Fitted priors of the codes of all levels, the top level's first.
 
@@ -352,8 +354,8 @@ class CodePriors(Sequence[CodePriorModule]):
     @classmethod
     def of(cls, spec: CodePrior, module: VQVAEModule, *, n_rows: int, n_conditions: int, seed: int) -> CodePriors:
         """Make priors of a module's codes, to be fitted to those of so many rows."""
-        name = spec.name_for(module)
-        is_small = CODE_PRIORS[name].learns and n_rows <= _FEW_ROWS
+        name = _name_for(spec, module)
+        is_small = CODE_PRIORS[name].learns and n_rows <= FEW_ROWS
         network = {**(_NETWORK_OF_FEW_ROWS if is_small else {}), **spec.network}
         levels = [(level.shape, level.n_embeddings) for level in module.levels]
         return cls(name, network, levels, n_conditions, seed)
@@ -367,12 +369,12 @@ class CodePriors(Sequence[CodePriorModule]):
     @property
     def depends_on_conditions(self) -> bool:
         """Whether any level's probabilities depend on the condition."""
-        return any(prior.hears_conditions for prior in self.modules)
+        return any(prior.depends_on_conditions for prior in self.modules)
 
     def is_of(self, spec: CodePrior, module: VQVAEModule) -> bool:
         """Whether the priors, which are of the module's codes, have the name and the arguments of a specification."""
         made = self._arguments
-        return made["name"] == spec.name_for(module) and made["network"] == {**made["network"], **spec.network}
+        return made["name"] == _name_for(spec, module) and made["network"] == {**made["network"], **spec.network}
 
     def fitted(
         self,
@@ -420,7 +422,7 @@ class CodePriors(Sequence[CodePriorModule]):
             priors.n_tried = len(codes)
         for level, prior in enumerate(priors.modules):
             begins = anew or bool(tries and prior.learns and not prior.share)
-            own_plan = level_plan(spec.plan(plan, len(codes), begins=begins), level)
+            own_plan = level_plan(_plan_for(spec, plan, len(codes), begins=begins), level)
             try:
                 loss, blew_up = fit_code_prior(
                     prior,

@@ -181,7 +181,7 @@ class AutoEncoderNet(NeuralNet):
         """Run over all batches once and record the terms; reads from the device once, at the end."""
         if iterator is None:
             return
-        is_weighted = iterator.rows.is_weighted
+        is_weighted = self._step.is_weighted = iterator.rows.is_weighted
         self._set_training(training)
         collected: dict[str, list[torch.Tensor]] = {}
         weights: list[torch.Tensor] = []
@@ -193,6 +193,9 @@ class AutoEncoderNet(NeuralNet):
             terms = step_fn(batch)
             for name, term in terms.items():
                 collected.setdefault(name, []).append(term.detach())
+            for name in collected.keys() - terms.keys():  # what has faded during the epoch is zero
+                earlier = collected[name]
+                earlier.append(earlier[0].new_zeros(len(batch.weight) if earlier[0].dim() else ()))
             if is_weighted:
                 weights.append(batch.weight)
             if self._sends_batch_events:

@@ -18,7 +18,7 @@ class _LeanFused:
     On small networks collecting parameters and their state takes longer than the arithmetic. State and arithmetic are
     torch's own, so that a state dictionary moves freely between this and the parent class.
 
-    The parent class takes the first step, and the first after a state was loaded: fused as well, whatever it is told, since
+    The parent class takes the first step, and the first after a state was loaded: fused as well, whatever its `fused` says, since
     its other ways of stepping round differently, and training would not go on as if it had never stopped.
     """
 

@@ -56,12 +56,13 @@ class EagerStep:
         self.clip_norm, self.clip_value, self.on_gradient = clip_norm, clip_value, on_gradient
         self.params = [param for group in optimizer.param_groups for param in group["params"]]
         self.schedule = ScheduleTensors(module)
+        self.is_weighted = True  # whether weights differ between rows; else their shares are computed once
         self._shares: dict[int, torch.Tensor] = {}
 
     def __call__(self, batch: Batch, progress: float) -> dict[str, torch.Tensor]:
         terms, learned = self.module.loss(batch, self.schedule(progress))
         # Starting the backward pass at the terms, weighted, saves summing and averaging them first.
-        share = batch.weight / len(batch.weight)
+        share = self._share(batch)
         torch.autograd.backward(list(terms.values()), [share if term.dim() else None for term in terms.values()])
         if self.clip_value is not None:
             nn.utils.clip_grad_value_(self.params, self.clip_value)
@@ -77,6 +78,15 @@ class EagerStep:
         for param in self.params:
             param.grad = None
         return terms
+
+    def _share(self, batch: Batch) -> torch.Tensor:
+        """Each row's part in the mean over a batch."""
+        n_rows = len(batch.weight)
+        if self.is_weighted:
+            return batch.weight / n_rows
+        if n_rows not in self._shares:
+            self._shares[n_rows] = batch.weight / n_rows
+        return self._shares[n_rows]
 
 
 class ScheduleTensors:

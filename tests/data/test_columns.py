@@ -6,8 +6,9 @@ from scipy import sparse
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
-from skvae.data import columns
-from skvae.data.columns import ColumnStatistics, columns_are_correlated, row_blocks
+from skvae.data import sources
+from skvae.data.columns import ColumnStatistics, columns_are_correlated
+from skvae.data.sources import row_blocks
 
 N_ROWS = 400
 FIELDS = [field.name for field in dataclasses.fields(ColumnStatistics)]
@@ -155,7 +156,7 @@ def test_integers():
 def test_block_size(X, monkeypatch):
     weight = np.random.default_rng(1).random(N_ROWS)
     whole, weighted = ColumnStatistics.of(X), ColumnStatistics.of(X, weight)
-    monkeypatch.setattr(columns, "BLOCK_BYTES", 8 * X.shape[1] * 7)
+    monkeypatch.setattr(sources, "BLOCK_BYTES", 8 * X.shape[1] * 7)
     blocks = list(row_blocks(*X.shape))
     assert [index for rows in blocks for index in range(rows.start, rows.stop)] == list(range(N_ROWS))
     assert max(rows.stop - rows.start for rows in blocks) == 7

@@ -42,43 +42,43 @@ def fitted(request, row_estimator, X):
 
 
 def test_methods_by_name(fitted, X):
-    model, told = fitted
-    scores = {name: model.score_anomaly(X, *told, method=name) for name in METHODS}
-    np.testing.assert_array_equal(model.score_anomaly(X, *told), scores["neighbors"])
-    np.testing.assert_array_equal(scores["likelihood"], -model.score_samples(X, *told))
+    model, given = fitted
+    scores = {name: model.score_anomaly(X, *given, method=name) for name in METHODS}
+    np.testing.assert_array_equal(model.score_anomaly(X, *given), scores["neighbors"])
+    np.testing.assert_array_equal(scores["likelihood"], -model.score_samples(X, *given))
     loaded = pickle.loads(pickle.dumps(model))
     order = np.random.default_rng(0).permutation(80)
     for name, score in scores.items():
         assert score.shape == (80,)
         assert score.dtype == np.float64
-        np.testing.assert_array_equal(loaded.score_anomaly(X, *told, method=name), score)
-        np.testing.assert_array_equal(model.score_anomaly(sparse.csr_matrix(X), *told, method=name), score)
+        np.testing.assert_array_equal(loaded.score_anomaly(X, *given, method=name), score)
+        np.testing.assert_array_equal(model.score_anomaly(sparse.csr_matrix(X), *given, method=name), score)
         for rows in (order, order[:7], [3]):
-            np.testing.assert_array_equal(model.score_anomaly(X[rows], *(y[rows] for y in told), method=name), score[rows])
+            np.testing.assert_array_equal(model.score_anomaly(X[rows], *(y[rows] for y in given), method=name), score[rows])
     for name in METHODS[:3]:
-        shares = model.explain_anomaly(X, *told, method=name)
+        shares = model.explain_anomaly(X, *given, method=name)
         assert shares.shape == X.shape
         assert (shares >= 0).all()
         np.testing.assert_allclose(shares.sum(axis=1), scores[name], rtol=1e-6)
-        np.testing.assert_array_equal(loaded.explain_anomaly(X, *told, method=name), shares)
-    np.testing.assert_array_equal(model.explain_anomaly(X, *told), model.explain_anomaly(X, *told, method="neighbors"))
+        np.testing.assert_array_equal(loaded.explain_anomaly(X, *given, method=name), shares)
+    np.testing.assert_array_equal(model.explain_anomaly(X, *given), model.explain_anomaly(X, *given, method="neighbors"))
 
 
 def test_scores_follow_the_definition(fitted, X):
-    model, told = fitted
+    model, given = fitted
     likelihood = model.module_.likelihood
     x = (X - likelihood.units.constant) / likelihood.units.scale
-    error = (X - model.reconstruct(X, *told)) / likelihood.units.scale
+    error = (X - model.reconstruct(X, *given)) / likelihood.units.scale
     references = References.of(np.hstack([x, error]), None, None)
     expected = NeighborDistance().fit(references).score(np.hstack([x, error]))
-    np.testing.assert_allclose(model.score_anomaly(X, *told), expected, rtol=1e-4)
+    np.testing.assert_allclose(model.score_anomaly(X, *given), expected, rtol=1e-4)
 
 
 def test_training_does_not_notice(row_estimator, X, monkeypatch):
-    told = labels_for(row_estimator, X)
-    expected = quick(row_estimator).fit(X, *told).partial_fit(X, *told).transform(X)
+    given = labels_for(row_estimator, X)
+    expected = quick(row_estimator).fit(X, *given).partial_fit(X, *given).transform(X)
     monkeypatch.setattr(row_estimator, "_remember", lambda *args: None)
-    np.testing.assert_array_equal(quick(row_estimator).fit(X, *told).partial_fit(X, *told).transform(X), expected)
+    np.testing.assert_array_equal(quick(row_estimator).fit(X, *given).partial_fit(X, *given).transform(X), expected)
 
 
 @pytest.mark.parametrize("name", [None, "nearest", 3, ["neighbors"]])
@@ -119,14 +119,14 @@ def test_references_of_many_rows_depend_on_the_random_state_alone():
 
 
 def test_a_stream_keeps_all_rows_while_they_are_few_and_reconstructs_them_anew(fitted, X):
-    model, told = fitted
+    model, given = fitted
     kept = model._references
     likelihood = model.module_.likelihood
     x = (X - likelihood.units.constant) / likelihood.units.scale
     np.testing.assert_allclose(np.sort(kept.x, axis=0), np.sort(x, axis=0), rtol=1e-5, atol=1e-5)
     place = np.abs(kept.x[:, np.newaxis] - x).sum(axis=2).argmin(axis=1)
     assert sorted(place) == list(range(80))
-    error = (X - model.reconstruct(X, *told)) / likelihood.units.scale
+    error = (X - model.reconstruct(X, *given)) / likelihood.units.scale
     np.testing.assert_allclose(kept.error, error[place], atol=1e-4)
 
 

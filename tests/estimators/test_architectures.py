@@ -246,7 +246,7 @@ def test_a_search_over_convolutions(quick, X):
     assert np.ptp(search.cv_results_["mean_test_score"]) > 0.0
 
 
-def test_the_decoder_mirrors_the_encoder_unless_told_otherwise(quick, images):
+def test_the_decoder_mirrors_the_encoder_unless_it_is_specified(quick, images):
     def channels(network):
         return [layer.in_channels for layer in network if isinstance(layer, nn.ConvTranspose2d)]
 

@@ -62,7 +62,7 @@ def test_documentation_names_every_attribute(any_estimator_class, X):
 
 
 # Without a tie a contraction can be dodged; a dictionary is wide and has one layer.
-# A decoder that is told the label must hear of it before the code carries it, and is not tied to an encoder that is not told it,
+# A decoder must take in the label before the code carries it, and is not tied to an encoder that does not take the label,
 # nor to one that leads to a codebook. A sequence is many rows, read by a network of one width.
 OWN_DEFAULTS = {
     ("ContractiveAE", "decoder"),

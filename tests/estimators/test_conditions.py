@@ -359,14 +359,14 @@ def test_methods_that_need_conditions_ask_for_them(X, fitted, what):
         "draw_inpaintings": (X, mask),
     }.items():
         with pytest.raises(
-            ValueError, match=rf"of CVAE needs to be told {what}: pass \w+( or condition)?, one for each row or one"
+            ValueError, match=rf"of CVAE needs conditions, {what}: pass \w+( or condition)?, one for each row or one"
         ):
             getattr(model, name)(*args)
     for name in ("score_samples", "score", "effective_sample_size", "score_anomaly", "explain_anomaly"):
         if what.startswith("a label"):  # which can be summed out
             getattr(model, name)(X)
         else:
-            with pytest.raises(ValueError, match=f"needs to be told {what}"):
+            with pytest.raises(ValueError, match=f"needs conditions, {what}"):
                 getattr(model, name)(X)
 
 

@@ -51,12 +51,12 @@ class Exact:
 
     def moments(self, label):
         """Mean and covariance of rows of a label."""
-        told = self.model._conditions.encode(label, 1)
+        condition = self.model._conditions.encode(label, 1)
         with torch.no_grad():
-            mean, log_var = (part[0].double().numpy() for part in self.model.module_.prior_moments(torch.from_numpy(told)))
+            mean, log_var = (part[0].double().numpy() for part in self.model.module_.prior_moments(torch.from_numpy(condition)))
         noise = np.diag(self.model.noise_scale_**2)
         covariance = self.loading @ np.diag(np.exp(log_var)) @ self.loading.T + noise
-        return self.bias + self.offset @ told[0] + self.loading @ mean, covariance
+        return self.bias + self.offset @ condition[0] + self.loading @ mean, covariance
 
     def log_prob(self, X, labels):
         return np.array([stats.multivariate_normal(*self.moments(label)).logpdf(x) for x, label in zip(X, labels, strict=True)])
@@ -128,8 +128,8 @@ def test_score_without_labels_sums_them_out(linear):
 
 def weights_of(model, X, label):
     """Log importance weights ``(n_samples, n_score_draws)``."""
-    told = model._conditions.encode(label, len(X))
-    return inference.log_weights(model.module_, X, torch.device("cpu"), model.n_score_draws, None, lambda w: w, told)
+    condition = model._conditions.encode(label, len(X))
+    return inference.log_weights(model.module_, X, torch.device("cpu"), model.n_score_draws, None, lambda w: w, condition)
 
 
 def test_samples_have_the_exact_moments(linear):
@@ -149,9 +149,9 @@ def test_kl_is_that_from_the_prior_of_the_label(linear):
     model, _, _, _ = linear
     X, y = shifted_factors()
     mean, std = model.posterior(X, y)
-    told = torch.from_numpy(model._conditions.encode(y, len(y)))
+    condition = torch.from_numpy(model._conditions.encode(y, len(y)))
     with torch.no_grad():
-        prior_mean, prior_log_var = model.module_.prior_moments(told)
+        prior_mean, prior_log_var = model.module_.prior_moments(condition)
     prior = distributions.Normal(prior_mean, torch.exp(0.5 * prior_log_var))
     kl = distributions.kl_divergence(distributions.Normal(torch.from_numpy(mean).float(), torch.from_numpy(std).float()), prior)
     np.testing.assert_allclose(model.kl_per_component_, kl.mean(0), rtol=1e-4)
@@ -205,11 +205,11 @@ def test_digits(digits):
     reader = LogisticRegression(max_iter=2000).fit(X / 16.0, y)
     drawn, labels = model.sample(2000, return_y=True)
     assert np.mean(reader.predict(drawn / 16.0) == labels) >= 0.90
-    told = {}
+    found = {}
     for estimator in (model, VAETransformer(random_state=0).fit(X)):
         codes = estimator.transform(X)
-        told[type(estimator)] = LogisticRegression(max_iter=2000).fit(codes, y).score(estimator.transform(X_test), y_test)
-    assert told[CVAE] <= told[VAETransformer] - 0.30
+        found[type(estimator)] = LogisticRegression(max_iter=2000).fit(codes, y).score(estimator.transform(X_test), y_test)
+    assert found[CVAE] <= found[VAETransformer] - 0.30
     assert np.mean(model.log_likelihoods(X_test).argmax(1) == y_test) > 0.95
     assert model.score(X_test, y_test) > model.score(X_test) > model.score(X_test, np.roll(y_test, 1))
 
@@ -407,7 +407,7 @@ def test_one_mask_for_all_rows(X, y):
 
 
 @pytest.mark.filterwarnings("ignore:The code of CVAE has collapsed")
-def test_masks_of_images_leave_out_the_columns_that_are_told():
+def test_masks_of_images_leave_out_the_columns_that_are_conditions():
     X, y = load_digits(return_X_y=True)
     rows = np.insert(X[:50], 3, y[:50], axis=1)
     model = quick(image_shape=(1, 8, 8), condition_columns=[3], max_epochs=1).fit(rows)
@@ -634,7 +634,7 @@ def test_rows_do_not_depend_on_their_neighbors(X, kind, params):
 
 
 def test_early_stopping_takes_conditions_along():
-    """Rows held out are told their own labels, without which they would score far worse than the others."""
+    """Rows held out have their own labels as conditions, without which they would score far worse than the others."""
     X, y = shifted_factors()
     model = CVAE(2, early_stopping=True, max_epochs=60, random_state=0).fit(X, y)
     assert model.history_["valid_loss"][-1] == pytest.approx(model.history_["loss"][-1], abs=1.0)
@@ -688,10 +688,10 @@ OWN = [
 def test_every_own_parameter_changes_the_result(X, y, base, changed):
     before = quick(**base).fit(X, y)
     after = quick(**base | changed).fit(X, y)
-    assert not np.array_equal(after.transform(X, **told(after, y)), before.transform(X, **told(before, y)))
+    assert not np.array_equal(after.transform(X, **side_of(after, y)), before.transform(X, **side_of(before, y)))
 
 
-def told(model, y):
+def side_of(model, y):
     return {"condition": y} if model.condition_columns is None else {}
 
 
@@ -716,8 +716,8 @@ def test_wrong_parameters(X, y, params, name):
         quick(**params).fit(X, y)
 
 
-def test_what_is_not_told_is_told_by_the_code():
-    """Codes of a model that is told the labels say less about them than those of one that is not."""
+def test_the_code_carries_what_no_condition_says():
+    """Codes of a model that is conditioned on the labels say less about them than those of one that is not."""
     X, y = shifted_factors()
     plain = VAETransformer(2, random_state=0, max_epochs=20).fit(X)
     model = CVAE(2, random_state=0, max_epochs=20).fit(X, y)
@@ -725,7 +725,7 @@ def test_what_is_not_told_is_told_by_the_code():
     assert by_label[1] < 0.5 * by_label[0]
 
 
-def test_a_told_encoder_and_prior_score_no_worse(linear):
+def test_a_conditional_encoder_and_prior_score_no_worse(linear):
     model, _, X, y = linear
     simple = CVAE(2, hidden_layer_sizes=(), max_epochs=200, learning_rate=0.02, random_state=0).fit(*shifted_factors())
     assert model.score(X, y) > simple.score(X, y) - 0.1

@@ -248,7 +248,7 @@ def test_resampling_helps_where_a_class_is_rare():
 
 
 def memorizing(monkeypatch, X, y, share, noise=1e-6):
-    """Have models return a share of rows that are training rows with hardly any noise; the others are honest."""
+    """Make models return a share of rows that are training rows with hardly any noise; the others are honest."""
     honest = CVAE.sample
 
     def sample(self, n_samples=None, y=None, return_y=False, *, mean=False, random_state=None):

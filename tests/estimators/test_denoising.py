@@ -490,7 +490,7 @@ def test_pretraining_refuses_images(X):
         ({"corruption": lambda x: x.foo}, ["corruption=<function", "fails", "(80, 5)", "AttributeError", "'foo'"]),
         ({"corruption": nn.Dropout}, ["corruption=Dropout is a class", "function of a batch", *map(repr, CORRUPTIONS)]),
         ({"corruption": nn.Dropout(0.3)}, ["corruption=Dropout(...)", "function of a batch", "one of the names"]),
-        ({"corruption_scale": -1.0}, ["noise_scale", "-1.0", "[0.0, inf)"]),
+        ({"corruption_scale": -1.0}, ["corruption_scale", "-1.0", "[0.0, inf)"]),
         ({"noise_unit": "pixels"}, ["noise_unit", "'pixels'", "'std'", "'data'"]),
         ({"mask_value": "mean"}, ["mask_value", "'mean'", "float", "None"]),
         ({"mask_value": np.nan}, ["mask_value", "nan", "float", "None"]),
@@ -510,7 +510,7 @@ def test_errors_name_parameter_value_and_what_is_allowed(X, params, parts):
 
 def test_a_changed_corruption_is_another_model(X):
     model = make().fit(X)
-    with pytest.raises(ValueError, match="noise_scale changed"):
+    with pytest.raises(ValueError, match="corruption_scale changed"):
         model.set_params(corruption_scale=0.5).partial_fit(X)
     with pytest.raises(ValueError, match="corruption changed"):
         make().fit(X).set_params(corruption="masking").partial_fit(X)

@@ -55,7 +55,7 @@ def test_codes_of_training_rows_are_those_of_new_rows(X):
     assert not np.array_equal(codes, quick().fit(X, OTHERS).transform(X))
 
 
-def test_fit_transform_of_an_encoder_that_is_told(X):
+def test_fit_transform_of_an_encoder_that_takes_the_condition(X):
     model = with_encoder()
     codes = model.fit_transform(X, LABELS)
     np.testing.assert_array_equal(codes, model.transform(X, condition=LABELS))
@@ -225,36 +225,36 @@ def test_columns_by_name_and_position(frame, columns):
     assert model.n_features_in_ == 6
     assert model.module_.n_features == 4
     assert not hasattr(model, "classes_")
-    own, told = (frame[names].to_numpy(float).copy("C") for names in (list("uvwx"), ["age", "site"]))
-    expected = quick().fit(own, told)
+    own, condition = (frame[names].to_numpy(float).copy("C") for names in (list("uvwx"), ["age", "site"]))
+    expected = quick().fit(own, condition)
     np.testing.assert_array_equal(model.transform(frame), expected.transform(own))
     for given in ([4, 2], [-2, 2], np.array([4, 2]), pd.Index(["age", "site"]), ("age", 2)):
         np.testing.assert_array_equal(quick(condition_columns=given).fit(frame).transform(frame), model.transform(frame))
     np.testing.assert_array_equal(
         quick(condition_columns=[4, 2]).fit(frame.to_numpy()).transform(frame.to_numpy()), model.transform(frame)
     )
-    np.testing.assert_array_equal(model.score_samples(frame), expected.score_samples(own, told))
+    np.testing.assert_array_equal(model.score_samples(frame), expected.score_samples(own, condition))
 
 
 def test_rows_come_back_with_the_columns_in_place(frame, columns):
     model = quick(**columns).fit(frame)
     here, there = [0, 1, 3, 5], [4, 2]
     rows, codes = np.ascontiguousarray(frame), model.transform(frame)
-    own, told = rows[:, here].copy("C"), rows[:, there]
-    plain = quick().fit(own, told)
+    own, condition = rows[:, here].copy("C"), rows[:, there]
+    plain = quick().fit(own, condition)
     for result, expected in (
-        (model.reconstruct(frame), plain.reconstruct(own, told)),
-        (model.inverse_transform(codes, told), plain.inverse_transform(codes, told)),
+        (model.reconstruct(frame), plain.reconstruct(own, condition)),
+        (model.inverse_transform(codes, condition), plain.inverse_transform(codes, condition)),
     ):
-        np.testing.assert_array_equal(result[:, there], told)
+        np.testing.assert_array_equal(result[:, there], condition)
         np.testing.assert_array_equal(result[:, here], expected)
     assert (model.reconstruct(frame)[:, here] != rows[:, here]).all()
     drawn, given = model.sample(50, return_y=True)
     np.testing.assert_array_equal(drawn[:, there], given)
-    assert {tuple(row) for row in given.tolist()} <= {tuple(row) for row in told.tolist()}
+    assert {tuple(row) for row in given.tolist()} <= {tuple(row) for row in condition.tolist()}
     np.testing.assert_array_equal(model.sample(3, [30.0, 1.0])[:, there], [[30.0, 1.0]] * 3)
     np.testing.assert_array_equal(model.style_transfer(frame, [30.0, 1.0])[:, there], [[30.0, 1.0]] * N_ROWS)
-    np.testing.assert_array_equal(model.style_transfer(frame, told), model.reconstruct(frame))
+    np.testing.assert_array_equal(model.style_transfer(frame, condition), model.reconstruct(frame))
     shares = model.explain_anomaly(frame)
     assert (shares[:, there] == 0.0).all()
     np.testing.assert_allclose(shares.sum(1), model.score_anomaly(frame))
@@ -266,20 +266,20 @@ def test_rows_come_back_with_the_columns_in_place(frame, columns):
     mask[:, [0, 5]] = True
     filled = model.inpaint(frame, mask)
     np.testing.assert_array_equal(filled[:, 1:5], rows[:, 1:5])
-    np.testing.assert_array_equal(filled[:, [0, 5]], plain.inpaint(own, mask[:, here], told)[:, [0, 3]])
+    np.testing.assert_array_equal(filled[:, [0, 5]], plain.inpaint(own, mask[:, here], condition)[:, [0, 3]])
     with pytest.raises(ValueError, match="mask covers condition_columns"):
         model.inpaint(frame, ~mask)
     assert model.draw_inpaintings(frame, mask, n_draws=3).shape == (N_ROWS, 3, 6)
 
 
-def test_what_is_told_changes_what_is_made_of_a_code(frame, columns):
+def test_the_condition_changes_what_is_made_of_a_code(frame, columns):
     model = quick(**columns, max_epochs=30).fit(frame)
     changed = frame.assign(site=(frame["site"] + 1) % 3)
     np.testing.assert_array_equal(model.transform(changed), model.transform(frame))
     assert not np.allclose(model.reconstruct(changed)[:, 0], model.reconstruct(frame)[:, 0])
-    told = with_encoder(**columns).fit(frame)
-    assert not np.array_equal(told.transform(changed), told.transform(frame))
-    np.testing.assert_array_equal(told.fit_transform(frame), told.transform(frame))
+    encoding = with_encoder(**columns).fit(frame)
+    assert not np.array_equal(encoding.transform(changed), encoding.transform(frame))
+    np.testing.assert_array_equal(encoding.fit_transform(frame), encoding.transform(frame))
 
 
 def test_columns_in_a_pipeline_without_routing(frame, columns):

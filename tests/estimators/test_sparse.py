@@ -13,7 +13,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from threadpoolctl import ThreadpoolController
 
-from skvae import Conv, SparseAE
+from skvae import BatchTopK, Conv, SparseAE, TopK
 from skvae.data import Table
 from skvae.estimators._density import ActivityDensity
 from skvae.modules import PENALTIES
@@ -60,7 +60,7 @@ def is_active(model, Z):
 @pytest.mark.parametrize(("k", "alpha"), [(1, 1.0), (4, 1.0), (4, 1.6), (3, 2.5)])
 def test_top_k_codes_have_k_units_in_every_row(name, k, alpha):
     train, held_out, _, _ = halves(name)
-    model = SparseAE(penalty="top_k", k=k, penalty__alpha=alpha, max_epochs=3, random_state=0).fit(train)
+    model = SparseAE(penalty=TopK(alpha=alpha), k=k, max_epochs=3, random_state=0).fit(train)
     for X in (train, held_out, held_out + 100.0):
         assert ((model.transform(X) != 0.0).sum(1) == round(alpha * k)).all()
     assert model.mean_active_units_ == round(alpha * k)
@@ -93,7 +93,7 @@ def test_kl_follows_its_target(target):
 @pytest.mark.parametrize(("k", "alpha"), [(3, 1.0), (6, 1.0), (3, 2.0)])
 def test_batch_top_k_keeps_k_a_row_on_average(k, alpha):
     train, held_out, _, _ = halves("digits")
-    model = SparseAE(penalty="batch_top_k", k=k, penalty__alpha=alpha, max_epochs=20, random_state=0).fit(train)
+    model = SparseAE(penalty=BatchTopK(alpha=alpha), k=k, max_epochs=20, random_state=0).fit(train)
     assert model.mean_active_units_ == pytest.approx(alpha * k, rel=1e-3)
     counts = (model.transform(held_out) != 0.0).sum(1)
     assert counts.mean() == pytest.approx(alpha * k, rel=0.35)

@@ -620,8 +620,8 @@ def test_weights_in_full_batches_are_repetitions(X):
     model, repeated = quick(batch_size=500).fit(X, sample_weight=counts.astype(float)), quick(batch_size=500)
     repeated.fit(np.repeat(X, counts, axis=0))
     likelihoods = [m.module_.likelihood for m in (model, repeated)]
-    np.testing.assert_allclose(likelihoods[0].shift, likelihoods[1].shift, rtol=1e-10)
-    np.testing.assert_allclose(likelihoods[0].scale, likelihoods[1].scale, rtol=1e-10)
+    np.testing.assert_allclose(likelihoods[0].units.constant, likelihoods[1].units.constant, rtol=1e-10)
+    np.testing.assert_allclose(likelihoods[0].units.scale, likelihoods[1].units.scale, rtol=1e-10)
     assert model.loss_curve_[0] == pytest.approx(repeated.loss_curve_[0], rel=0.1)
 
 

@@ -6,6 +6,7 @@ import torch
 from scipy.spatial.distance import cdist
 from sklearn.covariance import ledoit_wolf
 
+from skvae.data import Table
 from skvae.inference import anomaly, decode, encode
 from skvae.inference.anomaly import METHODS, Deviance, MahalanobisDistance, NeighborDistance, References, Scorer
 from skvae.modules import AutoEncoderModule, CVAEModule
@@ -190,7 +191,7 @@ def module():
 
 
 def reconstruct(module, X, condition):
-    return decode(module, encode(module, X, CPU, condition), CPU, condition)
+    return decode(module, encode(module, Table.of(X, condition=condition), CPU), CPU, condition)
 
 
 def read(module, X, condition):
@@ -203,8 +204,8 @@ def test_shares_are_drops_of_the_score_and_blocks_do_not_change_results(module, 
     X, condition = rng.normal(size=(300, 5)), rng.normal(size=(300, 1))
     references = References.of(read(module, X, condition), None, condition)
     method = METHODS[name]().fit(references)
-    scorer = Scorer(name, references, module, CPU)
-    score, shares = scorer.score(X, condition), scorer.shares(X, condition)
+    scorer, rows = Scorer(name, references, module, CPU), Table.of(X, condition=condition)
+    score, shares = scorer.score(rows), scorer.shares(rows)
     np.testing.assert_allclose(shares.sum(axis=1), score, rtol=1e-9)
     drop = np.empty((300, 5))
     for j in range(5):
@@ -216,11 +217,11 @@ def test_shares_are_drops_of_the_score_and_blocks_do_not_change_results(module, 
     np.testing.assert_allclose(shares[lowered], expected, rtol=1e-9)
     np.testing.assert_array_equal(shares[~lowered], method.shares(read(module, X, condition))[~lowered])
     assert lowered.mean() > 0.5
-    monkeypatch.setattr("skvae.data.columns.BLOCK_BYTES", 200_000)
-    np.testing.assert_array_equal(scorer.score(X, condition), score)
-    np.testing.assert_array_equal(scorer.shares(X, condition), shares)
+    monkeypatch.setattr("skvae.data.sources.BLOCK_BYTES", 200_000)
+    np.testing.assert_array_equal(scorer.score(rows), score)
+    np.testing.assert_array_equal(scorer.shares(rows), shares)
     monkeypatch.setattr(anomaly, "MAX_OCCLUDED", 4)
-    np.testing.assert_array_equal(scorer.shares(X, condition), method.shares(read(module, X, condition)))
+    np.testing.assert_array_equal(scorer.shares(rows), method.shares(read(module, X, condition)))
 
 
 def test_rows_that_no_column_lowers_get_the_terms_of_the_sum():
@@ -232,7 +233,7 @@ def test_rows_that_no_column_lowers_get_the_terms_of_the_sum():
             layer.bias.zero_()
     references = References.of(make_errors(60, 4), None, None)
     method = NeighborDistance().fit(references)
-    shares = Scorer("neighbors", references, module, CPU).shares(X)
+    shares = Scorer("neighbors", references, module, CPU).shares(Table.of(X))
     np.testing.assert_array_equal(shares, method.shares(np.hstack([X, np.zeros_like(X)])))
 
 
@@ -243,7 +244,8 @@ def test_scores_are_a_methods_own_of_what_it_reads(module, name):
     references = References.of(read(module, X, condition), None, condition)
     entries = 0.5 * (X - reconstruct(module, X, condition)) ** 2 if name == "reconstruction" else read(module, X, condition)
     expected = METHODS[name]().fit(references).score(entries)
-    np.testing.assert_allclose(Scorer(name, references, module, CPU).score(X, condition), expected, rtol=1e-9)
+    scorer = Scorer(name, references, module, CPU)
+    np.testing.assert_allclose(scorer.score(Table.of(X, condition=condition)), expected, rtol=1e-9)
 
 
 def test_the_deviance_is_passed_through():

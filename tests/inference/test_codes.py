@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from skvae.data import Table
 from skvae.inference import codes as code_chunks
 from skvae.inference.codes import code_log_prob, draw_codes
 from skvae.modules import HistogramPrior, PixelSNAILPrior, TransformerPrior, UniformPrior
@@ -148,7 +149,7 @@ def fit(cls, codes, share=True, n_epochs=12, **params):
     plan = Plan(32, n_epochs, n_epochs * -(-len(codes) // 32), 3e-3, Optimizer(), seed=0)
     if share:
         fit_share(prior, codes, CPU, plan, **params)
-    train(prior, Rows(codes.astype(np.float32), None, CPU), None, plan)
+    train(prior, Rows(Table.of(codes), None, CPU), None, plan)
     histogram = HistogramPrior((codes.shape[1],), 16)
     histogram.fit_counts(codes)
     return prior, histogram

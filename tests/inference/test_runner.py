@@ -6,6 +6,7 @@ import torch
 from scipy import sparse
 from torch import nn
 
+from skvae.data import Table
 from skvae.inference import misses_entries
 from skvae.inference.runner import Runner, chunk_rows, chunks, place, score_rows
 from skvae.modules import AutoEncoderModule, Batch, CVAEModule, Net, TDVAEModule, VAEModule
@@ -35,15 +36,15 @@ def build(cls=VAEModule, **params):
     return module.train()
 
 
-def batches_of(runner, X, *args, **params):
+def batches_of(runner, X, condition=None, **params):
     """Every batch that a runner makes of rows, and the slices."""
-    batch, found = runner.batches(X, *args, **params), []
+    batch, found = runner.batches(Table.of(X, condition=condition), **params), []
 
     def step(rows):
         found.append((rows, Batch(*(part.clone() if isinstance(part, torch.Tensor) else part for part in batch(rows)))))
         return np.zeros(runner.size)
 
-    runner.map(step, len(X) if isinstance(X, np.ndarray) else X.shape[0])
+    runner.map(step, X.shape[0])
     return found
 
 
@@ -88,7 +89,7 @@ def test_no_rows_have_the_shapes_and_types_of_some():
     module = build()
     runner = Runner(module, CPU, size=4)
     condition, noise = np.empty((0, N_CONDITIONS)), {"posterior": torch.zeros(4, 3, 2)}
-    batch = runner.batches(table(0), condition, noise=lambda rows, x: noise)
+    batch = runner.batches(Table.of(table(0), condition=condition), noise=lambda rows, x: noise)
 
     def function(rows):
         given = batch(rows)
@@ -159,7 +160,7 @@ def test_rows_begin_at_cache_lines():
     runner, X = Runner(build(), CPU, size=4), table(6)
     X[1, 2] = np.nan
     for values in (table(6), X):
-        batch = runner.batches(values, np.zeros((6, N_CONDITIONS)))(slice(0, 4))
+        batch = runner.batches(Table.of(values, condition=np.zeros((6, N_CONDITIONS))))(slice(0, 4))
         for part in (batch.x, batch.condition):
             assert part.data_ptr() % 64 == part.stride(0) * part.element_size() % 64 == 0
     assert runner.padded(np.zeros((6, 3)))(slice(0, 4)).stride() == aligned_zeros(4, 3).stride()
@@ -180,7 +181,7 @@ def test_missing_entries_are_filled_and_marked():
     missing = np.random.default_rng(1).random(X.shape) < 0.3
     missing[4:8] = False  # a chunk without any
     X[missing] = np.nan
-    assert misses_entries(module, X)
+    assert misses_entries(module, Table.of(X))
     for rows, batch in batches_of(Runner(module, CPU, size=4), X):
         n_rows = rows.stop - rows.start
         np.testing.assert_array_equal(batch.observed[:n_rows], ~missing[rows])
@@ -190,13 +191,13 @@ def test_missing_entries_are_filled_and_marked():
 
 
 def test_marks_are_for_modules_that_take_missing_entries_and_rows_that_have_some():
-    assert not misses_entries(build(), table(4))
+    assert not misses_entries(build(), Table.of(table(4)))
     X = table(4)
     X[0, 0] = np.nan
     module = build()
     module.takes_missing = False
-    assert not misses_entries(module, X)
-    assert Runner(module, CPU, size=4).batches(X)(slice(0, 4)).observed is None
+    assert not misses_entries(module, Table.of(X))
+    assert Runner(module, CPU, size=4).batches(Table.of(X))(slice(0, 4)).observed is None
 
 
 def test_noise_is_asked_for_by_slice_and_standardized_rows():
@@ -250,7 +251,8 @@ MODULES = {
 def results(module, X, condition, size=None, *, missing):
     """Codes, decoded rows and importance weights, with noise that belongs to the row."""
     runner = Runner(module, CPU, size=size, scores=True)
-    batch = runner.batches(X, condition, noise=lambda rows, x: {"posterior": x[:, :4].cos().unflatten(1, (2, 2))})
+    rows = Table.of(X, condition=condition)
+    batch = runner.batches(rows, noise=lambda rows, x: {"posterior": x[:, :4].cos().unflatten(1, (2, 2))})
 
     def function(rows):
         here = batch(rows)

@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 def module():
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        module = TDVAEModule(2, 6, n_timesteps=9, max_gap=3, n_latents=2, hidden_layer_sizes=(5,))
+        module = TDVAEModule(2, 6, n_timesteps=9, max_gap=3, n_latents=2, hidden_layer_sizes=(5,), encoder="gru")
         for parameter in module.belief.parameters():  # beliefs that differ
             torch.nn.init.normal_(parameter, std=0.2)
     X = data()

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from skvae.data import Table
 from skvae.modules import Batch, CodePriorModule, HistogramPrior, PixelSNAILPrior, TransformerPrior, UniformPrior
 from skvae.modules.priors.codes import choose
 from skvae.modules.priors.pixelsnail import CausalConv
@@ -341,7 +342,7 @@ def test_cold_draws_and_the_single_likeliest_code_are_greedy(cls):
 
 def fit(prior, codes, *, n_epochs, learning_rate=2e-3, batch_size=64, condition=None, own=slice(None), **params):
     prior.fit_counts(codes[:, own])
-    rows = Rows(codes.astype(np.float32), None, CPU, condition=condition)
+    rows = Rows(Table.of(codes, condition=condition), None, CPU)
     steps = n_epochs * -(-len(codes) // batch_size)
     return train(prior, rows, None, Plan(batch_size, n_epochs, steps, learning_rate, Optimizer(), seed=0, **params))
 

@@ -172,8 +172,8 @@ def test_weights_are_repetitions(likelihood_class):
     repeats = np.random.default_rng(1).integers(1, 4, size=N_ROWS)
     weighted = fitted(likelihood_class, X, sample_weight=repeats.astype(float))
     repeated = fitted(likelihood_class, np.repeat(X, repeats, axis=0))
-    for name in ("shift", "scale"):
-        np.testing.assert_allclose(getattr(weighted, name), getattr(repeated, name), rtol=1e-9, atol=1e-12)
+    for name in ("constant", "scale"):
+        np.testing.assert_allclose(getattr(weighted.units, name), getattr(repeated.units, name), rtol=1e-9, atol=1e-12)
 
 
 def test_largest_entry(continuous):
@@ -458,7 +458,9 @@ def test_tables_keep_one_noise_per_column_in_training(continuous, noise):
 
 
 def test_feature_noise_on_pixels(continuous):
-    assert not fitted(continuous, load_digits().data, "feature").shared
+    likelihood = fitted(continuous, load_digits().data, "feature")
+    assert not likelihood.units.is_shared
+    assert not likelihood.noise.is_shared
 
 
 # -- energies, slopes and curvatures ----------------------------------------------------------------------------------
@@ -568,5 +570,6 @@ def test_state_dict_round_trip(likelihood_class, noise):
         np.testing.assert_array_equal(getattr(restored, values)(*arguments), getattr(original, values)(*arguments))
     np.testing.assert_array_equal(restored.noise_scale(), original.noise_scale())
     np.testing.assert_array_equal(restored.standardize(X), original.standardize(X))
-    np.testing.assert_array_equal(restored.is_constant, original.is_constant)
-    assert restored.shared == original.shared
+    np.testing.assert_array_equal(restored.units.is_constant, original.units.is_constant)
+    assert restored.units.is_shared == original.units.is_shared
+    assert restored.noise.is_shared == original.noise.is_shared

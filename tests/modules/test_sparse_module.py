@@ -253,7 +253,7 @@ def test_losses_of_several_runs_at_once(penalty):
 
 
 def silence(module, units):
-    """Have units never chosen."""
+    """Make units that are never chosen."""
     with torch.no_grad():
         module.encoder[-1].bias[units] -= 30.0
 

@@ -8,6 +8,7 @@ from torch.distributions import Bernoulli, Laplace, Normal, kl_divergence
 
 from skvae.modules import Batch, Gaussian, Recurrent, TDVAEModule
 from skvae.modules.tdvae import BentLinear, lengths
+from skvae.training.step import ScheduleTensors
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
@@ -165,9 +166,10 @@ def test_terms_come_per_row_and_depend_on_no_other_row():
         torch.testing.assert_close(term[0], terms[name][1])
 
 
-def test_without_weight_and_in_evaluation_there_is_no_auxiliary_term():
-    for module in (build(auxiliary=0.0), build().eval()):
-        assert list(terms_of(module, batch_of(module, sequences()))) == ["reconstruction", "smoothing", "transition"]
+def test_without_weight_and_once_it_has_faded_there_is_no_auxiliary_term():
+    for module, progress, has_term in [(build(auxiliary=0.0), 0.0, False), (build(), 1.0, False), (build(), 0.99, True)]:
+        terms = module.loss(batch_of(module, sequences()), ScheduleTensors(module)(progress)).terms
+        assert list(terms) == ["reconstruction", "smoothing", "transition", *["auxiliary"] * has_term]
 
 
 def decoded_and_target(module, batch):
@@ -189,7 +191,7 @@ def test_noise_is_learned_from_the_frames_around_the_states_alone():
     module.after_step(learned)
     torch.testing.assert_close(module.likelihood.noise.moment, torch.lerp(before, learned["energy"], 0.05))
     assert module.eval().loss(batch, SCHEDULE).learned == {}
-    assert build(noise=0.3).loss(batch, SCHEDULE).learned == {}
+    assert build(likelihood=Gaussian(noise=0.3)).loss(batch, SCHEDULE).learned == {}
 
 
 def test_smoothing_that_adds_nothing_to_the_belief_is_free():
@@ -293,8 +295,10 @@ def test_pairs_of_extreme_numbers():
 
 def test_the_state_grows_dearer_and_the_auxiliary_term_fades():
     module = build(beta=2.0, kl_warmup=0.5, auxiliary=3.0)
-    for progress, beta, auxiliary in [(0.0, 0.02, 3.0), (0.25, 1.01, 2.25), (0.5, 2.0, 1.5), (0.8, 2.0, 0.6), (1.0, 2.0, 0.0)]:
+    for progress, beta, auxiliary in [(0.0, 0.02, 3.0), (0.25, 1.01, 2.25), (0.5, 2.0, 1.5), (0.8, 2.0, 0.6)]:
         assert module.schedule(progress) == pytest.approx({"beta": beta, "auxiliary": auxiliary})
+    assert module.schedule(1.0) == {"beta": 2.0}
+    assert "auxiliary" not in build(auxiliary=0.0).schedule(0.0)
     assert build(kl_warmup=0.0).schedule(0.0)["beta"] == 1.0
     assert build(kl_warmup=1.0).schedule(1.0)["beta"] == 1.0
     assert build(kl_warmup=0.6, auxiliary=3.0).warmup == 0.6

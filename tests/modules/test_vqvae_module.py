@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from skvae import functional as fn
+from skvae.data import Table
 from skvae.modules import MLP, Batch, Conv, Net, VQVAEModule
 from skvae.modules.vqvae import plan_levels
 from skvae.training import Optimizer, Plan, Rows, train
@@ -356,7 +357,7 @@ def fit(module, X, n_epochs, weight=None, batch_size=64, learning_rate=3e-3):
     """Train as estimators do."""
     module.likelihood.fit(X, shared=True)
     module.initialize_codebooks(Batch.of(module.likelihood.standardize(X)[:300]), cluster)
-    rows = Rows(X, module.likelihood, CPU, weight=weight)
+    rows = Rows(Table.of(X, weight), module.likelihood, CPU)
     steps = n_epochs * -(-len(X) // batch_size)
     plan = Plan(
         batch_size=batch_size,

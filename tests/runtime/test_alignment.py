@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from skvae.modules import AutoEncoderModule, VAEModule
+from skvae.modules import AutoEncoderModule, Batch, VAEModule
 from skvae.runtime.alignment import AlignedRows, keeps_rows_aligned
 from skvae.runtime.randomness import PrivateRandomness
 from skvae.runtime.state import load_module_state, to_plain
@@ -90,7 +90,7 @@ def test_rows_stay_aligned_or_are_aligned_anew(build, kept):
     assert keeps_rows_aligned(module) == kept
     if kept:  # then every product is of aligned rows
         with torch.no_grad(), Watch() as watch:
-            module.encode(torch.zeros(5, 16)[:, :7])
+            module.encode(Batch.of(torch.zeros(5, 16)[:, :7]))
         assert watch.aligned
         assert all(watch.aligned)
 
@@ -98,7 +98,7 @@ def test_rows_stay_aligned_or_are_aligned_anew(build, kept):
 def test_defaults_need_no_copies():
     assert keeps_rows_aligned(AutoEncoderModule(7, 3))
     assert keeps_rows_aligned(VAEModule(7, 3))
-    assert keeps_rows_aligned(VAEModule(7, 3, tied_weights=True))
+    assert keeps_rows_aligned(VAEModule(7, 3, decoder="tied"))
 
 
 def oddly_placed(array, offset):

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from skvae.data import Table
 from skvae.inference.codes import code_log_prob
 from skvae.modules import Batch, HistogramPrior, TransformerPrior, VQVAEModule
 from skvae.runtime.randomness import PrivateRandomness
@@ -27,7 +28,7 @@ def build(X, **params):
     with PrivateRandomness(0):
         module = VQVAEModule(X.shape[1], **params)
     module.likelihood.fit(X)
-    return module, Rows(X, module.likelihood, CPU)
+    return module, Rows(Table.of(X), module.likelihood, CPU)
 
 
 def make_prior(cls=TransformerPrior, n_codes=3, n_embeddings=6, **params):
@@ -163,7 +164,7 @@ def test_a_network_that_adds_nothing_is_not_trained(monkeypatch):
 
 
 def test_many_rows_are_not_halved(monkeypatch):
-    monkeypatch.setattr(code_priors, "FEW_ROWS", 40)
+    monkeypatch.setattr(code_priors, "_FEW_ROWS", 40)
     monkeypatch.setattr(code_priors, "fit_share", lambda *args, **params: pytest.fail("halved"))
     prior = make_prior()
     assert len(fit(prior, chained(41))[0]) == 10
@@ -208,7 +209,7 @@ def test_weights_count_as_rows():
 
 
 def test_a_network_heeds_weights(monkeypatch):
-    monkeypatch.setattr(code_priors, "FEW_ROWS", 0)
+    monkeypatch.setattr(code_priors, "_FEW_ROWS", 0)
     rows, new = chained(300), chained(300, seed=1)
     both, weight = np.concatenate([rows, 5 - rows]), np.repeat([2.0, 0.01], 300)
     weighted, plain = make_prior(), make_prior()

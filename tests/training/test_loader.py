@@ -5,7 +5,7 @@ from scipy import sparse
 from sklearn.utils import check_random_state
 
 from skvae.data import Table
-from skvae.modules import LIKELIHOODS
+from skvae.modules import GaussianLikelihood
 from skvae.runtime.randomness import make_generator
 from skvae.training import BatchLoader, Rows, loader
 
@@ -14,7 +14,7 @@ N_FEATURES = 3
 
 
 def make_table(n_rows, dtype=np.float64):
-    """Rows that can be told apart by their first column; a third of the other entries are zero."""
+    """Rows that are distinguished by their first column; a third of the other entries are zero."""
     rng = np.random.default_rng(0)
     X = rng.normal(size=(n_rows, N_FEATURES)) * (rng.random((n_rows, N_FEATURES)) > 1 / 3)
     X[:, 0] = np.arange(n_rows)
@@ -22,11 +22,11 @@ def make_table(n_rows, dtype=np.float64):
 
 
 def make_likelihood(X):
-    return LIKELIHOODS["gaussian"](N_FEATURES).fit(X)
+    return GaussianLikelihood(N_FEATURES).fit(X)
 
 
-def make_rows(X, **params):
-    return Rows(X, make_likelihood(X), CPU, **params)
+def make_rows(X, weight=None, condition=None, **params):
+    return Rows(Table.of(X, weight, condition), make_likelihood(X), CPU, **params)
 
 
 def make_loader(rows, batch_size, *, shuffle=1, noise=2, shapes=None, **params):
@@ -223,7 +223,7 @@ def test_rows_are_never_read_one_by_one(monkeypatch, resident_bytes, most_in_fit
     X = make_table(1000)
     likelihood = make_likelihood(X)
     monkeypatch.setattr(CountingArray, "n_reads", 0)
-    rows = Rows(X.view(CountingArray), likelihood, CPU)
+    rows = Rows(Table.of(X.view(CountingArray)), likelihood, CPU)
     assert CountingArray.n_reads == most_in_fit
     CountingArray.n_reads = 0
     assert len(list(make_loader(rows, 10))) == 100
@@ -263,11 +263,15 @@ def test_conditions_change_nothing_else(kind):
 
 def test_a_table_takes_rows_with_what_belongs_to_them():
     X = make_table(10)
-    table = Table(X, np.arange(10.0), X[:, :1])
+    table = Table.of(X, np.arange(10.0), X[:, :1], X[:, 1:], list("abc"))
     for rows in (np.array([7, 2]), slice(3, 5)):
         part = table.take(rows)
         assert part.n_rows == 2
-        np.testing.assert_array_equal(part.X, X[rows])
+        np.testing.assert_array_equal(part.source.read(slice(None)), X[rows])
         np.testing.assert_array_equal(part.weight, X[rows, 0])
         np.testing.assert_array_equal(part.condition, X[rows, :1])
-    assert Table(sparse.csr_matrix(X)).take(slice(2))[1:] == (None, None)
+        np.testing.assert_array_equal(part.labels, X[rows, 1:])
+        assert part.names == table.names
+    part = Table.of(sparse.csr_matrix(X)).take(slice(2))
+    assert part.n_rows == 2
+    assert part.weight is part.condition is part.labels is part.names is None

@@ -11,7 +11,8 @@ from skorch import callbacks as skorch_callbacks  # noqa: TID251
 from torch import nn
 
 from skvae import AutoEncoder, VAETransformer
-from skvae.modules import Batch, VAEModule
+from skvae.data import Table
+from skvae.modules import Batch, Loss, VAEModule
 from skvae.training import SCHEDULES, DivergedError, Optimizer, Plan, Rows, train
 from skvae.training.net import AutoEncoderNet
 from skvae.training.schedules import FINAL
@@ -130,6 +131,30 @@ def test_history_is_weighted(X, recorder):
     np.testing.assert_allclose(model.history_["loss"], np.average(losses, weights=weight), rtol=1e-5)
     assert abs(np.average(losses, weights=weight) - losses.mean()) > 0.1
     assert np.mean([loss for _, _, loss in recorder.losses]) == pytest.approx(model.history_["loss"][0], rel=0.1)
+
+
+class Fading(VAEModule):
+    """A module with terms that end with the first half of the run."""
+
+    def schedule(self, progress):
+        return {**super().schedule(progress), **({"extra": 2.0} if progress < 0.5 else {})}
+
+    def loss(self, batch, schedule):
+        terms, learned = super().loss(batch, schedule)
+        if "extra" in schedule:
+            rows = schedule["extra"] + 0.0 * terms["reconstruction"]
+            terms = {**terms, "of_rows": rows, "of_batches": rows.mean()}
+        return Loss(terms, learned)
+
+
+@pytest.mark.parametrize("weight", [None, np.full(60, 3.0)], ids=["plain", "weighted"])
+def test_terms_that_end_within_an_epoch_count_for_what_they_were(X, weight):
+    module = Fading(5, 2, hidden_layer_sizes=(8,))
+    module.likelihood.fit(X)
+    plan = Plan(batch_size=12, n_epochs=1, total_steps=5, learning_rate=1e-3, optimizer=Optimizer(), seed=0)
+    history = train(module, Rows(Table.of(X, weight), module.likelihood, CPU), None, plan).history
+    assert history["of_rows"] == history["of_batches"] == pytest.approx(2.0 * 3 / 5)
+    assert history["loss"] == pytest.approx(sum(history[name] for name in ("reconstruction", "kl", "of_rows", "of_batches")))
 
 
 def test_numbers_of_users_callbacks_join_the_history(X):
@@ -557,7 +582,7 @@ def test_train_raises_its_own_error(X):
         seed=0,
     )
     with pytest.raises(DivergedError):
-        train(module, Rows(X, module.likelihood, CPU), None, plan)
+        train(module, Rows(Table.of(X), module.likelihood, CPU), None, plan)
     assert not module.likelihood.weight.requires_grad
     assert all(param.grad is None for param in module.parameters())
 

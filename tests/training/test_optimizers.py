@@ -132,7 +132,7 @@ def test_state_survives_as_plain_data(cls):
 
 
 @pytest.mark.parametrize(("lean", "plain"), TWINS)
-def test_lean_steps_are_fused_whatever_they_are_told(lean, plain):
+def test_lean_steps_are_fused_whatever_the_argument(lean, plain):
     """Steps that leave out a parameter are torch's own, whose ways of stepping round differently."""
 
     def left(step):

@@ -14,6 +14,7 @@ from skvae.modules import (
     ContractiveModule,
     CVAEModule,
     DenoisingModule,
+    Gaussian,
     Loss,
     MIWAEModule,
     SparseModule,
@@ -105,6 +106,15 @@ def test_schedules_are_the_same_tensors_overwritten_in_place():
     assert not factor.requires_grad
 
 
+def test_what_has_ended_is_left_out():
+    module = Quadratic()
+    module.schedule = lambda progress: {"factor": 1.0, "constant": 2.0} if progress < 1.0 else {"factor": 3.0}
+    schedule = ScheduleTensors(module)
+    factor = schedule(0.5)["factor"]
+    assert schedule(1.0) == {"factor": factor}
+    assert factor.item() == 3.0
+
+
 def test_schedules_of_nothing_are_empty():
     assert ScheduleTensors(make(AutoEncoderModule))(0.3) == {}
 
@@ -138,7 +148,7 @@ def test_a_step_goes_down_the_gradient_of_the_weighted_mean():
 
 
 def test_a_term_of_the_whole_batch_counts_once():
-    module = make(VAEModule, capacity=0.5, capacity_warmup=0.0)
+    module = make(VAEModule, capacity=0.5)
     (batch,) = batches(module, 1)
     expected = copy.deepcopy(module)
     terms = expected.loss(batch, ScheduleTensors(module)(1.0)).terms
@@ -240,8 +250,8 @@ BETAS = [{"beta": 0.2}, {"beta": 1.0}, {"beta": 4.0, "kl_warmup": 0.5}]
 STACKED = {  # what modules are given each, what all of them are given, and whether entries are missing
     "vae": (VAEModule, BETAS, {}, False),
     "vae with missing entries": (VAEModule, BETAS, {}, True),
-    "vae with shared noise": (VAEModule, BETAS, {"noise": "shared"}, False),
-    "vae with shared noise and missing entries": (VAEModule, BETAS, {"noise": "shared"}, True),
+    "vae with shared noise": (VAEModule, BETAS, {"likelihood": Gaussian(noise="shared")}, False),
+    "vae with shared noise and missing entries": (VAEModule, BETAS, {"likelihood": Gaussian(noise="shared")}, True),
     "vae with draws and capacity": (
         VAEModule,
         [{"capacity": capacity} for capacity in (0.5, 1.0, 2.0)],

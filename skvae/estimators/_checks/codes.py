@@ -5,16 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 from sklearn.utils.validation import check_array
 from torch import nn
+
+from skvae.data import dense
 
 
 def check_codes(estimator: Any, Z: Any) -> np.ndarray:
     """Codes as a dense float32 or float64 array with as many columns as the estimator has components."""
-    Z = check_array(Z, accept_sparse="csr", dtype=[np.float64, np.float32], input_name="Z")
-    if sparse.issparse(Z):
-        Z = Z.toarray()
+    Z = dense(check_array(Z, accept_sparse="csr", dtype=[np.float64, np.float32], input_name="Z"))
     if Z.shape[1] != estimator.n_components_:
         raise ValueError(
             f"Z has {Z.shape[1]} columns, but {type(estimator).__name__} was fitted with n_components_={estimator.n_components_}."

@@ -7,8 +7,8 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 
+from skvae.data import dense
 from skvae.data.kinds import frame_columns
 
 
@@ -100,6 +100,6 @@ def check_mask(estimator: Any, X: Any, mask: Any, pixels: np.ndarray) -> tuple[A
     if len(X.shape) < 2 or prod(X.shape[1:]) != n_features or getattr(X, "dtype", np.dtype(float)).kind in "USMm":
         return X, mask  # which is refused where rows are checked
     if hasattr(X, "iloc"):  # a data frame, whose column names are looked at later
-        return X.mask(mask, 0.5), mask
-    X = X.toarray() if sparse.issparse(X) else np.asarray(X)
-    return np.where(mask.reshape(X.shape), 0.5, X), mask  # which every likelihood takes
+        return X.mask(mask, 0.0), mask
+    X = dense(X)
+    return np.where(mask.reshape(X.shape), 0.0, X), mask  # which every likelihood takes

@@ -7,6 +7,7 @@ likelihoods know the units of the data.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -27,6 +28,10 @@ class Likelihood(nn.Module):
     A likelihood with noise defines `energy`, `log_normalizer`, `unit_weight`, `std_per_scale`, `energy_power`, and how its
     draws, its information and its expected energy are found; one without defines `energy` alone of the former, in nats.
 
+    One whose location is more than the decoder's output says how the location moves with it (`location_change`) and how the
+    output would have to move to meet a row (`shortfall`). One of entries that are no measurements on a line says what the encoder
+    reads of them (`read`), and in which units columns and residuals compare (`comparable`, with `from_comparable`).
+
     Parameters
     ----------
     n_features : int
@@ -35,6 +40,7 @@ class Likelihood(nn.Module):
     """
 
     has_noise: ClassVar[bool] = True
+    is_density: ClassVar[bool] = True  # whether scores are of densities, which a unit of the data is in, or of probabilities
     reads_raw: ClassVar[bool] = False  # whether the network works in the units of the data
     is_location_family: ClassVar[bool] = True  # whether draws around an output are draws around zero, shifted by it
     depends_on_threads: ClassVar[bool] = False  # whether the last bit depends on how threads divide the entries
@@ -138,8 +144,16 @@ class Likelihood(nn.Module):
         self.units.set_state(state)
         self._follow_units()
 
-    def check(self, X: Any) -> None:
-        """Raise a ValueError if `X` lies outside what the likelihood can produce."""
+    def check(self, X: Any, name: Callable[[int], Any] = int) -> None:
+        """Raise a ValueError if `X` lies outside what the likelihood can produce.
+
+        Parameters
+        ----------
+        X : Source, ndarray or CSR matrix of shape (n_samples, n_features)
+            NaN where entries are missing.
+        name : callable, optional
+            Name of a column, from its position.
+        """
 
     # -- between rows and networks ------------------------------------------------------------------------------------
 
@@ -147,13 +161,38 @@ class Likelihood(nn.Module):
         """Rows of `X` in standardized units; see `Units.standardize`."""
         return self.units.standardize(X, rows, out=out)
 
-    def network_input(self, x: Tensor) -> Tensor:
+    @property
+    def passes_rows_on(self) -> bool:
+        """Whether the encoder reads standardized rows as they lie in memory."""
+        return not self.has_constant
+
+    def read(self, x: Tensor, columns: Tensor | slice = slice(None)) -> Tensor:
+        """Return what networks read of standardized entries, each by itself: numbers of about unit variance around zero.
+
+        Parameters
+        ----------
+        x : Tensor of shape (..., n_columns)
+            Any finite numbers, be they entries that the likelihood cannot produce.
+        columns : Tensor or slice, optional
+            Which columns these are; all by default.
+        """
+        return x
+
+    def hide_constant(self, x: Tensor) -> Tensor:
         """Blank the columns that were constant in training, which the encoder knows nothing about."""
         return x * self.varying if self.has_constant else x
+
+    def network_input(self, x: Tensor) -> Tensor:
+        """Return what the encoder reads of standardized rows."""
+        return self.hide_constant(self.read(x))
 
     def locate(self, output: Tensor) -> Tensor:
         """Location of the likelihood, in standardized units, from a decoder's output; constant columns stay put."""
         return output * self.varying if self.has_constant else output
+
+    def location_change(self, change: Tensor) -> Tensor:
+        """Change of the location, for a change of the decoder's output."""
+        return change * self.varying if self.has_constant else change
 
     def fill(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Put the columns' means in place of the missing entries of standardized rows ``(..., n_features)``, which are NaN.
@@ -179,6 +218,14 @@ class Likelihood(nn.Module):
     def blank(self) -> Tensor | float:
         """What entries become that are masked: the columns' means, or zero where the network reads the data as it is."""
         return 0.0 if self.reads_raw else self.column("mean")
+
+    def comparable(self, x: Tensor) -> Tensor:
+        """Standardized entries in units in which columns compare, and residuals of small and large entries do."""
+        return x
+
+    def from_comparable(self, x: Tensor) -> NDArray[np.float64]:
+        """Rows in the units of the data, from what `comparable` made of them."""
+        return self.rescale(x)
 
     def to_data(self, x: Tensor) -> Tensor:
         """Standardized rows in the units of the data, in single precision."""
@@ -252,8 +299,12 @@ class Likelihood(nn.Module):
         raise NotImplementedError
 
     def residual(self, target: Tensor, output: Tensor) -> Tensor:
-        """Difference, in standardized units, between rows and the mean of the likelihood."""
+        """Difference, in standardized units, between rows and the mean of the likelihood; see `score`."""
         return target - self.locate(output)
+
+    def shortfall(self, target: Tensor, output: Tensor) -> Tensor:
+        """Change of the decoder's output that would bring the mean of the likelihood to rows, or about as far."""
+        return self.residual(target, output)
 
     def score(self, residual: Tensor, information: Tensor) -> Tensor:
         """Gradient of the log-likelihood in the decoder's output, from residuals and information."""
@@ -304,14 +355,14 @@ class Likelihood(nn.Module):
         return zero_where_missing((self.energy(target, location) * self.weight.cpu().double()).numpy(), target)
 
     def errors(self, X: Any, output: Tensor) -> NDArray[np.float64]:
-        """Rows of `X` and their residuals, side by side and in standardized units, in double precision, ``(n, 2 n_features)``."""
+        """Rows of `X` and their residuals, side by side and in comparable units, in double precision, ``(n, 2 n_features)``."""
         return self._beside(X, self.expectation(output.cpu().double()))
 
     def _beside(self, X: Any, mean: Tensor) -> NDArray[np.float64]:
         """Rows of `X` and what they differ from a mean by; entries that are missing are taken to be as the mean."""
         target = self.units.standardize_exactly(X).clamp_(-MAX_STANDARDIZED, MAX_STANDARDIZED)
-        target = torch.where(target.isnan(), mean, target)
-        return torch.cat([target, target - mean], dim=1).numpy()
+        x = self.comparable(torch.where(target.isnan(), mean, target))
+        return torch.cat([x, x - self.comparable(mean)], dim=1).numpy()
 
     def log_prob(self, X: Any, output: Tensor) -> NDArray[np.float64]:
         """Log-likelihood of rows of `X`, in nats and in the units of the data, in double precision, ``(n,)``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ class BernoulliLikelihood(Likelihood):
     """Probabilities for entries in [0, 1]; the data is taken as it is, neither shifted nor scaled."""
 
     has_noise = False
+    is_density = False
     reads_raw = True
     is_location_family = False
     depends_on_threads = True
@@ -54,6 +56,9 @@ class BernoulliLikelihood(Likelihood):
         """Logits, which are the decoder's output; constant columns have logits of their own."""
         return output
 
+    def location_change(self, change: Tensor) -> Tensor:
+        return change
+
     def expectation(self, output: Tensor) -> Tensor:
         return torch.sigmoid(output)
 
@@ -71,7 +76,7 @@ class BernoulliLikelihood(Likelihood):
         drawn = (fn.normal_cdf(noise) < probability).to(probability)
         return drawn + (probability - probability.detach())
 
-    def check(self, X: Any) -> None:
+    def check(self, X: Any, name: Callable[[int], Any] = int) -> None:
         low, high = as_source(X).range()
         if low < 0.0 or high > 1.0:
             hint = " Pixels from 0 to 255 are divided by 255 first." if low >= 0.0 and high <= 255.0 else ""

@@ -147,11 +147,14 @@ class Units:
         return self._cache[name, device]
 
     def largest_entry(self, X: Any) -> tuple[float, int]:
-        """Largest absolute entry of `X` in the network's units, and its column."""
+        """Most standard deviations that an entry of `X` is away from its column's mean, and that column."""
         largest = np.zeros(len(self.scale))
         source = as_source(X)
+        # Raw entries are in no unit yet.
+        shift, scale = (self.state["mean"], self.state["spread"]) if self.raw else (0.0, 1.0)
         for rows in source.blocks():
-            np.fmax(largest, np.fmax.reduce(self.standardize_exactly(source, rows).abs().numpy(), axis=0), out=largest)
+            away = np.abs(self.standardize_exactly(source, rows).numpy() - shift) / np.where(np.equal(scale, 0.0), 1.0, scale)
+            np.fmax(largest, np.fmax.reduce(away, axis=0), out=largest)
         return float(largest.max()), int(largest.argmax())
 
     # -- and back -----------------------------------------------------------------------------------------------------

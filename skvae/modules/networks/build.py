@@ -44,7 +44,7 @@ def build_networks(
     n_conditions : int
         Inputs of the decoder beside the code.
     encode_condition : bool
-        Have them beside the rows as inputs of the encoder, too.
+        Whether the conditions are inputs of the encoder, too, beside the rows.
     n_indicators : int
         Further inputs of the encoder: which entries are missing.
 

@@ -56,7 +56,7 @@ class CodePriorModule(TrainableModule):
         self.n_conditions = int(n_conditions)
 
     @property
-    def hears_conditions(self) -> bool:
+    def depends_on_conditions(self) -> bool:
         """Whether probabilities depend on the condition."""
         return False
 
@@ -300,7 +300,7 @@ class HistogramPrior(CodePriorModule):
         self.register_buffer("per_class", torch.tensor(False))
 
     @property
-    def hears_conditions(self) -> bool:
+    def depends_on_conditions(self) -> bool:
         return bool(self.per_class)
 
     @cached_property
@@ -376,7 +376,7 @@ class AutoregressivePrior(CodePriorModule):
         self.log_frequency.copy_(smoothed(counts).log())
 
     @property
-    def hears_conditions(self) -> bool:
+    def depends_on_conditions(self) -> bool:
         return self.n_conditions > 0 and bool(self.share > 0.0)
 
     def depart(self, network: Tensor, position: int | None = None) -> Tensor:

@@ -1,0 +1,53 @@
+"""Sources of rows: what is known of them is found out once."""
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_array
+
+from skvae import VAETransformer
+from skvae.data import Table, as_source
+from skvae.data.sources import Source
+
+GAPS = [[1.0, np.nan], [0.0, 2.0], [0.0, 3.0]]
+
+
+@pytest.fixture
+def scans(monkeypatch):
+    """Sources in which missing entries were looked for."""
+    scanned, scan = [], Source.has_missing.func
+    monkeypatch.setattr(Source.has_missing, "func", lambda self: scanned.append(self) or scan(self))
+    return scanned
+
+
+@pytest.mark.parametrize("form", [np.asarray, csr_array])
+def test_missing_entries_are_looked_for_once(form, scans):
+    source = as_source(form(np.eye(4)))
+    assert not source.has_missing
+    assert not source.has_missing
+    assert not source.take([0, 1]).has_missing
+    assert not source.columns(np.array([2])).has_missing
+    assert scans == [source]
+
+
+@pytest.mark.parametrize("form", [np.asarray, csr_array])
+def test_part_of_a_source_with_missing_entries_looks_for_its_own(form):
+    source = as_source(form(GAPS))
+    assert source.has_missing
+    assert source.take([0]).has_missing
+    assert not source.take([1, 2]).has_missing
+    assert source.columns(np.array([1])).has_missing
+    assert not source.columns(np.array([0])).has_missing
+
+
+@pytest.mark.parametrize("params", [{}, {"missing_values": None}])
+def test_a_fit_looks_for_missing_entries_once(params, scans, X):
+    VAETransformer(2, hidden_layer_sizes=(8,), max_epochs=1, random_state=0).set_params(**params).fit(X)
+    assert len(scans) == 1
+
+
+def test_table_asks_its_source(scans):
+    table = Table.of(np.array(GAPS))
+    assert table.has_missing
+    assert table.take([0]).has_missing
+    np.testing.assert_array_equal(table.n_missing, [0, 1])
+    assert len(scans) == 2
