@@ -57,6 +57,29 @@ def normal(mean, std):
     return distributions.Independent(distributions.Normal(mean, std), 1)
 
 
+def on_a_grid(function, reference, width=12.0, size=601):
+    """Integrate a function of codes ``(n, n_components)`` under a distribution of them."""
+    axis = torch.linspace(-width, width, size, dtype=torch.float64)
+    z = torch.cartesian_prod(*[axis] * N_COMPONENTS)
+    return (reference.log_prob(z).exp() * function(z)).sum() * (axis[1] - axis[0]) ** N_COMPONENTS
+
+
+def entropy_of(reference):
+    """Entropy of a distribution, by quadrature where torch has no formula."""
+    try:
+        return reference.entropy()
+    except NotImplementedError:
+        return -on_a_grid(reference.log_prob, reference)
+
+
+def divergence_of(own, reference):
+    """Divergence of two distributions, by quadrature where torch has no formula."""
+    try:
+        return distributions.kl_divergence(own, reference)
+    except NotImplementedError:
+        return on_a_grid(lambda z: own.log_prob(z) - reference.log_prob(z), own)
+
+
 def standard_reference(prior, condition):
     return [(ALL, 0.0, normal(torch.zeros(N_COMPONENTS).double(), torch.ones(N_COMPONENTS).double()))]
 
@@ -224,7 +247,7 @@ def test_draws_are_as_dense_as_the_density_says(case, prior, condition):
     log_prob = prior.log_prob(draws(prior, condition), condition).detach()
     for i in range(N_ROWS):
         found = case.reference(prior, row(condition, i))
-        entropy = sum(np.exp(share) * (reference.entropy() - share) for _, share, reference in found)
+        entropy = sum(np.exp(share) * (entropy_of(reference) - share) for _, share, reference in found)
         assert_mean(log_prob[i : i + 1], -entropy)
 
 
@@ -268,7 +291,7 @@ def test_the_divergence_is_that_of_torch(case, prior, condition):
         own = normal(q.mean[i], torch.exp(0.5 * q.log_var[i]))
         if isinstance(reference, distributions.MultivariateNormal):
             own = distributions.MultivariateNormal(q.mean[i], torch.diag(q.log_var[i].exp()))
-        expected = distributions.kl_divergence(own, reference) - share  # posteriors never are exactly zero
+        expected = divergence_of(own, reference) - share  # posteriors never are exactly zero
         tolerance = 1e-9 if type(prior).kl is not Prior.kl else 5.0 * spread[i]
         assert (found[i] - expected).abs() <= tolerance
 
