@@ -544,6 +544,15 @@ def test_partial_fit_goes_on(X):
     np.testing.assert_array_equal(model.module_.likelihood.units.constant, shift)
 
 
+def test_history_of_a_term_that_has_ended_goes_on_at_zero(X):
+    model = quick(max_epochs=2, kl_warmup=0.5)
+    for _ in range(4):
+        model.partial_fit(X)
+    assert {len(values) for values in model.history_.values()} == {4}
+    assert model.history_["auxiliary"][0] != 0.0
+    assert model.history_["auxiliary"][-1] == 0.0
+
+
 def test_partial_fit_takes_sequences_of_any_length_and_number(X):
     model = quick().partial_fit(X[:, :6])
     model.partial_fit(X).partial_fit(X[:1]).partial_fit(X[:3, :1]).partial_fit([X[0], X[1, :2]])
