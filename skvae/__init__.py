@@ -14,7 +14,7 @@ from skvae.estimators import (
     VAETransformer,
 )
 from skvae.imputation import AutoencoderImputer
-from skvae.modules import MLP, BatchTopK, Bernoulli, Codebook, Conv, Gaussian, Laplace, Net, Recurrent, TopK
+from skvae.modules import MLP, BatchTopK, Bernoulli, Codebook, Conv, Gaussian, Laplace, Net, Poisson, Recurrent, TopK
 from skvae.pipeline import reconstruct, sample, score_anomaly, step_score
 from skvae.training import CodePrior, EarlyStopping, Optimizer
 
@@ -42,6 +42,7 @@ __all__ = [
     "Laplace",
     "Net",
     "Optimizer",
+    "Poisson",
     "Recurrent",
     "SparseAE",
     "TopK",

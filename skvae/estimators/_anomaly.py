@@ -22,7 +22,8 @@ class AnomalyScoresMixin:
     def score_anomaly(self, X, *, method="auto"):
         r"""Score how anomalous rows are.
 
-        With :math:`x` a row in standardized units (as it is, with ``likelihood="bernoulli"``), :math:`r` its reconstruction and
+        With :math:`x` a row in standardized units (as it is, with ``likelihood="bernoulli"``, and as the square roots of counts
+        with "poisson"), :math:`r` its reconstruction and
         :math:`e = x - r` the residual, the methods are:
 
         - "neighbors": how far the row and its residual lie from those of training rows, as the expected squared distance between

@@ -23,10 +23,10 @@ image_shape : tuple of int or None, default=None
     Channels, height and width of the images that the rows of X are: encoder and decoder then begin and end with
     convolutions. Not needed where X has the shape (n_samples, channels, height, width); rows then come back
     in that shape, too.
-likelihood : {"gaussian", "laplace", "bernoulli"}, Gaussian, Laplace or Bernoulli, default="gaussian"
-    How entries scatter around the decoder's output. "bernoulli" takes X in [0, 1]; the others standardize
-    the columns themselves and undo it in everything they return, and estimate the scale of their noise, or have it fixed:
-    see :class:`~skvae.Gaussian`.
+likelihood : {"gaussian", "laplace", "bernoulli", "poisson"}, Gaussian, Laplace, Bernoulli or Poisson, default="gaussian"
+    How entries scatter around the decoder's output. "bernoulli" takes X in [0, 1] and "poisson" counts, as they are; the others
+    standardize the columns themselves and undo it in everything they return, and estimate the scale of their noise, or have it
+    fixed: see :class:`~skvae.Gaussian`.
 missing_values : float or None, default=None
     What stands for a missing entry, such as ``np.nan``: scores are then those of what is observed, whose likelihood is
     learned, and the encoder sees columns' means in place of the rest and which they are. None takes no missing entries.
@@ -76,7 +76,7 @@ n_parameters_ : int
 image_shape_ : tuple of int or None
     Shape of the images that rows are.
 noise_scale_ : ndarray of shape (n_features_in_,)
-    Scale of the likelihood's noise, in the units of X; zeros for "bernoulli".
+    Scale of the likelihood's noise, in the units of X; zeros for "bernoulli" and "poisson".
 module_ : Module
     The trained torch module.
 n_features_in_ : int

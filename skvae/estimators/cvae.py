@@ -69,7 +69,7 @@ class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncode
         Width of the condition as the decoder takes it: labels are one-hot, numbers standardized.
     noise_scale_ : ndarray of shape (n_reconstructed,)
         Scale of the likelihood's noise, in the units of X, for the columns that are not `condition_columns`; zeros for
-        "bernoulli".
+        "bernoulli" and "poisson".
     kl_per_component_ : ndarray of shape (n_components_,)
         Mean KL of each component from the prior over training rows, in nats.
     n_active_units_ : int

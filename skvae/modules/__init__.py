@@ -11,6 +11,7 @@ from skvae.modules.likelihoods import LIKELIHOODS, NOISE_MODES, Likelihood, Like
 from skvae.modules.likelihoods.bernoulli import Bernoulli, BernoulliLikelihood
 from skvae.modules.likelihoods.gaussian import Gaussian, GaussianLikelihood
 from skvae.modules.likelihoods.laplace import Laplace, LaplaceLikelihood
+from skvae.modules.likelihoods.poisson import Poisson, PoissonLikelihood
 from skvae.modules.missing import MECHANISMS, MaskModel, MIWAEModule
 from skvae.modules.networks.build import build_networks, can_tie, mirrored, resolve_networks
 from skvae.modules.networks.convolution import conv_decoder, conv_encoder
@@ -85,6 +86,8 @@ __all__ = [
     "MaskModel",
     "Net",
     "PixelSNAILPrior",
+    "Poisson",
+    "PoissonLikelihood",
     "Prior",
     "Recurrent",
     "RecurrentNetwork",

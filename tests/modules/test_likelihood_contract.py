@@ -18,12 +18,16 @@ def zeros_and_ones(rng):
     return (rng.random((N_ROWS, N_FEATURES)) < 0.4).astype(float), 1.0
 
 
+def counts(rng):
+    return rng.poisson(rng.gamma(2.0, [0.1, 500.0, 2.0, 1.0, 20.0], size=(N_ROWS, N_FEATURES))).astype(float), 3.0
+
+
 def measurements(rng):
     return rng.normal(size=(N_ROWS, N_FEATURES)) * [1.0, 100.0, 1e-3, 0.0, 7.0] + [0.0, 1e4, 0.0, 0.0, -5.0], 0.1 + 0.2
 
 
 # Rows that a likelihood is for, by its name, and the value of a constant column; those of others are measurements.
-ROWS = {"bernoulli": zeros_and_ones}
+ROWS = {"bernoulli": zeros_and_ones, "poisson": counts}
 
 
 @pytest.fixture(params=SPECS, ids=lambda spec: spec.name)

@@ -1,6 +1,6 @@
 """Likelihoods: how a row of the data scatters around what a decoder returns for it; one file each."""
 
-from skvae.modules.likelihoods import bernoulli, gaussian, laplace
+from skvae.modules.likelihoods import bernoulli, gaussian, laplace, poisson
 from skvae.modules.likelihoods.base import Likelihood, LikelihoodSpec, build_likelihood
 from skvae.modules.likelihoods.noise import NOISE_MODES
 from skvae.modules.likelihoods.units import MAX_STANDARDIZED
@@ -10,6 +10,7 @@ SPECS: tuple[type[LikelihoodSpec], ...] = (
     gaussian.Gaussian,
     laplace.Laplace,
     bernoulli.Bernoulli,
+    poisson.Poisson,
 )
 LIKELIHOODS: dict[str, type[LikelihoodSpec]] = {spec.name: spec for spec in SPECS}
 
