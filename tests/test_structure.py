@@ -81,6 +81,8 @@ def test_storeys_know_only_the_libraries_they_may(path):
         assert "skorch" not in libraries
     if storey in ("functional", "modules"):
         assert "sklearn" not in libraries
+    if storey == "data":
+        assert "torch" not in libraries
 
 
 def package_classes():

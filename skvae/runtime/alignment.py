@@ -7,7 +7,7 @@ take some rows at once, and may add up in another order those that are left over
 is AVX2 and no AVX-512. So a row's result is made sure of in one of two ways, on every processor alike.
 
 1. **Same shape, same place, same threads**, in single precision: wherever a pass goes forward through networks, which is
-   everything but what follows. Every pass has one chunk's shape, of which no rows are left over (`skvae.inference.rows`), every
+   everything but what follows. Every pass has one chunk's shape, of which no rows are left over (`skvae.inference.runner`), every
    row that is multiplied begins a cache line (`aligned_rows`), and the size of the pass alone decides about threads
    (`skvae.runtime.threads`). Results are equal to the last bit, at the price of padding the last chunk; for large networks
    with one number of threads, and to rounding with another.
