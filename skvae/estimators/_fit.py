@@ -277,7 +277,7 @@ class FitRun:
     def _note_training(self, outcome: Outcome) -> None:
         draft, history = self.draft, outcome.history
         if self.goes_on:
-            history = {name: np.concatenate([draft.history_.get(name, np.empty(0)), values]) for name, values in history.items()}
+            history = _joined(draft.history_, history)
         draft.module_, draft.n_components_ = self.module, self.module.n_components
         draft.history_, draft.n_iter_ = history, len(history["loss"])
 
@@ -318,6 +318,12 @@ class FitRun:
             name = self.table.name(column)
             cause += f" Column {name!r} has a value {largest:.3g} standard deviations from its mean: transform or clip it."
         return f"The training loss of {type(self.draft).__name__} stopped being finite. {cause}"
+
+
+def _joined(before: dict[str, np.ndarray], now: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Append records of a pass to those of earlier ones; a term of the loss that one of them lacks was zero there."""
+    parts = [(history, np.zeros(len(history["loss"]))) for history in (before, now)]
+    return {name: np.concatenate([history.get(name, zeros) for history, zeros in parts]) for name in {**before, **now}}
 
 
 def build_module(module_class: type[LatentModule], arguments: dict[str, Any], progress: Progress) -> LatentModule:

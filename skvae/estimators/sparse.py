@@ -110,7 +110,7 @@ class SparseAE(ContinuousAutoEncoder):
 
     _module_class = SparseModule
     _private_state = (*ContinuousAutoEncoder._private_state, "_activity")
-    _module_arguments = {"k_annealing": "penalty__annealing", "alpha": "penalty__alpha"}
+    _argument_names = {"k_annealing": "penalty__annealing", "alpha": "penalty__alpha"}
 
     _parameter_constraints = {
         **ContinuousAutoEncoder._parameter_constraints,

@@ -204,12 +204,12 @@ def fit_noise(
     chosen = np.linspace(0, len(X) - 1, min(len(X), max_rows)).astype(int)
     x = module.likelihood.standardize(X[chosen])
     present = ~torch.isnan(x[..., 0])
-    noise = torch.zeros(*present.shape, module.state_size)
+    noise = torch.zeros(*present.shape, module.state_size, dtype=torch.float32)
     drawn = torch.randn(
         int(present.sum()), module.state_size, generator=make_generator(seed, device), device=device, dtype=torch.float32
     )
     noise[present] = drawn.cpu()
-    share = torch.ones(len(x)) if weight is None else torch.from_numpy(weight[chosen].astype(np.float32))
+    share = torch.ones(len(x), dtype=torch.float32) if weight is None else torch.from_numpy(weight[chosen].astype(np.float32))
     place(module, device)
     with torch.no_grad(), steady(device):
         batch = Batch.of(x.to(device), noise={"present": noise.to(device)})

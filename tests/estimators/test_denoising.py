@@ -196,7 +196,7 @@ def test_pickles_refer_to_a_function(X):
 
 def test_trying_a_function_changes_no_result(X, monkeypatch):
     tried = make(corruption=jitter).fit(X).transform(X)
-    monkeypatch.setattr(DenoisingAE, "_probe", lambda self, module, X: None)
+    monkeypatch.setattr("skvae.estimators._checks.check_corruption", lambda *args: None)
     np.testing.assert_array_equal(make(corruption=jitter).fit(X).transform(X), tried)
 
 
@@ -232,8 +232,8 @@ def test_the_target_is_clean(pixels, corruption, likelihood):
     x = module.corrupt(batch)
     assert not torch.equal(x, batch.x)
     with torch.no_grad():
-        expected = module.likelihood.distortion(batch.target, module.decode(module.encode(x)))
-        torch.testing.assert_close(module.loss(batch, {})["reconstruction"], expected)
+        expected = module.likelihood.distortion(batch.target, module.decode(module.encode(batch._replace(x=x)), batch))
+        torch.testing.assert_close(module.loss(batch, {}).terms["reconstruction"], expected)
 
 
 def test_a_function_that_leaves_nothing_leaves_the_mean_to_predict(X):
@@ -254,7 +254,7 @@ def test_a_fitted_model_corrupts_nothing(X, corruption, recorded):
     assert model.score(X) == score
     module = model.module_
     with torch.no_grad():
-        np.testing.assert_allclose(module.encode(module.likelihood.standardize(X)), z, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(module.encode(Batch.of(module.likelihood.standardize(X))), z, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("images", [False, True])
@@ -368,7 +368,7 @@ def initial_weights(monkeypatch, X, **params):
         started.append([p.detach().clone() for p in module.parameters()])
         raise InterruptedError
 
-    monkeypatch.setattr("skvae.estimators._base.train", stop)
+    monkeypatch.setattr("skvae.estimators._fit.train", stop)
     with pytest.raises(InterruptedError):
         make(**params).fit(X)
     monkeypatch.undo()

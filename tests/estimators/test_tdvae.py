@@ -544,6 +544,15 @@ def test_partial_fit_goes_on(X):
     np.testing.assert_array_equal(model.module_.likelihood.units.constant, shift)
 
 
+def test_history_of_a_term_that_has_ended_goes_on_at_zero(X):
+    model = quick(max_epochs=2, kl_warmup=0.5)
+    for _ in range(4):
+        model.partial_fit(X)
+    assert {len(values) for values in model.history_.values()} == {4}
+    assert model.history_["auxiliary"][0] != 0.0
+    assert model.history_["auxiliary"][-1] == 0.0
+
+
 def test_partial_fit_takes_sequences_of_any_length_and_number(X):
     model = quick().partial_fit(X[:, :6])
     model.partial_fit(X).partial_fit(X[:1]).partial_fit(X[:3, :1]).partial_fit([X[0], X[1, :2]])
@@ -589,7 +598,7 @@ def test_early_stopping(X):
     assert list(few.history_)[:2] == ["loss", "reconstruction"]
     assert "valid_smoothing" in few.history_
     measured = quick(early_stopping=True, early_stopping__validation_fraction=0.25).fit(X).module_.likelihood
-    assert not np.allclose(measured.shift, X.mean((0, 1)), rtol=1e-6)  # which is that of the other sequences
+    assert not np.allclose(measured.units.constant, X.mean((0, 1)), rtol=1e-6)  # which is that of the other sequences
 
 
 def test_zero_weights_are_sequences_left_out(X, ragged):
@@ -736,12 +745,12 @@ def test_a_refit_that_fails_leaves_the_fitted_estimator(X):
         assert model.sample(2).shape == (2, 30)
 
 
-def test_a_state_that_carries_nothing_is_reported(X):
-    model = quick(max_epochs=1).fit(X)
-    model.n_active_units_ = 0
+def test_a_state_that_carries_nothing_is_reported(X, monkeypatch):
+    measure = TDVAE._measure
+    monkeypatch.setattr(TDVAE, "_measure", lambda *args: {**measure(*args), "n_active_units_": 0})
     message = r"state of TDVAE has collapsed.*kl_warmup \(now 0.8\), auxiliary \(now 1\) or max_epochs \(now 1, 1 passes\)"
     with pytest.warns(UserWarning, match=message) as record:
-        model._check_health()
+        quick(max_epochs=1).fit(X)
     assert len(record) == 1
 
 
@@ -777,7 +786,7 @@ CHANGES = [
     {"activation": nn.Softplus},
     {"decoder__dropout": 0.5},
     {"encoder__n_layers": 2, "encoder__dropout": 0.5},
-    {"decoder": MLP((9,))},
+    {"hidden_layer_sizes": (64,), "decoder": MLP((9,))},  # of its own, where the flat one is at its default
     {"decoder": MLP(activation="tanh")},
     {"decoder__normalization": "batch"},
     {"decoder__normalization": "layer"},

@@ -8,7 +8,15 @@ from scipy.special import expit, logit
 from sklearn.datasets import load_digits
 
 from skvae.data.columns import ColumnStatistics
-from skvae.modules import LIKELIHOODS, NOISE_MODES, BernoulliLikelihood, GaussianLikelihood, LaplaceLikelihood, Likelihood
+from skvae.modules import (
+    LIKELIHOODS,
+    NOISE_MODES,
+    BernoulliLikelihood,
+    GaussianLikelihood,
+    LaplaceLikelihood,
+    Likelihood,
+    PoissonLikelihood,
+)
 
 N_ROWS, N_FEATURES, CONSTANT = 60, 5, 3
 CONTINUOUS = [GaussianLikelihood, LaplaceLikelihood]
@@ -67,6 +75,7 @@ def test_registry():
         "gaussian": GaussianLikelihood,
         "laplace": LaplaceLikelihood,
         "bernoulli": BernoulliLikelihood,
+        "poisson": PoissonLikelihood,
     }
     assert NOISE_MODES == ("auto", "feature", "shared")
     assert all(issubclass(spec._module_class, Likelihood) for spec in LIKELIHOODS.values())

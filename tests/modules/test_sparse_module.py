@@ -121,7 +121,7 @@ def test_level_above_which_a_sigmoid_unit_is_active(target, expected):
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_terms(penalty, likelihood):
     x = randn(N_ROWS, N_FEATURES)
-    x = x if likelihood != "bernoulli" else torch.sigmoid(x)
+    x = {"bernoulli": torch.sigmoid(x), "poisson": x.exp().round()}.get(likelihood, x)
     for weight in (0.0, 0.1):
         module = build(penalty, k=2, likelihood=likelihood, sparsity_weight=0.7, revival_weight=weight)
         terms = last_loss(module, x).terms
