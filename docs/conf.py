@@ -9,6 +9,7 @@ release = skvae.__version__
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.mathjax", "numpydoc", "myst_parser"]
 html_theme = "alabaster"
 html_title = f"skvae {release}"
+myst_enable_extensions = ["dollarmath"]
 exclude_patterns = ["_build"]
 numpydoc_show_class_members = False
 autodoc_default_options = {"members": True, "inherited-members": "BaseEstimator", "exclude-members": "get_metadata_routing"}
