@@ -154,8 +154,8 @@ class LatentModule(TrainableModule):
             networks["n_indicators"] = len(indicated)
             self.register_buffer("indicated", torch.tensor(indicated), persistent=False)
         self.image_shape = networks.get("image_shape")
-        self.encoder, self.decoder = self._build_networks(**networks)
         self.likelihood = build_likelihood(resolve_likelihood(likelihood), n_features)
+        self.encoder, self.decoder = self._build_networks(**networks)
         self.prior = StandardNormal(n_components)
 
     @classmethod
@@ -167,7 +167,7 @@ class LatentModule(TrainableModule):
     @property
     def n_encoder_inputs(self) -> int:
         """Width of what the encoder takes."""
-        return self.n_features + self.n_indicators
+        return self.likelihood.n_inputs + self.n_indicators
 
     @property
     def n_decoder_inputs(self) -> int:
@@ -176,7 +176,7 @@ class LatentModule(TrainableModule):
 
     def _build_networks(self, **networks: Any) -> tuple[nn.Module, nn.Module]:
         n_codes = self.n_components * self.encoder_outputs_per_component
-        return build_networks(self.n_features, self.n_components, n_codes, **networks)
+        return build_networks(self.likelihood.n_inputs, self.n_components, n_codes, self.likelihood.n_outputs, **networks)
 
     @cached_property
     def widest_layer(self) -> int:

@@ -68,7 +68,7 @@ class CVAEModule(VAEModule):
 
     @property
     def n_encoder_inputs(self) -> int:
-        return self.n_features + (self.n_conditions if self.encode_condition else 0)
+        return self.likelihood.n_inputs + (self.n_conditions if self.encode_condition else 0)
 
     @property
     def n_decoder_inputs(self) -> int:

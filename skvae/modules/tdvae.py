@@ -144,13 +144,13 @@ class TDVAEModule(LatentModule):
     def _build_networks(self, **networks: Any) -> tuple[nn.Module, nn.Module]:
         recurrent, perceptron = networks["encoder"], networks["decoder"]
         n_layers, dropout = int(recurrent.n_layers), float(recurrent.dropout)
-        encoder = RecurrentNetwork(recurrent.cell, self.n_features, self.n_components, n_layers, dropout)
+        encoder = RecurrentNetwork(recurrent.cell, self.likelihood.n_inputs, self.n_components, n_layers, dropout)
         if recurrent.cell == "lstm":  # gates that begin open remember
             with torch.no_grad():
                 for layer in encoder.layers:
                     layer.bias_hh_l0[self.n_components : 2 * self.n_components] += 1.0  # type: ignore[operator, index]
         sizes = perceptron.hidden_layer_sizes
-        return encoder, BentLinear(self.n_decoder_inputs, sizes, self.n_features, **hidden_of(perceptron))
+        return encoder, BentLinear(self.n_decoder_inputs, sizes, self.likelihood.n_outputs, **hidden_of(perceptron))
 
     @property
     def n_decoder_inputs(self) -> int:

@@ -264,13 +264,14 @@ class VQVAEModule(LatentModule):
         return self._build_convolutions(levels, down, up, image_shape)
 
     def _build_perceptrons(self, levels: list[Level], down: Any, up: Any) -> tuple[nn.Module, nn.Module]:
+        n_inputs, n_outputs = self.likelihood.n_inputs, self.likelihood.n_outputs
         if len(levels) == 1:
             size = levels[0].size
             self._set_hierarchy([], [_vectors_of(levels[0])], [])
-            return _network(down, self.n_features, size), _network(up, size, self.n_features)
+            return _network(down, n_inputs, size), _network(up, size, n_outputs)
         sizes, hidden = down.hidden_layer_sizes, hidden_of(down)
-        width = sizes[-1] if sizes else self.n_features
-        first = nn.Sequential(*mlp(self.n_features, sizes[:-1], width, **hidden), *after(width, **hidden))
+        width = sizes[-1] if sizes else n_inputs
+        first = nn.Sequential(*mlp(n_inputs, sizes[:-1], width, **hidden), *after(width, **hidden))
         stages, heads, lifts = [], [nn.Sequential(nn.Linear(width, levels[0].size), _vectors_of(levels[0]))], []
         merged = levels[0].size
         for level in levels[1:]:
@@ -279,7 +280,7 @@ class VQVAEModule(LatentModule):
             heads.append(nn.Sequential(nn.Linear(2 * width, level.size), _vectors_of(level)))
             merged = level.size + width
         self._set_hierarchy(stages, heads, lifts)
-        return first, _network(up, merged, self.n_features)
+        return first, _network(up, merged, n_outputs)
 
     def _build_convolutions(self, levels: list[Level], down: Any, up: Conv, image_shape: Shape) -> tuple[nn.Module, nn.Module]:
         width, sides = grid_size(down, image_shape)

@@ -67,7 +67,7 @@ def maps(network):
 
 def test_the_decoder_computes_with_the_transposed_weights_after_a_step_too():
     encoder, decoder = build_networks(
-        N_FEATURES, N_COMPONENTS, N_COMPONENTS, hidden_layer_sizes=HIDDEN, activation="tanh", decoder="tied"
+        N_FEATURES, N_COMPONENTS, N_COMPONENTS, N_FEATURES, hidden_layer_sizes=HIDDEN, activation="tanh", decoder="tied"
     )
     module = nn.ModuleList([encoder, decoder])
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)

@@ -16,9 +16,10 @@ TIED = "tied"
 
 
 def build_networks(
-    n_features: int,
+    n_inputs: int,
     n_components: int,
     n_codes: int,
+    n_outputs: int,
     *,
     hidden_layer_sizes: Sequence[int] = (128, 64),
     activation: str | type[nn.Module] = "relu",
@@ -34,9 +35,13 @@ def build_networks(
 
     Parameters
     ----------
-    n_features, n_components : int
+    n_inputs : int
+        What the encoder reads of a row.
+    n_components : int
     n_codes : int
         Outputs of the encoder: a multiple of `n_components`, the code first.
+    n_outputs : int
+        What the decoder returns for a row.
     hidden_layer_sizes, activation, encoder, decoder, image_shape
         See `resolve_networks`.
     code_activation : str
@@ -61,26 +66,26 @@ def build_networks(
     n_beside = n_indicators + (n_conditions if encode_condition else 0)
     first: Any
     if isinstance(down, Net):
-        first = down.build(n_features + n_beside, n_codes)
+        first = down.build(n_inputs + n_beside, n_codes)
     elif isinstance(down, Conv):
         assert image_shape is not None
         first = conv_encoder(down, image_shape, n_codes, down.hidden_layer_sizes, n_beside, **hidden_of(down))
     else:
-        first = mlp(n_features + n_beside, down.hidden_layer_sizes, n_codes, **hidden_of(down))
+        first = mlp(n_inputs + n_beside, down.hidden_layer_sizes, n_codes, **hidden_of(down))
     second: nn.Module
-    source, n_inputs = None, n_components + n_conditions
+    source, n_given = None, n_components + n_conditions
     if isinstance(up, str):
         assert isinstance(down, Layered)
         source, up = first, mirrored(down)
     if isinstance(up, Net):
-        second = up.build(n_inputs, n_features)
+        second = up.build(n_given, n_outputs)
     elif isinstance(up, Conv):
         assert image_shape is not None
-        second = conv_decoder(up, image_shape, n_inputs, up.hidden_layer_sizes[::-1], tied_to=source, **hidden_of(up))
+        second = conv_decoder(up, image_shape, n_given, up.hidden_layer_sizes[::-1], tied_to=source, **hidden_of(up))
     elif source is not None:
-        second = tied_mlp(source, n_components, n_features, **hidden_of(up))
+        second = tied_mlp(source, n_components, n_outputs, **hidden_of(up))
     else:
-        second = mlp(n_inputs, up.hidden_layer_sizes, n_features, **hidden_of(up))
+        second = mlp(n_given, up.hidden_layer_sizes, n_outputs, **hidden_of(up))
     if code_activation != "identity":
         layers = first if type(first) is nn.Sequential else [first]
         first = nn.Sequential(*layers, ACTIVATIONS[code_activation]())
