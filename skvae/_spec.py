@@ -83,8 +83,7 @@ class Spec:
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return False
-        mine, others = self._compared(), other._compared()  # type: ignore[attr-defined]
-        return mine.keys() == others.keys() and all(is_same(value, others[name]) for name, value in mine.items())
+        return not differences(self, other)  # type: ignore[arg-type]
 
     def _compared(self) -> dict[str, Any]:
         """Arguments in the form in which they are compared."""
@@ -104,7 +103,13 @@ class Spec:
         return f"{type(self).__name__}({', '.join(written)})"
 
 
-def is_same(one: Any, other: Any) -> bool:
+def differences(one: Spec, other: Spec) -> list[str]:
+    """Names of the arguments in which two specifications of one class differ."""
+    mine, others = one._compared(), other._compared()
+    return [name for name in {**mine, **others} if not (name in mine and name in others and _is_same(mine[name], others[name]))]
+
+
+def _is_same(one: Any, other: Any) -> bool:
     """Whether two arguments are the same, be they arrays, or of a class without a comparison of its own."""
     if one is other:
         return True

@@ -12,7 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
 from skvae import inference
-from skvae._spec import Spec, is_same
+from skvae._spec import Spec, differences
 from skvae.data import Table
 from skvae.data.columns import SpreadError
 from skvae.estimators import _checks as check
@@ -172,14 +172,12 @@ class FitRun:
             before = draft._arguments[name]
             if before == value:
                 continue
-            if type(before) is not type(value) or not hasattr(value, "get_params"):
+            if type(before) is not type(value) or not isinstance(value, Spec):
                 changed.append(draft._argument_names.get(name, name))
                 continue
             if name == "decoder" and not isinstance(draft.decoder, Spec):  # which follows the encoder
                 continue
-            old, new = before.get_params(), value.get_params()
-            differing = [key for key in {**old, **new} if not is_same(old.get(key), new.get(key))]
-            changed += [f"{name}__{key}" for key in differing if key not in changed]
+            changed += [f"{name}__{key}" for key in differences(before, value) if key not in changed]
         if changed:
             raise ValueError(
                 f"{', '.join(changed)} changed since the model was built; warm_start and partial_fit go on with the same "

@@ -197,7 +197,8 @@ def test_results_do_not_depend_on_the_neighbors(quick, images, params):
 
 def test_parameters_of_convolutions():
     spec = Conv(channels=(4, 8), upsampling="nearest")
-    assert spec.get_params() == {"channels": (4, 8), "residual_blocks": 0, "upsampling": "nearest"}
+    layers = {"hidden_layer_sizes": None, "activation": None, "dropout": 0.0, "normalization": None}
+    assert spec.get_params() == {"channels": (4, 8), "residual_blocks": 0, "upsampling": "nearest", **layers}
     assert spec.set_params(residual_blocks=2, channels=[5]) is spec
     assert repr(spec) == "Conv(channels=[5], residual_blocks=2, upsampling='nearest')"
     assert repr(Conv()) == "Conv()"
@@ -214,14 +215,14 @@ def test_parameters_of_convolutions():
 
 @pytest.mark.parametrize("channels", [[3, 4], np.array([3, 4]), (np.int64(3), 4)], ids=["list", "array", "tuple"])
 def test_channels_in_any_container(quick, images, channels):
-    spec = Conv(channels=channels, residual_blocks=1)
-    assert spec == Conv(channels=(3, 4), residual_blocks=1)
-    assert spec != Conv(channels=(3, 5), residual_blocks=1)
+    spec = Conv(channels=channels, residual_blocks=1, normalization="layer")
+    assert spec == Conv(channels=(3, 4), residual_blocks=1, normalization="layer")
+    assert spec != Conv(channels=(3, 5), residual_blocks=1, normalization="layer")
     assert spec.channels is channels
-    model = clone(quick(encoder=spec, encoder__normalization="layer", max_epochs=1)).fit(images)
+    model = clone(quick(encoder=spec, max_epochs=1)).fit(images)
     expected = quick(encoder=Conv(channels=(3, 4), residual_blocks=1), encoder__normalization="layer", max_epochs=1).fit(images)
     assert signature(model, images) == signature(expected, images)
-    assert model.set_params(encoder=Conv((3, 4), residual_blocks=1)).partial_fit(images).n_components_ == 2
+    assert model.set_params(encoder=Conv((3, 4), residual_blocks=1, normalization="layer")).partial_fit(images).n_components_ == 2
 
 
 def test_convolutions_are_reached_through_the_estimator(quick, X):
