@@ -150,12 +150,7 @@ class BaseAutoEncoder(DocumentedMixin, SpecsMixin, ClassNamePrefixFeaturesOutMix
         A child that is given more about the rows takes it as keyword arguments.
         """
         rows = run.rows if isinstance(kept, slice) else run.rows.take(kept)
-        return replace(rows, weight=weight, names=self._names_of(rows.n_features)), {}
-
-    def _names_of(self, n_features: int) -> Any:
-        """Names of so many columns, where they have any; frames of a sequence have none."""
-        names = getattr(self, "feature_names_in_", None)
-        return names if names is not None and len(names) == n_features else None
+        return replace(rows, weight=weight, names=check.column_names(self, rows.n_features)), {}
 
     def _module_arguments(self, n_features: int) -> dict[str, Any]:
         """Arguments of the module that follow from the parameters, which are checked for what does not go together."""

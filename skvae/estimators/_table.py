@@ -32,7 +32,7 @@ class TableAutoEncoder(AnomalyScoresMixin, BaseAutoEncoder):
         """Return checked rows, within the likelihood's range if they are scored, and the device."""
         check_is_fitted(self, "module_")
         X = self._check_rows(X, reset=False)
-        table = Table.of(X, names=self._names_of(X.shape[1]))
+        table = Table.of(X, names=check.column_names(self, X.shape[1]))
         if scored:
             self.module_.likelihood.check(table.source, table.name)
         return table, check.resolve_device(self.device)

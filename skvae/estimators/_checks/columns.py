@@ -49,6 +49,12 @@ def _first_text(values: np.ndarray) -> Any:
     return None
 
 
+def column_names(estimator: Any, n_features: int) -> np.ndarray | None:
+    """Names that an estimator saw of so many columns, if it saw any; frames of a sequence have none."""
+    names = getattr(estimator, "feature_names_in_", None)
+    return names if names is not None and len(names) == n_features else None
+
+
 def check_columns(estimator: Any, columns: Any) -> np.ndarray:
     """Positions of columns of X that are given by name or position."""
     names = list(getattr(estimator, "feature_names_in_", []))
