@@ -19,17 +19,22 @@ from torch import nn
 
 from skvae import (
     CVAE,
+    MLP,
     TDVAE,
     VQVAE,
     AnomalyDetector,
     AutoEncoder,
     AutoencoderImputer,
+    CodePrior,
     ContractiveAE,
     Conv,
     CVAEClassifier,
     CVAEResampler,
     DenoisingAE,
+    EarlyStopping,
     Net,
+    Optimizer,
+    Recurrent,
     SparseAE,
     VAETransformer,
 )
@@ -43,7 +48,7 @@ pytestmark = [
 
 DEVICE = "cuda"
 QUICK = {"hidden_layer_sizes": (16,), "max_epochs": 5, "batch_size": 32}
-PRIOR = {"max_epochs": 2, "width": 16, "n_heads": 2}
+PRIOR = partial(CodePrior, max_epochs=2, width=16, n_heads=2)
 
 
 def _rows():
@@ -99,7 +104,7 @@ def quick(cls, X=X, /, side=None, **params):
 
 Y, IMAGE_Y = {"y": LABELS}, {"y": DIGITS}
 CONV = {"encoder": Conv(channels=(8, 16)), "decoder": Conv(channels=(8, 16))}
-VQ = {"n_embeddings": 8, "embedding_dim": 3, "prior_params": PRIOR}
+VQ = {"n_embeddings": 8, "embedding_dim": 3, "code_prior": PRIOR()}
 CASES = {
     **{
         cls.__name__: case(
@@ -107,14 +112,17 @@ CASES = {
         )
         for cls in ALL_ESTIMATORS
     },
-    "tied": quick(AutoEncoder, tied_weights=True),
+    "tied": quick(AutoEncoder, decoder="tied"),
     "laplace": quick(AutoEncoder, likelihood="laplace"),
     "bernoulli": quick(AutoEncoder, BINARY, likelihood="bernoulli"),
+    "poisson": quick(VAETransformer, np.floor(np.abs(X)), likelihood="poisson"),
     "missing": quick(AutoEncoder, GAPS, missing_values=np.nan),
     "density": quick(AutoEncoder, density=KernelDensity()),
     "linear": quick(AutoEncoder, hidden_layer_sizes=()),
-    "early stopping": quick(AutoEncoder, early_stopping=True, n_iter_no_change=2, max_epochs=20, learning_rate=0.05),
-    "normalization, clipping": quick(AutoEncoder, normalization="batch", dropout=0.2, clip_norm=1.0, clip_value=0.1),
+    "early stopping": quick(AutoEncoder, early_stopping=EarlyStopping(n_iter_no_change=2), max_epochs=20, learning_rate=0.05),
+    "normalization, clipping": quick(
+        AutoEncoder, encoder=MLP(normalization="batch", dropout=0.2), optimizer=Optimizer(clip_norm=1.0, clip_value=0.1)
+    ),
     "weights": quick(AutoEncoder, side={"sample_weight": np.arange(80) % 3}),
     "sparse matrix": quick(AutoEncoder, sparse.csr_array(np.where(X > 3, X, 0.0))),
     "a network of the user's": quick(AutoEncoder, encoder=Net(Noisy)),
@@ -125,7 +133,7 @@ CASES = {
     "top k": quick(SparseAE, penalty="top_k", k=3, n_components=20, revival_weight=1.0),
     "batch top k": quick(SparseAE, penalty="batch_top_k", k=3, n_components=20),
     "contractive, exact": quick(ContractiveAE, jacobian="exact", code_activation="tanh", activation="tanh"),
-    "contractive, hutchinson": quick(ContractiveAE, jacobian="hutchinson", hessian=0.1, tied_weights=False),
+    "contractive, hutchinson": quick(ContractiveAE, jacobian="hutchinson", hessian=0.1, decoder=None),
     "contractive, analytic": quick(ContractiveAE, jacobian="analytic", hidden_layer_sizes=(), code_activation="sigmoid"),
     "vae, capacity": quick(VAETransformer, capacity=2.0, n_draws=3, activation="gelu"),
     "vae, missing": quick(VAETransformer, GAPS, missing_values=np.nan),
@@ -133,25 +141,27 @@ CASES = {
     "cvae, columns": quick(CVAE, condition_columns=[2], encode_condition=True),
     "cvae, bernoulli": quick(CVAE, BINARY, side=Y, likelihood="bernoulli"),
     "convolutions": quick(VAETransformer, IMAGES, **CONV),
-    "tied convolutions": quick(AutoEncoder, IMAGES, encoder=Conv(channels=(8, 16)), tied_weights=True, normalization="batch"),
+    "tied convolutions": quick(AutoEncoder, IMAGES, encoder=Conv(channels=(8, 16), normalization="batch"), decoder="tied"),
     "residual blocks": quick(
         AutoEncoder,
         IMAGES,
-        encoder=Conv(residual_blocks=1),
-        decoder=Conv(upsampling="nearest"),
-        normalization="layer",
-        dropout=0.1,
+        encoder=Conv(residual_blocks=1, normalization="layer", dropout=0.1),
+        decoder=Conv(upsampling="nearest", normalization="layer", dropout=0.1),
     ),
     "contractive convolutions": quick(ContractiveAE, IMAGES, encoder=Conv(channels=(8,))),
     "cvae of images": quick(CVAE, IMAGES, side=IMAGE_Y, **CONV),
     "vqvae, gradient": quick(VQVAE, side=Y, codebook="gradient", gradient="rotation", entropy_weight=0.1, n_codes=2, **VQ),
-    "vqvae, cosine": quick(VQVAE, similarity="cosine", n_codes=2, n_levels=2, prior="transformer", **VQ),
+    "vqvae, cosine": quick(VQVAE, similarity="cosine", n_codes=2, n_levels=2, **VQ | {"code_prior": PRIOR("transformer")}),
     "vqvae, clusters": quick(VQVAE, n_codes=1, **VQ),
-    "vqvae, histogram": quick(VQVAE, side=Y, prior="histogram", n_embeddings=8),
-    "vqvae of images": quick(VQVAE, IMAGES, side=IMAGE_Y, encoder=Conv(channels=(8, 16)), prior="pixelsnail", n_levels=2, **VQ),
-    "vqvae of images, transformer": quick(VQVAE, IMAGES, encoder=Conv(channels=(8,)), prior="transformer", **VQ),
-    "tdvae, gru": quick(TDVAE, RAGGED, cell="gru", n_recurrent_layers=2, n_latent_layers=2, dropout=0.3, n_components=16),
-    "tdvae, lstm": quick(TDVAE, SEQUENCES, cell="lstm", n_recurrent_layers=2, dropout=0.3, early_stopping=True),
+    "vqvae, histogram": quick(VQVAE, side=Y, code_prior="histogram", n_embeddings=8),
+    "vqvae of images": quick(
+        VQVAE, IMAGES, side=IMAGE_Y, encoder=Conv(channels=(8, 16)), n_levels=2, **VQ | {"code_prior": PRIOR("pixelsnail")}
+    ),
+    "vqvae of images, transformer": quick(
+        VQVAE, IMAGES, encoder=Conv(channels=(8,)), **VQ | {"code_prior": PRIOR("transformer")}
+    ),
+    "tdvae, gru": quick(TDVAE, RAGGED, encoder=Recurrent("gru", n_layers=2, dropout=0.3), n_latent_layers=2, n_components=16),
+    "tdvae, lstm": quick(TDVAE, SEQUENCES, encoder=Recurrent("lstm", n_layers=2, dropout=0.3), early_stopping=True),
 }
 WRAPPERS = {
     "detector": Case(lambda: AnomalyDetector(AutoEncoder(**QUICK, device=DEVICE), random_state=0)),
@@ -239,7 +249,7 @@ def beside(model, this):
             yield "score_anomaly_steps", partial(model.score_anomaly_steps, SEQUENCES)
         elif not isinstance(model, VQVAE):
             yield "sample, mean", partial(model.sample, 5, mean=True, random_state=1)
-    if isinstance(model, VQVAE) and model.prior is not None:
+    if isinstance(model, VQVAE) and model.code_prior is not None:
         yield "sample_codes", partial(model.sample_codes, 20, random_state=1)
         yield "sample, mean", partial(model.sample, 5, mean=True, random_state=1)
     if hasattr(model, "module_"):
@@ -385,7 +395,7 @@ def test_optimizers(optimizer):
 def test_settings_of_an_optimizer_that_change():
     model = AutoEncoder(2, **QUICK, device=DEVICE, random_state=0).fit(X)
     for params in ({"amsgrad": True}, {"weight_decay": 0.1}, {"fused": False}, {"foreach": True}, {"capturable": True}):
-        assert np.isfinite(model.set_params(optimizer_params=params).partial_fit(X).transform(X)).all()
+        assert np.isfinite(model.set_params(optimizer=Optimizer("adam", **params)).partial_fit(X).transform(X)).all()
 
 
 def test_a_resampler():
@@ -460,6 +470,6 @@ def test_precision(params):
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_precision_of_beliefs(cell):
     waves = np.sin(np.random.default_rng(0).uniform(0, 6, (100, 1, 8)) + 0.3 * np.arange(60)[:, np.newaxis])
-    model = TDVAE(128, cell=cell, max_epochs=2, device=DEVICE, random_state=0).fit(waves)
+    model = TDVAE(128, encoder=cell, max_epochs=2, device=DEVICE, random_state=0).fit(waves)
     loaded = pickle.loads(pickle.dumps(model)).set_params(device="cpu")
     np.testing.assert_allclose(model.beliefs(waves), loaded.beliefs(waves), atol=2e-5)

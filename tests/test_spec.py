@@ -21,6 +21,7 @@ from skvae import (
     Laplace,
     Net,
     Optimizer,
+    Poisson,
     Recurrent,
     TopK,
 )
@@ -38,6 +39,7 @@ GIVEN = [
     Gaussian("shared"),
     Laplace(0.5),
     Bernoulli(),
+    Poisson(),
     TopK(0.25, alpha=2.0),
     BatchTopK(alpha=1.5),
     Codebook("gradient", decay=0.9, revive=False),

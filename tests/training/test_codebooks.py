@@ -164,7 +164,7 @@ def test_a_network_that_adds_nothing_is_not_trained(monkeypatch):
 
 
 def test_many_rows_are_not_halved(monkeypatch):
-    monkeypatch.setattr(code_priors, "_FEW_ROWS", 40)
+    monkeypatch.setattr(code_priors, "FEW_ROWS", 40)
     monkeypatch.setattr(code_priors, "fit_share", lambda *args, **params: pytest.fail("halved"))
     prior = make_prior()
     assert len(fit(prior, chained(41))[0]) == 10
@@ -209,7 +209,7 @@ def test_weights_count_as_rows():
 
 
 def test_a_network_heeds_weights(monkeypatch):
-    monkeypatch.setattr(code_priors, "_FEW_ROWS", 0)
+    monkeypatch.setattr(code_priors, "FEW_ROWS", 0)
     rows, new = chained(300), chained(300, seed=1)
     both, weight = np.concatenate([rows, 5 - rows]), np.repeat([2.0, 0.01], 300)
     weighted, plain = make_prior(), make_prior()
