@@ -383,7 +383,7 @@ def test_what_agrees_is_not_refused(X, params):
         ({"optimizer": "adm"}, "The 'optimizer' parameter of VAETransformer must be.*Optimizer.*Got 'adm'"),
         ({"likelihood": Gaussian(-1)}, r"likelihood=Gaussian\(noise=-1\): noise=-1 must be one of"),
         ({"likelihood": "normal"}, "The 'likelihood' parameter of VAETransformer.*Got 'normal'"),
-        ({"likelihood": Gaussian(1e30)}, r"noise=1e\+30 is out of proportion"),
+        ({"likelihood": Gaussian(1e30)}, r"The likelihood's noise=1e\+30 is out of proportion"),
         ({"early_stopping": EarlyStopping(2)}, r"early_stopping=EarlyStopping\(validation_fraction=2\): validation_fraction=2"),
         ({"early_stopping": "yes"}, "The 'early_stopping' parameter of VAETransformer.*EarlyStopping.*Got 'yes'"),
         ({"encoder": TopK()}, "The 'encoder' parameter of VAETransformer must be.*Got TopK"),
