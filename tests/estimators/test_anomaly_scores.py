@@ -77,7 +77,7 @@ def test_scores_follow_the_definition(fitted, X):
 def test_training_does_not_notice(row_estimator, X, monkeypatch):
     given = labels_for(row_estimator, X)
     expected = quick(row_estimator).fit(X, *given).partial_fit(X, *given).transform(X)
-    monkeypatch.setattr(row_estimator, "_remember", lambda *args: None)
+    monkeypatch.setattr(row_estimator, "_keeps_references", False)
     np.testing.assert_array_equal(quick(row_estimator).fit(X, *given).partial_fit(X, *given).transform(X), expected)
 
 

@@ -19,6 +19,7 @@ from sklearn.model_selection import train_test_split
 from torch import distributions
 
 from skvae import CVAE, Conv, VAETransformer, inference
+from skvae.data import Table
 
 pytestmark = [
     pytest.mark.usefixtures("one_core"),
@@ -53,7 +54,9 @@ class Exact:
         """Mean and covariance of rows of a label."""
         condition = self.model._conditions.encode(label, 1)
         with torch.no_grad():
-            mean, log_var = (part[0].double().numpy() for part in self.model.module_.prior_moments(torch.from_numpy(condition)))
+            mean, log_var = (
+                part[0].double().numpy() for part in self.model.module_.prior.moments(1, torch.from_numpy(condition))
+            )
         noise = np.diag(self.model.noise_scale_**2)
         covariance = self.loading @ np.diag(np.exp(log_var)) @ self.loading.T + noise
         return self.bias + self.offset @ condition[0] + self.loading @ mean, covariance
@@ -129,7 +132,8 @@ def test_score_without_labels_sums_them_out(linear):
 def weights_of(model, X, label):
     """Log importance weights ``(n_samples, n_score_draws)``."""
     condition = model._conditions.encode(label, len(X))
-    return inference.log_weights(model.module_, X, torch.device("cpu"), model.n_score_draws, None, lambda w: w, condition)
+    table = Table.of(X, condition=condition)
+    return inference.log_weights(model.module_, table, torch.device("cpu"), model.n_score_draws, None, lambda w: w)
 
 
 def test_samples_have_the_exact_moments(linear):
@@ -151,7 +155,7 @@ def test_kl_is_that_from_the_prior_of_the_label(linear):
     mean, std = model.posterior(X, y)
     condition = torch.from_numpy(model._conditions.encode(y, len(y)))
     with torch.no_grad():
-        prior_mean, prior_log_var = model.module_.prior_moments(condition)
+        prior_mean, prior_log_var = model.module_.prior.moments(len(y), condition)
     prior = distributions.Normal(prior_mean, torch.exp(0.5 * prior_log_var))
     kl = distributions.kl_divergence(distributions.Normal(torch.from_numpy(mean).float(), torch.from_numpy(std).float()), prior)
     np.testing.assert_allclose(model.kl_per_component_, kl.mean(0), rtol=1e-4)

@@ -85,8 +85,8 @@ class Noise(nn.Module):
         limits = np.finfo(np.float32)
         if not (moment.min() > limits.tiny and moment.max() < limits.max):
             raise ValueError(
-                f"The likelihood's noise={self.mode:g} is out of proportion to the columns of X, whose standard deviations "
-                f"range from {columns.scale.min():.3g} to {columns.scale.max():.3g}."
+                f"The likelihood's noise={self.mode:g} is out of proportion to the columns of X, whose standard deviations range "
+                f"from {columns.scale.min():.3g} to {columns.scale.max():.3g}."
             )
         self.set_moment(torch.from_numpy(moment))
 
