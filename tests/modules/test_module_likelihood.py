@@ -71,12 +71,13 @@ def continuous(request):
 
 
 def test_registry():
-    assert {name: spec._module_class for name, spec in LIKELIHOODS.items()} == {
+    known = {
         "gaussian": GaussianLikelihood,
         "laplace": LaplaceLikelihood,
         "bernoulli": BernoulliLikelihood,
         "poisson": PoissonLikelihood,
     }
+    assert known.items() <= {name: spec._module_class for name, spec in LIKELIHOODS.items()}.items()
     assert NOISE_MODES == ("auto", "feature", "shared")
     assert all(issubclass(spec._module_class, Likelihood) for spec in LIKELIHOODS.values())
 

@@ -184,9 +184,9 @@ def test_the_density_integrates_to_one(case, prior, condition):
         z = torch.cartesian_prod(*axes).expand(N_ROWS, -1, -1)
         with torch.no_grad():
             part = prior.log_prob(z, condition).exp().sum(1) * step ** int(on.sum())
-        torch.testing.assert_close(part, torch.full_like(part, np.exp(share)), rtol=1e-5, atol=0.0)
+        torch.testing.assert_close(part, torch.full_like(part, np.exp(share)), rtol=1e-3, atol=0.0)
         mass += part
-    torch.testing.assert_close(mass, torch.ones_like(mass), rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(mass, torch.ones_like(mass), rtol=1e-3, atol=0.0)
 
 
 def test_codes_alone_and_draws_have_the_same_density(prior, condition):
@@ -309,11 +309,14 @@ def test_divergences_by_component(prior, condition):
     parts = prior.component_kl(q, condition)
     assert parts.shape == (N_ROWS, N_COMPONENTS)
     assert (parts > -1e-12).all()
-    if isinstance(prior, NormalPrior):
+    knows_better = type(prior).component_kl is not Prior.component_kl
+    if knows_better:
         torch.testing.assert_close(parts.sum(1), prior.kl(q, z, condition))
+    if isinstance(prior, NormalPrior):
         own = prior.moments(N_ROWS, condition)
         assert own.mean.shape == own.log_var.shape == (N_ROWS, N_COMPONENTS)
         assert prior.component_kl(own, condition).abs().max() < 1e-12
+    if knows_better:
         return
     # By default each is compared with a normal distribution of the mean and the variance that it has over all rows.
     variance = q.log_var.exp()
