@@ -83,13 +83,14 @@ class VAEModule(LatentModule):
         return output if batch.observed is None else output * batch.observed.any(1, keepdim=True)
 
     def loss(self, batch: Batch, schedule: Schedule) -> Loss:
-        q, noise, observed = self.posterior(batch), batch.drawn("posterior"), batch.observed
+        likelihood, observed = self.likelihood, batch.observed
+        q, noise = self.posterior(batch), batch.drawn("posterior")
         z = q.from_noise(noise)
         output, target = self.decode(z, batch), batch.target
         if noise.dim() == 3:
             target, observed = target.unsqueeze(1), None if observed is None else observed.unsqueeze(1)
-        energy = self.likelihood.energies(target, output, observed)
-        nll = self.likelihood.nll_of(energy, observed)
+        energy = likelihood.energies(target, output, observed)
+        nll = likelihood.nll_of(energy, observed)
         kl, beta = self.prior.kl(q, z, batch.condition), schedule["beta"]
         if "capacity" in schedule:
             mean_kl = (kl * batch.weight).sum() / batch.weight.sum()

@@ -180,7 +180,7 @@ class Likelihood(nn.Module):
 
     def hide_constant(self, x: Tensor) -> Tensor:
         """Blank the columns that were constant in training, which the encoder knows nothing about."""
-        return x * self.varying if self.has_constant else x
+        return x * self.varying.to(x) if self.has_constant else x
 
     def network_input(self, x: Tensor) -> Tensor:
         """Return what the encoder reads of standardized rows."""
@@ -188,11 +188,11 @@ class Likelihood(nn.Module):
 
     def locate(self, output: Tensor) -> Tensor:
         """Location of the likelihood, in standardized units, from a decoder's output; constant columns stay put."""
-        return output * self.varying if self.has_constant else output
+        return output * self.varying.to(output) if self.has_constant else output
 
     def location_change(self, change: Tensor) -> Tensor:
         """Change of the location, for a change of the decoder's output."""
-        return change * self.varying if self.has_constant else change
+        return change * self.varying.to(change) if self.has_constant else change
 
     def fill(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Put the columns' means in place of the missing entries of standardized rows ``(..., n_features)``, which are NaN.
@@ -267,10 +267,9 @@ class Likelihood(nn.Module):
 
     def nll_of(self, energy: Tensor, observed: Tensor | None = None) -> Tensor:
         """Negative log-likelihood of rows whose `energies` are given, ``(...,)``."""
-        if observed is None:
-            return fn.weighted_row_sum(energy, self.noise.weight, self.noise.log_constant)
-        missing = (~observed).to(energy) @ self.log_constants()
-        return fn.weighted_row_sum(energy, self.noise.weight, self.noise.log_constant) - missing
+        noise = self.noise
+        nll = fn.weighted_row_sum(energy, noise.weight, noise.log_constant)
+        return nll if observed is None else nll - (~observed).to(energy) @ self.log_constants()
 
     def log_constants(self) -> Tensor:
         """Return each column's part in the constant of `nll`, ``(n_features,)``."""

@@ -198,9 +198,6 @@ class PoissonLikelihood(Likelihood):
         """Logarithms of rates; those of constant columns stay put."""
         return (self.location_change(output) + self.base.to(output)).clamp(-_MAX_LOG_RATE, _MAX_LOG_RATE)
 
-    def location_change(self, change: Tensor) -> Tensor:
-        return change * self.varying.to(change) if self.has_constant else change
-
     def expectation(self, output: Tensor) -> Tensor:
         return self.locate(output).exp()
 
