@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,6 +52,10 @@ class Progress:
     n_rows: int = 0
     total_steps: int = 0
     optimizer: dict[str, Any] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle values without the names of the fields."""
+        return type(self), tuple(getattr(self, field.name) for field in fields(self))
 
     def share_of(self, n_rows: int) -> float:
         """Weight of so many new rows: a stream's last few must not replace what many before them have settled."""

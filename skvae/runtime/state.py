@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -39,9 +40,11 @@ def _kind(optimizer: torch.optim.Optimizer) -> str:
     return type(optimizer).__name__.removeprefix("Lean")
 
 
-def _settings(optimizer: torch.optim.Optimizer) -> dict[str, str]:
+def _settings(optimizer: torch.optim.Optimizer) -> str:
+    """Digest of an optimizer's settings, which are compared alone."""
     # torch adds "differentiable" to the defaults of optimizers without it once a state is loaded; nothing gathered depends on it.
-    return {name: repr(value) for name, value in optimizer.defaults.items() if name not in ("lr", "differentiable")}
+    settings = sorted((name, repr(value)) for name, value in optimizer.defaults.items() if name not in ("lr", "differentiable"))
+    return hashlib.blake2b(repr(settings).encode(), digest_size=8).hexdigest()
 
 
 def _gathers(optimizer: torch.optim.Optimizer, state: dict[int, dict[str, Any]]) -> bool:
