@@ -19,7 +19,7 @@ from skvae.modules.posterior import Proposal
 from skvae.modules.priors.base import Prior
 from skvae.modules.priors.normal import StandardNormal
 
-Schedule = dict[str, Tensor]
+Schedule = dict[str, Tensor | float]  # tensors of shape (); the number 1.0 may stand for one of that value
 
 _NOISE_RATE = 0.05
 

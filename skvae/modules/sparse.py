@@ -214,7 +214,7 @@ class SparseModule(AutoEncoderModule):
 
     def loss(self, batch: Batch, schedule: Schedule) -> Loss:
         response = self.preactivate(batch)
-        code = self._activate(response, schedule["k"])
+        code = self._activate(response, torch.as_tensor(schedule["k"], device=response.device))
         output = self.decode(code, batch)
         terms = {"reconstruction": self.likelihood.distortion(batch.target, output, batch.observed)}
         learned = {}

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from skvae.modules import Batch, TrainableModule
+from skvae.modules.base import Schedule
 from skvae.training.schedules import SCHEDULES
 
 
@@ -55,7 +56,7 @@ class EagerStep:
         self.learning_rate, self.rate_factor = learning_rate, SCHEDULES[learning_rate_schedule]
         self.clip_norm, self.clip_value, self.on_gradient = clip_norm, clip_value, on_gradient
         self.params = [param for group in optimizer.param_groups for param in group["params"]]
-        self.schedule = ScheduleTensors(module)
+        self.schedule = ScheduleTensors(module, plain_ones=True)
         self.is_weighted = True  # whether weights differ between rows; else their shares are computed once
         self._shares: dict[int, torch.Tensor] = {}
 
@@ -95,19 +96,26 @@ class ScheduleTensors:
     Parameters
     ----------
     module : TrainableModule
+    plain_ones : bool, default=False
+        Hand out the number 1.0 in place of a tensor of that value, so that a product with it can be spared: for steps that are
+        taken operation by operation.
     """
 
-    def __init__(self, module: TrainableModule):
+    def __init__(self, module: TrainableModule, *, plain_ones: bool = False):
         self._module, self._device = module, next(module.parameters()).device
+        self._plain_ones = plain_ones
         self._values: dict[str, float] = {}
         self._tensors: dict[str, torch.Tensor] = {}
+        self._schedule: Schedule = {}
 
-    def __call__(self, progress: float) -> dict[str, torch.Tensor]:
+    def __call__(self, progress: float) -> Schedule:
         """Tensors with the values at `progress`; the same ones at every call, but for those that the module leaves out."""
         values = self._module.schedule(progress)
         if values != self._values:
             self._tensors = {name: self._tensors.get(name, torch.empty((), device=self._device)) for name in values}
             for name, value in values.items():
                 self._tensors[name].fill_(value)
+            ones = [name for name, value in values.items() if self._plain_ones and value == 1.0]
+            self._schedule = {**self._tensors, **dict.fromkeys(ones, 1.0)}
             self._values = values
-        return self._tensors
+        return self._schedule

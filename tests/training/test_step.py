@@ -123,10 +123,20 @@ def test_steps_hand_the_schedule_on_as_one_set_of_tensors():
     module, step = quadratic()
     seen, loss = [], module.loss
     module.loss = lambda batch, schedule: seen.append({**schedule}) or loss(batch, schedule)
-    for progress in (0.0, 0.5):
+    for progress in (0.25, 0.5):
         step(ROWS, progress)
     assert seen[0]["factor"] is seen[1]["factor"]
     assert seen[1]["factor"].item() == 1.5
+    step(ROWS, 0.0)
+    assert type(seen[2]["factor"]) is float
+    assert seen[2]["factor"] == 1.0
+
+
+def test_the_number_one_stands_for_a_tensor_of_it():
+    module = make(VAEModule)
+    (batch,) = batches(module, 1)
+    plain, tensor = (module.loss(batch, {"beta": one}).terms["kl"] for one in (1.0, torch.tensor(1.0)))
+    assert torch.equal(plain, tensor)
 
 
 # -- one step ---------------------------------------------------------------------------------------------------------
