@@ -95,7 +95,9 @@ class VAEModule(LatentModule):
         if "capacity" in schedule:
             mean_kl = (kl * batch.weight).sum() / batch.weight.sum()
             kl = (mean_kl - schedule["capacity"]).abs()
-        terms = {"reconstruction": nll if noise.dim() == 2 else nll.mean(1), "kl": kl if isinstance(beta, float) else beta * kl}
+        if not (isinstance(beta, float) and beta == 1.0):
+            kl = beta * kl
+        terms = {"reconstruction": nll if noise.dim() == 2 else nll.mean(1), "kl": kl}
         return Loss(terms, self._noise_learned(batch, energy))
 
     @torch.no_grad()
