@@ -37,6 +37,7 @@ class TrainableModule(nn.Module):
 
     noise_shapes: dict[str, tuple[int, ...]]
     solves_per_row = False  # whether scoring solves a linear system per row
+    interval: int | None = None  # steps from one `after_interval` to the next, of which the first step has one; None for never
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,6 +90,9 @@ class TrainableModule(nn.Module):
 
     def after_step(self, learned: dict[str, Tensor]) -> None:
         """Update what is learned without an optimizer, in place, by what the last `loss` returned for it."""
+
+    def after_interval(self, learned: dict[str, Tensor], n_steps: int) -> None:
+        """Update what is looked after at every `interval` of steps alone, `n_steps` of which lie behind, after `after_step`."""
 
 
 class ImportanceDraws(NamedTuple):

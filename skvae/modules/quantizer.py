@@ -16,7 +16,7 @@ GRADIENTS = {"straight_through": fn.straight_through, "rotation": fn.rotate_to}
 SIMILARITIES = ("euclidean", "cosine")
 _IDLE = 0.03  # of a fair share of the vectors, below which a code counts as dead
 _REVIVED = 0.3  # of a fair share, which a revived code begins with
-_INTERVAL = 10  # steps between revivals
+REVIVAL_INTERVAL = 10  # steps between revivals
 _MOMENT_RATE = 0.1
 _EPSILON = 1e-10
 _GOLDEN = 0.6180339887498949
@@ -94,7 +94,7 @@ class VectorQuantizer(nn.Module):
       Laplace smoothing of the counts [1]_; it is a buffer, and `after_step` moves it.
     - "gradient": the codebook is a parameter and its loss :math:`\|\mathrm{sg}[z] - e\|^2`.
 
-    Codes that hardly any vector uses are revived in `after_step`: they take the place of vectors of the last batch, drawn in
+    Codes that hardly any vector uses are revived by `revive_dead`: they take the place of vectors of the last batch, drawn in
     proportion to their weight and to their squared distance from the codebook, by systematic sampling.
 
     Parameters
@@ -114,8 +114,6 @@ class VectorQuantizer(nn.Module):
         A name in `GRADIENTS`: how the gradient goes past the choice of a code.
     similarity : str
         One of `SIMILARITIES`; with "cosine", vectors and codebook have unit length.
-    revive : bool
-        Whether dead codes are revived.
     entropy_weight : float
         How much longer a code's way may be, in mean squared distances, for every nat that it is likelier than another [2]_:
         codes then take fewer bits, at a larger error.
@@ -150,7 +148,6 @@ class VectorQuantizer(nn.Module):
         commitment_weight: float = 0.25,
         gradient: str = "straight_through",
         similarity: str = "euclidean",
-        revive: bool = True,
         entropy_weight: float = 0.0,
         standardize: bool = False,
         n_vectors: int = 1,
@@ -159,7 +156,7 @@ class VectorQuantizer(nn.Module):
         self.n_embeddings, self.embedding_dim = n_embeddings, embedding_dim
         self.learns_by_gradient = codebook == "gradient"
         self.decay, self.smoothing, self.commitment_weight = decay, smoothing, commitment_weight
-        self.gradient, self.has_unit_length, self.revive = GRADIENTS[gradient], similarity == "cosine", revive
+        self.gradient, self.has_unit_length = GRADIENTS[gradient], similarity == "cosine"
         self.entropy_weight = entropy_weight
         self.row_work = n_vectors * n_embeddings * embedding_dim
         self.row_size = min(n_vectors * max(n_embeddings, embedding_dim), fn.SEARCH_NUMBERS)
@@ -175,7 +172,6 @@ class VectorQuantizer(nn.Module):
         if standardize:
             self.register_buffer("mean", torch.zeros(embedding_dim))
             self.register_buffer("variance", torch.ones(embedding_dim))
-        self.n_steps = 0
         self.set_codebook(vectors)
 
     @torch.no_grad()
@@ -255,7 +251,7 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def after_step(self, learned: dict[str, Tensor]) -> None:
-        """Move the averages by the last batch, and the codebook with them; revive dead codes.
+        """Move the averages by the last batch, and the codebook with them.
 
         Parameters
         ----------
@@ -280,19 +276,26 @@ class VectorQuantizer(nn.Module):
             self.codebook.copy_(self.total / smoothed.unsqueeze(1))
             if self.has_unit_length:
                 self.codebook.copy_(self.embeddings())
-        if self.revive and self.n_steps % _INTERVAL == 0:
-            self._revive(x, distance * weight)
-        self.n_steps += 1
 
-    def _revive(self, x: Tensor, mass: Tensor) -> None:
-        """Put dead codes where vectors are, in proportion to their mass ``(n,)``; never waits for the device."""
+    @torch.no_grad()
+    def revive_dead(self, learned: dict[str, Tensor], n_steps: int) -> None:
+        """Put dead codes where vectors are, in proportion to their mass; never waits for the device.
+
+        Parameters
+        ----------
+        learned : dict of Tensor
+            What `forward` returned.
+        n_steps : int
+            Steps that lie behind, by which the draws of one revival differ from those of another.
+        """
+        x, mass = learned["vectors"], learned["distance"] * learned["weight"]
         fair = self.count.mean()
         # Wide enough for sums of any order to agree, which parallel ones take.
         heights = mass.cumsum(0, dtype=torch.float32 if mass.device.type == "mps" else torch.float64)
         total = heights[-1]
         dead = (self.count < _IDLE * fair) & (total > 0.0)
         # Evenly spaced heights hit different vectors, unless one has more than an even part of the mass.
-        start = self.n_steps * _GOLDEN % 1.0
+        start = n_steps * _GOLDEN % 1.0
         steps = torch.arange(self.n_embeddings, device=x.device, dtype=heights.dtype)
         below = torch.minimum((steps + start) * (total / self.n_embeddings), total * (1.0 - 1e-6))
         chosen = torch.searchsorted(heights, below, right=True)
@@ -302,14 +305,6 @@ class VectorQuantizer(nn.Module):
         self.codebook.copy_(torch.where(column, vectors, self.codebook))
         if not self.learns_by_gradient:
             self.total.copy_(torch.where(column, vectors * (_REVIVED * fair), self.total))
-
-    def get_extra_state(self) -> dict[str, int]:
-        """Return what `state_dict` keeps beside the tensors."""
-        return {"n_steps": self.n_steps}
-
-    def set_extra_state(self, state: dict[str, int]) -> None:
-        """Restore what `get_extra_state` returned."""
-        self.n_steps = state["n_steps"]
 
     def extra_repr(self) -> str:
         """Return the sizes."""

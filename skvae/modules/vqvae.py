@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate, pairwise
 from math import prod
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from skvae.modules.networks.build import Network, resolve_networks
 from skvae.modules.networks.convolution import Shape, double_grid, grid_decoder, grid_encoder, grid_size, halve_grid, pointwise
 from skvae.modules.networks.layers import after, mlp
 from skvae.modules.networks.specs import MLP, Conv, Net, hidden_of
-from skvae.modules.quantizer import VectorQuantizer
+from skvae.modules.quantizer import REVIVAL_INTERVAL, VectorQuantizer
 
 MAX_LEVELS = 3
 _N_CODES = 8
@@ -161,8 +161,10 @@ class VQVAEModule(LatentModule):
         Size of the flattened embedding, which the levels imply.
     n_levels, n_codes, n_embeddings, embedding_dim
         See `plan_levels`.
-    codebook, decay, smoothing, commitment_weight, gradient, similarity, revive, entropy_weight
+    codebook, decay, smoothing, commitment_weight, gradient, similarity, entropy_weight
         See `VectorQuantizer`.
+    revive : bool
+        Whether dead codes are revived, every few steps.
     likelihood, **networks
         See `LatentModule` and `build_networks`; images have no perceptron between convolutions and codes.
 
@@ -230,13 +232,13 @@ class VQVAEModule(LatentModule):
                 commitment_weight=commitment_weight,
                 gradient=gradient,
                 similarity=similarity,
-                revive=revive,
                 entropy_weight=entropy_weight,
                 standardize=n_levels > 1,
                 n_vectors=level.n_codes,
             )
             for level in levels
         )
+        self.interval = REVIVAL_INTERVAL if revive else None
 
     # -- networks -----------------------------------------------------------------------------------------------------
 
@@ -493,9 +495,19 @@ class VQVAEModule(LatentModule):
     def after_step(self, learned: dict[str, Tensor]) -> None:
         """Move the codebooks."""
         super().after_step(learned)
+        for quantizer, own in self._by_level(learned):
+            quantizer.after_step(own)
+
+    def after_interval(self, learned: dict[str, Tensor], n_steps: int) -> None:
+        """Revive dead codes."""
+        for quantizer, own in self._by_level(learned):
+            quantizer.revive_dead(own, n_steps)
+
+    def _by_level(self, learned: dict[str, Tensor]) -> Iterator[tuple[VectorQuantizer, dict[str, Tensor]]]:
+        """Quantizers, and what is learned for each."""
         for i, quantizer in enumerate(self.quantizers):
-            own = {name.removeprefix(f"{i}."): value for name, value in learned.items() if name.startswith(f"{i}.")}
-            quantizer.after_step(own)  # type: ignore[operator]
+            assert isinstance(quantizer, VectorQuantizer)
+            yield quantizer, {name.removeprefix(f"{i}."): value for name, value in learned.items() if name.startswith(f"{i}.")}
 
     @torch.no_grad()
     def fit_noise(self, batch: Batch) -> None:

@@ -20,7 +20,7 @@ from skvae.runtime.threads import threads_for
 from skvae.training.callbacks import EarlyStopping, StopEarly, StopTraining
 from skvae.training.loader import BatchLoader, Rows
 from skvae.training.optimizers import Optimizer, resolve_optimizer
-from skvae.training.step import EagerStep, ScheduleTensors
+from skvae.training.step import ScheduleTensors, make_step
 
 _BATCH_EVENTS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 
@@ -110,20 +110,18 @@ class AutoEncoderNet(NeuralNet):
     def initialize(self):
         """Initialize and prepare what every step needs."""
         super().initialize()
-        self.step_ = self.plan.first_step
         self._sends_batch_events = any(
             getattr(type(callback), event) is not getattr(Callback, event)
             for _, callback in self.callbacks_
             for event in _BATCH_EVENTS
         )
-        self._step = EagerStep(
+        self._step = make_step(
             self.module_,
             self.optimizer_,
+            self.plan.optimizer,
             learning_rate=self.plan.learning_rate,
-            learning_rate_schedule=self.plan.optimizer.schedule,
-            clip_norm=self.plan.optimizer.clip_norm,
-            clip_value=self.plan.optimizer.clip_value,
             on_gradient=self._notify_gradient if self._sends_batch_events else None,
+            n_steps=self.plan.first_step,
         )
         self._final_schedule = ScheduleTensors(self.module_)
         self._good = self.snapshot()
@@ -164,13 +162,11 @@ class AutoEncoderNet(NeuralNet):
     @property
     def progress(self) -> float:
         """Fraction of the run that lies behind, at most 1."""
-        return min(1.0, self.step_ / self.plan.total_steps)
+        return min(1.0, self._step.n_steps / self.plan.total_steps)
 
     def train_step(self, batch: Batch, **fit_params: Any) -> dict[str, torch.Tensor]:
         """Take one step and return the terms of the loss."""
-        terms = self._step(batch, self.progress)
-        self.step_ += 1
-        return terms
+        return self._step(batch, self.progress)
 
     @torch.no_grad()
     def validation_step(self, batch: Batch, **fit_params: Any) -> dict[str, torch.Tensor]:
@@ -330,7 +326,7 @@ def train(
     module.eval()
     return Outcome(
         history=_columns(net.history),
-        n_steps=net.step_ - plan.first_step,
+        n_steps=net._step.n_steps - plan.first_step,
         optimizer_state=plain_optimizer_state(net.optimizer_) if finite else None,
         diverged=not finite,
     )

@@ -14,14 +14,59 @@ from torch import nn
 
 from skvae.modules import Batch, TrainableModule
 from skvae.modules.base import Schedule
+from skvae.training.optimizers import Optimizer
 from skvae.training.schedules import SCHEDULES
 
 
 class Step(Protocol):
-    """One training step."""
+    """One training step.
+
+    Attributes
+    ----------
+    params : list of Parameter
+        What is trained.
+    n_steps : int
+        Steps that lie behind.
+    is_weighted : bool
+        Whether weights differ between the rows that come next.
+    """
+
+    params: list[nn.Parameter]
+    n_steps: int
+    is_weighted: bool
 
     def __call__(self, batch: Batch, progress: float) -> dict[str, torch.Tensor]:
         """Take a step, a fraction `progress` of the run behind it, and return the terms of the loss before it."""
+
+
+def make_step(
+    module: TrainableModule,
+    optimizer: torch.optim.Optimizer,
+    spec: Optimizer,
+    *,
+    learning_rate: float,
+    n_steps: int = 0,
+    on_gradient: Callable[[Batch], Any] | None = None,
+) -> Step:
+    """Return the way of stepping that suits: the one place that chooses.
+
+    Parameters
+    ----------
+    spec : Optimizer
+        What the optimizer was made of, with its schedule and the bounds of gradients.
+    module, optimizer, learning_rate, n_steps, on_gradient
+        See `EagerStep`.
+    """
+    return EagerStep(
+        module,
+        optimizer,
+        learning_rate=learning_rate,
+        learning_rate_schedule=spec.schedule,
+        clip_norm=spec.clip_norm,
+        clip_value=spec.clip_value,
+        on_gradient=on_gradient,
+        n_steps=n_steps,
+    )
 
 
 class EagerStep:
@@ -39,6 +84,8 @@ class EagerStep:
         Largest norm of the whole gradient, and largest size of its entries.
     on_gradient : callable or None
         Called with the batch once gradients are there and clipped.
+    n_steps : int, default=0
+        Steps that lie behind.
     """
 
     def __init__(
@@ -51,7 +98,9 @@ class EagerStep:
         clip_norm: float | None = None,
         clip_value: float | None = None,
         on_gradient: Callable[[Batch], Any] | None = None,
+        n_steps: int = 0,
     ):
+        self.n_steps = n_steps
         self.module, self.optimizer = module, optimizer
         self.learning_rate, self.rate_factor = learning_rate, SCHEDULES[learning_rate_schedule]
         self.clip_norm, self.clip_value, self.on_gradient = clip_norm, clip_value, on_gradient
@@ -72,6 +121,9 @@ class EagerStep:
         if self.on_gradient is not None:
             self.on_gradient(batch)
         self.module.after_step(learned)
+        if self.module.interval is not None and self.n_steps % self.module.interval == 0:
+            self.module.after_interval(learned, self.n_steps)
+        self.n_steps += 1
         rate = self.learning_rate * self.rate_factor(progress)
         for group in self.optimizer.param_groups:
             group["lr"] = rate

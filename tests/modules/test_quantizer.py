@@ -8,6 +8,7 @@ from sklearn.cluster import KMeans
 
 from skvae import functional as fn
 from skvae.modules import VectorQuantizer
+from skvae.modules.quantizer import REVIVAL_INTERVAL
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
@@ -29,8 +30,10 @@ def blobs(n=400, n_blobs=5, dim=2, spread=0.1, seed=0):
     return torch.from_numpy(centers[which] + spread * rng.normal(size=(n, dim))), torch.from_numpy(which)
 
 
-def quantizer(n_embeddings=5, dim=2, **params):
-    return VectorQuantizer(n_embeddings, dim, **params).double()
+def quantizer(n_embeddings=5, dim=2, *, revive=True, **params):
+    vq = VectorQuantizer(n_embeddings, dim, **params).double()
+    vq.n_steps, vq.revives = 0, revive  # which training keeps
+    return vq
 
 
 def step(vq, x, weight=None, optimizer=None):
@@ -40,6 +43,9 @@ def step(vq, x, weight=None, optimizer=None):
         quantized.codebook.mean().backward()
     if vq.training:
         vq.after_step(quantized.learned)
+        if vq.revives and vq.n_steps % REVIVAL_INTERVAL == 0:
+            vq.revive_dead(quantized.learned, vq.n_steps)
+        vq.n_steps += 1
     if optimizer is not None:
         optimizer.step()
     return quantized
@@ -188,12 +194,12 @@ def test_no_vector_is_handed_to_two_codes():
     vq = quantizer(33, 3)
     far_away(vq)
     vq.count[1:] = 0.0
-    for _ in range(5):  # wherever the draw begins
+    ones = torch.ones(33, dtype=torch.float64)
+    for n_steps in range(5):  # wherever the draw begins
         trial = copy.deepcopy(vq)
         # As many vectors as codes, all at the same distance.
-        trial._revive(x[:33], torch.ones(33, dtype=torch.float64))
+        trial.revive_dead({"vectors": x[:33], "distance": ones, "weight": ones}, n_steps)
         assert len(trial.codebook[1:].unique(dim=0)) == 32
-        vq.n_steps += 1
 
 
 def test_revival_goes_where_the_distances_are():
@@ -360,10 +366,10 @@ def test_state_goes_round(codebook):
     for _ in range(10):
         step(vq, x)
     other.load_state_dict(vq.state_dict())
+    other.n_steps = vq.n_steps
     for _ in range(300):  # with revivals
         step(vq, x)
         step(other, x)
-    assert other.n_steps == vq.n_steps
     for name, value in tensors(vq).items():
         assert torch.equal(tensors(other)[name], value)
 

@@ -214,7 +214,9 @@ def test_rows_without_weight_have_no_effect(name):
     for trained, part in ((module, batch._replace(weight=weight)), (other, Batch.of(batch.x[:16]))):
         trained.train()
         for _ in range(3):
-            trained.after_step(trained.loss(part, {}).learned)
+            learned = trained.loss(part, {}).learned
+            trained.after_step(learned)
+            trained.after_interval(learned, 0)
     for one, same in zip(module.quantizers, other.quantizers, strict=True):
         torch.testing.assert_close(one.codebook, same.codebook)
         torch.testing.assert_close(one.count, same.count)
