@@ -7,6 +7,9 @@ from numbers import Integral
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from skvae import inference
+from skvae.estimators import _checks as check
+
 
 class LatentWalksMixin:
     """Interpolation, attribute vectors and grids, for estimators with `transform` and `inverse_transform`."""
@@ -90,11 +93,12 @@ class LatentWalksMixin:
         n_components = self._n_features_out
         if len(axes) != 2 or len(set(axes)) != 2 or not all(-n_components <= axis < n_components for axis in axes):
             raise ValueError(f"axes={axes!r} must be two different components of {n_components}.")
-        codes = np.zeros((n_steps, n_steps, n_components))
+        mean, std = inference.prior_moments(self.module_, check.resolve_device(self.device))
+        deviations = np.zeros((n_steps, n_steps, n_components))
         line = np.linspace(-extent, extent, n_steps)
-        codes[:, :, axes[0]] = line[:, np.newaxis]
-        codes[:, :, axes[1]] = line
-        return self._decode_walks(codes)
+        deviations[:, :, axes[0]] = line[:, np.newaxis]
+        deviations[:, :, axes[1]] = line
+        return self._decode_walks(mean + std * deviations)
 
     def _decode_walks(self, codes: np.ndarray) -> np.ndarray:
         rows = self.inverse_transform(codes.reshape(-1, codes.shape[-1]))

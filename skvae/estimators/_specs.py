@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from skvae._spec import Spec
-from skvae.modules import LIKELIHOODS, MLP, BatchTopK, Codebook, Conv, Layered, Recurrent, TopK
+from skvae.modules import LIKELIHOODS, MLP, PRIORS, BatchTopK, Codebook, Conv, Layered, Recurrent, TopK
 from skvae.training import CodePrior, EarlyStopping, Optimizer
 
 NETWORKS = ("encoder", "decoder")
@@ -23,6 +23,7 @@ _STAND_INS: dict[str, Callable[[Any], Spec | None]] = {
     "optimizer": Optimizer,
     "early_stopping": lambda value: EarlyStopping() if value else None,
     "likelihood": lambda name: LIKELIHOODS[name](),
+    "prior": lambda name: PRIORS[name](),
     "penalty": lambda name: _PENALTIES[name]() if name in _PENALTIES else None,
     "codebook": Codebook,
     "code_prior": lambda name: None if name is None else CodePrior(name),

@@ -5,15 +5,18 @@ from __future__ import annotations
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
-from sklearn.utils._param_validation import Interval
+from sklearn.utils._param_validation import Interval, StrOptions
 
 from skvae import inference
 from skvae.estimators._continuous import ContinuousAutoEncoder
 from skvae.estimators._fit import FitRun
+from skvae.modules import PRIORS, PriorSpec
 
 NOISE_ROWS = 4096
 _USAGE_ROWS = 2048
 _ACTIVE_VARIANCE = 0.01
+PRIOR = [StrOptions({name for name, spec in PRIORS.items() if not spec.needs_condition}), PriorSpec]
+CONDITIONAL_PRIOR = [StrOptions(set(PRIORS)), PriorSpec]
 
 
 class VariationalAutoEncoder(ContinuousAutoEncoder):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.special import logsumexp
 from sklearn.base import _fit_context
-from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from skvae import inference
@@ -22,8 +22,8 @@ from skvae.estimators._docs import document
 from skvae.estimators._fit import FitRun
 from skvae.estimators._inpainting import InpaintingMixin
 from skvae.estimators._latent import between
-from skvae.estimators._variational import VariationalAutoEncoder
-from skvae.modules import CVAE_PRIORS, CVAEModule
+from skvae.estimators._variational import CONDITIONAL_PRIOR, VariationalAutoEncoder
+from skvae.modules import CVAEModule
 
 
 @document
@@ -43,8 +43,9 @@ class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncode
         Size of the code; "auto" is the square root of the number of columns, but at least 2.
     encode_condition : bool, default=False
         Whether the encoder takes the condition, too. `transform` then needs it.
-    prior : {"standard", "conditional"}, default="standard"
-        Prior of the code: standard normal, or a Gaussian whose moments are learned as a function of the condition [2]_.
+    prior : {"standard", "conditional"} or PriorSpec, default="standard"
+        Prior of the code: standard normal, a Gaussian whose moments are learned as a function of the condition [2]_, or what a
+        specification says.
     condition_columns : array-like of str or int, or None, default=None
         Columns of X, by name or position, that are the condition, as numbers. They are not reconstructed; rows that the model
         returns repeat them. Beside rows of X, `y` is then ignored and `condition` refused.
@@ -108,7 +109,7 @@ class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncode
     _parameter_constraints = {
         **VariationalAutoEncoder._parameter_constraints,
         "encode_condition": ["boolean"],
-        "prior": [StrOptions(set(CVAE_PRIORS))],
+        "prior": CONDITIONAL_PRIOR,
         "condition_columns": ["array-like", None],
         "decoder": BaseAutoEncoder._parameter_constraints["decoder"],  # the condition has no mirror in the encoder
     }
@@ -289,7 +290,7 @@ class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncode
             **super()._module_arguments(n_features),
             "n_conditions": self._conditions.width,
             "encode_condition": bool(self.encode_condition),
-            "prior": self.prior,
+            "prior": copy.deepcopy(self.prior),
         }
 
     @property

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 
 from skvae import inference
 from skvae.estimators import _checks as check
 from skvae.estimators._docs import document
 from skvae.estimators._latent import LatentWalksMixin
-from skvae.estimators._variational import VariationalAutoEncoder
+from skvae.estimators._specs import resolve
+from skvae.estimators._variational import PRIOR, VariationalAutoEncoder
 from skvae.modules import VAEModule
 
 
@@ -33,6 +36,8 @@ class VAETransformer(LatentWalksMixin, VariationalAutoEncoder):
         Nats at which the KL is held, by the penalty ``beta * |KL - C|`` with C growing from 0 to `capacity` [5]_.
     n_draws : int, default=1
         Draws of the code per row and training step.
+    prior : {"standard"} or PriorSpec, default="standard"
+        Prior of the code: standard normal, or what a specification says.
     %(architecture)s
     %(training)s
 
@@ -72,6 +77,7 @@ class VAETransformer(LatentWalksMixin, VariationalAutoEncoder):
 
     _parameter_constraints = {
         **VariationalAutoEncoder._parameter_constraints,
+        "prior": PRIOR,
         "missing_values": check.MISSING_VALUES,
     }
 
@@ -83,6 +89,7 @@ class VAETransformer(LatentWalksMixin, VariationalAutoEncoder):
         kl_warmup=0.25,
         capacity=None,
         n_draws=1,
+        prior="standard",
         hidden_layer_sizes=(128, 64),
         activation="relu",
         encoder=None,
@@ -107,6 +114,7 @@ class VAETransformer(LatentWalksMixin, VariationalAutoEncoder):
         self.kl_warmup = kl_warmup
         self.capacity = capacity
         self.n_draws = n_draws
+        self.prior = prior
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.encoder = encoder
@@ -125,6 +133,11 @@ class VAETransformer(LatentWalksMixin, VariationalAutoEncoder):
         self.random_state = random_state
         self.verbose = verbose
         self.callbacks = callbacks
+
+    def _module_arguments(self, n_features):
+        if resolve("prior", self.prior).needs_condition:
+            raise ValueError(f"prior={self.prior!r} needs conditions, of which VAETransformer has none: use CVAE.")
+        return {**super()._module_arguments(n_features), "prior": copy.deepcopy(self.prior)}
 
     def posterior(self, X):
         """Posterior of the code.

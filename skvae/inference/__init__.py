@@ -17,6 +17,7 @@ from skvae.inference.rows import (
     log_likelihood,
     posterior,
     preactivate,
+    prior_moments,
 )
 from skvae.inference.runner import misses_entries
 
@@ -43,4 +44,5 @@ __all__ = [
     "misses_entries",
     "posterior",
     "preactivate",
+    "prior_moments",
 ]

@@ -131,7 +131,7 @@ def _chains(module: CVAEModule, batch: Batch, generator: torch.Generator, n_chai
 def _start(module: CVAEModule, batch: Batch, n_chains: int, normal: Draw, uniform: Draw) -> torch.Tensor:
     """Choose from draws from the prior by importance, ``(n * n_chains, n_components)``."""
     n_rows = len(batch.x)
-    z = module.prior.from_noise(normal(n_rows, _PRIOR_DRAWS, module.n_components), batch.condition)
+    z = module.prior.from_noise(normal(n_rows, _PRIOR_DRAWS, module.prior.n_noise), batch.condition)
     # What is left of the weights once the prior, which the codes were drawn from, is divided out.
     log_weight = module.log_posterior(batch, z)[0] - module.prior.log_prob(z, batch.condition)
     gumbel = -torch.log(-torch.log(uniform(n_rows, n_chains, _PRIOR_DRAWS)))

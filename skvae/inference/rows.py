@@ -116,6 +116,14 @@ def codes_from_noise(
         return module.prior.from_noise(torch.from_numpy(noise.astype(np.float32)).to(device), given).cpu().numpy()
 
 
+def prior_moments(module: nn.Module, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+    """Means and standard deviations ``(n_components,)`` of codes from the module's prior, which depends on no condition."""
+    place(module, device)
+    with torch.no_grad(), steady(device), private_randomness(module, 0):
+        mean, log_var = (part[0].cpu().double().numpy() for part in module.prior.moments(1))
+    return mean, np.exp(0.5 * log_var)
+
+
 def embed_codes(module: nn.Module, codes: np.ndarray, device: torch.device) -> np.ndarray:
     """Embedding ``(n_samples, n_components)`` of codes."""
     place(module, device)

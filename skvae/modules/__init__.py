@@ -4,7 +4,6 @@ from skvae.modules.autoencoder import AutoEncoderModule
 from skvae.modules.base import LatentModule, TrainableModule
 from skvae.modules.batch import Batch, Loss
 from skvae.modules.contractive import JACOBIANS, ContractiveModule
-from skvae.modules.cvae import PRIORS as CVAE_PRIORS
 from skvae.modules.cvae import CVAEModule
 from skvae.modules.denoising import CORRUPTIONS, DenoisingModule
 from skvae.modules.likelihoods import LIKELIHOODS, NOISE_MODES, Likelihood, LikelihoodSpec, resolve_likelihood
@@ -19,11 +18,14 @@ from skvae.modules.networks.layers import ACTIVATIONS, NORMALIZATIONS, mlp
 from skvae.modules.networks.recurrent import RecurrentNetwork
 from skvae.modules.networks.specs import CELLS, MLP, Conv, Layered, Net, Recurrent, layer_sizes
 from skvae.modules.priors import (
+    PRIORS,
     ActivityPatterns,
     ConditionalNormal,
     FittedGaussian,
     Prior,
+    PriorSpec,
     StandardNormal,
+    resolve_prior,
 )
 from skvae.modules.priors.codes import CodePriorModule, HistogramPrior, UniformPrior
 from skvae.modules.priors.pixelsnail import PixelSNAILPrior
@@ -48,7 +50,6 @@ __all__ = [
     "CODEBOOKS",
     "CODE_PRIORS",
     "CORRUPTIONS",
-    "CVAE_PRIORS",
     "JACOBIANS",
     "LIKELIHOODS",
     "MECHANISMS",
@@ -56,6 +57,7 @@ __all__ = [
     "NOISE_MODES",
     "NORMALIZATIONS",
     "PENALTIES",
+    "PRIORS",
     "SIMILARITIES",
     "STRAIGHT_GRADIENTS",
     "ActivityPatterns",
@@ -89,6 +91,7 @@ __all__ = [
     "Poisson",
     "PoissonLikelihood",
     "Prior",
+    "PriorSpec",
     "Recurrent",
     "RecurrentNetwork",
     "SparseModule",
@@ -110,5 +113,6 @@ __all__ = [
     "mlp",
     "resolve_likelihood",
     "resolve_networks",
+    "resolve_prior",
     "resolve_recurrent",
 ]

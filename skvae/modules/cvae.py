@@ -8,12 +8,10 @@ import torch
 from torch import Tensor
 
 from skvae.modules.batch import Batch
-from skvae.modules.networks.specs import MLP, Layered, fill, hidden_of
 from skvae.modules.posterior import exact_dtype
-from skvae.modules.priors.normal import ConditionalNormal, NormalPrior
+from skvae.modules.priors import PriorSpec
 from skvae.modules.vae import VAEModule
 
-PRIORS = ("standard", "conditional")
 _SECANT = 0.03  # in standard deviations of the prior; slopes are those of secants, which smooth over kinks
 
 
@@ -28,8 +26,8 @@ class CVAEModule(VAEModule):
         Width of the condition.
     encode_condition : bool
         Whether the encoder takes the condition, too: q(z|x, c).
-    prior : {"standard", "conditional"}
-        p(z|c): standard normal whatever the condition, or a Gaussian whose moments a network learns from it.
+    prior : str or PriorSpec
+        p(z|c): a name in `skvae.modules.PRIORS`, or a specification. A network learns the moments of "conditional" from c.
     n_features, n_components, **autoencoder
         See `VAEModule`.
 
@@ -40,7 +38,6 @@ class CVAEModule(VAEModule):
     """
 
     takes_missing = False
-    prior: NormalPrior
 
     def __init__(
         self,
@@ -49,17 +46,12 @@ class CVAEModule(VAEModule):
         *,
         n_conditions: int = 1,
         encode_condition: bool = False,
-        prior: str = "standard",
+        prior: str | PriorSpec = "standard",
         **autoencoder: Any,
     ):
         self.n_conditions, self.encode_condition = n_conditions, encode_condition
         conditional = {"n_conditions": n_conditions, "encode_condition": encode_condition}
-        super().__init__(n_features, n_components, **conditional, **autoencoder)
-        if prior == "conditional":
-            encoder, sizes = autoencoder.get("encoder"), autoencoder.get("hidden_layer_sizes", (128, 64))
-            own = encoder if isinstance(encoder, Layered) else MLP()
-            hidden = fill(own, sizes, autoencoder.get("activation", "relu"))
-            self.prior = ConditionalNormal(n_components, n_conditions, hidden.hidden_layer_sizes, **hidden_of(hidden))
+        super().__init__(n_features, n_components, prior=prior, **conditional, **autoencoder)
 
     @property
     def passes_rows_on(self) -> bool:  # type: ignore[override]

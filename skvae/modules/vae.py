@@ -9,7 +9,9 @@ from torch import Tensor
 
 from skvae.modules.base import LatentModule, Schedule
 from skvae.modules.batch import Batch, Loss
+from skvae.modules.networks.specs import MLP, Layered, fill
 from skvae.modules.posterior import DiagonalNormal, Proposal
+from skvae.modules.priors import PriorSpec, resolve_prior
 from skvae.modules.priors.normal import MAX_LOG_VAR
 
 
@@ -28,6 +30,8 @@ class VAEModule(LatentModule):
         Nats that the KL is held at, by ``beta * |KL - C|`` [1]_.
     n_draws : int
         Draws of z per row and step.
+    prior : str or PriorSpec
+        p(z): a name in `skvae.modules.PRIORS`, or a specification.
     **autoencoder
         See `LatentModule`.
 
@@ -39,6 +43,7 @@ class VAEModule(LatentModule):
     encoder_outputs_per_component = 2
     learns_noise = True
     takes_missing = True
+    n_conditions = 0  # numbers that the model conditions on
 
     def __init__(
         self,
@@ -49,6 +54,7 @@ class VAEModule(LatentModule):
         kl_warmup: float = 0.0,
         capacity: float | None = None,
         n_draws: int = 1,
+        prior: str | PriorSpec = "standard",
         **autoencoder: Any,
     ):
         super().__init__(n_features, n_components, **autoencoder)
@@ -57,6 +63,10 @@ class VAEModule(LatentModule):
         self.capacity = capacity
         self.n_draws = n_draws
         self.noise_shapes = {"posterior": (n_components,) if n_draws == 1 else (n_draws, n_components)}
+        encoder, sizes = autoencoder.get("encoder"), autoencoder.get("hidden_layer_sizes", (128, 64))
+        own = encoder if isinstance(encoder, Layered) else MLP()
+        hidden = fill(own, sizes, autoencoder.get("activation", "relu"))
+        self.prior = resolve_prior(prior).build(n_components, n_conditions=self.n_conditions, hidden=hidden)
 
     @property
     def warmup(self) -> float:
@@ -70,7 +80,7 @@ class VAEModule(LatentModule):
         return values
 
     def posterior(self, batch: Batch) -> DiagonalNormal:
-        """Posteriors q(z|x), ``(n, n_components)``; the standard normal distribution where nothing of a row is observed."""
+        """Posteriors q(z|x), ``(n, n_components)``; the prior's moments where nothing of a row is observed."""
         mean, log_var = self._encoder_output(batch).chunk(2, dim=-1)
         return DiagonalNormal(mean, log_var.clamp(-MAX_LOG_VAR, MAX_LOG_VAR))
 
@@ -80,7 +90,10 @@ class VAEModule(LatentModule):
 
     def _encoder_output(self, batch: Batch) -> Tensor:
         output = super().encode(batch)
-        return output if batch.observed is None else output * batch.observed.any(1, keepdim=True)
+        if batch.observed is None:
+            return output
+        moments = torch.cat(self.prior.moments(len(output), batch.condition), dim=1)
+        return torch.where(batch.observed.any(1, keepdim=True), output, moments)
 
     def loss(self, batch: Batch, schedule: Schedule) -> Loss:
         likelihood, observed = self.likelihood, batch.observed

@@ -701,7 +701,7 @@ def side_of(model, y):
 
 def test_every_own_parameter_is_tried():
     own = set(CVAE().get_params()) - set(VAETransformer().get_params())
-    own |= {"beta", "kl_warmup", "capacity", "n_draws"}
+    own |= {"prior", "beta", "kl_warmup", "capacity", "n_draws"}
     assert own == {name for _, changed in OWN for name in changed}
 
 

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import distributions
 
-from skvae import modules
-from skvae.modules import ActivityPatterns, ConditionalNormal, FittedGaussian, Prior, StandardNormal
+from skvae.modules import MLP, PRIORS, ActivityPatterns, ConditionalNormal, FittedGaussian, Prior, StandardNormal, resolve_prior
 from skvae.modules.posterior import DiagonalNormal
 from skvae.modules.priors import FittedPrior, NormalPrior
 
@@ -159,8 +158,24 @@ def assert_mean(values, expected, deviations=5.0):
 
 
 def test_every_prior_of_real_valued_codes_is_listed():
-    found = {cls for cls in vars(modules).values() if isinstance(cls, type) and issubclass(cls, Prior)}
-    assert found - {Prior} == set(CASES)
+    def children(cls):
+        return {cls}.union(*map(children, cls.__subclasses__()))
+
+    own = {cls for cls in children(Prior) if cls.__module__.startswith("skvae.")}
+    assert own - {Prior, FittedPrior, NormalPrior} == set(CASES)
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_names_stand_for_specifications(name):
+    spec = resolve_prior(name)
+    assert type(spec) is PRIORS[name]
+    assert spec.name == name
+    assert resolve_prior(spec) is spec
+    spec.check()
+    prior = spec.build(N_COMPONENTS, n_conditions=N_CONDITIONS, hidden=MLP((3,), "tanh"))
+    assert type(prior) in CASES
+    assert prior.n_components == N_COMPONENTS
+    assert CASES[type(prior)].reads_condition == spec.needs_condition
 
 
 # -- the density ------------------------------------------------------------------------------------------------------
@@ -213,6 +228,17 @@ def test_codes_far_away_have_finite_densities():
 
 
 # -- draws ------------------------------------------------------------------------------------------------------------
+
+
+def test_moments_are_those_of_draws(prior, condition):
+    mean, log_var = prior.moments(N_ROWS, condition)
+    z = draws(prior, condition)
+    assert mean.shape == log_var.shape == (N_ROWS, N_COMPONENTS)
+    exact = type(prior).moments is not Prior.moments
+    torch.testing.assert_close(mean, z.mean(1), rtol=0.0, atol=(0.03 if exact else 0.2) * z.std().item())
+    torch.testing.assert_close(log_var, z.var(1).log(), rtol=0.0, atol=0.05 if exact else 0.3)
+    again = prior.moments(N_ROWS, condition)
+    assert torch.equal(again.mean, mean)
 
 
 def test_draws_have_the_shapes_of_their_noise(prior, condition):
@@ -393,8 +419,7 @@ def move(device, prior, condition):
     yield prior.from_noise(noise, given)
     yield prior.kl(q, z, given)
     yield prior.component_kl(q, given)
-    if isinstance(prior, NormalPrior):
-        yield from prior.moments(N_ROWS, given)
+    yield from prior.moments(N_ROWS, given)
 
 
 def test_everything_moves_to_another_device(prior, condition):

@@ -1,18 +1,12 @@
 """Likelihoods: how a row of the data scatters around what a decoder returns for it; one file each."""
 
-from skvae.modules.likelihoods import bernoulli, gaussian, laplace, poisson
+from skvae.modules.likelihoods import bernoulli, gaussian, laplace, poisson  # noqa: F401
 from skvae.modules.likelihoods.base import Likelihood, LikelihoodSpec, build_likelihood
 from skvae.modules.likelihoods.noise import NOISE_MODES
 from skvae.modules.likelihoods.units import MAX_STANDARDIZED
 
-# A likelihood is a file and a line here.
-SPECS: tuple[type[LikelihoodSpec], ...] = (
-    gaussian.Gaussian,
-    laplace.Laplace,
-    bernoulli.Bernoulli,
-    poisson.Poisson,
-)
-LIKELIHOODS: dict[str, type[LikelihoodSpec]] = {spec.name: spec for spec in SPECS}
+# Those of the files that are imported in the first line, where a new one is named.
+LIKELIHOODS: dict[str, type[LikelihoodSpec]] = {spec.name: spec for spec in LikelihoodSpec.__subclasses__()}
 
 
 def resolve_likelihood(likelihood: str | LikelihoodSpec) -> LikelihoodSpec:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+import torch
 from torch import Tensor, nn
 
+from skvae._spec import Spec
 from skvae.functional import gaussian_kl
+from skvae.modules.networks.specs import Layered
 from skvae.modules.posterior import DiagonalNormal
+
+_MOMENT_DRAWS = 512
 
 
 class Prior(nn.Module):
     """Distribution of codes, p(z) or p(z|c): the one place that says where codes come from.
 
-    A prior defines `log_prob` and `from_noise`, and whatever of the rest it can do better than by draws.
+    A prior defines `log_prob` and `from_noise`, and whatever of the rest it can do better than by draws. What is registered as a
+    parameter is trained with the networks.
 
     Parameters
     ----------
@@ -19,9 +27,12 @@ class Prior(nn.Module):
         Size of a code.
     """
 
+    zero: Tensor
+
     def __init__(self, n_components: int):
         super().__init__()
         self.n_components = n_components
+        self.register_buffer("zero", torch.zeros(()), persistent=False)  # tells device and precision
 
     @property
     def n_noise(self) -> int:
@@ -82,5 +93,48 @@ class Prior(nn.Module):
         Returns
         -------
         Tensor of shape (n, n_components) or (n, n_draws, n_components)
+        """
+        raise NotImplementedError
+
+    def moments(self, n: int, condition: Tensor | None = None) -> DiagonalNormal:
+        """Mean and log-variance of the codes of `n` rows with these conditions, ``(n, n_components)``; by default of fixed draws.
+
+        Parameters
+        ----------
+        n : int
+        condition : Tensor of shape (n, n_conditions) or None
+
+        Returns
+        -------
+        DiagonalNormal
+        """
+        noise = torch.randn(_MOMENT_DRAWS, self.n_noise, generator=torch.Generator().manual_seed(0)).to(self.zero)
+        n_drawn = 1 if condition is None else n
+        z = self.from_noise(noise.expand(n_drawn, -1, -1), condition)
+        mean, log_var = z.mean(1), z.var(1, correction=0).clamp(min=torch.finfo(z.dtype).tiny).log()
+        return DiagonalNormal(mean.expand(n, -1), log_var.expand(n, -1))
+
+
+class PriorSpec(Spec):
+    """Specification of a prior that networks are trained with: the name that stands for it at its defaults, and its arguments."""
+
+    name: ClassVar[str]
+    needs_condition: ClassVar[bool] = False  # whether only conditional models can have it
+
+    def build(self, n_components: int, *, n_conditions: int = 0, hidden: Layered | None = None) -> Prior:
+        """Build the prior.
+
+        Parameters
+        ----------
+        n_components : int
+            Size of a code.
+        n_conditions : int, default=0
+            Numbers that the model conditions on.
+        hidden : Layered, optional
+            Hidden layers of the encoder, for a prior with a network of its own.
+
+        Returns
+        -------
+        Prior
         """
         raise NotImplementedError

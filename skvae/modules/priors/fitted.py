@@ -41,7 +41,7 @@ class FittedGaussian(FittedPrior):
 
     def __init__(self, n_components: int):
         super().__init__(n_components)
-        self.moments = np.zeros(n_components), np.eye(n_components)
+        self.exact_moments = np.zeros(n_components), np.eye(n_components)
         self.register_buffer("mean", torch.zeros(n_components))
         self.register_buffer("whitening", torch.eye(n_components))
         self.register_buffer("secant", torch.ones(n_components))
@@ -66,23 +66,23 @@ class FittedGaussian(FittedPrior):
             Weight of these codes; those of earlier calls have the rest.
         """
         if share < 1.0:
-            before, apart = self.moments, mean - self.moments[0]
+            before, apart = self.exact_moments, mean - self.exact_moments[0]
             mean = before[0] + share * apart
             covariance = (1 - share) * before[1] + share * covariance + share * (1 - share) * np.outer(apart, apart)
-        self.moments = mean, covariance
+        self.exact_moments = mean, covariance
         exact = torch.from_numpy(covariance)
         self.mean.copy_(torch.from_numpy(mean))
         self.whitening.copy_(torch.linalg.inv(torch.linalg.cholesky(exact)))
         self.secant.copy_(_SECANT * exact.diagonal().sqrt())
-        return self.moments
+        return self.exact_moments
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return what `state_dict` keeps beside the tensors: the moments in double precision."""
-        return {"mean": self.moments[0], "covariance": self.moments[1]}
+        return {"mean": self.exact_moments[0], "covariance": self.exact_moments[1]}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what `get_extra_state` returned."""
-        self.moments = state["mean"], state["covariance"]
+        self.exact_moments = state["mean"], state["covariance"]
 
     def log_prob(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         white = (z - self.mean) @ self.whitening.mT

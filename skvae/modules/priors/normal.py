@@ -11,8 +11,9 @@ from torch import Tensor
 
 from skvae.functional import gaussian_kl
 from skvae.modules.networks.layers import mlp
+from skvae.modules.networks.specs import Layered, hidden_of
 from skvae.modules.posterior import DiagonalNormal
-from skvae.modules.priors.base import Prior
+from skvae.modules.priors.base import Prior, PriorSpec
 
 MAX_LOG_VAR = 20.0  # keeps exp() finite on rows far outside the training data
 
@@ -21,7 +22,7 @@ class NormalPrior(Prior):
     """Priors that are normal distributions with independent components, given the condition."""
 
     def moments(self, n: int, condition: Tensor | None = None) -> DiagonalNormal:
-        """Mean and log-variance of the codes of `n` rows with these conditions."""
+        """Mean and log-variance of the codes of `n` rows with these conditions; see `Prior.moments`."""
         raise NotImplementedError
 
 
@@ -40,12 +41,8 @@ class StandardNormal(NormalPrior):
     tensor([-1.8379])
     """
 
-    def __init__(self, n_components: int):
-        super().__init__(n_components)
-        self.register_buffer("zero", torch.zeros(()), persistent=False)  # tells device and precision
-
     def moments(self, n: int, condition: Tensor | None = None) -> DiagonalNormal:
-        zeros = self.zero.expand(n, self.n_components)  # type: ignore[operator]
+        zeros = self.zero.expand(n, self.n_components)
         return DiagonalNormal(zeros, zeros)
 
     def log_prob(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -102,3 +99,23 @@ class ConditionalNormal(NormalPrior):
 def standard_log_prob(z: Tensor) -> Tensor:
     """Log-density of ``(..., n_components)`` under the standard normal distribution."""
     return -0.5 * z.square().sum(-1) - 0.5 * z.shape[-1] * math.log(2.0 * math.pi)
+
+
+class StandardPrior(PriorSpec):
+    """Codes of mean zero and variance one; "standard" stands for it."""
+
+    name = "standard"
+
+    def build(self, n_components: int, *, n_conditions: int = 0, hidden: Layered | None = None) -> StandardNormal:
+        return StandardNormal(n_components)
+
+
+class ConditionalPrior(PriorSpec):
+    """Normal codes whose moments are learned as a function of the condition; "conditional" stands for it."""
+
+    name = "conditional"
+    needs_condition = True
+
+    def build(self, n_components: int, *, n_conditions: int = 0, hidden: Layered | None = None) -> ConditionalNormal:
+        assert hidden is not None
+        return ConditionalNormal(n_components, n_conditions, hidden.hidden_layer_sizes, **hidden_of(hidden))
