@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,30 @@ _NOISE_ITERATIONS = 30
 _FEWEST_ROWS = 64  # from which each column's noise can be estimated
 _SLOPE_NUMBERS = 2**25
 _SOLVE_WORK = 2**27
+_SEARCHES = 2  # for better codes than the encoder's, one after the other
+_FRACTIONS = 4  # of a step that are tried: all of it, half, a quarter and so on
+_SLACK = 1.0  # nats by which the code after a Newton step may be worse than the best one tried
+
+
+class Expansion(NamedTuple):
+    """What the posterior of rows looks like around codes.
+
+    Attributes
+    ----------
+    code : Tensor of shape (n, n_components)
+    posterior : LaplacePosterior
+    output : Tensor of shape (n, n_features)
+        What the decoder returns for the codes.
+    force : Tensor of shape (n, n_features)
+        Gradient of the log-likelihood in it, in double precision where the device has it.
+    information : Tensor of shape (n_features,) or (n, n_features)
+    """
+
+    code: Tensor
+    posterior: LaplacePosterior
+    output: Tensor
+    force: Tensor
+    information: Tensor
 
 
 class AutoEncoderModule(LatentModule):
@@ -28,7 +52,9 @@ class AutoEncoderModule(LatentModule):
     log-likelihood is estimated by importance sampling from the Laplace approximation of p(z|x): with :math:`J` the slope
     of the decoder at the code, :math:`W` the likelihood's information and :math:`\Lambda` the codes' precision, a normal
     distribution of precision :math:`\Lambda + J^\top W J` around one Newton step from the code. Where decoder and noise
-    are linear and Gaussian it is the posterior itself and the estimate is exact.
+    are linear and Gaussian it is the posterior itself and the estimate is exact. Where :math:`W` depends on the output, as
+    that of counts does, a Newton step may lead anywhere: it is taken if it leads to about the best of the codes that are
+    tried on the way, and otherwise the normal distribution is one around the best.
 
     Parameters
     ----------
@@ -57,9 +83,16 @@ class AutoEncoderModule(LatentModule):
         layers = list(self.decoder) if type(self.decoder) is nn.Sequential else []
         return layers[0] if len(layers) == 1 and isinstance(layers[0], (nn.Linear, TiedLinear)) else None
 
+    @cached_property
+    def _is_curved(self) -> bool:
+        """Whether the likelihood's information depends on the decoder's output."""
+        weight = self.likelihood.weight
+        return self.likelihood.information(weight.new_zeros(1, self.likelihood.n_outputs)).dim() > 1
+
     @property
     def slope_decodes(self) -> int:
-        return self.prior.most_free * (1 if self._linear_map is not None else 2)
+        slopes = self.prior.most_free * (1 if self._linear_map is not None else 2)
+        return max(slopes, 2 * _FRACTIONS + 1) if self._is_curved else slopes
 
     def _slopes(self, code: Tensor, free: Free, batch: Batch) -> Tensor:
         """Slopes of the decoder along the free entries of codes, as ``(n, n_free, n_features)``, or once for all rows.
@@ -80,13 +113,10 @@ class AutoEncoderModule(LatentModule):
 
     def propose(self, batch: Batch) -> Proposal:
         code, free = self._code(batch)
-        output, noise = self.decode(code, batch), batch.drawn("posterior")
-        residual, information = self.likelihood.residual(batch.x, output), self.likelihood.information(output)
-        if batch.observed is not None:
-            residual, information = residual * batch.observed, information * batch.observed
-        posterior = LaplacePosterior(code, free, self._slopes(code, free, batch))
-        exact = posterior.exact
-        step, factor = posterior.step(self.likelihood.score(residual.to(exact), information.to(exact)), information)
+        noise, around = batch.drawn("posterior"), self._expand(code, free, batch)
+        step, factor = around.posterior.step(around.force, around.information)
+        if self._is_curved:
+            step, factor = self._damped(step, factor, around, batch)
         noise = noise[..., : free.positions.shape[1]].to(factor)
         active = free.active.unsqueeze(1)
         values = ((code.gather(1, free.positions).to(factor) + step).unsqueeze(1) + colored(noise, factor)) * active
@@ -95,6 +125,62 @@ class AutoEncoderModule(LatentModule):
         log_det = factor.diagonal(dim1=-2, dim2=-1).log().unsqueeze(1)
         log_q = ((log_det - 0.5 * noise.square() - 0.5 * math.log(2.0 * math.pi)) * active).sum(-1)
         return Proposal(z, log_q.to(code))
+
+    def _expand(self, code: Tensor, free: Free, batch: Batch) -> Expansion:
+        """Expand the posterior around codes."""
+        output = self.decode(code, batch)
+        residual, information = self.likelihood.residual(batch.x, output), self.likelihood.information(output)
+        if batch.observed is not None:
+            residual, information = residual * batch.observed, information * batch.observed
+        posterior = LaplacePosterior(code, free, self._slopes(code, free, batch))
+        force = self.likelihood.score(residual.to(posterior.exact), information.to(posterior.exact))
+        return Expansion(code, posterior, output, force, information)
+
+    def _damped(self, step: Tensor, factor: Tensor, around: Expansion, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Replace Newton steps that lead to bad codes, and the factors of the precision with them.
+
+        At its rate, a count far above it has next to no information, and much at the rate that it calls for: the Newton step is
+        too long by orders of magnitude, and the precision too small. There the step leads to the best code found instead, which
+        is never worse than the encoder's, and the precision is that around it. Steps that lead to about as good a code stay what
+        they are, to the last bit. Codes are tried for all rows, so that none depends on its neighbors.
+        """
+        free, total, newton = around.posterior.free, torch.zeros_like(step), step
+        for search in range(_SEARCHES):
+            moves = self._moves(newton, around, batch)
+            energy = self._energy(moves, around, batch)
+            least, index = energy.min(1, keepdim=True)
+            if search == 0:
+                is_good = energy[:, :1] <= least + _SLACK
+            best = moves.gather(1, index.unsqueeze(2).expand(-1, -1, moves.shape[2])).squeeze(1)
+            total = total + best
+            code = around.code.scatter_add(1, free.positions, (best * free.active).to(around.code))
+            around = self._expand(code, free, batch)
+            newton, narrowed = around.posterior.step(around.force, around.information)
+        return torch.where(is_good, step, total), torch.where(is_good.unsqueeze(2), factor, narrowed)
+
+    def _moves(self, newton: Tensor, around: Expansion, batch: Batch) -> Tensor:
+        """Return moves of codes to try, ``(n, n_moves, n_free)``: fractions of two steps, the Newton step first, and none.
+
+        The other step has for the information what the force is per shortfall: for counts between the information of the output
+        and that of the row, so that a linear decoder of one column gets from any rate to the row's at once.
+        """
+        secant = around.force / self.likelihood.shortfall(batch.x, around.output)
+        information = around.information.to(secant)
+        # Where an entry is met already, or missing, there is nothing to divide.
+        secant = torch.where((secant > 0.0) & secant.isfinite(), secant, information)
+        steps = torch.stack([newton, around.posterior.step(around.force, secant)[0]], dim=1)
+        fractions = 0.5 ** torch.arange(_FRACTIONS, dtype=steps.dtype, device=steps.device)
+        tried = (steps.unsqueeze(1) * fractions[:, None, None]).flatten(1, 2)
+        return torch.cat([tried, torch.zeros_like(tried[:, :1])], dim=1)
+
+    def _energy(self, moves: Tensor, around: Expansion, batch: Batch) -> Tensor:
+        """Negative logarithm of p(x|z)p(z), up to a constant of the row, after each of the moves, ``(n, n_moves)``."""
+        free = around.posterior.free
+        code, positions = around.code.unsqueeze(1).expand(-1, moves.shape[1], -1), free.positions.unsqueeze(1).expand(moves.shape)
+        z = code.scatter_add(2, positions, (moves * free.active.unsqueeze(1)).to(code))
+        observed = None if batch.observed is None else batch.observed.unsqueeze(1)
+        energy = self.likelihood.nll(batch.x.unsqueeze(1), self.decode(z, batch), observed) + around.posterior.prior_energy(moves)
+        return torch.where(energy.isnan(), math.inf, energy)
 
     def _code(self, batch: Batch) -> tuple[Tensor, Free]:
         """Codes of rows, zero outside their free entries."""
@@ -141,14 +227,9 @@ class AutoEncoderModule(LatentModule):
     def _affordable(self, batch: Batch) -> slice:
         """Evenly spaced rows whose slopes fit into memory and whose systems are solved in a moment."""
         first = Batch(*(None if values is None else values[:1] for values in batch[:-1]))  # type: ignore[arg-type]
-        code, free = self._code(first)
+        free = self._code(first)[1]
         has_all = batch.observed is None
-        if (
-            has_all
-            and self._linear_map is not None
-            and free.positions.stride(0) == 0
-            and self.likelihood.information(self.decode(code, first)).dim() == 1
-        ):
+        if has_all and self._linear_map is not None and free.positions.stride(0) == 0 and not self._is_curved:
             return slice(None)  # one system for all
         n_free = free.positions.shape[1]
         numbers = 2 * n_free * max(self.n_features, self.n_components)

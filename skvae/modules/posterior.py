@@ -114,6 +114,11 @@ class LaplacePosterior:
             return torch.cholesky_solve(gradient.mT, factor[0]).mT, factor
         return torch.cholesky_solve(gradient.unsqueeze(-1), factor).squeeze(-1), factor
 
+    def prior_energy(self, moves: Tensor) -> Tensor:
+        """Negative logarithm of the codes' prior density, up to a constant, after moves ``(n, n_moves, n_free)`` of them."""
+        away = self.away.unsqueeze(1) - moves * self.free.active.unsqueeze(1)
+        return 0.5 * ((away @ self.free.precision.to(away)) * away).sum(-1)
+
     def residual_moments(self, residual: Tensor, score: Callable[[Tensor, Tensor], Tensor]) -> Moments:
         """Mean and variance of the residuals under the posteriors, as a function of the information.
 

@@ -294,7 +294,7 @@ class Likelihood(nn.Module):
         return torch.where(known > 0.0, total / known.clamp(min=torch.finfo(total.dtype).tiny), self.noise.moment.to(total))
 
     def information(self, output: Tensor) -> Tensor:
-        """Curvature of the negative log-likelihood in the decoder's output, entry by entry or per column."""
+        """Curvature of the negative log-likelihood in the decoder's output, by entry or, where it is constant, by column."""
         raise NotImplementedError
 
     def residual(self, target: Tensor, output: Tensor) -> Tensor:
