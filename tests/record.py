@@ -64,8 +64,9 @@ RENAMED_WEIGHTS: list[tuple[str, str]] = [
     (r"^encoder\.(weight|bias)_(ih|hh)_l(\d)$", r"encoder.layers.\3.\1_\2_l0"),
     (r"^t[o]ld\.", "condition_map."),
 ]
-# Patterns of what the baseline keeps without a use, such as the moments of codes beside patterns of activity.
-UNUSED_WEIGHTS = r"prior\.(mean|whitening|on_mean|on_std|on_rate|n_free)$"
+# Patterns of what the baseline keeps without a use, such as the moments of codes beside patterns of activity, and what follows
+# from the rest.
+UNUSED_WEIGHTS = r"prior\.(mean|whitening|on_mean|on_std|on_rate|n_free)$|^likelihood\.(varying|noise\.weight)$"
 # The same for what is recorded, such as "attribute/history_/loss" or "use/transform".
 RENAMED_QUANTITIES: list[tuple[str, str]] = [(r"^attribute/prior_loss_", "attribute/code_prior_loss_")]
 # Patterns of what the baseline records and the present checkout has no more.

@@ -18,7 +18,7 @@ from skvae.data import Table
 from skvae.estimators import _checks as check
 from skvae.estimators._docs import DocumentedMixin
 from skvae.estimators._fit import MAX_SEED, FitRun, Progress, build_module
-from skvae.estimators._specs import NETWORKS, SpecsMixin, resolve
+from skvae.estimators._specs import NETWORKS, SpecsMixin, as_argument
 from skvae.modules import (
     ACTIVATIONS,
     LIKELIHOODS,
@@ -132,7 +132,8 @@ class BaseAutoEncoder(DocumentedMixin, SpecsMixin, ClassNamePrefixFeaturesOutMix
     def _fit(self, X: Any, sample_weight: Any, *, single_pass: bool, **side: Any) -> Self:
         """Fit, and take over what was found once all has gone well; `side` is what else was given about the rows, by name."""
         with torch.inference_mode(False):
-            fitted = FitRun(self, single_pass=single_pass).run(X, sample_weight, **side)
+            run = FitRun(self, single_pass=single_pass, callbacks=check.list_callbacks(self.callbacks))
+            fitted = run.run(X, sample_weight, **side)
         vars(self).clear()
         vars(self).update(fitted)
         return self
@@ -160,7 +161,7 @@ class BaseAutoEncoder(DocumentedMixin, SpecsMixin, ClassNamePrefixFeaturesOutMix
             "activation": self.activation,
             "encoder": copy.deepcopy(encoder),
             "decoder": copy.deepcopy(decoder),
-            "likelihood": copy.deepcopy(resolve("likelihood", self.likelihood)),
+            "likelihood": as_argument("likelihood", self.likelihood),
         }
 
     def _networks(self) -> tuple[Any, Any]:
@@ -263,12 +264,14 @@ class BaseAutoEncoder(DocumentedMixin, SpecsMixin, ClassNamePrefixFeaturesOutMix
         state = dict(super().__getstate__())
         if "module_" in state:
             state["module_"] = to_plain(state["module_"].state_dict())
+            state["_progress"] = state["_progress"].as_plain()
         return state
 
     def __setstate__(self, state):
         weights = state.get("module_")
         super().__setstate__({name: value for name, value in state.items() if name != "module_"})
         if weights is not None:
+            self._progress = Progress(*self._progress)
             module = build_module(self._module_class, self._arguments, self._progress)
             load_module_state(module, weights)
             self.module_ = module.eval()

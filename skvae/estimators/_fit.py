@@ -16,7 +16,7 @@ from skvae._spec import Spec, differences
 from skvae.data import Table
 from skvae.data.columns import SpreadError
 from skvae.estimators import _checks as check
-from skvae.estimators._specs import NETWORKS, resolve
+from skvae.estimators._specs import NAMED, NETWORKS, resolve
 from skvae.inference.anomaly import references_of
 from skvae.modules import LatentModule
 from skvae.runtime.randomness import PrivateRandomness, Stream, seed_streams
@@ -53,9 +53,9 @@ class Progress:
     total_steps: int = 0
     optimizer: dict[str, Any] | None = None
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle values without the names of the fields."""
-        return type(self), tuple(getattr(self, field.name) for field in fields(self))
+    def as_plain(self) -> tuple[Any, ...]:
+        """Values of the fields, in their order."""
+        return tuple(getattr(self, field.name) for field in fields(self))
 
     def share_of(self, n_rows: int) -> float:
         """Weight of so many new rows: a stream's last few must not replace what many before them have settled."""
@@ -77,6 +77,8 @@ class FitRun:
     estimator : BaseAutoEncoder
     single_pass : bool
         Whether this is `partial_fit`.
+    callbacks : list
+        What training calls, see `Plan`.
 
     Attributes
     ----------
@@ -103,8 +105,8 @@ class FitRun:
     module: LatentModule
     prepared: dict[str, Any]
 
-    def __init__(self, estimator: BaseAutoEncoder, *, single_pass: bool):
-        self.single_pass = single_pass
+    def __init__(self, estimator: BaseAutoEncoder, *, single_pass: bool, callbacks: list[Any]):
+        self.single_pass, self.callbacks = single_pass, callbacks
         self.resumes = hasattr(estimator, "module_") and (single_pass or estimator.warm_start)
         self.goes_on = single_pass and self.resumes
         self.draft = draft_of(estimator, with_state=self.resumes)
@@ -174,6 +176,8 @@ class FitRun:
         changed = []
         for name, value in now.items():
             before = draft._arguments[name]
+            if name in NAMED:
+                before, value = (resolve(name, each) if isinstance(each, str) else each for each in (before, value))
             if before == value:
                 continue
             if type(before) is not type(value) or not isinstance(value, Spec):
@@ -261,7 +265,7 @@ class FitRun:
             seed=progress.seed,
             early_stopping=stopping,
             verbose=int(draft.verbose),
-            callbacks=check.list_callbacks(draft.callbacks),
+            callbacks=self.callbacks,
         )
 
     # -- training and after -------------------------------------------------------------------------------------------

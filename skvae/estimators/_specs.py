@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from inspect import signature
 from typing import Any, Self
 
@@ -11,10 +12,12 @@ import numpy as np
 from torch import nn
 
 from skvae._spec import Spec
-from skvae.modules import LIKELIHOODS, MLP, PRIORS, BatchTopK, Codebook, Conv, Layered, Recurrent, TopK
+from skvae.modules import CELLS, LIKELIHOODS, MLP, PRIORS, BatchTopK, Codebook, Conv, Layered, Recurrent, TopK
 from skvae.training import CodePrior, EarlyStopping, Optimizer
 
 NETWORKS = ("encoder", "decoder")
+# Arguments of modules that a name may stand for, and which ones.
+NAMED: dict[str, Collection[str]] = {"likelihood": LIKELIHOODS, "prior": PRIORS, "encoder": CELLS}
 _OF_IMAGES = {*signature(Conv).parameters} - {*signature(MLP).parameters}
 _PENALTIES: dict[Any, type[Spec]] = {spec.name: spec for spec in (TopK, BatchTopK)}
 
@@ -24,6 +27,7 @@ _STAND_INS: dict[str, Callable[[Any], Spec | None]] = {
     "early_stopping": lambda value: EarlyStopping() if value else None,
     "likelihood": lambda name: LIKELIHOODS[name](),
     "prior": lambda name: PRIORS[name](),
+    "encoder": Recurrent,
     "penalty": lambda name: _PENALTIES[name]() if name in _PENALTIES else None,
     "codebook": Codebook,
     "code_prior": lambda name: None if name is None else CodePrior(name),
@@ -35,6 +39,12 @@ _WHERE_NONE: dict[str, type[Spec]] = {"early_stopping": EarlyStopping, "code_pri
 def resolve(name: str, value: Any) -> Any:
     """Return the specification that a parameter's value is or stands for, or None."""
     return value if isinstance(value, Spec) else _STAND_INS[name](value)
+
+
+def as_argument(name: str, value: Any) -> Any:
+    """Return what a module is given of a parameter: the name of a specification at its defaults, which is smaller, or a copy."""
+    spec = resolve(name, value)
+    return next((key for key in NAMED[name] if spec == _STAND_INS[name](key)), copy.deepcopy(spec))
 
 
 class SpecsMixin:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from skvae.estimators._docs import document
 from skvae.estimators._fit import FitRun
 from skvae.estimators._inpainting import InpaintingMixin
 from skvae.estimators._latent import between
+from skvae.estimators._specs import as_argument
 from skvae.estimators._variational import CONDITIONAL_PRIOR, VariationalAutoEncoder
 from skvae.modules import CVAEModule
 
@@ -290,7 +290,7 @@ class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncode
             **super()._module_arguments(n_features),
             "n_conditions": self._conditions.width,
             "encode_condition": bool(self.encode_condition),
-            "prior": copy.deepcopy(self.prior),
+            "prior": as_argument("prior", self.prior),
         }
 
     @property

@@ -16,6 +16,7 @@ from skvae.estimators._base import BaseAutoEncoder
 from skvae.estimators._docs import document
 from skvae.estimators._fit import FitRun
 from skvae.estimators._sequences import MIN_TIMESTEPS, check_sequences, columns_of_rows, holds_rows
+from skvae.estimators._specs import as_argument
 from skvae.inference import sequences
 from skvae.modules import CELLS, MLP, Recurrent, TDVAEModule, layer_sizes, resolve_recurrent
 from skvae.runtime.randomness import Stream
@@ -239,6 +240,7 @@ class TDVAE(BaseAutoEncoder):
         real = ("one_step_fraction", "beta", "kl_warmup", "auxiliary")
         return {
             **super()._module_arguments(n_features),
+            "encoder": as_argument("encoder", self.encoder),
             "n_timesteps": self.n_timesteps_,
             "max_gap": int(gap),
             **{name: int(getattr(self, name)) for name in whole},

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 
 from skvae import inference
 from skvae.estimators import _checks as check
 from skvae.estimators._docs import document
 from skvae.estimators._latent import LatentWalksMixin
-from skvae.estimators._specs import resolve
+from skvae.estimators._specs import as_argument, resolve
 from skvae.estimators._variational import PRIOR, VariationalAutoEncoder
 from skvae.modules import VAEModule
 
@@ -137,7 +135,7 @@ class VAETransformer(LatentWalksMixin, VariationalAutoEncoder):
     def _module_arguments(self, n_features):
         if resolve("prior", self.prior).needs_condition:
             raise ValueError(f"prior={self.prior!r} needs conditions, of which VAETransformer has none: use CVAE.")
-        return {**super()._module_arguments(n_features), "prior": copy.deepcopy(self.prior)}
+        return {**super()._module_arguments(n_features), "prior": as_argument("prior", self.prior)}
 
     def posterior(self, X):
         """Posterior of the code.

@@ -44,7 +44,7 @@ def _settings(optimizer: torch.optim.Optimizer) -> str:
     """Digest of an optimizer's settings, which are compared alone."""
     # torch adds "differentiable" to the defaults of optimizers without it once a state is loaded; nothing gathered depends on it.
     settings = sorted((name, repr(value)) for name, value in optimizer.defaults.items() if name not in ("lr", "differentiable"))
-    return hashlib.blake2b(repr(settings).encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(repr(settings).encode(), digest_size=4).hexdigest()
 
 
 def _gathers(optimizer: torch.optim.Optimizer, state: dict[int, dict[str, Any]]) -> bool:

@@ -59,7 +59,7 @@ class Likelihood(nn.Module):
         self.units = Units(n_features, raw=self.reads_raw)
         self.noise = self._make_noise(noise if isinstance(noise, str) else float(noise))
         self.register_buffer("training_weight", torch.full((n_features,), self.unit_weight))
-        self.register_buffer("varying", torch.ones(n_features))
+        self.register_buffer("varying", torch.ones(n_features), persistent=False)  # which follows from the units
         self.has_constant = False
 
     def _make_noise(self, mode: str | float) -> Noise:
@@ -124,7 +124,6 @@ class Likelihood(nn.Module):
             shared = self.noise.mode == "shared"
         columns = self.units.fit(X, sample_weight, shared=shared, standardize=standardize)
         self._follow_units()
-        self.varying.copy_(torch.from_numpy(~columns.constant))
         if self.has_noise:
             weight = self.unit_weight * (columns.scale / columns.std) ** self.energy_power
             self.training_weight.copy_(torch.from_numpy(weight) * self.varying)
@@ -133,6 +132,7 @@ class Likelihood(nn.Module):
 
     def _follow_units(self) -> None:
         self.has_constant = self.units.has_constant
+        self.varying.copy_(torch.from_numpy(~self.units.is_constant))
         self.noise.set_units(self.units.scale, shared=self.units.is_shared)
 
     def get_extra_state(self) -> dict[str, Any]:

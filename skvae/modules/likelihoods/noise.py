@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,7 +59,8 @@ class Noise(nn.Module):
         self.unit_weight, self.std_per_scale, self.power, self.log_normalizer = unit_weight, std_per_scale, power, log_normalizer
         self.is_shared = mode == "shared"
         self.register_buffer("moment", torch.ones(n_features))
-        self.register_buffer("weight", torch.full((n_features,), unit_weight))
+        self.register_buffer("weight", torch.full((n_features,), unit_weight), persistent=False)  # which follows from the others
+        self.register_load_state_dict_post_hook(_weigh)  # type: ignore[no-untyped-call]
         self.register_buffer("floor", torch.zeros(n_features))
         self.register_buffer("log_constant", torch.zeros(()))
         self.register_buffer("log_jacobian", torch.zeros(()), persistent=False)
@@ -127,9 +129,14 @@ class Noise(nn.Module):
         self.moment.add_(energy - before, alpha=rate)  # lerp_ has no rule for several modules at once
         self._refresh()
 
-    def _refresh(self) -> None:
+    def weigh(self) -> Tensor:
+        """Set the weights to what moment and floor make them, and return them."""
         weight = self.unit_weight / torch.maximum(self.moment, self.floor)
         self.weight.copy_(weight)
+        return weight
+
+    def _refresh(self) -> None:
+        weight = self.weigh()
         self.log_constant.copy_(self.log_normalizer(weight) + self.log_jacobian)
 
 
@@ -152,6 +159,12 @@ class NoNoise(Noise):
 
     def set_moment(self, moment: Tensor) -> None:
         """Change nothing."""
+
+
+def _weigh(noise: Noise, incompatible_keys: Any) -> None:
+    """Set the weights once a state dictionary is loaded."""
+    with torch.no_grad():
+        noise.weigh()
 
 
 def _zero(weight: Tensor) -> Tensor:
