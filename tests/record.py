@@ -69,8 +69,9 @@ RENAMED_WEIGHTS: list[tuple[str, str]] = [
 UNUSED_WEIGHTS = r"prior\.(mean|whitening|on_mean|on_std|on_rate|n_free)$|^likelihood\.(varying|noise\.weight)$"
 # The same for what is recorded, such as "attribute/history_/loss" or "use/transform".
 RENAMED_QUANTITIES: list[tuple[str, str]] = [(r"^attribute/prior_loss_", "attribute/code_prior_loss_")]
-# Patterns of what the baseline records and the present checkout has no more.
-DROPPED_QUANTITIES: list[str] = []
+# Patterns of what the baseline records and the present checkout has no more: what follows from the rest, and the steps that the
+# loop counts.
+DROPPED_QUANTITIES: list[str] = [r"^trained/\d+/likelihood\.(varying|noise\.weight)", r"^trained/.*\._extra_state/n_steps"]
 # Ill-conditioned in the weights where codes hardly vary: compared on the same weights alone.
 ILL_CONDITIONED = r"^use/(score|explain)_anomaly by mahalanobis"
 # Recorded of training itself, which says nothing about weights that were loaded.
