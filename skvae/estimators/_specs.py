@@ -11,11 +11,10 @@ import numpy as np
 from torch import nn
 
 from skvae._spec import Spec
-from skvae.modules import LIKELIHOODS, MLP, BatchTopK, Codebook, Conv, Layered, Recurrent, TopK
+from skvae.modules import LIKELIHOODS, MLP, BatchTopK, Codebook, Conv, DefaultNet, Layered, Recurrent, TopK, completed, convolves
 from skvae.training import CodePrior, EarlyStopping, Optimizer
 
 NETWORKS = ("encoder", "decoder")
-_OF_IMAGES = {*signature(Conv).parameters} - {*signature(MLP).parameters}
 _PENALTIES: dict[Any, type[Spec]] = {spec.name: spec for spec in (TopK, BatchTopK)}
 
 # By parameter, the specification that a value stands for which is none itself; None where it stands for none.
@@ -43,7 +42,9 @@ class SpecsMixin:
         """Set parameters, those of specifications and other objects among them as ``<parameter>__<name>``.
 
         Where a parameter is a name, True or None, the specification that it stands for takes its place: from
-        ``optimizer="sgd"``, ``set_params(optimizer__momentum=0.9)`` makes ``Optimizer("sgd", momentum=0.9)``.
+        ``optimizer="sgd"``, ``set_params(optimizer__momentum=0.9)`` makes ``Optimizer("sgd", momentum=0.9)``. From
+        ``decoder=None``, ``set_params(decoder__dropout=0.1)`` makes ``DefaultNet(dropout=0.1)``, the network that None stands
+        for, with this argument: what is not asked for is decided in `fit`, whatever the order of calls.
 
         Parameters
         ----------
@@ -66,10 +67,13 @@ class SpecsMixin:
             is_spec = name and (owner in NETWORKS or owner in _STAND_INS) and owner in self._get_param_names()
             (own[owner] if is_spec else others)[name if is_spec else key] = value
         super().set_params(**{key: value for key, value in others.items() if "__" not in key})
-        for owner in sorted(own, key=lambda name: name == "decoder"):  # which may mirror the encoder
-            spec = self._spec_in_place(owner, own[owner])
+        for owner, asked in own.items():
+            spec = self._spec_in_place(owner, asked)
             # A copy: encoder and decoder, or several estimators, may have been given one and the same.
-            setattr(self, owner, type(spec)(**spec.get_params()).set_params(**own[owner]))
+            spec = type(spec)(**spec.get_params()).set_params(**asked)
+            if owner == "encoder" and isinstance(spec, DefaultNet) and convolves(spec):
+                spec = completed(spec, Conv())  # nothing of which is left to be decided
+            setattr(self, owner, spec)
         nested = {key: value for key, value in others.items() if "__" in key}
         for key in nested:
             owner, _, name = key.partition("__")
@@ -97,16 +101,8 @@ class SpecsMixin:
             raise ValueError("decoder='tied' mirrors the encoder and has no parameters; set those of the encoder.")
         if value not in (None, "auto"):
             raise ValueError(f"{name}={value!r} has no parameters, so that there is none called {next(iter(asked))!r}.")
-        is_for_images = getattr(self, "image_shape", None) is not None or bool(_OF_IMAGES & set(asked))
-        kind = Conv if is_for_images else MLP
-        if name == "decoder" and isinstance(self.encoder, Layered):  # which no decoder mirrors
-            mirrored = self.encoder.get_params()
-            kind = Conv if isinstance(self.encoder, Conv) or _OF_IMAGES & set(asked) else MLP
-            known = signature(kind).parameters
-            return kind(
-                **{key: mirrored[key] for key in mirrored if key in known and key not in ("hidden_layer_sizes", "activation")}
-            )
-        return kind()
+        # What kind the default network is, and what a decoder mirrors, is known in a fit alone; without images it is one kind.
+        return DefaultNet() if "image_shape" in self._get_param_names() else MLP()
 
     def _check_specs(self) -> None:
         """Raise a ValueError about arguments of specifications that are not as they should be."""

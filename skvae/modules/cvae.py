@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from skvae.modules.batch import Batch
+from skvae.modules.networks.build import resolve_encoder
 from skvae.modules.networks.specs import MLP, Layered, fill, hidden_of
 from skvae.modules.posterior import exact_dtype
 from skvae.modules.priors.normal import ConditionalNormal, NormalPrior
@@ -56,8 +57,8 @@ class CVAEModule(VAEModule):
         conditional = {"n_conditions": n_conditions, "encode_condition": encode_condition}
         super().__init__(n_features, n_components, **conditional, **autoencoder)
         if prior == "conditional":
-            encoder, sizes = autoencoder.get("encoder"), autoencoder.get("hidden_layer_sizes", (128, 64))
-            own = encoder if isinstance(encoder, Layered) else MLP()
+            encoder = resolve_encoder(autoencoder.get("encoder"), autoencoder.get("image_shape"))
+            own, sizes = encoder if isinstance(encoder, Layered) else MLP(), autoencoder.get("hidden_layer_sizes", (128, 64))
             hidden = fill(own, sizes, autoencoder.get("activation", "relu"))
             self.prior = ConditionalNormal(n_components, n_conditions, hidden.hidden_layer_sizes, **hidden_of(hidden))
 
