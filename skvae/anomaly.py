@@ -546,7 +546,7 @@ class AnomalyDetector(DocumentedMixin, OutlierMixin, BaseEstimator):
             advice = f"calibration='split' with calibration_fraction={self.calibration_fraction!r} needs {enough} rows in all"
             advice += f", calibration='cross' {max(need, self.n_folds)}"
         warn_user(
-            f"alpha={self.alpha:g} needs at least {need} calibration rows, but {n_held_out} of {self._n_rows} rows are held out: "
+            f"alpha={self.alpha} needs at least {need} calibration rows, but {n_held_out} of {self._n_rows} rows are held out: "
             f"predict will flag no row. {advice}; or raise alpha. p_values are valid all the same."
         )
 

@@ -251,7 +251,7 @@ class CVAEResampler(DocumentedMixin, OneToOneFeatureMixin, BaseEstimator):
 def _by_ratio(ratio: Real, counts: dict[Any, int]) -> dict[Any, int]:
     if len(counts) > 2:
         raise ValueError(
-            f"sampling_strategy={ratio:g} is a ratio of two classes, but y has {len(counts)}; pass a dict of numbers of rows by "
+            f"sampling_strategy={ratio} is a ratio of two classes, but y has {len(counts)}; pass a dict of numbers of rows by "
             "label."
         )
     most, least = max(counts, key=counts.get), min(counts, key=counts.get)
@@ -260,7 +260,7 @@ def _by_ratio(ratio: Real, counts: dict[Any, int]) -> dict[Any, int]:
     n_new = int(ratio * counts[most] * (1.0 + _ROUNDING)) - counts[least]
     if n_new < 0:
         raise ValueError(
-            f"sampling_strategy={ratio:g} is below the ratio of the classes as they are, {counts[least]} to {counts[most]} rows; "
+            f"sampling_strategy={ratio} is below the ratio of the classes as they are, {counts[least]} to {counts[most]} rows; "
             "rows are only added."
         )
     return {least: n_new}
