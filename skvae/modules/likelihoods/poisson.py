@@ -284,7 +284,8 @@ def _is_count_but_for_rounding(values: NDArray[Any]) -> NDArray[np.bool_]:
     nearest = np.round(values)
     tolerance = np.minimum(_ROUNDING * np.maximum(nearest, 1.0), 0.1)
     close: NDArray[np.bool_] = (values >= nearest - tolerance) & (values <= nearest + tolerance) & ~_is_no_count(nearest)
-    return close | np.isnan(values)
+    close |= np.isnan(values)
+    return close
 
 
 def _complaint(column: Any, value: float, *, rounds: bool) -> str:

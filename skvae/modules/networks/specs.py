@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from torch import Tensor, nn
 
-from skvae._spec import Spec, check_count, check_fraction, in_words
+from skvae._spec import Spec, check_count, check_fraction, check_name, in_words
 from skvae.modules.networks.layers import ACTIVATIONS, NORMALIZATIONS
 
 UPSAMPLINGS = ("transposed", "nearest")
@@ -138,8 +138,8 @@ def _check_activation(spec: Layered) -> None:
 
 
 def _check_normalization(spec: Layered) -> None:
-    if spec.normalization is not None and spec.normalization not in NORMALIZATIONS:
-        raise ValueError(f"{spec!r}: normalization={spec.normalization!r} must be one of {in_words(NORMALIZATIONS)}, or None.")
+    if spec.normalization is not None:
+        check_name(spec, "normalization", NORMALIZATIONS, or_else=", or None")
 
 
 def _check_channels(spec: Any) -> None:
@@ -152,11 +152,6 @@ def _check_residual_blocks(spec: Any) -> None:
         raise ValueError(f"{spec!r}: residual_blocks={spec.residual_blocks!r} must be an integer of at least 0.")
 
 
-def _check_upsampling(spec: Any) -> None:
-    if spec.upsampling not in UPSAMPLINGS:
-        raise ValueError(f"{spec!r}: upsampling={spec.upsampling!r} must be one of {in_words(UPSAMPLINGS)}.")
-
-
 _CHECKS: dict[str, Callable[[Any], None]] = {
     "hidden_layer_sizes": _check_hidden_layer_sizes,
     "activation": _check_activation,
@@ -164,7 +159,7 @@ _CHECKS: dict[str, Callable[[Any], None]] = {
     "normalization": _check_normalization,
     "channels": _check_channels,
     "residual_blocks": _check_residual_blocks,
-    "upsampling": _check_upsampling,
+    "upsampling": lambda spec: check_name(spec, "upsampling", UPSAMPLINGS),
 }
 
 
@@ -400,8 +395,7 @@ class Recurrent(Spec):
         ValueError
             If one is not.
         """
-        if self.cell not in CELLS:
-            raise ValueError(f"{self!r}: cell={self.cell!r} must be one of {in_words(CELLS)}.")
+        check_name(self, "cell", CELLS)
         check_count(self, "n_layers")
         check_fraction(self, "dropout")
         if self.dropout > 0.0 and self.n_layers == 1:
