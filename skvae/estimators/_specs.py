@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from inspect import signature
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 from torch import nn
@@ -35,7 +35,43 @@ def resolve(name: str, value: Any) -> Any:
     return value if isinstance(value, Spec) else _STAND_INS[name](value)
 
 
-class SpecsMixin:
+class NestedMixin:
+    """Parameters of parameters, of which it is said where there are none."""
+
+    def set_params(self, **params) -> Self:
+        """Set parameters, those of other objects among them as ``<parameter>__<name>``.
+
+        Parameters
+        ----------
+        **params : dict
+            New values by name; the others stay.
+
+        Returns
+        -------
+        self : object
+            The estimator itself.
+
+        Raises
+        ------
+        ValueError
+            If there is no parameter of that name.
+        """
+        nested = {key: value for key, value in params.items() if "__" in key}
+        super().set_params(**{key: value for key, value in params.items() if key not in nested})
+        for key in nested:
+            owner, _, name = key.partition("__")
+            if owner in self._get_param_names() and not hasattr(getattr(self, owner), "set_params"):
+                self._refuse(owner, name)
+        return super().set_params(**nested)
+
+    def _refuse(self, owner: str, name: str) -> NoReturn:
+        """Raise a ValueError about a parameter of one that has none."""
+        value = getattr(self, owner)
+        advice = f": give {type(self).__name__} an estimator first" if owner == "estimator" and value is None else ""
+        raise ValueError(f"{owner}={value!r} has no parameters, so that there is none called {name!r}{advice}.")
+
+
+class SpecsMixin(NestedMixin):
     """Parameters whose values are specifications, or stand for them."""
 
     def set_params(self, **params) -> Self:
@@ -74,35 +110,32 @@ class SpecsMixin:
             if owner == "encoder" and isinstance(spec, DefaultNet) and convolves(spec):
                 spec = completed(spec, Conv())  # nothing of which is left to be decided
             setattr(self, owner, spec)
-        nested = {key: value for key, value in others.items() if "__" in key}
-        for key in nested:
-            owner, _, name = key.partition("__")
-            if owner in self._get_param_names() and not hasattr(getattr(self, owner), "set_params"):
-                raise ValueError(f"{owner}={getattr(self, owner)!r} has no parameters, so that there is none called {name!r}.")
-        return super().set_params(**nested)
+        return super().set_params(**{key: value for key, value in others.items() if "__" in key})
 
-    def _spec_in_place(self, name: str, asked: Any) -> Spec:
+    def _spec_in_place(self, owner: str, asked: Any) -> Spec:
         """Return the specification that a parameter holds, or the one that arguments of these names are set of."""
-        value = getattr(self, name)
+        value, name = getattr(self, owner), next(iter(asked))
         if isinstance(value, Spec):
             return value
-        if name in NETWORKS:
-            return self._network_in_place(name, value, asked)
+        if not isinstance(value, (str, bool, np.bool_, type, type(None))):  # nothing else stands for a specification
+            self._refuse(owner, name)
+        if owner in NETWORKS:
+            return self._network_in_place(owner, value, name)
         try:
-            spec = resolve(name, value) or _WHERE_NONE[name]()
+            return resolve(owner, value) or _WHERE_NONE[owner]()
         except KeyError:
-            raise ValueError(f"{name}={value!r} has no parameters, so that there is none called {next(iter(asked))!r}.") from None
-        return spec
+            self._refuse(owner, name)
 
-    def _network_in_place(self, name: str, value: Any, asked: Any) -> Spec:
-        if name == "encoder" and isinstance(value, str):
-            return Recurrent(value)
+    def _network_in_place(self, owner: str, value: Any, name: str) -> Spec:
+        takes_images = "image_shape" in self._get_param_names()
+        if owner == "encoder" and not takes_images:  # which reads sequences
+            return Recurrent(value) if isinstance(value, str) else self._refuse(owner, name)
         if value == "tied":
             raise ValueError("decoder='tied' mirrors the encoder and has no parameters; set those of the encoder.")
-        if value not in (None, "auto"):
-            raise ValueError(f"{name}={value!r} has no parameters, so that there is none called {next(iter(asked))!r}.")
+        if value is not None and (owner, value) != ("decoder", "auto"):
+            self._refuse(owner, name)
         # What kind the default network is, and what a decoder mirrors, is known in a fit alone; without images it is one kind.
-        return DefaultNet() if "image_shape" in self._get_param_names() else MLP()
+        return DefaultNet() if takes_images else MLP()
 
     def _check_specs(self) -> None:
         """Raise a ValueError about arguments of specifications that are not as they should be."""

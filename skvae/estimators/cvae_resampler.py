@@ -20,6 +20,7 @@ from skvae.estimators import _checks as check
 from skvae.estimators._docs import DocumentedMixin
 from skvae.estimators._fit import MAX_SEED
 from skvae.estimators._labeled import new_model, take_columns
+from skvae.estimators._specs import NestedMixin
 from skvae.estimators.cvae import CVAE
 from skvae.warnings import warn_user
 
@@ -28,7 +29,7 @@ _ROUNDING = 1e-9  # by which a ratio may be less than it says, as 15 / 22 is
 _MAX_GUARD = 0.5  # up to which the nearest training row is the only one that can be too close
 
 
-class CVAEResampler(DocumentedMixin, OneToOneFeatureMixin, BaseEstimator):
+class CVAEResampler(DocumentedMixin, NestedMixin, OneToOneFeatureMixin, BaseEstimator):
     r"""Over-sampler that draws new rows of rare classes from a conditional variational autoencoder [1]_.
 
     It is called as the samplers of imbalanced-learn are, and works in their pipelines. All classes are modeled together, so

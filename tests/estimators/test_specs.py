@@ -42,6 +42,8 @@ from skvae.estimators._specs import resolve
 
 pytestmark = [pytest.mark.usefixtures("one_core"), pytest.mark.filterwarnings("ignore:The code of VAETransformer has collapsed")]
 
+OF_IMAGES = [cls for cls in ALL_ESTIMATORS if "image_shape" in inspect.signature(cls).parameters]
+
 
 def make(cls=VAETransformer, **params):
     return cls(n_components=2, hidden_layer_sizes=(8,), max_epochs=3, random_state=0).set_params(**params)
@@ -215,6 +217,66 @@ def test_what_cannot_be_set(params, change, message):
         assert model.get_params() == before
 
 
+STAND_INS = [
+    (cls, name)
+    for cls in ALL_ESTIMATORS
+    for name in inspect.signature(cls).parameters
+    if name in ("encoder", "decoder", "optimizer", "early_stopping", "likelihood", "penalty", "codebook", "code_prior")
+]
+
+
+@pytest.mark.parametrize(
+    "value", [["a"], {"a": 1}, {"a"}, np.array(["a", "b"]), ("a", "b"), 3, 0.5, object()], ids=lambda v: type(v).__name__
+)
+@pytest.mark.parametrize(("cls", "name"), STAND_INS, ids=lambda value: getattr(value, "__name__", value))
+def test_what_stands_for_no_specification_has_no_arguments(cls, name, value):
+    model = cls(**{name: value})
+    with pytest.raises(ValueError, match=rf"^{name}=[\s\S]* has no parameters, so that there is none called 'dropout'"):
+        model.set_params(**{f"{name}__dropout": 0.1})
+    assert getattr(model, name) is value
+    with pytest.raises(ValueError, match=f"(The '{name}' parameter of {cls.__name__} must be|{name}=)"):
+        model.fit(np.eye(6), *([np.arange(6) % 2] if cls is CVAE else []))
+
+
+@pytest.mark.parametrize("cls", OF_IMAGES, ids=lambda cls: cls.__name__)
+def test_names_of_recurrent_networks_are_for_sequences(cls):
+    with pytest.raises(ValueError, match="encoder='lstm' has no parameters"):
+        cls(encoder="lstm").set_params(encoder__dropout=0.1)
+    with pytest.raises(ValueError, match="encoder=None has no parameters"):
+        TDVAE(encoder=None).set_params(encoder__dropout=0.1)
+
+
+# -- estimators that hold another -------------------------------------------------------------------------------------
+
+METAS = [skvae.AnomalyDetector, skvae.AutoencoderImputer, skvae.CVAEClassifier, skvae.CVAEResampler]
+
+
+@pytest.mark.parametrize("name", ["likelihood", "encoder__dropout", "nothing"])
+@pytest.mark.parametrize("cls", METAS, ids=lambda cls: cls.__name__)
+def test_an_estimator_that_is_not_given_has_no_parameters(cls, name):
+    model = cls()
+    with pytest.raises(
+        ValueError,
+        match=f"^estimator=None has no parameters, so that there is none called '{name}': give {cls.__name__} an estimator first",
+    ):
+        model.set_params(**{f"estimator__{name}": "poisson"})
+    assert model.get_params(deep=False) == cls().get_params(deep=False)
+
+
+@pytest.mark.parametrize("cls", METAS, ids=lambda cls: cls.__name__)
+def test_parameters_of_an_estimator_that_is_given_are_set(cls):
+    given = CVAE()
+    model = cls().set_params(estimator__encoder__dropout=0.1, estimator=given, estimator__likelihood="poisson", random_state=3)
+    assert model.estimator is given
+    assert (given.likelihood, given.encoder, model.random_state) == ("poisson", DefaultNet(dropout=0.1), 3)
+    with pytest.raises(ValueError, match=f"Invalid parameter 'foo' for estimator {cls.__name__}"):
+        model.set_params(foo__bar=1)
+    with pytest.raises(ValueError, match="random_state=3 has no parameters, so that there is none called 'x'"):
+        model.set_params(random_state__x=1)
+    with pytest.raises(ValueError, match="Invalid parameter 'x' for estimator CVAE"):
+        model.set_params(estimator__x=1)
+
+
 def test_penalties_without_arguments_say_so():
     with pytest.raises(ValueError, match="penalty='kl' has no parameters, so that there is none called 'alpha'"):
         SparseAE().set_params(penalty__alpha=2.0)
@@ -330,7 +392,6 @@ def test_convolutions_have_layers_of_their_own(images):
 
 # -- networks that are decided in a fit -------------------------------------------------------------------------------
 
-OF_IMAGES = [cls for cls in ALL_ESTIMATORS if "image_shape" in inspect.signature(cls).parameters]
 QUICK = {"max_epochs": 1, "batch_size": 32, "random_state": 0, "device": "cpu"}
 SHARED = {
     "dropout": 0.25,
