@@ -14,7 +14,7 @@ from skvae.estimators import (
     VAETransformer,
 )
 from skvae.imputation import AutoencoderImputer
-from skvae.modules import MLP, BatchTopK, Bernoulli, Codebook, Conv, Gaussian, Laplace, Net, Poisson, Recurrent, TopK
+from skvae.modules import MLP, BatchTopK, Bernoulli, Codebook, Conv, DefaultNet, Gaussian, Laplace, Net, Poisson, Recurrent, TopK
 from skvae.pipeline import reconstruct, sample, score_anomaly, step_score
 from skvae.training import CodePrior, EarlyStopping, Optimizer
 
@@ -36,6 +36,7 @@ __all__ = [
     "Codebook",
     "ContractiveAE",
     "Conv",
+    "DefaultNet",
     "DenoisingAE",
     "EarlyStopping",
     "Gaussian",

@@ -134,11 +134,18 @@ def in_words(names: Any) -> str:
     return ", ".join(map(repr, names))
 
 
-def check_fraction(spec: Spec, name: str, *, with_one: bool = False) -> None:
-    """Raise a ValueError about an argument that is no number in [0, 1), or in [0, 1]."""
+def check_name(spec: Spec, name: str, names: Any, *, or_else: str = "") -> None:
+    """Raise a ValueError about an argument that is none of the names; `or_else` is what else it may be, in words."""
     value = getattr(spec, name)
-    if not _is_number(value) or not (0.0 <= value < 1.0 or (with_one and value == 1.0)):
-        takes = "between 0 and 1" if with_one else "of at least 0 and below 1"
+    if not isinstance(value, str) or value not in names:
+        raise ValueError(f"{spec!r}: {name}={value!r} must be one of {in_words(names)}{or_else}.")
+
+
+def check_fraction(spec: Spec, name: str, *, with_zero: bool = True, with_one: bool = False) -> None:
+    """Raise a ValueError about an argument that is no number in [0, 1), in (0, 1) or in [0, 1]."""
+    value = getattr(spec, name)
+    if not _is_number(value) or not (0.0 < value < 1.0 or (with_zero and value == 0.0) or (with_one and value == 1.0)):
+        takes = "between 0 and 1" if with_one else f"{'of at least' if with_zero else 'above'} 0 and below 1"
         raise ValueError(f"{spec!r}: {name}={value!r} must be a number {takes}.")
 
 

@@ -20,6 +20,7 @@ from sklearn.utils.validation import _check_sample_weight, _num_samples, check_i
 from skvae.data import is_sparse
 from skvae.estimators import CVAE, AutoEncoder
 from skvae.estimators._docs import DocumentedMixin
+from skvae.estimators._specs import NestedMixin
 from skvae.pipeline import find_step, flat_steps, forth, is_active
 from skvae.warnings import warn_user
 
@@ -28,7 +29,7 @@ _Fitted = tuple[list[Any], np.ndarray, np.ndarray]  # models, calibration rows, 
 _ENOUGH = 100  # calibration rows beyond the threshold, after which more add little
 
 
-class AnomalyDetector(DocumentedMixin, OutlierMixin, BaseEstimator):
+class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator):
     r"""Flags anomalous rows at a false-alarm rate that is set beforehand.
 
     The rows are scored by an estimator's `score_anomaly`. What score is too high is read off rows that were held out of
@@ -546,7 +547,7 @@ class AnomalyDetector(DocumentedMixin, OutlierMixin, BaseEstimator):
             advice = f"calibration='split' with calibration_fraction={self.calibration_fraction!r} needs {enough} rows in all"
             advice += f", calibration='cross' {max(need, self.n_folds)}"
         warn_user(
-            f"alpha={self.alpha:g} needs at least {need} calibration rows, but {n_held_out} of {self._n_rows} rows are held out: "
+            f"alpha={self.alpha} needs at least {need} calibration rows, but {n_held_out} of {self._n_rows} rows are held out: "
             f"predict will flag no row. {advice}; or raise alpha. p_values are valid all the same."
         )
 

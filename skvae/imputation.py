@@ -19,13 +19,14 @@ from skvae.estimators._continuous import ContinuousAutoEncoder
 from skvae.estimators._docs import DocumentedMixin
 from skvae.estimators._fit import MAX_SEED, draft_of
 from skvae.estimators._imputing import SIGNS, ImportanceWeightedVAE
+from skvae.estimators._specs import NestedMixin
 from skvae.inference.imputation import impute
 from skvae.modules import MECHANISMS
 from skvae.runtime.randomness import Stream, seed_streams
 from skvae.warnings import warn_user
 
 
-class AutoencoderImputer(DocumentedMixin, TransformerMixin, BaseEstimator):
+class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEstimator):
     r"""Fill in missing values from a deep latent variable model of the rows.
 
     A variational autoencoder is trained on what is observed, by the importance-weighted bound [1]_. `transform` fills in the

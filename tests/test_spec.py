@@ -16,6 +16,7 @@ from skvae import (
     Codebook,
     CodePrior,
     Conv,
+    DefaultNet,
     EarlyStopping,
     Gaussian,
     Laplace,
@@ -31,6 +32,7 @@ GIVEN = [
     MLP((128, 64), dropout=0.1, normalization="batch"),
     MLP(np.array([3, 4]), nn.Tanh),
     Conv((4, 8), residual_blocks=1, dropout=0.2),
+    DefaultNet(dropout=0.1, channels=(4, 8)),
     Recurrent("gru", n_layers=2, dropout=0.1),
     Net(nn.Bilinear, out_features=3),
     Optimizer("sgd", momentum=0.9, schedule="linear", clip_norm=1.0),
@@ -84,6 +86,7 @@ def test_an_argument_that_there_is_not_is_refused(spec):
     ("spec", "text"),
     [
         (MLP(), "MLP()"),
+        (DefaultNet(normalization=None), "DefaultNet(normalization=None)"),
         (MLP(activation=nn.Tanh), "MLP(activation=Tanh)"),
         (Optimizer("sgd", momentum=0.9), "Optimizer(name='sgd', momentum=0.9)"),
         (Net(nn.Linear, bias=False), "Net(Linear, bias=False)"),
@@ -140,6 +143,11 @@ WRONG = [
     (Conv(0), "channels=0 must be a sequence of integers"),
     (Conv(residual_blocks=-1), "residual_blocks=-1 must be an integer of at least 0"),
     (Conv(upsampling="linear"), "upsampling='linear' must be one of 'transposed', 'nearest'"),
+    (DefaultNet(dropout=1.0), r"DefaultNet\(dropout=1\.0\): dropout=1\.0 must be a number of at least 0 and below 1"),
+    (DefaultNet(normalization="group"), "normalization='group' must be one of 'batch', 'layer'"),
+    (DefaultNet(channels=0), "channels=0 must be a sequence of integers"),
+    (DefaultNet(residual_blocks=None), "residual_blocks=None must be an integer of at least 0"),
+    (DefaultNet(upsampling="linear"), "upsampling='linear' must be one of 'transposed', 'nearest'"),
     (Recurrent("rnn"), "cell='rnn' must be one of 'gru', 'lstm'"),
     (Recurrent(n_layers=0), "n_layers=0 must be an integer of at least 1"),
     (Recurrent(dropout=0.1), r"dropout=0\.1 acts between layers, of which n_layers=1 leaves one"),
@@ -149,8 +157,8 @@ WRONG = [
     (Optimizer(clip_norm=0), "clip_norm=0 must be a number above 0, or None"),
     (Optimizer(clip_value=-1.0), r"clip_value=-1\.0 must be a number above 0, or None"),
     (Optimizer(foo=1), "Adam has no argument 'foo'"),
-    (EarlyStopping(1.0), r"validation_fraction=1\.0 must be a number of at least 0 and below 1"),
-    (EarlyStopping(0.0), r"validation_fraction=0\.0 must be a number above 0"),
+    (EarlyStopping(1.0), r"validation_fraction=1\.0 must be a number above 0 and below 1"),
+    (EarlyStopping(0.0), r"validation_fraction=0\.0 must be a number above 0 and below 1"),
     (EarlyStopping(n_iter_no_change=0), "n_iter_no_change=0 must be an integer of at least 1"),
     (EarlyStopping(tol=-1), "tol=-1 must be a number of at least 0"),
     (Gaussian(0.0), r"noise=0\.0 must be one of 'auto', 'feature', 'shared', or a number above 0"),
@@ -181,6 +189,42 @@ def test_right_arguments(spec):
     spec.check()
 
 
-def test_a_learning_rate_is_refused_at_once():
-    with pytest.raises(ValueError, match="set learning_rate instead"):
-        Optimizer("sgd", lr=0.1)
+ARGUMENTS = [(cls, name) for cls in CLASSES for name in cls._arguments()]
+UNHASHABLE = (["a"], {"a": 1}, {"a"}, np.array(["a", "b"]), np.array([]), [["a"]], object())
+
+
+@pytest.mark.parametrize(("cls", "name"), ARGUMENTS, ids=lambda value: getattr(value, "__name__", value))
+def test_values_of_any_type_are_refused_by_name(cls, name):
+    given = {"module_class": nn.Linear} if cls is Net else {}
+    for value in UNHASHABLE:
+        if cls is Net and name == "module_class":
+            with pytest.raises(TypeError, match=r"Net takes a subclass of torch\.nn\.Module"):
+                Net(value)
+            continue
+        spec = cls(**{**given, name: value})
+        if name in ("hidden_layer_sizes", "channels") and not np.size(value):
+            continue  # none at all are widths, too
+        with pytest.raises(ValueError, match=rf"^{cls.__name__}\(.*{name}=[\s\S]* must be"):
+            spec.check()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("lr", "set learning_rate instead"), ("params", r"Optimizer\(params=...\) would be the network's weights")],
+)
+def test_what_the_fit_passes_to_an_optimizer_is_refused_at_once(name, message):
+    with pytest.raises(ValueError, match=message):
+        Optimizer("sgd", **{name: 0.1})
+    for spec in (Optimizer("sgd"), Optimizer(optim.SGD, momentum=0.5)):
+        with pytest.raises(ValueError, match=message):
+            spec.set_params(**{name: 0.1})
+
+
+@pytest.mark.parametrize(
+    "cls", [optim.SparseAdam, type("Own", (optim.SparseAdam,), {}), optim.LBFGS], ids=lambda cls: cls.__name__
+)
+def test_optimizers_that_cannot_train_here_are_refused(cls):
+    with pytest.raises(
+        ValueError, match=rf"^Optimizer\(name={cls.__name__}\): name={cls.__name__} (takes sparse|computes the loss)"
+    ):
+        Optimizer(cls).check()

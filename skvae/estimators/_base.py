@@ -24,6 +24,7 @@ from skvae.modules import (
     LIKELIHOODS,
     MLP,
     Conv,
+    DefaultNet,
     LatentModule,
     LikelihoodSpec,
     Net,
@@ -56,8 +57,8 @@ class BaseAutoEncoder(DocumentedMixin, SpecsMixin, ClassNamePrefixFeaturesOutMix
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions(set(ACTIVATIONS)), type],
-        "encoder": [MLP, Conv, Net, None],
-        "decoder": [MLP, Conv, Net, None],
+        "encoder": [MLP, Conv, Net, DefaultNet, None],
+        "decoder": [MLP, Conv, Net, DefaultNet, None],
         "image_shape": ["array-like", None],
         "likelihood": [StrOptions(set(LIKELIHOODS)), LikelihoodSpec],
         "learning_rate": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],

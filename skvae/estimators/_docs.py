@@ -15,7 +15,8 @@ activation : str or type of Module, default="relu"
 encoder : MLP, Conv, Net or None, default=None
     Specification of the encoder, such as its dropout and normalization: see :class:`~skvae.MLP` for
     perceptrons, :class:`~skvae.Conv` for convolutional networks and :class:`~skvae.Net` for networks of your own. None is
-    a perceptron, or a convolutional network for images.
+    a perceptron, or a convolutional network for images; what is set of None, as by ``set_params(encoder__dropout=0.1)``, is
+    held by a :class:`~skvae.DefaultNet`.
 decoder : MLP, Conv, Net, "tied" or None, default=None
     The same of the decoder; None mirrors the encoder. "tied" has it use the encoder's weights, too, transposed, with
     biases of its own.

@@ -18,7 +18,7 @@ from skvae.data.columns import SpreadError
 from skvae.estimators import _checks as check
 from skvae.estimators._specs import NAMED, NETWORKS, resolve
 from skvae.inference.anomaly import references_of
-from skvae.modules import LatentModule
+from skvae.modules import DefaultNet, LatentModule, asked_of
 from skvae.runtime.randomness import PrivateRandomness, Stream, seed_streams
 from skvae.training import DivergedError, Outcome, Plan, Rows, train
 from skvae.warnings import warn_user
@@ -180,12 +180,13 @@ class FitRun:
                 before, value = (resolve(name, each) if isinstance(each, str) else each for each in (before, value))
             if before == value:
                 continue
-            if type(before) is not type(value) or not isinstance(value, Spec):
+            mirrors = name == "decoder" and changed and (draft.decoder in (None, "auto") or isinstance(draft.decoder, DefaultNet))
+            if type(before) is type(value) and isinstance(value, Spec):
+                asked = asked_of(draft.decoder) if mirrors and isinstance(draft.decoder, DefaultNet) else {}
+                keys = [key for key in differences(before, value) if key not in changed and (not mirrors or key in asked)]
+                changed += [f"{name}__{key}" for key in keys]
+            elif not mirrors:  # what changed with the encoder is named once
                 changed.append(draft._argument_names.get(name, name))
-                continue
-            if name == "decoder" and not isinstance(draft.decoder, Spec):  # which follows the encoder
-                continue
-            changed += [f"{name}__{key}" for key in differences(before, value) if key not in changed]
         if changed:
             raise ValueError(
                 f"{', '.join(changed)} changed since the model was built; warm_start and partial_fit go on with the same "

@@ -6,19 +6,32 @@ import copy
 from collections import defaultdict
 from collections.abc import Callable, Collection
 from inspect import signature
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 from torch import nn
 
 from skvae._spec import Spec
-from skvae.modules import CELLS, LIKELIHOODS, MLP, PRIORS, BatchTopK, Codebook, Conv, Layered, Recurrent, TopK
+from skvae.modules import (
+    CELLS,
+    LIKELIHOODS,
+    MLP,
+    PRIORS,
+    BatchTopK,
+    Codebook,
+    Conv,
+    DefaultNet,
+    Layered,
+    Recurrent,
+    TopK,
+    completed,
+    convolves,
+)
 from skvae.training import CodePrior, EarlyStopping, Optimizer
 
 NETWORKS = ("encoder", "decoder")
 # Arguments of modules that a name may stand for, and which ones.
 NAMED: dict[str, Collection[str]] = {"likelihood": LIKELIHOODS, "prior": PRIORS, "encoder": CELLS}
-_OF_IMAGES = {*signature(Conv).parameters} - {*signature(MLP).parameters}
 _PENALTIES: dict[Any, type[Spec]] = {spec.name: spec for spec in (TopK, BatchTopK)}
 
 # By parameter, the specification that a value stands for which is none itself; None where it stands for none.
@@ -47,14 +60,52 @@ def as_argument(name: str, value: Any) -> Any:
     return next((key for key in NAMED[name] if spec == _STAND_INS[name](key)), copy.deepcopy(spec))
 
 
-class SpecsMixin:
+class NestedMixin:
+    """Parameters of parameters, of which it is said where there are none."""
+
+    def set_params(self, **params) -> Self:
+        """Set parameters, those of other objects among them as ``<parameter>__<name>``.
+
+        Parameters
+        ----------
+        **params : dict
+            New values by name; the others stay.
+
+        Returns
+        -------
+        self : object
+            The estimator itself.
+
+        Raises
+        ------
+        ValueError
+            If there is no parameter of that name.
+        """
+        nested = {key: value for key, value in params.items() if "__" in key}
+        super().set_params(**{key: value for key, value in params.items() if key not in nested})
+        for key in nested:
+            owner, _, name = key.partition("__")
+            if owner in self._get_param_names() and not hasattr(getattr(self, owner), "set_params"):
+                self._refuse(owner, name)
+        return super().set_params(**nested)
+
+    def _refuse(self, owner: str, name: str) -> NoReturn:
+        """Raise a ValueError about a parameter of one that has none."""
+        value = getattr(self, owner)
+        advice = f": give {type(self).__name__} an estimator first" if owner == "estimator" and value is None else ""
+        raise ValueError(f"{owner}={value!r} has no parameters, so that there is none called {name!r}{advice}.")
+
+
+class SpecsMixin(NestedMixin):
     """Parameters whose values are specifications, or stand for them."""
 
     def set_params(self, **params) -> Self:
         """Set parameters, those of specifications and other objects among them as ``<parameter>__<name>``.
 
         Where a parameter is a name, True or None, the specification that it stands for takes its place: from
-        ``optimizer="sgd"``, ``set_params(optimizer__momentum=0.9)`` makes ``Optimizer("sgd", momentum=0.9)``.
+        ``optimizer="sgd"``, ``set_params(optimizer__momentum=0.9)`` makes ``Optimizer("sgd", momentum=0.9)``. From
+        ``decoder=None``, ``set_params(decoder__dropout=0.1)`` makes ``DefaultNet(dropout=0.1)``, the network that None stands
+        for, with this argument: what is not asked for is decided in `fit`, whatever the order of calls.
 
         Parameters
         ----------
@@ -77,47 +128,39 @@ class SpecsMixin:
             is_spec = name and (owner in NETWORKS or owner in _STAND_INS) and owner in self._get_param_names()
             (own[owner] if is_spec else others)[name if is_spec else key] = value
         super().set_params(**{key: value for key, value in others.items() if "__" not in key})
-        for owner in sorted(own, key=lambda name: name == "decoder"):  # which may mirror the encoder
-            spec = self._spec_in_place(owner, own[owner])
+        for owner, asked in own.items():
+            spec = self._spec_in_place(owner, asked)
             # A copy: encoder and decoder, or several estimators, may have been given one and the same.
-            setattr(self, owner, type(spec)(**spec.get_params()).set_params(**own[owner]))
-        nested = {key: value for key, value in others.items() if "__" in key}
-        for key in nested:
-            owner, _, name = key.partition("__")
-            if owner in self._get_param_names() and not hasattr(getattr(self, owner), "set_params"):
-                raise ValueError(f"{owner}={getattr(self, owner)!r} has no parameters, so that there is none called {name!r}.")
-        return super().set_params(**nested)
+            spec = type(spec)(**spec.get_params()).set_params(**asked)
+            if owner == "encoder" and isinstance(spec, DefaultNet) and convolves(spec):
+                spec = completed(spec, Conv())  # nothing of which is left to be decided
+            setattr(self, owner, spec)
+        return super().set_params(**{key: value for key, value in others.items() if "__" in key})
 
-    def _spec_in_place(self, name: str, asked: Any) -> Spec:
+    def _spec_in_place(self, owner: str, asked: Any) -> Spec:
         """Return the specification that a parameter holds, or the one that arguments of these names are set of."""
-        value = getattr(self, name)
+        value, name = getattr(self, owner), next(iter(asked))
         if isinstance(value, Spec):
             return value
-        if name in NETWORKS:
-            return self._network_in_place(name, value, asked)
+        if not isinstance(value, (str, bool, np.bool_, type, type(None))):  # nothing else stands for a specification
+            self._refuse(owner, name)
+        if owner in NETWORKS:
+            return self._network_in_place(owner, value, name)
         try:
-            spec = resolve(name, value) or _WHERE_NONE[name]()
+            return resolve(owner, value) or _WHERE_NONE[owner]()
         except KeyError:
-            raise ValueError(f"{name}={value!r} has no parameters, so that there is none called {next(iter(asked))!r}.") from None
-        return spec
+            self._refuse(owner, name)
 
-    def _network_in_place(self, name: str, value: Any, asked: Any) -> Spec:
-        if name == "encoder" and isinstance(value, str):
-            return Recurrent(value)
+    def _network_in_place(self, owner: str, value: Any, name: str) -> Spec:
+        takes_images = "image_shape" in self._get_param_names()
+        if owner == "encoder" and not takes_images:  # which reads sequences
+            return Recurrent(value) if isinstance(value, str) else self._refuse(owner, name)
         if value == "tied":
             raise ValueError("decoder='tied' mirrors the encoder and has no parameters; set those of the encoder.")
-        if value not in (None, "auto"):
-            raise ValueError(f"{name}={value!r} has no parameters, so that there is none called {next(iter(asked))!r}.")
-        is_for_images = getattr(self, "image_shape", None) is not None or bool(_OF_IMAGES & set(asked))
-        kind = Conv if is_for_images else MLP
-        if name == "decoder" and isinstance(self.encoder, Layered):  # which no decoder mirrors
-            mirrored = self.encoder.get_params()
-            kind = Conv if isinstance(self.encoder, Conv) or _OF_IMAGES & set(asked) else MLP
-            known = signature(kind).parameters
-            return kind(
-                **{key: mirrored[key] for key in mirrored if key in known and key not in ("hidden_layer_sizes", "activation")}
-            )
-        return kind()
+        if value is not None and (owner, value) != ("decoder", "auto"):
+            self._refuse(owner, name)
+        # What kind the default network is, and what a decoder mirrors, is known in a fit alone; without images it is one kind.
+        return DefaultNet() if takes_images else MLP()
 
     def _check_specs(self) -> None:
         """Raise a ValueError about arguments of specifications that are not as they should be."""

@@ -11,10 +11,11 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 from skvae.estimators import _checks as check
 from skvae.estimators._docs import DocumentedMixin
 from skvae.estimators._labeled import new_model, take_columns
+from skvae.estimators._specs import NestedMixin
 from skvae.estimators.cvae import CVAE
 
 
-class CVAEClassifier(DocumentedMixin, ClassifierMixin, BaseEstimator):
+class CVAEClassifier(DocumentedMixin, NestedMixin, ClassifierMixin, BaseEstimator):
     r"""Classifier that compares the likelihoods of a row under the labels, :math:`p(y|x) \propto p(x|y)\,p(y)`.
 
     The likelihoods are those of a conditional variational autoencoder [1]_, which models all classes together: what they have

@@ -20,6 +20,7 @@ from skvae.estimators import _checks as check
 from skvae.estimators._docs import DocumentedMixin
 from skvae.estimators._fit import MAX_SEED
 from skvae.estimators._labeled import new_model, take_columns
+from skvae.estimators._specs import NestedMixin
 from skvae.estimators.cvae import CVAE
 from skvae.warnings import warn_user
 
@@ -28,7 +29,7 @@ _ROUNDING = 1e-9  # by which a ratio may be less than it says, as 15 / 22 is
 _MAX_GUARD = 0.5  # up to which the nearest training row is the only one that can be too close
 
 
-class CVAEResampler(DocumentedMixin, OneToOneFeatureMixin, BaseEstimator):
+class CVAEResampler(DocumentedMixin, NestedMixin, OneToOneFeatureMixin, BaseEstimator):
     r"""Over-sampler that draws new rows of rare classes from a conditional variational autoencoder [1]_.
 
     It is called as the samplers of imbalanced-learn are, and works in their pipelines. All classes are modeled together, so
@@ -251,7 +252,7 @@ class CVAEResampler(DocumentedMixin, OneToOneFeatureMixin, BaseEstimator):
 def _by_ratio(ratio: Real, counts: dict[Any, int]) -> dict[Any, int]:
     if len(counts) > 2:
         raise ValueError(
-            f"sampling_strategy={ratio:g} is a ratio of two classes, but y has {len(counts)}; pass a dict of numbers of rows by "
+            f"sampling_strategy={ratio} is a ratio of two classes, but y has {len(counts)}; pass a dict of numbers of rows by "
             "label."
         )
     most, least = max(counts, key=counts.get), min(counts, key=counts.get)
@@ -260,7 +261,7 @@ def _by_ratio(ratio: Real, counts: dict[Any, int]) -> dict[Any, int]:
     n_new = int(ratio * counts[most] * (1.0 + _ROUNDING)) - counts[least]
     if n_new < 0:
         raise ValueError(
-            f"sampling_strategy={ratio:g} is below the ratio of the classes as they are, {counts[least]} to {counts[most]} rows; "
+            f"sampling_strategy={ratio} is below the ratio of the classes as they are, {counts[least]} to {counts[most]} rows; "
             "rows are only added."
         )
     return {least: n_new}

@@ -16,7 +16,19 @@ from skvae.modules.networks.build import build_networks, can_tie, mirrored, reso
 from skvae.modules.networks.convolution import conv_decoder, conv_encoder
 from skvae.modules.networks.layers import ACTIVATIONS, NORMALIZATIONS, mlp
 from skvae.modules.networks.recurrent import RecurrentNetwork
-from skvae.modules.networks.specs import CELLS, MLP, Conv, Layered, Net, Recurrent, layer_sizes
+from skvae.modules.networks.specs import (
+    CELLS,
+    MLP,
+    Conv,
+    DefaultNet,
+    Layered,
+    Net,
+    Recurrent,
+    asked_of,
+    completed,
+    convolves,
+    layer_sizes,
+)
 from skvae.modules.priors import (
     PRIORS,
     ActivityPatterns,
@@ -72,6 +84,7 @@ __all__ = [
     "ConditionalNormal",
     "ContractiveModule",
     "Conv",
+    "DefaultNet",
     "DenoisingModule",
     "FittedGaussian",
     "Gaussian",
@@ -104,10 +117,13 @@ __all__ = [
     "VAEModule",
     "VQVAEModule",
     "VectorQuantizer",
+    "asked_of",
     "build_networks",
     "can_tie",
+    "completed",
     "conv_decoder",
     "conv_encoder",
+    "convolves",
     "layer_sizes",
     "mirrored",
     "mlp",

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skvae import functional as fn
-from skvae._spec import Spec, check_flag, check_fraction, in_words
+from skvae._spec import Spec, check_flag, check_fraction, check_name
 
 CODEBOOKS = ("ema", "gradient")
 GRADIENTS = {"straight_through": fn.straight_through, "rotation": fn.rotate_to}
@@ -58,8 +58,7 @@ class Codebook(Spec):
         ValueError
             If one is not.
         """
-        if self.learning not in CODEBOOKS:
-            raise ValueError(f"{self!r}: learning={self.learning!r} must be one of {in_words(CODEBOOKS)}.")
+        check_name(self, "learning", CODEBOOKS)
         check_fraction(self, "decay")
         check_flag(self, "revive")
 

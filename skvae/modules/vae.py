@@ -9,6 +9,7 @@ from torch import Tensor
 
 from skvae.modules.base import LatentModule, Schedule
 from skvae.modules.batch import Batch, Loss
+from skvae.modules.networks.build import resolve_encoder
 from skvae.modules.networks.specs import MLP, Layered, fill
 from skvae.modules.posterior import DiagonalNormal, Proposal
 from skvae.modules.priors import PriorSpec, resolve_prior
@@ -63,8 +64,8 @@ class VAEModule(LatentModule):
         self.capacity = capacity
         self.n_draws = n_draws
         self.noise_shapes = {"posterior": (n_components,) if n_draws == 1 else (n_draws, n_components)}
-        encoder, sizes = autoencoder.get("encoder"), autoencoder.get("hidden_layer_sizes", (128, 64))
-        own = encoder if isinstance(encoder, Layered) else MLP()
+        encoder = resolve_encoder(autoencoder.get("encoder"), autoencoder.get("image_shape"))
+        own, sizes = encoder if isinstance(encoder, Layered) else MLP(), autoencoder.get("hidden_layer_sizes", (128, 64))
         hidden = fill(own, sizes, autoencoder.get("activation", "relu"))
         self.prior = resolve_prior(prior).build(n_components, n_conditions=self.n_conditions, hidden=hidden)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from skvae.modules.base import LatentModule, Schedule
 from skvae.modules.batch import Batch, Loss
-from skvae.modules.networks.build import Network, resolve_networks
+from skvae.modules.networks.build import Given, Network, resolve_encoder, resolve_networks
 from skvae.modules.networks.convolution import Shape, double_grid, grid_decoder, grid_encoder, grid_size, halve_grid, pointwise
 from skvae.modules.networks.layers import after, mlp
 from skvae.modules.networks.specs import MLP, Conv, Net, hidden_of
@@ -58,7 +58,7 @@ def plan_levels(
     n_codes: int | Sequence[int] | None = None,
     n_embeddings: int | Sequence[int] = 128,
     embedding_dim: int | Sequence[int] = 16,
-    encoder: Network | None = None,
+    encoder: Given = None,
     image_shape: Shape | None = None,
 ) -> list[Level]:
     """Shapes of the levels of a `VQVAEModule`, the top first, without building it.
@@ -97,7 +97,7 @@ def plan_levels(
     elif n_codes is not None:
         raise ValueError(f"n_codes={n_codes!r} is for rows: images have a code at every place of the encoder's grid.")
     else:
-        shapes = _grids(Conv() if encoder is None else encoder, image_shape, n_levels)
+        shapes = _grids(resolve_encoder(encoder, image_shape), image_shape, n_levels)
     sizes = _each("n_embeddings", n_embeddings, n_levels)
     dims = _each("embedding_dim", embedding_dim, n_levels)
     return [Level(*level) for level in zip(shapes, sizes, dims, strict=True)]
@@ -199,7 +199,7 @@ class VQVAEModule(LatentModule):
         similarity: str = "euclidean",
         revive: bool = True,
         entropy_weight: float = 0.0,
-        encoder: Network | None = None,
+        encoder: Given = None,
         image_shape: Shape | None = None,
         **autoencoder: Any,
     ):
@@ -251,8 +251,8 @@ class VQVAEModule(LatentModule):
         levels: list[Level],
         hidden_layer_sizes: Sequence[int] = (128, 64),
         activation: str | type[nn.Module] = "relu",
-        encoder: Network | None = None,
-        decoder: Network | None = None,
+        encoder: Given = None,
+        decoder: Given = None,
         image_shape: Shape | None = None,
     ) -> tuple[nn.Module, nn.Module]:
         down, up = resolve_networks(encoder, decoder, hidden_layer_sizes, activation, image_shape)

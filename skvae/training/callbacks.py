@@ -48,8 +48,7 @@ class EarlyStopping(Spec):
         ValueError
             If one is not.
         """
-        check_fraction(self, "validation_fraction")
-        check_number(self, "validation_fraction")
+        check_fraction(self, "validation_fraction", with_zero=False)
         check_count(self, "n_iter_no_change")
         check_number(self, "tol", at_least=0.0)
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from skvae._spec import Spec, check_count, check_fraction, check_number, in_words
+from skvae._spec import Spec, check_count, check_fraction, check_name, check_number
 from skvae.data import Table
 from skvae.inference.codes import code_log_prob, draw_codes, precise_copy, rows_in_memory
 from skvae.inference.runner import chunk_rows, chunks
@@ -107,8 +107,7 @@ class CodePrior(Spec):
         ValueError
             If one is not, or has none.
         """
-        if self.name not in ("auto", *CODE_PRIORS):
-            raise ValueError(f"{self!r}: name={self.name!r} must be one of 'auto', {in_words(CODE_PRIORS)}.")
+        check_name(self, "name", ("auto", *CODE_PRIORS))
         given = {**self.network, **self.training}
         if given and self.name != "auto" and not CODE_PRIORS[self.name].learns:
             raise ValueError(f"{self!r}: {' and '.join(given)} without effect on {self.name!r}, which is not trained; use None.")

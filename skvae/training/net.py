@@ -19,7 +19,7 @@ from skvae.runtime.state import load_optimizer_state, plain_optimizer_state
 from skvae.runtime.threads import threads_for
 from skvae.training.callbacks import EarlyStopping, StopEarly, StopTraining
 from skvae.training.loader import BatchLoader, Rows
-from skvae.training.optimizers import Optimizer, resolve_optimizer
+from skvae.training.optimizers import Optimizer, OptimizerError, resolve_optimizer
 from skvae.training.step import ScheduleTensors, make_step
 
 _BATCH_EVENTS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
@@ -103,8 +103,8 @@ class AutoEncoderNet(NeuralNet):
         cls, params = resolve_optimizer(spec.name, spec.params, device)
         try:
             self.optimizer_ = cls(self.module_.parameters(), lr=self.plan.learning_rate, **params)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"optimizer={spec!r} cannot be built: {error}") from error
+        except Exception as error:
+            raise ValueError(f"optimizer={spec!r} cannot be built: {_text_of(error)}") from error
         return self
 
     def initialize(self):
@@ -166,7 +166,11 @@ class AutoEncoderNet(NeuralNet):
 
     def train_step(self, batch: Batch, **fit_params: Any) -> dict[str, torch.Tensor]:
         """Take one step and return the terms of the loss."""
-        return self._step(batch, self.progress)
+        try:
+            return self._step(batch, self.progress)
+        except OptimizerError as failure:
+            error = failure.__cause__
+            raise ValueError(f"optimizer={self.plan.optimizer!r} fails in a step: {_text_of(error)}") from error
 
     @torch.no_grad()
     def validation_step(self, batch: Batch, **fit_params: Any) -> dict[str, torch.Tensor]:
@@ -330,6 +334,11 @@ def train(
         optimizer_state=plain_optimizer_state(net.optimizer_) if finite else None,
         diverged=not finite,
     )
+
+
+def _text_of(error: BaseException | None) -> str:
+    """Return what an error says, with its kind where that says what is meant."""
+    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
 
 
 def _check_callback(callback: Any, valid_rows: Rows | None) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import optim
 
-from skvae._spec import Spec, check_number, in_words
+from skvae._spec import Spec, check_name, check_number, in_words
 from skvae.training.schedules import SCHEDULES
 
 
@@ -145,6 +145,8 @@ class Optimizer(Spec):
     ):
         if "lr" in params:
             raise ValueError(_REFUSED_LR)
+        if "params" in params:
+            raise ValueError("Optimizer(params=...) would be the network's weights, which `fit` passes: leave it out.")
         self.name = name
         self.schedule = schedule
         self.clip_norm = clip_norm
@@ -185,8 +187,9 @@ class Optimizer(Spec):
         if not isinstance(self.name, str) and not (isinstance(self.name, type) and issubclass(self.name, optim.Optimizer)):
             given = self.name.__name__ if isinstance(self.name, type) else repr(self.name)
             raise ValueError(f"{self!r}: name={given} must be a name or a subclass of torch.optim.Optimizer.")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"{self!r}: schedule={self.schedule!r} must be one of {in_words(SCHEDULES)}.")
+        if isinstance(self.name, type):
+            _check_class(self.name, f"{self!r}: name")
+        check_name(self, "schedule", SCHEDULES)
         check_number(self, "clip_norm", may_be_none=True)
         check_number(self, "clip_value", may_be_none=True)
         self._check_params()
@@ -207,6 +210,21 @@ class Optimizer(Spec):
             )
 
 
+def _check_class(cls: type, parameter: str) -> None:
+    """Raise a ValueError about a class that cannot train here, the value of a parameter."""
+    if not issubclass(cls, optim.Optimizer):
+        raise ValueError(f"{parameter}={cls.__name__} is not a subclass of torch.optim.Optimizer.")
+    closure = signature(cls.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise ValueError(f"{parameter}={cls.__name__} computes the loss several times a step, which the loop does not do.")
+    if issubclass(cls, optim.SparseAdam):
+        raise ValueError(f"{parameter}={cls.__name__} takes sparse gradients, but those of the networks are dense: use 'adam'.")
+
+
+class OptimizerError(Exception):
+    """Says that the optimizer failed in a step; the cause is its own error."""
+
+
 def resolve_optimizer(
     optimizer: str | type[optim.Optimizer], params: dict[str, Any], device: torch.device
 ) -> tuple[type[optim.Optimizer], dict[str, Any]]:
@@ -215,14 +233,10 @@ def resolve_optimizer(
     Raises
     ------
     ValueError
-        If the class is no optimizer or calls for the loss itself, or the arguments hold the learning rate.
+        If the class is no optimizer, calls for the loss itself or for sparse gradients, or the arguments hold the learning rate.
     """
     cls = _OPTIMIZERS[optimizer] if isinstance(optimizer, str) else optimizer
-    if not issubclass(cls, optim.Optimizer):
-        raise ValueError(f"optimizer={cls.__name__} is not a subclass of torch.optim.Optimizer.")
-    closure = signature(cls.step).parameters.get("closure")
-    if closure is not None and closure.default is closure.empty:
-        raise ValueError(f"optimizer={cls.__name__} computes the loss several times a step, which the training loop does not do.")
+    _check_class(cls, "optimizer")
     if "lr" in params:
         raise ValueError(_REFUSED_LR)
     if cls in _LEAN and not set(params) & _NOT_PLAIN and device.type in ("cpu", "cuda"):

@@ -14,7 +14,7 @@ from torch import nn
 
 from skvae.modules import Batch, TrainableModule
 from skvae.modules.base import Schedule
-from skvae.training.optimizers import Optimizer
+from skvae.training.optimizers import Optimizer, OptimizerError
 from skvae.training.schedules import SCHEDULES
 
 
@@ -127,7 +127,12 @@ class EagerStep:
         rate = self.learning_rate * self.rate_factor(progress)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.step()
+        try:
+            self.optimizer.step()
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            raise OptimizerError from error
         for param in self.params:
             param.grad = None
         return terms

@@ -1,6 +1,7 @@
 """Anomaly scores by name, for every estimator that scores rows."""
 
 import pickle
+import re
 import tracemalloc
 
 import numpy as np
@@ -84,9 +85,16 @@ def test_training_does_not_notice(row_estimator, X, monkeypatch):
 @pytest.mark.parametrize("name", [None, "nearest", 3, ["neighbors"]])
 def test_unknown_methods(name, X):
     model = quick(AutoEncoder).fit(X)
-    for function in (model.score_anomaly, model.explain_anomaly):
-        with pytest.raises(ValueError, match=r"method=.* must be one of 'auto', 'neighbors', .*'likelihood'"):
-            function(X, method=name)
+    with pytest.raises(ValueError, match=r"method=.* must be one of 'auto', 'neighbors', .*'likelihood'") as caught:
+        model.score_anomaly(X, method=name)
+    for method in re.findall(r"'(\w+)'", str(caught.value).partition("must be")[2]):
+        assert np.isfinite(model.score_anomaly(X, method=method)).all()
+    with pytest.raises(ValueError, match=r"method=.* must be one of 'auto', 'neighbors', ") as caught:
+        model.explain_anomaly(X, method=name)
+    named = re.findall(r"'(\w+)'", str(caught.value).partition("must be")[2])
+    assert "likelihood" not in named
+    for method in named:
+        assert np.isfinite(model.explain_anomaly(X, method=method)).all()
 
 
 def test_the_likelihood_does_not_split(X):

@@ -147,6 +147,8 @@ def test_a_ratio_below_the_present_one(quick):
         ValueError, match=r"0.1 is below the ratio of the classes as they are, 20 to 80 rows; rows are only added"
     ):
         quick(sampling_strategy=0.1).fit_resample(*table((80, 20)))
+    with pytest.raises(ValueError, match=r"sampling_strategy=0\.2499999 is below.*20 to 80 rows"):
+        quick(sampling_strategy=np.float64(0.2499999)).fit_resample(*table((80, 20)))
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from skvae import (
     CodePrior,
     ContractiveAE,
     Conv,
+    DefaultNet,
     EarlyStopping,
     Gaussian,
     Laplace,
@@ -40,6 +41,8 @@ from skvae.estimators._imputing import ImportanceWeightedVAE
 from skvae.estimators._specs import resolve
 
 pytestmark = [pytest.mark.usefixtures("one_core"), pytest.mark.filterwarnings("ignore:The code of VAETransformer has collapsed")]
+
+OF_IMAGES = [cls for cls in ALL_ESTIMATORS if "image_shape" in inspect.signature(cls).parameters]
 
 
 def make(cls=VAETransformer, **params):
@@ -130,22 +133,24 @@ def test_specifications_at_their_defaults_change_nothing(cls, params, X):
         ({}, {"likelihood__noise": "shared"}, {"likelihood": Gaussian("shared")}),
         ({"likelihood": "laplace"}, {"likelihood__noise": 0.5}, {"likelihood": Laplace(0.5)}),
         ({}, {"likelihood__noise": 0.5, "likelihood": "laplace"}, {"likelihood": Laplace(0.5)}),
-        ({}, {"encoder__dropout": 0.1}, {"encoder": MLP(dropout=0.1), "decoder": None}),
+        ({}, {"encoder__dropout": 0.1}, {"encoder": DefaultNet(dropout=0.1), "decoder": None}),
         ({}, {"encoder__channels": (4,)}, {"encoder": Conv((4,))}),
-        ({"image_shape": (1, 2, 2)}, {"encoder__dropout": 0.1}, {"encoder": Conv(dropout=0.1)}),
-        ({}, {"encoder__dropout": 0.1, "image_shape": (1, 2, 2)}, {"encoder": Conv(dropout=0.1)}),
+        ({"image_shape": (1, 2, 2)}, {"encoder__dropout": 0.1}, {"encoder": DefaultNet(dropout=0.1)}),
+        ({}, {"encoder__dropout": 0.1, "image_shape": (1, 2, 2)}, {"encoder": DefaultNet(dropout=0.1)}),
+        ({"encoder": DefaultNet(dropout=0.1)}, {"encoder__channels": (4,)}, {"encoder": Conv((4,), dropout=0.1)}),
         ({"encoder": Conv((4,))}, {"encoder__dropout": 0.1}, {"encoder": Conv((4,), dropout=0.1)}),
-        ({}, {"decoder__dropout": 0.1}, {"encoder": None, "decoder": MLP(dropout=0.1)}),
+        ({}, {"decoder__dropout": 0.1}, {"encoder": None, "decoder": DefaultNet(dropout=0.1)}),
         (
             {"encoder": MLP((4, 3), "tanh", normalization="layer")},
             {"decoder__dropout": 0.1},
-            {"decoder": MLP(dropout=0.1, normalization="layer")},
+            {"decoder": DefaultNet(dropout=0.1)},
         ),
-        ({"encoder": Conv((4,))}, {"decoder__dropout": 0.1}, {"decoder": Conv((4,), dropout=0.1)}),
+        ({"encoder": Conv((4,))}, {"decoder__dropout": 0.1}, {"decoder": DefaultNet(dropout=0.1)}),
+        ({"encoder": Conv((4,))}, {"decoder__upsampling": "nearest"}, {"decoder": DefaultNet(upsampling="nearest")}),
         (
             {},
             {"decoder__dropout": 0.1, "encoder__normalization": "layer"},
-            {"encoder": MLP(normalization="layer"), "decoder": MLP(dropout=0.1, normalization="layer")},
+            {"encoder": DefaultNet(normalization="layer"), "decoder": DefaultNet(dropout=0.1)},
         ),
         ({"encoder": Net(nn.Linear)}, {"encoder__bias": False}, {"encoder": Net(nn.Linear, bias=False)}),
     ],
@@ -167,7 +172,7 @@ def test_other_estimators_put_their_own_in_place():
     assert VQVAE().set_params(codebook__decay=0.9).codebook == Codebook(decay=0.9)
     assert VQVAE(code_prior="transformer").set_params(code_prior__width=8).code_prior == CodePrior("transformer", width=8)
     assert VQVAE(code_prior=None).set_params(code_prior__width=8).code_prior == CodePrior(width=8)
-    assert ContractiveAE().set_params(decoder__dropout=0.1).decoder == MLP(dropout=0.1)
+    assert ContractiveAE().set_params(decoder__dropout=0.1).decoder == DefaultNet(dropout=0.1)
 
 
 def test_arguments_are_set_of_a_copy():
@@ -183,7 +188,11 @@ def test_arguments_are_set_of_a_copy():
 @pytest.mark.parametrize(
     ("params", "change", "message"),
     [
-        ({}, {"encoder__droput": 0.1}, "MLP has no parameter 'droput'; it has hidden_layer_sizes, activation, dropout, norm"),
+        (
+            {},
+            {"encoder__droput": 0.1},
+            "DefaultNet has no parameter 'droput'; it has hidden_layer_sizes, activation, drop",
+        ),
         ({}, {"optimizer__momentum": 0.9}, "Adam has no argument 'momentum'; Optimizer takes name, schedule, clip_norm"),
         ({}, {"optimizer__lr": 0.1}, "set learning_rate instead"),
         ({}, {"early_stopping__patience": 3}, "EarlyStopping has no parameter 'patience'; it has validation_fraction, n_iter"),
@@ -206,6 +215,66 @@ def test_what_cannot_be_set(params, change, message):
         model.set_params(**change).fit(np.eye(3))
     if "optimizer" not in params:
         assert model.get_params() == before
+
+
+STAND_INS = [
+    (cls, name)
+    for cls in ALL_ESTIMATORS
+    for name in inspect.signature(cls).parameters
+    if name in ("encoder", "decoder", "optimizer", "early_stopping", "likelihood", "penalty", "codebook", "code_prior")
+]
+
+
+@pytest.mark.parametrize(
+    "value", [["a"], {"a": 1}, {"a"}, np.array(["a", "b"]), ("a", "b"), 3, 0.5, object()], ids=lambda v: type(v).__name__
+)
+@pytest.mark.parametrize(("cls", "name"), STAND_INS, ids=lambda value: getattr(value, "__name__", value))
+def test_what_stands_for_no_specification_has_no_arguments(cls, name, value):
+    model = cls(**{name: value})
+    with pytest.raises(ValueError, match=rf"^{name}=[\s\S]* has no parameters, so that there is none called 'dropout'"):
+        model.set_params(**{f"{name}__dropout": 0.1})
+    assert getattr(model, name) is value
+    with pytest.raises(ValueError, match=f"(The '{name}' parameter of {cls.__name__} must be|{name}=)"):
+        model.fit(np.eye(6), *([np.arange(6) % 2] if cls is CVAE else []))
+
+
+@pytest.mark.parametrize("cls", OF_IMAGES, ids=lambda cls: cls.__name__)
+def test_names_of_recurrent_networks_are_for_sequences(cls):
+    with pytest.raises(ValueError, match="encoder='lstm' has no parameters"):
+        cls(encoder="lstm").set_params(encoder__dropout=0.1)
+    with pytest.raises(ValueError, match="encoder=None has no parameters"):
+        TDVAE(encoder=None).set_params(encoder__dropout=0.1)
+
+
+# -- estimators that hold another -------------------------------------------------------------------------------------
+
+METAS = [skvae.AnomalyDetector, skvae.AutoencoderImputer, skvae.CVAEClassifier, skvae.CVAEResampler]
+
+
+@pytest.mark.parametrize("name", ["likelihood", "encoder__dropout", "nothing"])
+@pytest.mark.parametrize("cls", METAS, ids=lambda cls: cls.__name__)
+def test_an_estimator_that_is_not_given_has_no_parameters(cls, name):
+    model = cls()
+    with pytest.raises(
+        ValueError,
+        match=f"^estimator=None has no parameters, so that there is none called '{name}': give {cls.__name__} an estimator first",
+    ):
+        model.set_params(**{f"estimator__{name}": "poisson"})
+    assert model.get_params(deep=False) == cls().get_params(deep=False)
+
+
+@pytest.mark.parametrize("cls", METAS, ids=lambda cls: cls.__name__)
+def test_parameters_of_an_estimator_that_is_given_are_set(cls):
+    given = CVAE()
+    model = cls().set_params(estimator__encoder__dropout=0.1, estimator=given, estimator__likelihood="poisson", random_state=3)
+    assert model.estimator is given
+    assert (given.likelihood, given.encoder, model.random_state) == ("poisson", DefaultNet(dropout=0.1), 3)
+    with pytest.raises(ValueError, match=f"Invalid parameter 'foo' for estimator {cls.__name__}"):
+        model.set_params(foo__bar=1)
+    with pytest.raises(ValueError, match="random_state=3 has no parameters, so that there is none called 'x'"):
+        model.set_params(random_state__x=1)
+    with pytest.raises(ValueError, match="Invalid parameter 'x' for estimator CVAE"):
+        model.set_params(estimator__x=1)
 
 
 def test_penalties_without_arguments_say_so():
@@ -321,6 +390,149 @@ def test_convolutions_have_layers_of_their_own(images):
     assert [layer.out_features for layer in module.decoder if isinstance(layer, nn.Linear)] == [7, 64]
 
 
+# -- networks that are decided in a fit -------------------------------------------------------------------------------
+
+QUICK = {"max_epochs": 1, "batch_size": 32, "random_state": 0, "device": "cpu"}
+SHARED = {
+    "dropout": 0.25,
+    "normalization": "layer",
+    "activation": "tanh",
+    "hidden_layer_sizes": (7,),
+}
+
+
+def networks_of(model, X):
+    """Specifications of the networks that a fit on X builds, encoder and decoder."""
+    model.fit(X, np.arange(len(X)) % 2 if isinstance(model, CVAE) else None)
+    return model._arguments["encoder"], model._arguments["decoder"]
+
+
+def quick(cls, **params):
+    return cls(**QUICK, **({"code_prior": None} if cls is VQVAE else {}), **params)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("owner", ["encoder", "decoder"])
+@pytest.mark.parametrize("form", ["4-D", "flat, set before", "flat, set after"])
+@pytest.mark.parametrize("cls", OF_IMAGES, ids=lambda cls: cls.__name__)
+def test_arguments_of_a_network_not_given_leave_images_convolved(images, cls, form, owner):
+    asked = {name: value for name, value in SHARED.items() if cls is not VQVAE or name != "hidden_layer_sizes"}
+    shape, change = {} if form == "4-D" else {"image_shape": (1, 8, 8)}, {f"{owner}__{name}": asked[name] for name in asked}
+    model = quick(cls)
+    for params in ((shape, change), (change, shape))[form == "flat, set after"]:
+        model.set_params(**params)
+    encoder, decoder = networks_of(model, images if form == "4-D" else images.reshape(len(images), -1))
+    flat = {"hidden_layer_sizes": model.hidden_layer_sizes, "activation": model.activation}
+    widths = asked.get("hidden_layer_sizes", model.hidden_layer_sizes)
+    if owner == "encoder":
+        assert encoder == Conv(**{"hidden_layer_sizes": widths, **asked})
+        assert decoder == ("tied" if cls is ContractiveAE else Conv(**{"hidden_layer_sizes": widths[::-1], **asked}))
+    else:
+        assert encoder == Conv(**flat)
+        assert decoder == Conv(**{"hidden_layer_sizes": model.hidden_layer_sizes[::-1], **asked})
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["dropout", "normalization"])
+@pytest.mark.parametrize("cls", OF_IMAGES, ids=lambda cls: cls.__name__)
+def test_rows_have_perceptrons_with_the_argument(X, cls, name):
+    encoder, _ = networks_of(quick(cls).set_params(**{f"encoder__{name}": SHARED[name]}), X)
+    written, _ = networks_of(quick(cls, encoder=MLP(**{name: SHARED[name]})), X)
+    assert type(encoder) is MLP
+    assert encoder == written
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("owner", ["encoder", "decoder"])
+@pytest.mark.parametrize("cls", [AutoEncoder, VAETransformer, CVAE, ContractiveAE], ids=lambda cls: cls.__name__)
+def test_an_argument_at_its_default_changes_nothing_but_a_tie(images, cls, owner):
+    y = np.arange(len(images)) % 2
+    plain = quick(cls, decoder=None).fit(images, y)
+    model = quick(cls, decoder=None).set_params(**{f"{owner}__dropout": 0.0}).fit(images, y)
+    np.testing.assert_array_equal(model.transform(images), plain.transform(images))
+    np.testing.assert_array_equal(model.loss_curve_, plain.loss_curve_)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("cls", [VAETransformer, AutoEncoder])
+def test_searches_over_networks_not_given_keep_images_convolved(images, cls):
+    search = GridSearchCV(quick(cls), {"encoder__dropout": [0.0, 0.5]}, cv=2, error_score="raise").fit(images)
+    plain = GridSearchCV(quick(cls), {"encoder": [None]}, cv=2).fit(images)
+    assert type(search.best_estimator_._arguments["encoder"]) is Conv
+    assert search.cv_results_["mean_test_score"][0] == plain.cv_results_["mean_test_score"][0]
+    assert search.cv_results_["mean_test_score"][1] != plain.cv_results_["mean_test_score"][0]
+
+
+LATER = [
+    (MLP((9, 5), dropout=0.1, normalization="batch"), {"dropout": 0.3}),
+    (MLP((9, 5), dropout=0.1, normalization="batch"), {"normalization": "layer"}),
+    (MLP((9, 5), dropout=0.1, normalization="batch"), {"normalization": None}),
+    (MLP((9, 5), dropout=0.1, normalization="batch"), {"hidden_layer_sizes": (6,)}),
+    (MLP((9, 5), dropout=0.1, normalization="batch"), {"activation": "tanh"}),
+    (Conv((4, 8)), {"channels": (16,)}),
+    (Conv((4, 8)), {"residual_blocks": 1}),
+    (Conv((4, 8)), {"upsampling": "nearest"}),
+    (Conv((4, 8)), {"normalization": "layer"}),
+]
+
+
+@pytest.mark.parametrize(("encoder", "later"), LATER, ids=str)
+@pytest.mark.parametrize("cls", [AutoEncoder, VAETransformer], ids=lambda cls: cls.__name__)
+def test_what_is_not_asked_of_a_decoder_follows_the_encoder_in_any_order(X, images, cls, encoder, later):
+    asked = {"decoder__activation": "elu", **({} if "dropout" in later else {"decoder__dropout": 0.2})}
+    changes = [asked, {f"encoder__{name}": value for name, value in later.items()}]
+    rows = images if isinstance(encoder, Conv) else X
+    found = []
+    for order in (changes, changes[::-1], [{**changes[1], **changes[0]}]):
+        model = quick(cls, n_components=2, encoder=encoder)
+        for change in order:
+            model.set_params(**change)
+        found.append(networks_of(pickle.loads(pickle.dumps(clone(model))), rows))
+    assert found[0] == found[1] == found[2]
+    down, up = found[0]
+    ((name, value),) = later.items()
+    assert getattr(down, name) == value
+    if name != "activation":  # which was asked of the decoder
+        assert getattr(up, name) == value
+    assert up.activation == "elu"
+    assert up.dropout == asked.get("decoder__dropout", down.dropout)
+
+
+def test_arguments_of_convolutions_alone_make_a_decoder_convolve(images):
+    _, decoder = networks_of(bare(encoder=MLP((9,), dropout=0.1)).set_params(decoder__channels=(4,)), images)
+    assert decoder == Conv((4,), hidden_layer_sizes=(9,), activation="relu", dropout=0.1)
+    _, decoder = networks_of(bare().set_params(decoder__upsampling="nearest"), images)
+    assert (decoder.channels, decoder.upsampling) == ((32, 64), "nearest")
+
+
+@pytest.mark.parametrize("owner", ["encoder", "decoder"])
+def test_arguments_of_convolutions_alone_need_images(X, owner):
+    with pytest.raises(ValueError, match=rf"{owner}=\w+\(channels=\(4,\)\) convolves images: set image_shape"):
+        bare().set_params(**{f"{owner}__channels": (4,)}).fit(X)
+
+
+@pytest.mark.parametrize("owner", ["encoder", "decoder"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("dropout", 2), ("dropout", None), ("normalization", "x"), ("hidden_layer_sizes", (0,)), ("activation", "swishy")],
+)
+def test_wrong_arguments_of_a_network_not_given_name_it(images, owner, name, value):
+    with pytest.raises(ValueError, match=rf"^{owner}=DefaultNet\({name}=.*\): .*{name}=.* must be"):
+        bare().set_params(**{f"{owner}__{name}": value}).fit(images)
+
+
+def test_widths_of_networks_not_given_contradict_those_of_the_estimator(X):
+    with pytest.raises(ValueError, match=r"hidden_layer_sizes=\(8,\) and encoder=DefaultNet\(.*contradict"):
+        make().set_params(encoder__hidden_layer_sizes=(9,)).fit(X)
+
+
+def test_codes_of_rows_have_hidden_layers_and_codes_of_images_have_none(X, images):
+    model = quick(VQVAE).set_params(decoder__hidden_layer_sizes=(9,))
+    assert networks_of(model, X)[1].hidden_layer_sizes == (9,)
+    with pytest.raises(ValueError, match=r"decoder=DefaultNet\(.*hidden_layer_sizes has no effect in VQVAE"):
+        model.fit(images)
+
+
 # -- flat parameters and specifications -------------------------------------------------------------------------------
 
 
@@ -433,6 +645,27 @@ def test_codes_of_images_have_no_hidden_layers(images):
 def test_what_shapes_the_network_cannot_change_on_the_way(X, change, named):
     model = make().partial_fit(X)
     with pytest.raises(ValueError, match=f"^{named} changed since the model was built"):
+        model.set_params(**change).partial_fit(X)
+
+
+@pytest.mark.parametrize(
+    ("before", "change", "named"),
+    [
+        ({"decoder": MLP(dropout=0.5)}, {"decoder": None}, "decoder__dropout changed"),
+        ({"decoder": MLP(dropout=0.5)}, {"encoder": MLP(dropout=0.1)}, "encoder__dropout changed"),
+        ({"decoder__normalization": "layer"}, {"encoder__dropout": 0.1}, "encoder__dropout changed"),
+        (
+            {"decoder__normalization": "layer"},
+            {"encoder__dropout": 0.1, "decoder__normalization": "batch"},
+            "encoder__dropout, decoder__normalization changed",
+        ),
+        ({"decoder__normalization": "layer"}, {"encoder": Net(nn.Linear)}, "encoder changed"),
+    ],
+    ids=str,
+)
+def test_a_change_is_named_where_it_was_made(X, before, change, named):
+    model = make(**before).partial_fit(X)
+    with pytest.raises(ValueError, match=f"^{named}"):
         model.set_params(**change).partial_fit(X)
 
 

@@ -1,4 +1,5 @@
 import copy
+import re
 
 import numpy as np
 import pytest
@@ -559,6 +560,28 @@ def test_bernoulli_refuses_what_is_not_a_probability(X, mentions_pixels):
     with pytest.raises(ValueError, match=rf"\[0, 1\], but X ranges from {X.min():g} to {X.max():g}") as caught:
         BernoulliLikelihood(2).check(X)
     assert ("divided by 255" in str(caught.value)) == mentions_pixels
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "is_near"),
+    [
+        (0.0, 1.0 + 1e-9, True),
+        (-1e-12, 1.0, True),
+        (0.0, float(np.float32(1.0000001)), True),
+        (-1e-9, 1.5, False),
+        (0.0, 2.0, False),
+        (-0.5, 0.9999999999, False),
+    ],
+)
+def test_the_range_that_bernoulli_prints_is_outside_too(low, high, is_near):
+    X = np.array([[low, 0.5], [0.2, high]])
+    with pytest.raises(ValueError, match="but X ranges from") as caught:
+        BernoulliLikelihood(2).check(X)
+    printed = [float(value) for value in re.search(r"from (\S+) to (\S+)\.(?: |$)", str(caught.value)).groups()]
+    assert (printed[0] < 0.0, printed[1] > 1.0) == (low < 0.0, high > 1.0)
+    assert ("np.clip(X, 0, 1)" in str(caught.value)) == is_near
+    if is_near:
+        BernoulliLikelihood(2).check(np.clip(X, 0, 1))
 
 
 def test_check_lets_pass_what_fits(likelihood_class):

@@ -235,6 +235,26 @@ def test_what_is_no_count_is_refused_by_column_and_value(likelihood, X, value, c
         likelihood.check(container(X), ["words", "x", "y", "genes", "z"].__getitem__)
 
 
+@pytest.mark.parametrize(
+    "value", [4 + 1e-9, 4 - 1e-9, -1e-12, 3e5 + 1e-3, 1e12 - 0.01, 1e12 + 1, np.float32(4.000001), 1e6 + 0.5]
+)
+@pytest.mark.parametrize("container", [np.array, sparse.csr_array], ids=lambda f: f.__name__)
+def test_the_value_that_is_printed_is_no_count_either(likelihood, X, value, container):
+    X = X.astype(np.asarray(value).dtype)
+    X[17, 3] = value
+    with pytest.raises(ValueError, match="column 3 of X has") as caught:
+        likelihood.check(container(X))
+    printed = float(re.search(r"of X has (\S+)\. ", str(caught.value))[1])
+    assert printed < 0 or printed > 1e12 or printed % 1 != 0
+    is_near = 0 < abs(float(value) - np.round(value)) < 0.1
+    assert ("np.round(X)" in str(caught.value)) == is_near
+    if is_near:
+        likelihood.check(np.round(X))
+        X[20, 1] = 2.5  # which rounding would falsify
+        with pytest.raises(ValueError, match="likelihood='gaussian'"):
+            likelihood.check(container(X))
+
+
 def test_frames_of_sequences_are_checked_as_rows(likelihood):
     X = np.ones((4, 6, N_FEATURES))
     X[2, 3, 1] = 0.5

@@ -292,6 +292,44 @@ def test_optimizers_that_compute_the_loss_themselves_are_refused(X):
         AutoEncoder(1, max_epochs=1, optimizer=optim.LBFGS).fit(X)
 
 
+def test_optimizers_of_sparse_gradients_are_refused(X):
+    with pytest.raises(ValueError, match="optimizer=SparseAdam takes sparse gradients"):
+        AutoEncoder(1, max_epochs=1, optimizer=optim.SparseAdam).fit(X)
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "message"),
+    [
+        ("adam", {"fused": True, "foreach": True}, "fused=True, foreach=True.* cannot be built: RuntimeError: .*together"),
+        ("sgd", {"fused": True, "foreach": True}, "fused=True, foreach=True.* cannot be built"),
+        ("adamw", {"fused": True, "differentiable": True}, "differentiable=True.* cannot be built: RuntimeError"),
+        ("adam", {"betas": (0.9,)}, r"betas=\(0\.9,\)\) cannot be built: IndexError"),
+        ("adam", {"betas": 3}, r"betas=3\) cannot be built: TypeError"),
+        ("sgd", {"momentum": -1.0}, r"momentum=-1\.0\) cannot be built: Invalid momentum"),
+        ("rprop", {"step_sizes": 3}, r"step_sizes=3\) fails in a step: TypeError"),
+        ("asgd", {"lambd": "x"}, r"lambd='x'\) fails in a step: TypeError"),
+        ("adam", {"maximize": "x"}, r"maximize='x'\) fails in a step: TypeError"),
+        ("rmsprop", {"differentiable": True}, r"differentiable=True\) fails in a step: RuntimeError"),
+        ("nadam", {"capturable": True}, r"capturable=True\) fails in a step: AssertionError"),
+    ],
+)
+def test_arguments_that_do_not_work_are_named(name, params, message, X):
+    model = AutoEncoder(1, max_epochs=1, optimizer=Optimizer(name, **params))
+    with pytest.raises(ValueError, match=rf"optimizer=Optimizer\(.*{message}") as caught:
+        model.fit(X)
+    assert caught.value.__cause__ is not None
+    assert not hasattr(model, "module_")
+
+
+def test_memory_that_runs_out_in_a_step_is_not_the_optimizers_fault(X):
+    class Large(optim.SGD):
+        def step(self, closure=None):
+            raise torch.OutOfMemoryError("out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        AutoEncoder(1, max_epochs=1, optimizer=Large).fit(X)
+
+
 def test_classes_that_are_no_optimizers_are_refused(X):
     with pytest.raises(ValueError, match="Linear is not a subclass of torch"):
         AutoEncoder(1, max_epochs=1, optimizer=nn.Linear).fit(X)

@@ -10,7 +10,7 @@ from torch import nn
 
 from skvae._spec import Spec
 from skvae.data import Table
-from skvae.modules import MLP, Conv, Net
+from skvae.modules import Conv, DefaultNet, Layered, Net
 
 
 def check_architecture(estimator: Any) -> None:
@@ -18,7 +18,7 @@ def check_architecture(estimator: Any) -> None:
     given = estimator.get_params(deep=False)
     for owner in ("encoder", "decoder"):
         spec = given.get(owner)
-        if isinstance(spec, (MLP, Conv)):
+        if isinstance(spec, Layered):
             _check_activation(f"{owner}__activation", spec.activation)
     for name, value in given.items():
         if isinstance(value, nn.Module):
@@ -51,9 +51,10 @@ def _check_activation(name: str, activation: Any) -> None:
 
 def refuse_hidden_layers(estimator: Any) -> None:
     """Raise a ValueError about widths of hidden layers behind convolutions, for a model that has no such layers."""
+    kinds = Conv if estimator.image_shape_ is None else (Conv, DefaultNet)  # the latter then is one of the former
     for name in ("encoder", "decoder"):
         spec = getattr(estimator, name)
-        if isinstance(spec, Conv) and spec.hidden_layer_sizes is not None:
+        if isinstance(spec, kinds) and spec.hidden_layer_sizes is not None:
             raise ValueError(
                 f"{name}={spec!r}: hidden_layer_sizes has no effect in {type(estimator).__name__}, which has no layers between "
                 "convolutions and codes; leave it None."

@@ -38,11 +38,11 @@ def list_callbacks(callbacks: Any) -> list[Any]:
 
 def check_anomaly_method(method: Any, default: str, *, splits: bool = False) -> str:
     """Name of a method that scores anomalies; of one whose scores split into shares of the columns, where needed."""
-    names = [*anomaly.METHODS, "likelihood"]
-    if splits and method == "likelihood":
+    names = [*anomaly.METHODS] if splits else [*anomaly.METHODS, "likelihood"]
+    if splits and isinstance(method, str) and method == "likelihood":
         raise ValueError(
             "method='likelihood' has no shares: the log-likelihood of a row does not split into those of its columns. "
-            f"explain_anomaly takes {', '.join(map(repr, anomaly.METHODS))}."
+            f"explain_anomaly takes {', '.join(map(repr, names))}."
         )
     if not isinstance(method, str) or method not in ("auto", *names):
         raise ValueError(f"method={method!r} must be one of 'auto', {', '.join(map(repr, names))}.")

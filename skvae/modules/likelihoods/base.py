@@ -400,6 +400,12 @@ def zero_where_missing(values: NDArray[np.float64], target: Tensor) -> NDArray[n
     return values
 
 
+def digits(value: float, is_right: Callable[[float], bool]) -> str:
+    """Write a value down in few digits, or in all of them where the few would be right though it is wrong, or the reverse."""
+    short = f"{value:g}"
+    return short if is_right(float(short)) == is_right(value) else repr(float(value))
+
+
 class LikelihoodSpec(Spec):
     """Specification of a likelihood: its module, the name that stands for it at its defaults, and its arguments."""
 

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from skvae import functional as fn
 from skvae.data.sources import as_source
-from skvae.modules.likelihoods.base import Likelihood, LikelihoodSpec, zero_where_missing
+from skvae.modules.likelihoods.base import Likelihood, LikelihoodSpec, digits, zero_where_missing
 
 _SURE = 1e-6  # least probability of what is predicted not to happen
+_ROUNDING = 1e-6  # by which arithmetic may have missed the interval
 
 
 class BernoulliLikelihood(Likelihood):
@@ -79,11 +80,14 @@ class BernoulliLikelihood(Likelihood):
     def check(self, X: Any, name: Callable[[int], Any] = int) -> None:
         low, high = as_source(X).range()
         if low < 0.0 or high > 1.0:
-            hint = " Pixels from 0 to 255 are divided by 255 first." if low >= 0.0 and high <= 255.0 else ""
-            raise ValueError(
-                f"likelihood='bernoulli' takes values in [0, 1], but X ranges from {low:g} to {high:g}.{hint} "
-                "Rescale X (MinMaxScaler) or choose likelihood='gaussian'."
+            start = (
+                f"likelihood='bernoulli' takes values in [0, 1], but X ranges from {digits(low, lambda x: x >= 0.0)} to "
+                f"{digits(high, lambda x: x <= 1.0)}."
             )
+            if low >= -_ROUNDING and high <= 1.0 + _ROUNDING:
+                raise ValueError(f"{start} But for rounding, all entries are: pass np.clip(X, 0, 1).")
+            hint = " Pixels from 0 to 255 are divided by 255 first." if low >= 0.0 and high <= 255.0 else ""
+            raise ValueError(f"{start}{hint} Rescale X (MinMaxScaler) or choose likelihood='gaussian'.")
 
 
 class Bernoulli(LikelihoodSpec):

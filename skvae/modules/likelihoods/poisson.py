@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skvae.data.sources import as_source, row_blocks
-from skvae.modules.likelihoods.base import Likelihood, LikelihoodSpec, zero_where_missing
+from skvae.modules.likelihoods.base import Likelihood, LikelihoodSpec, digits, zero_where_missing
 from skvae.modules.posterior import exact_dtype
 
 _MAX_LOG_RATE = 30.0
@@ -178,7 +178,7 @@ class PoissonLikelihood(Likelihood):
     def check(self, X: Any, name: Callable[[int], Any] = int) -> None:
         source = as_source(X)
         values = source.stored()
-        blocks = row_blocks(len(values), int(np.prod(values.shape[1:], dtype=int)))
+        blocks = list(row_blocks(len(values), int(np.prod(values.shape[1:], dtype=int))))
         if not any(_is_no_count(values[rows]).any() for rows in blocks):
             return
         for rows in source.blocks():
@@ -186,7 +186,8 @@ class PoissonLikelihood(Likelihood):
             wrong = np.argwhere(_is_no_count(block))
             if len(wrong):
                 row, column = wrong[0]
-                raise ValueError(_complaint(name(int(column)), float(block[row, column])))
+                rounds = all(_is_count_but_for_rounding(values[part]).all() for part in blocks)
+                raise ValueError(_complaint(name(int(column)), float(block[row, column]), rounds=rounds))
 
     # -- between rows and networks ------------------------------------------------------------------------------------
 
@@ -262,6 +263,9 @@ class PoissonLikelihood(Likelihood):
         return drawn + (rate - rate.detach())
 
 
+_ROUNDING = 1e-6  # relative error by which arithmetic may have missed a count
+
+
 def _root(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return 2.0 * np.sqrt(x + _ANSCOMBE)
 
@@ -276,10 +280,19 @@ def _is_no_count(values: NDArray[Any]) -> NDArray[np.bool_]:
     return wrong
 
 
-def _complaint(column: Any, value: float) -> str:
-    start = (
-        f"likelihood='poisson' takes counts, the integers from 0 to {_MAX_COUNT:.0e}, but column {column!r} of X has {value:g}."
-    )
+def _is_count_but_for_rounding(values: NDArray[Any]) -> NDArray[np.bool_]:
+    nearest = np.round(values)
+    tolerance = np.minimum(_ROUNDING * np.maximum(nearest, 1.0), 0.1)
+    close: NDArray[np.bool_] = (values >= nearest - tolerance) & (values <= nearest + tolerance) & ~_is_no_count(nearest)
+    close |= np.isnan(values)
+    return close
+
+
+def _complaint(column: Any, value: float, *, rounds: bool) -> str:
+    shown = digits(value, lambda count: not _is_no_count(np.asarray(count)))
+    start = f"likelihood='poisson' takes counts, the integers from 0 to {_MAX_COUNT:.0e}, but column {column!r} of X has {shown}."
+    if rounds:
+        return f"{start} But for rounding, all entries are counts: pass np.round(X)."
     if value > _MAX_COUNT:
         return f"{start} Choose likelihood='gaussian' for what is as large, perhaps of its logarithm."
     if value < 0.0:

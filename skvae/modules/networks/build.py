@@ -9,9 +9,10 @@ from torch import nn
 
 from skvae.modules.networks.convolution import Shape, conv_decoder, conv_encoder
 from skvae.modules.networks.layers import ACTIVATIONS, mlp, tied_mlp
-from skvae.modules.networks.specs import MLP, Conv, Layered, Net, fill, hidden_of
+from skvae.modules.networks.specs import MLP, Conv, DefaultNet, Layered, Net, completed, convolves, fill, hidden_of
 
 Network = MLP | Conv | Net
+Given = Network | DefaultNet | None
 TIED = "tied"
 
 
@@ -23,8 +24,8 @@ def build_networks(
     *,
     hidden_layer_sizes: Sequence[int] = (128, 64),
     activation: str | type[nn.Module] = "relu",
-    encoder: Network | None = None,
-    decoder: Network | str | None = None,
+    encoder: Given = None,
+    decoder: Given | str = None,
     image_shape: Shape | None = None,
     code_activation: str = "identity",
     n_conditions: int = 0,
@@ -93,8 +94,8 @@ def build_networks(
 
 
 def resolve_networks(
-    encoder: Network | None,
-    decoder: Network | str | None,
+    encoder: Given,
+    decoder: Given | str,
     hidden_layer_sizes: Sequence[int],
     activation: str | type[nn.Module],
     image_shape: Shape | None,
@@ -103,10 +104,11 @@ def resolve_networks(
 
     Parameters
     ----------
-    encoder : MLP, Conv, Net or None
-        None is a perceptron, or a convolutional network where there is an `image_shape`.
-    decoder : MLP, Conv, Net, "tied" or None
-        None mirrors the encoder; "tied" has the encoder's weights, transposed, too.
+    encoder : MLP, Conv, Net, DefaultNet or None
+        None is a perceptron, or a convolutional network where there is an `image_shape`; a `DefaultNet` is the same but for
+        what it asks for.
+    decoder : MLP, Conv, Net, DefaultNet, "tied" or None
+        None mirrors the encoder, and a `DefaultNet` but for what it asks for; "tied" has the encoder's weights, transposed, too.
     hidden_layer_sizes : sequence of int
         Widths of the encoder's hidden layers, where it has none of its own; the decoder's are those of the encoder, in reverse.
     activation : str or type of Module
@@ -127,21 +129,32 @@ def resolve_networks(
     for name, spec in (("encoder", encoder), ("decoder", decoder)):
         if isinstance(spec, Layered):
             spec.check()
-        if isinstance(spec, Conv) and image_shape is None:
+        if convolves(spec) and image_shape is None:
             raise ValueError(
                 f"{name}={spec!r} convolves images: set image_shape=(channels, height, width), or pass X of that shape, "
                 "(n_samples, channels, height, width)."
             )
-    default: MLP | Conv = MLP() if image_shape is None else Conv()
-    down = default if encoder is None else encoder
-    down = fill(down, hidden_layer_sizes, activation) if isinstance(down, Layered) else down
+    given = resolve_encoder(encoder, image_shape)
+    down = fill(given, hidden_layer_sizes, activation) if isinstance(given, Layered) else given
     if isinstance(decoder, str):
-        _check_tied(default if encoder is None else encoder)
+        _check_tied(given)
         return down, decoder
-    mirror = mirrored(down) if isinstance(down, Layered) else mirrored(fill(default, hidden_layer_sizes, activation))
+    mirror = mirrored(down if isinstance(down, Layered) else fill(_default(image_shape), hidden_layer_sizes, activation))
     if decoder is None:
         return down, mirror
-    return down, fill(decoder, mirror.hidden_layer_sizes, mirror.activation) if isinstance(decoder, Layered) else decoder
+    up = completed(decoder, mirror) if isinstance(decoder, DefaultNet) else decoder
+    return down, fill(up, mirror.hidden_layer_sizes, mirror.activation) if isinstance(up, Layered) else up
+
+
+def resolve_encoder(encoder: Given, image_shape: Shape | None) -> Network:
+    """Specification of an encoder that is decided: convolutions for images and a perceptron for rows where it is left open."""
+    if encoder is None:
+        return _default(image_shape)
+    return completed(encoder, _default(image_shape)) if isinstance(encoder, DefaultNet) else encoder
+
+
+def _default(image_shape: Shape | None) -> MLP | Conv:
+    return MLP() if image_shape is None else Conv()
 
 
 def mirrored(spec: MLP | Conv) -> MLP | Conv:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from inspect import signature
 from numbers import Integral
 from typing import Any, TypeVar
 
 import numpy as np
 from torch import Tensor, nn
 
-from skvae._spec import Spec, check_count, check_fraction, in_words
+from skvae._spec import Spec, check_count, check_fraction, check_name, in_words
 from skvae.modules.networks.layers import ACTIVATIONS, NORMALIZATIONS
 
 UPSAMPLINGS = ("transposed", "nearest")
+AUTO = "auto"
 CELLS: dict[str, type[nn.RNNBase]] = {"gru": nn.GRU, "lstm": nn.LSTM}
 
 
@@ -108,28 +110,57 @@ class Layered(Spec):
         ValueError
             If one is not.
         """
-        if self.hidden_layer_sizes is not None:
-            try:
-                layer_sizes(self.hidden_layer_sizes)
-            except ValueError as error:
-                raise ValueError(f"{self!r}: {str(error).rstrip('.')}, or None for the estimator's own.") from None
-        if isinstance(self.activation, nn.Module):
-            cls = type(self.activation).__name__
-            raise ValueError(
-                f"{type(self).__name__}(activation={cls}(...)) holds a module instance, which would keep its weights between "
-                f"fits; pass the class {cls} or a name."
-            )
-        if isinstance(self.activation, str) and self.activation not in ACTIVATIONS:
-            raise ValueError(f"{self!r}: activation={self.activation!r} must be one of {in_words(ACTIVATIONS)}, or a class.")
-        if not isinstance(self.activation, (str, type, type(None))):
-            raise ValueError(
-                f"{self!r}: activation={self.activation!r} must be a name, a class, or None for the estimator's own."
-            )
-        check_fraction(self, "dropout")
-        if self.normalization is not None and self.normalization not in NORMALIZATIONS:
-            raise ValueError(
-                f"{self!r}: normalization={self.normalization!r} must be one of {in_words(NORMALIZATIONS)}, or None."
-            )
+        for name in asked_of(self):
+            _CHECKS[name](self)
+
+
+def _check_hidden_layer_sizes(spec: Layered) -> None:
+    if spec.hidden_layer_sizes is None:
+        return
+    try:
+        layer_sizes(spec.hidden_layer_sizes)
+    except ValueError as error:
+        raise ValueError(f"{spec!r}: {str(error).rstrip('.')}, or None for the estimator's own.") from None
+
+
+def _check_activation(spec: Layered) -> None:
+    given = spec.activation
+    if isinstance(given, nn.Module):
+        cls = type(given).__name__
+        raise ValueError(
+            f"{type(spec).__name__}(activation={cls}(...)) holds a module instance, which would keep its weights between "
+            f"fits; pass the class {cls} or a name."
+        )
+    if isinstance(given, str) and given not in ACTIVATIONS:
+        raise ValueError(f"{spec!r}: activation={given!r} must be one of {in_words(ACTIVATIONS)}, or a class.")
+    if not isinstance(given, (str, type, type(None))):
+        raise ValueError(f"{spec!r}: activation={given!r} must be a name, a class, or None for the estimator's own.")
+
+
+def _check_normalization(spec: Layered) -> None:
+    if spec.normalization is not None:
+        check_name(spec, "normalization", NORMALIZATIONS, or_else=", or None")
+
+
+def _check_channels(spec: Any) -> None:
+    if not _are_counts(spec.channels):
+        raise ValueError(f"{spec!r}: channels={spec.channels!r} must be a sequence of integers of at least 1.")
+
+
+def _check_residual_blocks(spec: Any) -> None:
+    if not isinstance(spec.residual_blocks, Integral) or int(spec.residual_blocks) < 0:
+        raise ValueError(f"{spec!r}: residual_blocks={spec.residual_blocks!r} must be an integer of at least 0.")
+
+
+_CHECKS: dict[str, Callable[[Any], None]] = {
+    "hidden_layer_sizes": _check_hidden_layer_sizes,
+    "activation": _check_activation,
+    "dropout": lambda spec: check_fraction(spec, "dropout"),
+    "normalization": _check_normalization,
+    "channels": _check_channels,
+    "residual_blocks": _check_residual_blocks,
+    "upsampling": lambda spec: check_name(spec, "upsampling", UPSAMPLINGS),
+}
 
 
 def fill(spec: Filled, hidden_layer_sizes: Sequence[int], activation: str | type[nn.Module]) -> Filled:
@@ -179,8 +210,6 @@ class MLP(Layered):
     >>> ae = AutoEncoder(encoder=MLP((128, 64), dropout=0.1))
     >>> ae.set_params(encoder__normalization="batch").encoder
     MLP(hidden_layer_sizes=(128, 64), dropout=0.1, normalization='batch')
-    >>> AutoEncoder(hidden_layer_sizes=(32,)).set_params(encoder__dropout=0.1).encoder
-    MLP(dropout=0.1)
     """
 
     def __init__(
@@ -249,21 +278,89 @@ class Conv(Layered):
         self.dropout = dropout
         self.normalization = normalization
 
-    def check(self) -> None:
-        """Look whether the arguments are in range.
 
-        Raises
-        ------
-        ValueError
-            If one is not.
-        """
-        super().check()
-        if not _are_counts(self.channels):
-            raise ValueError(f"{self!r}: channels={self.channels!r} must be a sequence of integers of at least 1.")
-        if not isinstance(self.residual_blocks, Integral) or int(self.residual_blocks) < 0:
-            raise ValueError(f"{self!r}: residual_blocks={self.residual_blocks!r} must be an integer of at least 0.")
-        if self.upsampling not in UPSAMPLINGS:
-            raise ValueError(f"{self!r}: upsampling={self.upsampling!r} must be one of {in_words(UPSAMPLINGS)}.")
+_FLAT = ("hidden_layer_sizes", "activation")  # None stands for the estimator's own, in every specification
+_OF_IMAGES = {*signature(Conv).parameters} - {*signature(MLP).parameters}
+
+
+class DefaultNet(Layered):
+    """Specification of the network that None stands for, with some of its arguments set.
+
+    Its kind and all arguments that are left out are decided in `fit`. An encoder is a :class:`Conv` for images and an
+    :class:`MLP` for rows, with their defaults; a decoder is as the encoder is by then. It takes the place of None where
+    ``set_params(decoder__dropout=0.1)`` sets an argument of None.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : array-like of int or None, default=None
+        Widths of the hidden layers, from the input on; None takes the estimator's own `hidden_layer_sizes` for an encoder, and
+        those of the encoder, in reverse, for a decoder.
+    activation : str, type of Module or None, default=None
+        Activation of the hidden layers; None takes that of the encoder, or the estimator's own `activation`.
+    dropout : float or "auto", default="auto"
+        Probability of zeroing a hidden unit in training; "auto" here and below is left out.
+    normalization : {"batch", "layer", "auto"} or None, default="auto"
+        Normalization before each activation.
+    channels : sequence of int or "auto", default="auto"
+        As in a `Conv`, which the network is where this or one of the next two is given.
+    residual_blocks : int or "auto", default="auto"
+        As in a `Conv`.
+    upsampling : {"transposed", "nearest", "auto"}, default="auto"
+        As in a `Conv`.
+
+    Examples
+    --------
+    >>> from skvae import MLP, AutoEncoder
+    >>> ae = AutoEncoder(encoder=MLP(normalization="batch")).set_params(decoder__dropout=0.1)
+    >>> ae.decoder  # normalized as the encoder
+    DefaultNet(dropout=0.1)
+    """
+
+    def __init__(
+        self,
+        hidden_layer_sizes: Any = None,
+        activation: Any = None,
+        *,
+        dropout: Any = AUTO,
+        normalization: str | None = AUTO,
+        channels: Any = AUTO,
+        residual_blocks: Any = AUTO,
+        upsampling: str = AUTO,
+    ):
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.dropout = dropout
+        self.normalization = normalization
+        self.channels = channels
+        self.residual_blocks = residual_blocks
+        self.upsampling = upsampling
+
+
+def asked_of(spec: Layered) -> dict[str, Any]:
+    """Return the arguments that a specification does not leave to others, by name."""
+    if not isinstance(spec, DefaultNet):
+        return spec.get_params()
+    return {
+        name: value
+        for name, value in spec.get_params().items()
+        if not (value is None if name in _FLAT else isinstance(value, str) and value == AUTO)
+    }
+
+
+def convolves(spec: Any) -> bool:
+    """Whether a specification asks for convolutions, by its kind or by arguments that they alone have."""
+    return isinstance(spec, Conv) or (isinstance(spec, DefaultNet) and not _OF_IMAGES.isdisjoint(asked_of(spec)))
+
+
+def completed(spec: DefaultNet, followed: MLP | Conv) -> MLP | Conv:
+    """Return the network that follows another one in what is not asked for."""
+    cls = Conv if convolves(spec) else type(followed)
+    return cls(**{**_shared(followed, cls), **asked_of(spec)})
+
+
+def _shared(spec: MLP | Conv, cls: type[Layered]) -> dict[str, Any]:
+    """Return the arguments of a specification that another class has, too."""
+    return {name: value for name, value in spec.get_params().items() if name in cls._arguments()}
 
 
 class Recurrent(Spec):
@@ -298,8 +395,7 @@ class Recurrent(Spec):
         ValueError
             If one is not.
         """
-        if self.cell not in CELLS:
-            raise ValueError(f"{self!r}: cell={self.cell!r} must be one of {in_words(CELLS)}.")
+        check_name(self, "cell", CELLS)
         check_count(self, "n_layers")
         check_fraction(self, "dropout")
         if self.dropout > 0.0 and self.n_layers == 1:
