@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from inspect import Parameter, signature
 from numbers import Integral, Real
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import joblib
 import numpy as np
+
+S = TypeVar("S", bound="Spec")
 
 
 class Spec:
@@ -101,6 +103,24 @@ class Spec:
             text = value.__name__ if isinstance(value, type) else repr(value)
             written.append(text if name in known and default is Parameter.empty else f"{name}={text}")
         return f"{type(self).__name__}({', '.join(written)})"
+
+
+def by_name(base: type[S]) -> dict[str, type[S]]:
+    """Table of the classes that are derived from `base` so far, under the names that stand for them.
+
+    Raises
+    ------
+    TypeError
+        If one has no name, or that of another.
+    """
+    table: dict[str, type[S]] = {}
+    for spec in base.__subclasses__():
+        name = getattr(spec, "name", None)
+        if not isinstance(name, str) or name in table:
+            has = f"the name of {table[name].__name__}" if isinstance(name, str) else "no name"
+            raise TypeError(f"{spec.__name__}, a {base.__name__} of the package, has {has}; give it a `name` of its own.")
+        table[name] = spec
+    return table
 
 
 def differences(one: Spec, other: Spec) -> list[str]:

@@ -25,7 +25,7 @@ def named_path(text):
 
 
 def insert(lines, text):
-    """Put lines with a plus behind the line before them, which is there exactly once, and drop those with a minus."""
+    """Put lines that begin with a plus behind the line before them, which must be there exactly once."""
     place = None
     for line in text.splitlines()[1:]:
         mark, content = line[:1], line[1:]
@@ -35,9 +35,6 @@ def insert(lines, text):
         else:
             assert lines.count(content) == 1, f"{content!r} is there {lines.count(content)} times"
             place = lines.index(content)
-            if mark == "-":
-                del lines[place]
-                place -= 1
     return lines
 
 

@@ -26,7 +26,7 @@ from skvae import (
     Recurrent,
     TopK,
 )
-from skvae._spec import Spec
+from skvae._spec import Spec, by_name
 
 GIVEN = [
     MLP((128, 64), dropout=0.1, normalization="batch"),
@@ -228,3 +228,22 @@ def test_optimizers_that_cannot_train_here_are_refused(cls):
         ValueError, match=rf"^Optimizer\(name={cls.__name__}\): name={cls.__name__} (takes sparse|computes the loss)"
     ):
         Optimizer(cls).check()
+
+
+def test_names_of_a_table_are_there_and_differ():
+    class Base(Spec):
+        pass
+
+    class One(Base):
+        name = "one"
+
+    assert by_name(Base) == {"one": One}
+
+    class Nameless(Base):
+        pass
+
+    with pytest.raises(TypeError, match="Nameless, a Base of the package, has no name; give it"):
+        by_name(Base)
+    Nameless.name = "one"
+    with pytest.raises(TypeError, match="Nameless, a Base of the package, has the name of One; give it"):
+        by_name(Base)

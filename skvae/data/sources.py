@@ -145,11 +145,14 @@ def is_sparse(X: Any) -> bool:
     return hasattr(X, "toarray")
 
 
-def as_source(X: Any) -> Source:
-    """Return the source of an array or a CSR matrix; a source is returned as it is."""
+def as_source(X: Any, *, complete: bool = False) -> Source:
+    """Return the source of an array or a CSR matrix, maybe known to have no missing entry; a source is returned as it is."""
     if isinstance(X, Source):
         return X
-    return SparseSource(X) if is_sparse(X) else ArraySource(X)
+    source = SparseSource(X) if is_sparse(X) else ArraySource(X)
+    if complete:
+        vars(source)["has_missing"] = False
+    return source
 
 
 def dense(X: Any) -> NDArray[Any]:

@@ -45,9 +45,11 @@ class Table:
         condition: NDArray[Any] | None = None,
         labels: NDArray[Any] | None = None,
         names: Sequence[Any] | None = None,
+        *,
+        complete: bool = False,
     ) -> Table:
-        """Make a table of an array, a CSR matrix or a source; a table is returned as it is."""
-        return X if isinstance(X, Table) else cls(as_source(X), weight, condition, labels, names)
+        """Make a table of an array, a CSR matrix or a source, maybe known to be complete; a table is returned as it is."""
+        return X if isinstance(X, Table) else cls(as_source(X, complete=complete), weight, condition, labels, names)
 
     def name(self, column: int) -> Any:
         """Name of a column, or its position where it has none."""

@@ -32,7 +32,8 @@ class TableAutoEncoder(AnomalyScoresMixin, BaseAutoEncoder):
         """Return checked rows, within the likelihood's range if they are scored, and the device."""
         check_is_fitted(self, "module_")
         X = self._check_rows(X, reset=False)
-        table = Table.of(X, names=check.column_names(self, X.shape[1]))
+        is_complete = getattr(self, "missing_values", None) is None  # which was looked at just now
+        table = Table.of(X, names=check.column_names(self, X.shape[1]), complete=is_complete)
         if scored:
             self.module_.likelihood.check(table.source, table.name)
         return table, check.resolve_device(self.device)

@@ -134,17 +134,20 @@ class Runner:
         missing = misses_entries(self.module, table)
         buffer = self._room(table.n_rows, table.shape[1:])
         conditions = None if table.condition is None else self.padded(table.condition)
+        weight = torch.ones(self.size, dtype=torch.float32, device=self.device)
 
         def batch(rows: slice) -> Batch:
             n_rows = min(rows.stop, table.n_rows) - rows.start
             likelihood.standardize(table.source, rows, out=buffer)
-            buffer[n_rows:] = 0.0
+            if n_rows < len(buffer):
+                buffer[n_rows:] = 0.0
             x, observed = self._send(buffer), None
             if missing:
                 filled, observed = likelihood.fill(x)
                 x = aligned_zeros(*x.shape).copy_(filled) if x.device.type == "cpu" else filled
             drawn = None if noise is None else noise(rows, x.cpu())
-            return Batch.of(x, condition=None if conditions is None else conditions(rows), observed=observed, noise=drawn)
+            given = None if conditions is None else conditions(rows)
+            return Batch.of(x, weight=weight, condition=given, observed=observed, noise=drawn)
 
         return batch
 

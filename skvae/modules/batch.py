@@ -39,13 +39,15 @@ class Batch(NamedTuple):
         cls,
         x: Tensor,
         *,
+        weight: Tensor | None = None,
         condition: Tensor | None = None,
         observed: Tensor | None = None,
         noise: dict[str, Tensor] | None = None,
     ) -> Batch:
-        """Make a batch of rows that count alike and are their own target."""
-        dtype = x.dtype if x.is_floating_point() else None
-        return cls(x, x, torch.ones(len(x), dtype=dtype, device=x.device), condition, observed, noise)
+        """Make a batch of rows that are their own target, and count alike unless their weights are given."""
+        if weight is None:
+            weight = torch.ones(len(x), dtype=x.dtype if x.is_floating_point() else None, device=x.device)
+        return cls(x, x, weight, condition, observed, noise)
 
     @classmethod
     def of_codes(cls, z: Tensor, condition: Tensor | None = None) -> Batch:

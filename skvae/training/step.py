@@ -100,7 +100,7 @@ class EagerStep:
         on_gradient: Callable[[Batch], Any] | None = None,
         n_steps: int = 0,
     ):
-        self.n_steps = n_steps
+        self.n_steps, self._interval = n_steps, module.interval
         self.module, self.optimizer = module, optimizer
         self.learning_rate, self.rate_factor = learning_rate, SCHEDULES[learning_rate_schedule]
         self.clip_norm, self.clip_value, self.on_gradient = clip_norm, clip_value, on_gradient
@@ -121,7 +121,7 @@ class EagerStep:
         if self.on_gradient is not None:
             self.on_gradient(batch)
         self.module.after_step(learned)
-        if self.module.interval is not None and self.n_steps % self.module.interval == 0:
+        if self._interval is not None and self.n_steps % self._interval == 0:
             self.module.after_interval(learned, self.n_steps)
         self.n_steps += 1
         rate = self.learning_rate * self.rate_factor(progress)

@@ -22,7 +22,8 @@ from skvae import (
     SparseAE,
     VAETransformer,
 )
-from skvae.modules import Batch
+from skvae.data.sources import as_source
+from skvae.modules import Batch, LikelihoodSpec, PoissonLikelihood
 
 ZERO, CONSTANT = 4, 5
 SLOPE, BASE = np.array([0.8, -0.5, 0.6, 0.3]), np.log([0.3, 3.0, 20.0, 200.0])
@@ -339,3 +340,33 @@ def test_beats_a_gaussian_on_words():
     score = poisson.score(held_out)
     assert score > independent + 10.0
     assert score > gaussian_nats_of_counts(gaussian, held_out).mean() + 1.5
+
+
+class _Positive(PoissonLikelihood):
+    """Counts of at least one."""
+
+    def check(self, X, name=int):
+        super().check(X, name)
+        values = np.asarray(as_source(X).read(slice(None)))
+        if (values[~np.isnan(values)] < 1.0).any():
+            raise ValueError("takes no zeros")
+
+
+class Positive(LikelihoodSpec):
+    _module_class = _Positive
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64])
+def test_masked_entries_are_not_looked_at_though_zero_is_refused(dtype):
+    X = np.random.default_rng(0).poisson(5.0, size=(100, 4)).astype(dtype) + dtype(1)
+    model = CVAE(2, likelihood=Positive(), max_epochs=5, random_state=0).fit(X, np.zeros(100))
+    mask = np.zeros((5, 4), dtype=bool)
+    mask[:, 1] = True
+    masked = X[:5].copy()
+    masked[:, 1] = 0
+    for rows in (masked, pd.DataFrame(masked)):
+        filled = model.inpaint(rows, mask, np.zeros(5))
+        np.testing.assert_array_equal(filled[:, 0], X[:5, 0])
+        assert (filled[:, 1] > 0.0).all()
+    with pytest.raises(ValueError, match="takes no zeros"):
+        model.inpaint(masked, ~mask, np.zeros(5))

@@ -8,7 +8,7 @@ import torch
 from scipy import sparse
 
 from skvae.modules import AutoEncoderModule, Batch, ContractiveModule, VAEModule
-from skvae.modules.likelihoods import LIKELIHOODS, build_likelihood
+from skvae.modules.likelihoods import LIKELIHOODS, Likelihood, build_likelihood
 
 N_ROWS, N_FEATURES, CONSTANT = 60, 5, 3
 VARYING = np.arange(N_FEATURES) != CONSTANT
@@ -66,6 +66,52 @@ def test_rows_are_in_range(likelihood, X):
     likelihood.check(sparse.csr_array(X))
     X[0, 0] = np.nan
     likelihood.check(X)
+
+
+# Entries that a likelihood refuses, by its name; those of others are any real numbers.
+REFUSED = {"bernoulli": 1.5, "poisson": 0.5}
+
+
+def test_entries_out_of_range_are_refused(spec, likelihood, X):
+    if spec.name in REFUSED:
+        X[0, 0] = REFUSED[spec.name]
+        with pytest.raises(ValueError, match="takes"):
+            likelihood.check(X)
+    else:
+        assert type(likelihood).check is Likelihood.check
+
+
+def test_the_distribution_sums_to_one(spec, X):
+    """Over counts, or over a fine grid, wherever entries are in range."""
+    column = X[:, :1]
+    likelihood = build_likelihood(spec, 1).double().fit(column)
+    for output in outputs(2, 3, 1):
+        location = likelihood.mean(output.unsqueeze(0))[0, 0]
+        width = 60.0 * column.std()
+        values = location + np.linspace(-width, width, 200_001) if likelihood.is_density else np.arange(5000.0)
+        taken = np.array([_is_taken(likelihood, value) for value in values[:: len(values) - 1]]).all()
+        if not taken:
+            values = np.array([value for value in values if _is_taken(likelihood, value)])
+        target = exactly(likelihood, values[:, None])
+        mass = torch.exp(-likelihood.nll(target, output.expand(len(values), 1))).sum().item()
+        assert mass * (values[1] - values[0] if likelihood.is_density else 1.0) == pytest.approx(1.0, abs=1e-3)
+
+
+def _is_taken(likelihood, value):
+    try:
+        likelihood.check(np.array([[value]]))
+    except ValueError:
+        return False
+    return True
+
+
+def test_energies_are_finite_whatever_networks_return(likelihood, X):
+    likelihood = likelihood.float()
+    target = likelihood.standardize(np.concatenate([X, np.full((1, N_FEATURES), X.max() * 1e6)]))
+    for size in (1e2, 1e4):
+        for output in (size * outputs(3, *target.shape).float(), torch.full_like(target, -size)):
+            assert torch.isfinite(likelihood.energies(target, output)).all()
+            assert np.isfinite(likelihood.mean(output)).all()
 
 
 def test_loss_and_score_agree(likelihood, X):

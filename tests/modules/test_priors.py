@@ -241,6 +241,15 @@ def test_moments_are_those_of_draws(prior, condition):
     assert torch.equal(again.mean, mean)
 
 
+def test_rare_draws_are_finite_in_single_precision(case, condition):
+    prior = case.make().float()
+    given = None if condition is None else condition.float()
+    with torch.no_grad():
+        z = [prior.from_noise(torch.full((N_ROWS, prior.n_noise), value), given) for value in (-8.0, 8.0)]
+    assert all(torch.isfinite(part).all() for part in z)
+    assert not torch.equal(*z)
+
+
 def test_draws_have_the_shapes_of_their_noise(prior, condition):
     noise = randn(N_ROWS, 5, prior.n_noise)
     z = prior.from_noise(noise, condition)

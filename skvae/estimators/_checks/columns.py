@@ -103,9 +103,12 @@ def check_mask(estimator: Any, X: Any, mask: Any, pixels: np.ndarray) -> tuple[A
         mask = np.zeros((n_rows, n_features), dtype=bool)
         mask[:, pixels] = masked_pixels
     mask = np.broadcast_to(mask, (n_rows, n_features))
+    harmless = np.zeros(n_features)
+    harmless[pixels] = estimator.module_.likelihood.units.state["low"]  # which occurred in training
     if len(X.shape) < 2 or prod(X.shape[1:]) != n_features or getattr(X, "dtype", np.dtype(float)).kind in "USMm":
         return X, mask  # which is refused where rows are checked
     if hasattr(X, "iloc"):  # a data frame, whose column names are looked at later
-        return X.mask(mask, 0.0), mask
+        return X.mask(mask, np.broadcast_to(harmless, mask.shape)), mask
     X = dense(X)
-    return np.where(mask.reshape(X.shape), 0.0, X), mask  # which every likelihood takes
+    harmless = harmless.astype(X.dtype) if X.dtype.kind == "f" else harmless
+    return np.where(mask, harmless, X.reshape(mask.shape)).reshape(X.shape), mask

@@ -1,12 +1,18 @@
 """Likelihoods: how a row of the data scatters around what a decoder returns for it; one file each."""
 
-from skvae.modules.likelihoods import bernoulli, gaussian, laplace, poisson  # noqa: F401
+from skvae._spec import by_name
+from skvae.modules.likelihoods import (  # noqa: F401
+    bernoulli,
+    gaussian,
+    laplace,
+    poisson,
+)
 from skvae.modules.likelihoods.base import Likelihood, LikelihoodSpec, build_likelihood
 from skvae.modules.likelihoods.noise import NOISE_MODES
 from skvae.modules.likelihoods.units import MAX_STANDARDIZED
 
-# Those of the files that are imported in the first line, where a new one is named.
-LIKELIHOODS: dict[str, type[LikelihoodSpec]] = {spec.name: spec for spec in LikelihoodSpec.__subclasses__()}
+# Those of the files that are imported first, where a new one is named.
+LIKELIHOODS = by_name(LikelihoodSpec)
 
 
 def resolve_likelihood(likelihood: str | LikelihoodSpec) -> LikelihoodSpec:

@@ -131,7 +131,9 @@ class Noise(nn.Module):
 
     def weigh(self) -> Tensor:
         """Set the weights to what moment and floor make them, and return them."""
-        weight = self.unit_weight / torch.maximum(self.moment, self.floor)
+        weight = torch.maximum(self.moment, self.floor).reciprocal_()
+        if self.unit_weight != 1.0:
+            weight.mul_(self.unit_weight)
         self.weight.copy_(weight)
         return weight
 

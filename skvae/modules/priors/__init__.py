@@ -1,12 +1,15 @@
 """Priors: where codes come from; one file each."""
 
-from skvae.modules.priors import normal  # noqa: F401
+from skvae._spec import by_name
+from skvae.modules.priors import (  # noqa: F401
+    normal,
+)
 from skvae.modules.priors.base import Prior, PriorSpec
 from skvae.modules.priors.fitted import ActivityPatterns, FittedGaussian, FittedPrior
 from skvae.modules.priors.normal import ConditionalNormal, NormalPrior, StandardNormal
 
-# Those of the files that are imported in the first line, where a new one is named.
-PRIORS: dict[str, type[PriorSpec]] = {spec.name: spec for spec in PriorSpec.__subclasses__()}
+# Those of the files that are imported first, where a new one is named.
+PRIORS = by_name(PriorSpec)
 
 
 def resolve_prior(prior: str | PriorSpec) -> PriorSpec:
