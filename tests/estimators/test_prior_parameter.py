@@ -14,7 +14,10 @@ from skvae._spec import check_number
 from skvae.modules import Prior, PriorSpec
 from skvae.modules.priors.normal import ConditionalPrior, StandardPrior, standard_log_prob
 
-pytestmark = pytest.mark.usefixtures("one_core")
+pytestmark = [
+    pytest.mark.usefixtures("one_core"),
+    pytest.mark.filterwarnings("ignore:The code of .* has collapsed"),  # of short fits
+]
 
 
 class Ring(Prior):
