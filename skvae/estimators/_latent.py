@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from numbers import Integral
+from numbers import Integral, Real
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
@@ -70,6 +70,8 @@ class LatentWalksMixin:
         codes = np.asarray(self.transform(X), dtype=np.float64)
         if direction.shape != codes.shape[1:]:
             raise ValueError(f"direction has shape {direction.shape}, but codes have {codes.shape[1]} components.")
+        if steps.ndim != 1 or not len(steps) or not np.isfinite(steps).all():
+            raise ValueError(f"steps={steps.tolist()!r} must be a sequence of at least one finite number.")
         return self._decode_walks(codes[:, np.newaxis] + steps[:, np.newaxis] * direction)
 
     def latent_grid(self, axes=(0, 1), n_steps=10, *, extent=2.0):
@@ -90,7 +92,9 @@ class LatentWalksMixin:
             Decoder's means.
         """
         check_is_fitted(self)
-        n_components = self._n_features_out
+        n_components, n_steps = self._n_features_out, check.check_count("n_steps", n_steps)
+        if not isinstance(extent, Real) or not 0.0 < extent < np.inf:
+            raise ValueError(f"extent={extent!r} must be a number above 0.")
         if len(axes) != 2 or len(set(axes)) != 2 or not all(-n_components <= axis < n_components for axis in axes):
             raise ValueError(f"axes={axes!r} must be two different components of {n_components}.")
         mean, std = inference.prior_moments(self.module_, check.resolve_device(self.device))

@@ -46,7 +46,7 @@ class References(NamedTuple):
     @classmethod
     def of(cls, errors: np.ndarray, weight: np.ndarray | None, condition: np.ndarray | None) -> References:
         """Keep rows whose `Likelihood.errors` are given."""
-        x, error = np.hsplit(errors.astype(np.float32), 2)
+        x, error = (np.ascontiguousarray(part) for part in np.hsplit(errors.astype(np.float32), 2))  # as pickles have them
         return cls(x, error, np.ones(len(x)) if weight is None else weight, condition)
 
     def take(self, rows: np.ndarray) -> References:

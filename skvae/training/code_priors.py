@@ -479,7 +479,7 @@ class CodePriors(Sequence[CodePriorModule]):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state["arguments"])  # type: ignore[misc]
-        self.n_tried, self.losses = state["n_tried"], list(state["losses"])
+        self.n_tried, self.losses = state["n_tried"], state["losses"]
         load_module_state(self.modules, state["weights"])
         self.modules.eval()
 

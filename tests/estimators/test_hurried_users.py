@@ -339,3 +339,36 @@ def test_a_late_divergence_keeps_what_was_learned(case, quick, table):
 def test_latent_grid_asks_for_fit():
     with pytest.raises(ValueError, match="not fitted"):
         VAETransformer().latent_grid()
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_rows_scaled_to_the_interval_are_in_it_but_for_rounding(dtype):
+    """As MinMaxScaler may leave them, a unit in the last place off."""
+    X = np.random.default_rng(0).random((60, 5)).astype(dtype)
+    X[0], X[1] = 1.0 + np.finfo(dtype).eps, -np.finfo(dtype).eps
+    assert X.max() > 1.0
+    model = VAETransformer(2, likelihood="bernoulli", max_epochs=2, random_state=0).fit(X)
+    assert np.isfinite(model.score_samples(X)).all()
+    for method in ("neighbors", "reconstruction"):
+        assert np.isfinite(model.score_anomaly(X, method=method)).all()
+    assert (model.explain_anomaly(X, method="reconstruction") >= 0.0).all()
+    X[0] = 1.0 + 1e-5
+    with pytest.raises(ValueError, match=r"likelihood='bernoulli' takes values in \[0, 1\]"):
+        model.fit(X)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda vae, X: vae.latent_grid(n_steps=0), "n_steps=0 must be an integer of at least 1"),
+        (lambda vae, X: vae.latent_grid(n_steps=2.5), r"n_steps=2\.5 must be an integer of at least 1"),
+        (lambda vae, X: vae.latent_grid(extent=np.nan), "extent=nan must be a number above 0"),
+        (lambda vae, X: vae.latent_grid(extent="wide"), "extent='wide' must be a number above 0"),
+        (lambda vae, X: vae.walk(X[:2], np.ones(2), steps=[]), r"steps=\[\] must be a sequence of at least one finite number"),
+        (lambda vae, X: vae.walk(X[:2], np.ones(2), steps=[[1.0]]), "must be a sequence of at least one finite number"),
+        (lambda vae, X: vae.walk(X[:2], np.ones(2), steps=[np.inf]), "must be a sequence of at least one finite number"),
+    ],
+)
+def test_walks_of_no_steps_are_refused(X, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(VAETransformer(2, max_epochs=1, random_state=0).fit(X), X)

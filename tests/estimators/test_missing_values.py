@@ -6,7 +6,7 @@ import pytest
 from conftest import ESTIMATORS
 from scipy import sparse, stats
 
-from skvae import AutoEncoder, Conv, DenoisingAE, VAETransformer
+from skvae import CVAE, VQVAE, AutoEncoder, AutoencoderImputer, Conv, DenoisingAE, VAETransformer
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
@@ -215,3 +215,26 @@ def test_a_corruption_of_ones_own_sees_rows_without_gaps(gaps):
     DenoisingAE(2, corruption=corruption, missing_values=np.nan, max_epochs=1).fit(gaps)
     assert len(seen) > 1
     assert all(seen)
+
+
+@pytest.mark.parametrize("missing", [np.nan, -1.0])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64])
+def test_masked_entries_are_missing(missing, dtype):
+    rng = np.random.default_rng(0)
+    X = rng.integers(0, 9, size=(60, 4)).astype(dtype)
+    masked = np.ma.masked_array(X, mask=rng.random(X.shape) < 0.2)
+    plain = masked.astype(np.float64 if dtype is np.int64 else dtype).filled(missing)
+    for cls in (VAETransformer, AutoEncoder):
+        one, other = (cls(2, missing_values=missing, max_epochs=2, random_state=0).fit(rows) for rows in (masked, plain))
+        np.testing.assert_array_equal(one.transform(masked), other.transform(plain))
+        np.testing.assert_array_equal(one.score_samples(masked), other.score_samples(plain))
+    one, other = (AutoencoderImputer(missing_values=missing, random_state=0).fit(rows) for rows in (masked, plain))
+    np.testing.assert_array_equal(one.transform(masked), other.transform(plain))
+
+
+@pytest.mark.parametrize("cls", [VAETransformer, VQVAE, CVAE])
+def test_masked_entries_are_refused_where_none_may_be_missing(cls):
+    X = np.ma.masked_array(np.arange(40.0).reshape(10, 4), mask=np.eye(10, 4, dtype=bool))
+    with pytest.raises(ValueError, match=r"Input X contains masked entries.*(missing_values=np.nan|fill them in)"):
+        cls(max_epochs=1).fit(X, np.zeros(10))
+    cls(max_epochs=1).fit(np.ma.masked_array(X.data), np.zeros(10))  # with nothing masked

@@ -34,6 +34,7 @@ def check_rows(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1, sets_f
 def validate_rows(estimator: Any, X: Any, missing: Any, **options: Any) -> Any:
     """Rows as `validate_data` returns them, with NaN in place of what `missing` says stands for a missing entry."""
     dtype = [np.float64, np.float32]
+    X = _unmasked(estimator, X, missing)
     try:
         X = validate_data(estimator, X, dtype=dtype, ensure_all_finite="allow-nan" if is_nan(missing) else True, **options)
     except ValueError as error:
@@ -41,6 +42,15 @@ def validate_rows(estimator: Any, X: Any, missing: Any, **options: Any) -> Any:
             raise
         raise ValueError(f"Input X contains NaN. {_what_to_do_about_nan(estimator, missing)}") from None
     return mark_missing(X, missing)
+
+
+def _unmasked(estimator: Any, X: Any, missing: Any) -> Any:
+    """Rows of a masked array, with what stands for a missing entry wherever it is masked."""
+    if not isinstance(X, np.ma.MaskedArray) or not np.ma.is_masked(X):
+        return X
+    if missing is None:
+        raise ValueError(f"Input X contains masked entries. {_what_to_do_about_nan(estimator, missing)}")
+    return (X.astype(np.float64) if is_nan(missing) and X.dtype.kind in "biu" else X).filled(missing)
 
 
 def _what_to_do_about_nan(estimator: Any, missing: Any) -> str:

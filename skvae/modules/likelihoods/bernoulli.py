@@ -15,6 +15,7 @@ from skvae.data.sources import as_source
 from skvae.modules.likelihoods.base import Likelihood, LikelihoodSpec, digits, zero_where_missing
 
 _SURE = 1e-6  # least probability of what is predicted not to happen
+_SCALING_ERROR = 4.0  # units in the last place of one, by which scaling to the interval may miss it
 _ROUNDING = 1e-6  # by which arithmetic may have missed the interval
 
 
@@ -64,7 +65,7 @@ class BernoulliLikelihood(Likelihood):
         return torch.sigmoid(output)
 
     def deviance(self, X: Any, output: Tensor) -> NDArray[np.float64]:
-        target = self.units.standardize_exactly(X)
+        target = self.units.standardize_exactly(X).clamp(0.0, 1.0)
         entropy = -(torch.xlogy(target, target) + torch.xlogy(1.0 - target, 1.0 - target))
         return zero_where_missing((fn.bernoulli_energy(target, output.cpu().double()) - entropy).clamp(min=0.0).numpy(), target)
 
@@ -78,8 +79,10 @@ class BernoulliLikelihood(Likelihood):
         return drawn + (probability - probability.detach())
 
     def check(self, X: Any, name: Callable[[int], Any] = int) -> None:
-        low, high = as_source(X).range()
-        if low < 0.0 or high > 1.0:
+        source = as_source(X)
+        low, high = source.range()
+        slack = _SCALING_ERROR * np.finfo(source.dtype).eps if source.dtype.kind == "f" else 0.0
+        if low < -slack or high > 1.0 + slack:
             start = (
                 f"likelihood='bernoulli' takes values in [0, 1], but X ranges from {digits(low, lambda x: x >= 0.0)} to "
                 f"{digits(high, lambda x: x <= 1.0)}."
