@@ -154,6 +154,11 @@ def in_words(names: Any) -> str:
     return ", ".join(map(repr, names))
 
 
+def and_more(items: Any, n_listed: int) -> str:
+    """Return how many of some items are left once the first few are listed, in words, if any are."""
+    return f" and {len(items) - n_listed} more" if len(items) > n_listed else ""
+
+
 def check_name(spec: Spec, name: str, names: Any, *, or_else: str = "") -> None:
     """Raise a ValueError about an argument that is none of the names; `or_else` is what else it may be, in words."""
     value = getattr(spec, name)

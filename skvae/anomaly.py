@@ -333,6 +333,9 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
         params = {} if weight is None else {_weight_name(model): weight[rows]}
         if len(rows) != _num_samples(X):
             X = _safe_indexing(X, rows)
+        y = signature(model.fit).parameters.get("y")
+        if y is not None and y.default is y.empty:  # as FrozenEstimator wants one, and does not look at it
+            params["y"] = None
         return model.fit(X, **params)
 
     def _take_columns(self, model: Any) -> None:

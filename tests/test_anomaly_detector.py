@@ -753,3 +753,15 @@ def test_it_must_be_fitted_first(X, name):
     with pytest.raises(NotFittedError):
         AnomalyDetector().threshold_at(0.1)
     assert not hasattr(AnomalyDetector(), "offset_")
+
+
+@pytest.mark.parametrize("calibration", ["split", "cross"])
+def test_a_frozen_model_is_calibrated_and_not_trained(calibration):
+    frozen = pytest.importorskip("sklearn.frozen")
+    X = np.random.default_rng(0).normal(size=(120, 4))
+    model = VAETransformer(2, max_epochs=3, random_state=0).fit(X[:60])
+    detector = AnomalyDetector(frozen.FrozenEstimator(model), calibration=calibration, random_state=0).fit(X[60:])
+    for fitted in detector.estimators_:
+        np.testing.assert_array_equal(fitted.transform(X), model.transform(X))
+    assert (detector.predict(X[60:]) == 1).mean() > 0.8
+    assert detector.predict(np.full((1, 4), 50.0)) == -1

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skvae._spec import and_more
 from skvae.data.sources import Source, as_source
 
 _SAMPLE_ROWS, _MIN_SAMPLE_ROWS = 4096, 64  # rows looked at for the resolution of a column
@@ -38,8 +39,8 @@ class SpreadError(ValueError):
 
     def __str__(self) -> str:
         return (
-            f"The spread of column(s) {self.columns[:5]} of {self.table} is too {self.size} to be computed in double precision; "
-            "divide them by a constant first."
+            f"The spread of column(s) {self.columns[:5]}{and_more(self.columns, 5)} of {self.table} is too {self.size} to be "
+            "computed in double precision; divide them by a constant first."
         )
 
     def named(self, name: Callable[[Any], Any], table: str) -> SpreadError:

@@ -372,3 +372,23 @@ def test_rows_scaled_to_the_interval_are_in_it_but_for_rounding(dtype):
 def test_walks_of_no_steps_are_refused(X, call, message):
     with pytest.raises(ValueError, match=message):
         call(VAETransformer(2, max_epochs=1, random_state=0).fit(X), X)
+
+
+def test_lists_of_columns_say_how_many_are_left_out():
+    X = np.full((30, 9), np.nan)
+    X[:, 0] = np.arange(30)
+    with pytest.raises(ValueError, match=r"Column\(s\) \[1, 2, 3, 4, 5\] and 3 more of X have no entry"):
+        VAETransformer(missing_values=np.nan).fit(X)
+    with pytest.raises(ValueError, match=r"Column\(s\) \[1, 2, 3, 4, 5\] of X have no entry"):
+        VAETransformer(missing_values=np.nan).fit(X[:, :6])
+    with pytest.raises(ValueError, match=r"Column\(s\) .* and 2 more of X cannot be converted to numbers"):
+        VAETransformer().fit(np.full((30, 7), "a", dtype=object))
+    wide = np.random.default_rng(0).uniform(-1e200, 1e200, size=(30, 8))
+    with np.errstate(all="ignore"), pytest.raises(ValueError, match="and 3 more of X is too large"):
+        VAETransformer().fit(wide)
+
+
+@pytest.mark.parametrize("shape", [(5, 8, 8), (5, 1, 1, 8, 8)])
+def test_rows_of_other_dimensions_are_refused_with_both_forms(shape):
+    with pytest.raises(ValueError, match=rf"X has {len(shape)} dimensions.*rows are \(n_samples, n_features\), and images are"):
+        VAETransformer().fit(np.zeros(shape))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from skvae._spec import and_more
 from skvae.data import dense
 from skvae.data.kinds import frame_columns
 
@@ -23,14 +24,14 @@ def refuse_text(X: Any) -> None:
     examples = {name: value for name, column in named.items() if (value := _first_text(np.asarray(column))) is not None}
     if absent := [name for name, value in examples.items() if type(value).__name__ == "NAType"]:
         raise ValueError(
-            f"Column(s) {', '.join(absent[:5])} of X hold pandas.NA among other objects; X.convert_dtypes() makes columns of "
-            "numbers with missing entries of them."
+            f"Column(s) {', '.join(absent[:5])}{and_more(absent, 5)} of X hold pandas.NA among other objects; "
+            "X.convert_dtypes() makes columns of numbers with missing entries of them."
         )
     if examples:
         listing = ", ".join(f"{name} (e.g. {value!r})" for name, value in list(examples.items())[:5])
         raise ValueError(
-            f"Column(s) {listing} of X cannot be converted to numbers. Encode them first, for example with OneHotEncoder in a "
-            "ColumnTransformer."
+            f"Column(s) {listing}{and_more(examples, 5)} of X cannot be converted to numbers. Encode them first, for example "
+            "with OneHotEncoder in a ColumnTransformer."
         )
 
 

@@ -25,10 +25,12 @@ def flatten_images(estimator: Any, X: Any, *, reset: bool, sets_form: bool) -> A
                 f"X has images of shape {shape}, which looks like (height, width, channels); images are (n_samples, channels, "
                 f"height, width): X.transpose(0, 3, 1, 2). If the shape is right, set image_shape={shape}."
             )
-        if getattr(X, "ndim", None) == 3 and given is None:
+        n_dimensions = getattr(X, "ndim", 2)
+        if (n_dimensions == 3 and given is None) or n_dimensions > 4:
+            cure = ": X[:, None] for images of one channel" if n_dimensions == 3 else ""
             raise ValueError(
-                f"X has 3 dimensions, {tuple(X.shape)}; rows are (n_samples, n_features), and images are (n_samples, channels, "
-                "height, width): X[:, None] for images of one channel."
+                f"X has {n_dimensions} dimensions, {tuple(X.shape)}; rows are (n_samples, n_features), and images are "
+                f"(n_samples, channels, height, width){cure}."
             )
         estimator.image_shape_ = given if shape is None else shape
     elif shape is not None and shape != estimator.image_shape_:

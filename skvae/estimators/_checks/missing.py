@@ -10,6 +10,7 @@ import numpy as np
 from scipy import sparse
 from sklearn.utils._param_validation import MissingValues
 
+from skvae._spec import and_more
 from skvae.data import Table
 
 # What `missing_values` takes.
@@ -58,5 +59,6 @@ def check_missing(estimator: Any, table: Table) -> None:
     if len(empty):
         listing = [str(table.name(j)) if table.names is not None else int(j) for j in empty[:5]]
         raise ValueError(
-            f"Column(s) {listing} of X have no entry that is not missing, so that there is nothing to learn; drop them."
+            f"Column(s) {listing}{and_more(empty, 5)} of X have no entry that is not missing, so that there is nothing to "
+            "learn; drop them."
         )
