@@ -14,7 +14,21 @@ from skvae.estimators import (
     VAETransformer,
 )
 from skvae.imputation import AutoencoderImputer
-from skvae.modules import MLP, BatchTopK, Bernoulli, Codebook, Conv, DefaultNet, Gaussian, Laplace, Net, Poisson, Recurrent, TopK
+from skvae.modules import (
+    MLP,
+    BatchTopK,
+    Bernoulli,
+    Codebook,
+    Conv,
+    DefaultNet,
+    Gaussian,
+    Laplace,
+    LinearPath,
+    Net,
+    Poisson,
+    Recurrent,
+    TopK,
+)
 from skvae.pipeline import reconstruct, sample, score_anomaly, step_score
 from skvae.training import CodePrior, EarlyStopping, Optimizer
 
@@ -41,6 +55,7 @@ __all__ = [
     "EarlyStopping",
     "Gaussian",
     "Laplace",
+    "LinearPath",
     "Net",
     "Optimizer",
     "Poisson",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
 from inspect import Parameter, signature
 from numbers import Integral, Real
 from typing import Any, Self, TypeVar
@@ -10,6 +12,12 @@ import joblib
 import numpy as np
 
 S = TypeVar("S", bound="Spec")
+
+
+@cache
+def parameters_of(cls: type) -> Mapping[str, Parameter]:
+    """Return the parameters of a class, by name."""
+    return signature(cls).parameters
 
 
 class Spec:
@@ -22,13 +30,12 @@ class Spec:
     @classmethod
     def _arguments(cls) -> dict[str, Parameter]:
         """Arguments of `__init__` by name, without what takes any others."""
-        parameters = list(signature(cls).parameters.values())
-        return {parameter.name: parameter for parameter in parameters if parameter.kind is not Parameter.VAR_KEYWORD}
+        return {name: parameter for name, parameter in parameters_of(cls).items() if parameter.kind is not Parameter.VAR_KEYWORD}
 
     @classmethod
     def _takes_any(cls) -> bool:
         """Whether `__init__` takes arguments that it does not name."""
-        return any(parameter.kind is Parameter.VAR_KEYWORD for parameter in signature(cls).parameters.values())
+        return any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters_of(cls).values())
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the arguments by name.

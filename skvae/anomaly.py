@@ -18,7 +18,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_sample_weight, _num_samples, check_is_fitted, has_fit_parameter
 
 from skvae.data import is_sparse
-from skvae.estimators import CVAE, AutoEncoder
+from skvae.estimators import CVAE, VQVAE, AutoEncoder
 from skvae.estimators._docs import DocumentedMixin
 from skvae.estimators._specs import NestedMixin
 from skvae.pipeline import find_step, flat_steps, forth, is_active
@@ -68,7 +68,8 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
     Attributes
     ----------
     estimators_ : list
-        The fitted estimators whose mean score counts: one, or one for each repetition of "cross".
+        The fitted estimators whose mean score counts: one, or one for each repetition of "cross". A :class:`VQVAE` has no prior
+        of its codes, whose training takes long, unless `method` is "likelihood".
     calibration_indices_ : ndarray of shape (n_calibration,)
         Training rows that the threshold and p-values are read off. Their number plus one, times `alpha`, is as close to a
         whole number as can be. Empty with `contamination`.
@@ -330,6 +331,8 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
         if seed is not None:
             own = model.get_params(deep=isinstance(model, Pipeline)) if hasattr(model, "get_params") else {}
             model.set_params(**{name: seed for name in own if name.split("__")[-1] == "random_state"})
+        if self.method != "likelihood":
+            _leave_out_priors(model)
         params = {} if weight is None else {_weight_name(model): weight[rows]}
         if len(rows) != _num_samples(X):
             X = _safe_indexing(X, rows)
@@ -385,10 +388,12 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
         Returns
         -------
         decision : ndarray of shape (n_samples,)
-            ``score_samples(X) - offset_``; negative where rows are flagged. Infinite for all rows where there are too few
-            calibration rows: rank rows by `score_samples`, which needs none.
+            ``score_samples(X) - offset_``; negative where rows are flagged. Where `offset_` is minus infinity, as with too few
+            calibration rows, rows are ranked as by `score_samples`, by numbers that are not negative and have no unit.
         """
         scores, offset = self.score_samples(X), self.offset_
+        if np.isneginf(offset):  # a ranking needs no threshold
+            return np.where(scores > 0.0, 1.0 + scores, 1.0 / (1.0 - np.minimum(scores, 0.0)))
         with np.errstate(invalid="ignore"):
             return np.where(scores == offset, 0.0, scores - offset)
 
@@ -631,6 +636,15 @@ def _upper_quantile(scores: np.ndarray, weight: np.ndarray | None, share: float)
 
 def _steps(estimator: Any) -> list[tuple[str, Any]]:
     return flat_steps(estimator) if isinstance(estimator, Pipeline) else [("", estimator)]
+
+
+def _leave_out_priors(model: Any) -> None:
+    """Have no prior of codes fitted that scores do not need, which may take many times longer than all else."""
+    for _, step in _steps(model):
+        # Labels that a prior is to depend on cannot be given here, which `fit` says.
+        if isinstance(step, VQVAE) and step._anomaly_method != "likelihood" and step.class_conditional is not True:
+            step._validate_params()  # with the prior that was asked for
+            step.set_params(code_prior=None)
 
 
 def _weight_name(model: Any) -> str:

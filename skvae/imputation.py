@@ -186,7 +186,8 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
         fitted.indicator_ = None
         if self.add_indicator:
             # Columns, as of now with NaN for whatever stands for a missing entry.
-            fitted.indicator_ = MissingIndicator(missing_values=np.nan, error_on_new=False).fit(X)
+            indicator = MissingIndicator(missing_values=np.nan, error_on_new=False)
+            fitted.indicator_ = indicator.set_output(transform="default").fit(X)  # an array, whatever scikit-learn is set to
         fitted.estimator_ = model.fit(X[:, ~is_empty])
         vars(self).clear()
         vars(self).update(vars(fitted))

@@ -69,6 +69,11 @@ def refuses_batch_normalization(cls):
     return "contraction" in cls().get_params()
 
 
+def networks_alone(cls):
+    """Parameters by which perceptrons have no linear maps beside them, for tests of what only they do."""
+    return {"linear_path": None} if "linear_path" in cls().get_params() else {}
+
+
 @pytest.fixture
 def quick(estimator_class):
     """Make the estimator with parameters that train in milliseconds."""

@@ -17,23 +17,23 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
 from sklearn.feature_selection import VarianceThreshold
-from sklearn.model_selection import GridSearchCV
+from sklearn.metrics import get_scorer, roc_auc_score
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, Normalizer, StandardScaler
 from sklearn.utils import estimator_checks as checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import skvae
-from skvae import CVAE, TDVAE, AnomalyDetector, AutoEncoder, AutoencoderImputer, ContractiveAE, VAETransformer
+from skvae import CVAE, TDVAE, VQVAE, AnomalyDetector, AutoEncoder, AutoencoderImputer, ContractiveAE, VAETransformer
 from skvae.anomaly import _least_rows, _rows_needed, _snap, _upper_quantile
+from skvae.training.code_priors import CodePriors
 
 pytestmark = pytest.mark.usefixtures("one_core")
 NOT_EXACT = "weighted and repeated rows are held out and divided differently"
 
 
 def expected_failed_checks(estimator):
-    if estimator.calibration == "split" and estimator.contamination is None:
-        return {}  # so few rows are held out there that none is flagged, with weights or without
     return {
         "check_sample_weight_equivalence_on_dense_data": NOT_EXACT,
         "check_sample_weight_equivalence_on_sparse_data": NOT_EXACT,
@@ -643,6 +643,64 @@ def test_tags_are_those_of_the_estimator():
     assert AnomalyDetector(TDVAE()).__sklearn_tags__().input_tags.three_d_array
 
 
+@pytest.mark.filterwarnings("ignore:alpha=.*needs at least")
+@pytest.mark.parametrize("calibration", ["split", "cross"])
+@pytest.mark.parametrize("n_rows", [3, 10, 40])
+def test_rows_are_ranked_however_few_calibration_rows_there_are(calibration, n_rows):
+    rng = np.random.default_rng(0)
+    X, odd = rng.normal(size=(n_rows, 3)), 1e3 * rng.normal(size=(10, 3))
+    model = detector(calibration=calibration).fit(X)
+    rows, is_normal = np.concatenate([X, odd]), np.repeat([1, 0], [n_rows, 10])
+    ranked = get_scorer("roc_auc")(model, rows, is_normal)
+    assert ranked == roc_auc_score(is_normal, model.score_samples(rows))
+    assert ranked > 0.9
+    mixed, labels = np.concatenate([X, X + 0.1, X - 0.1, odd]), np.repeat([1, 0], [3 * n_rows, 10])
+    found = cross_val_score(detector(calibration=calibration), mixed, labels, scoring="roc_auc", cv=StratifiedKFold(2))
+    assert np.isfinite(found).all()
+
+
+# -- a prior of codes -------------------------------------------------------------------------------------------------
+
+
+def priors_fitted(monkeypatch):
+    """Count the priors of codes that are fitted."""
+    fitted, fit = [], CodePriors.fitted
+    monkeypatch.setattr(CodePriors, "fitted", lambda self, *args, **params: fitted.append(self) or fit(self, *args, **params))
+    return fitted
+
+
+@pytest.mark.parametrize("in_pipeline", [False, True])
+@pytest.mark.parametrize("calibration", ["split", "cross"])
+def test_no_prior_of_codes_is_fitted_for_scores_that_need_none(X, monkeypatch, in_pipeline, calibration):
+    fitted = priors_fitted(monkeypatch)
+    vqvae = VQVAE(n_embeddings=4, n_codes=2, max_epochs=2, random_state=0, code_prior="histogram")
+    estimator = make_pipeline(StandardScaler(), vqvae) if in_pipeline else vqvae
+    params = {"alpha": 0.2, "calibration": calibration, "n_repeats": 1, "random_state": 0}
+    model = AnomalyDetector(estimator, **params).fit(X)
+    assert fitted == []
+    assert vqvae.code_prior == "histogram"
+    assert model.explain(X).shape == X.shape
+    monkeypatch.setattr("skvae.anomaly._leave_out_priors", lambda model: None)
+    np.testing.assert_array_equal(AnomalyDetector(estimator, **params).fit(X).score_samples(X), model.score_samples(X))
+    assert fitted
+
+
+def test_a_prior_of_codes_is_fitted_where_scores_are_likelihoods(X, monkeypatch):
+    fitted = priors_fitted(monkeypatch)
+    vqvae = VQVAE(n_embeddings=4, n_codes=2, max_epochs=2, code_prior="histogram")
+    model = AnomalyDetector(vqvae, alpha=0.2, method="likelihood", random_state=0).fit(X)
+    assert len(fitted) == 1
+    np.testing.assert_allclose(model.score_samples(X), model.estimators_[0].score_samples(X))
+
+
+@pytest.mark.parametrize(
+    ("params", "message"), [({"code_prior": "normal"}, "'code_prior' parameter"), ({"class_conditional": True}, "pass them as y")]
+)
+def test_parameters_of_a_prior_that_is_left_out_are_checked(X, params, message):
+    with pytest.raises(ValueError, match=message):
+        AnomalyDetector(VQVAE(max_epochs=1, **params), alpha=0.2).fit(X)
+
+
 # -- what cannot be done ----------------------------------------------------------------------------------------------
 
 
@@ -661,7 +719,11 @@ def test_too_few_calibration_rows(params, n_rows, message):
         model = detector(**params).fit(X[:n_rows])
     assert (model.predict(1e9 * X) == 1).all()
     assert model.offset_ == -np.inf
-    assert (model.decision_function(X) == np.inf).all()
+    rows = np.concatenate([X, 1e9 * X])
+    decision = model.decision_function(rows)
+    assert np.isfinite(decision).all()
+    assert (decision >= 0).all()  # as no row is flagged
+    np.testing.assert_array_equal(np.argsort(decision, kind="stable"), np.argsort(model.score_samples(rows), kind="stable"))
     assert model.p_values(1e9 * X).min() == 1 / (1 + len(model.calibration_scores_))
     enough = max(int(number) for number in re.findall(r"(\d+) rows (?:in all|are enough)", message))
     with warnings.catch_warnings():

@@ -6,10 +6,13 @@ import pandas as pd
 import pytest
 import torch
 from numpydoc.docscrape import NumpyDocString
+from sklearn import config_context
 from sklearn.base import clone
+from sklearn.impute import KNNImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skvae import CVAE, AutoEncoder, AutoencoderImputer, DenoisingAE, VAETransformer
@@ -108,6 +111,22 @@ def test_indicators_names_and_frames(gaps):
     filled = imputer.transform(frame)
     assert list(filled.columns) == [*"abcde", *(f"missingindicator_{name}" for name in "bcde")]
     np.testing.assert_array_equal(filled.iloc[:, 5:], np.isnan(gaps[:, 1:]))
+
+
+@pytest.mark.parametrize("kind", ["pandas", "polars"])
+@pytest.mark.parametrize("is_global", [False, True])
+def test_indicators_beside_any_kind_of_output(gaps, kind, is_global):
+    plain = quick(add_indicator=True).fit(gaps)
+    expected, drawn = plain.transform(gaps), plain.impute(gaps, 2, random_state=0)
+    imputer = quick(add_indicator=True)
+    if not is_global:
+        imputer.set_output(transform=kind)
+    with config_context(transform_output=kind if is_global else "default"):
+        filled = imputer.fit(gaps).transform(gaps)
+        np.testing.assert_array_equal(imputer.impute(gaps, 2, random_state=0), drawn)
+    assert type(filled).__module__.split(".")[0] == kind
+    assert list(filled.columns) == list(plain.get_feature_names_out())
+    np.testing.assert_array_equal(filled.to_numpy(), expected)
 
 
 def test_in_a_pipeline_and_a_search(gaps, X):
@@ -337,3 +356,19 @@ def test_a_model_of_the_mask_finds_how_steeply_values_decide(sign):
     with torch.no_grad():
         found = (mask_model.own(torch.ones(3)) - mask_model.own(torch.zeros(3))).numpy() / np.nanstd(gaps[:, :3], axis=0)
     np.testing.assert_allclose(found, direction * slope, rtol=0.3)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.2])
+def test_rows_may_have_more_gaps_than_those_of_training(share):
+    """Entries are hidden in training: fitted to few gaps, or none, it fills in as well as it can."""
+    rng = np.random.default_rng(0)
+    X = StandardScaler().fit_transform(rng.normal(size=(600, 3)) @ rng.normal(size=(3, 12)) + 0.2 * rng.normal(size=(600, 12)))
+    train, test = X[:300].copy(), X[300:].copy()
+    train[rng.random(train.shape) < share] = np.nan
+    missing = rng.random(test.shape) < 0.2
+    test[missing] = np.nan
+
+    def error(imputer):
+        return np.sqrt(np.mean((imputer.fit(train).transform(test) - X[300:])[missing] ** 2))
+
+    assert error(AutoencoderImputer(random_state=0)) < 0.85 * error(KNNImputer())

@@ -27,7 +27,8 @@ def X():
 
 
 def vae(**params):
-    return VAETransformer(**{"n_components": 2, "hidden_layer_sizes": (8,), "max_epochs": 3, "random_state": 0, **params})
+    given = {"n_components": 2, "hidden_layer_sizes": (8,), "linear_path": None, "max_epochs": 3, "random_state": 0}
+    return VAETransformer(**given | params)
 
 
 def kmeans():

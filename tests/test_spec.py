@@ -20,6 +20,7 @@ from skvae import (
     EarlyStopping,
     Gaussian,
     Laplace,
+    LinearPath,
     Net,
     Optimizer,
     Poisson,
@@ -46,6 +47,7 @@ GIVEN = [
     BatchTopK(alpha=1.5),
     Codebook("gradient", decay=0.9, revive=False),
     CodePrior("transformer", width=32, max_epochs=3),
+    LinearPath(0.3),
 ]
 CLASSES = [value for value in vars(skvae).values() if isinstance(value, type) and issubclass(value, Spec)]
 
@@ -172,6 +174,9 @@ WRONG = [
     (CodePrior("gaussian"), "name='gaussian' must be one of 'auto', 'transformer'"),
     (CodePrior("uniform", width=8), "width without effect on 'uniform', which is not trained; use None"),
     (CodePrior(width=30), "width=30 must be a multiple of n_heads=4"),
+    (LinearPath(-1.0), r"weight_decay=-1\.0 must be a number of at least 0, infinity included, or 'auto'"),
+    (LinearPath(np.nan), "weight_decay=nan must be a number of at least 0"),
+    (LinearPath("strong"), "weight_decay='strong' must be a number of at least 0"),
     (CodePrior(batch_size=0), "batch_size=0 must be an integer of at least 1, or None"),
     (CodePrior(dropout=1), "dropout=1 must be a number of at least 0 and below 1"),
     (CodePrior(learning_rate=np.nan), "learning_rate=nan must be a number above 0, or None"),

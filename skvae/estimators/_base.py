@@ -31,13 +31,14 @@ from skvae.modules import (
     layer_sizes,
     resolve_networks,
 )
+from skvae.runtime.precision import single_precision
 from skvae.runtime.randomness import Stream, seed_streams
 from skvae.runtime.state import load_module_state, to_plain
 from skvae.training import OPTIMIZER_NAMES, EarlyStopping, Optimizer, Plan, Rows
 
-_AUTO_STEPS, _AUTO_STEPS_LINEAR = 3000, 5000
-_MIN_EPOCHS, _MAX_EPOCHS, _MAX_EPOCHS_LINEAR = 10, 100, 1000
-_LEARNING_RATE, _LEARNING_RATE_SHALLOW = 0.002, 0.01
+AUTO_STEPS, _AUTO_STEPS_LINEAR = 3000, 5000
+MIN_EPOCHS, _MAX_EPOCHS, _MAX_EPOCHS_LINEAR = 10, 100, 1000
+LEARNING_RATE, _LEARNING_RATE_SHALLOW = 0.002, 0.01
 
 
 class BaseAutoEncoder(DocumentedMixin, SpecsMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -132,7 +133,7 @@ class BaseAutoEncoder(DocumentedMixin, SpecsMixin, ClassNamePrefixFeaturesOutMix
 
     def _fit(self, X: Any, sample_weight: Any, *, single_pass: bool, **side: Any) -> Self:
         """Fit, and take over what was found once all has gone well; `side` is what else was given about the rows, by name."""
-        with torch.inference_mode(False):
+        with torch.inference_mode(False), single_precision():
             run = FitRun(self, single_pass=single_pass, callbacks=check.list_callbacks(self.callbacks))
             fitted = run.run(X, sample_weight, **side)
         vars(self).clear()
@@ -173,9 +174,9 @@ class BaseAutoEncoder(DocumentedMixin, SpecsMixin, ClassNamePrefixFeaturesOutMix
     def _auto_training(self, n_batches: int) -> tuple[int, float]:
         """Return the passes over so many batches, and the learning rate, for parameters that are "auto"."""
         is_shallow = self._is_shallow
-        steps, most = (_AUTO_STEPS_LINEAR, _MAX_EPOCHS_LINEAR) if self._is_linear else (_AUTO_STEPS, _MAX_EPOCHS)
-        n_epochs = int(np.clip(round(steps / n_batches), _MIN_EPOCHS, most))
-        return n_epochs, _LEARNING_RATE_SHALLOW if is_shallow else _LEARNING_RATE
+        steps, most = (_AUTO_STEPS_LINEAR, _MAX_EPOCHS_LINEAR) if self._is_linear else (AUTO_STEPS, _MAX_EPOCHS)
+        n_epochs = int(np.clip(round(steps / n_batches), MIN_EPOCHS, most))
+        return n_epochs, _LEARNING_RATE_SHALLOW if is_shallow else LEARNING_RATE
 
     @property
     def _is_shallow(self) -> bool:
@@ -273,8 +274,9 @@ class BaseAutoEncoder(DocumentedMixin, SpecsMixin, ClassNamePrefixFeaturesOutMix
         super().__setstate__({name: value for name, value in state.items() if name != "module_"})
         if weights is not None:
             self._progress = Progress(*self._progress)
-            module = build_module(self._module_class, self._arguments, self._progress)
-            load_module_state(module, weights)
+            with single_precision():
+                module = build_module(self._module_class, self._arguments, self._progress)
+                load_module_state(module, weights)
             self.module_ = module.eval()
 
     def __sklearn_is_fitted__(self):

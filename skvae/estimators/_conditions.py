@@ -10,7 +10,9 @@ from sklearn.utils.multiclass import type_of_target
 from skvae.data.columns import SpreadError
 from skvae.data.kinds import Column, Columns, Labels, Numbers, as_numbers, frame_columns, listing
 from skvae.estimators._checks import as_array, check_entries
+from skvae.warnings import warn_user
 
+_MANY_LABELS, _ROWS_PER_LABEL = 50, 5  # more labels with fewer rows are numbers, as likely as not
 _REMEMBERED = 1000  # conditions in numbers that are kept to draw from
 _SEED = 20140130
 
@@ -117,6 +119,24 @@ class Conditions:
         n_labels = sum(isinstance(column, Labels) for column in self._columns)
         kinds = ((n_labels, "label"), (self.n_columns - n_labels, "number"))
         return " and ".join(f"{n} {kind}{'s' if n > 1 else ''}" for n, kind in kinds if n)
+
+    def warn_of_numbers(self, n_rows: int) -> None:
+        """Warn of labels that look like numbers: more different whole ones than so many rows tell about one by one."""
+        for j, classes in enumerate(self._classes):
+            if classes is None or classes.dtype.kind not in "iuf":
+                continue
+            if len(classes) > _MANY_LABELS and n_rows < _ROWS_PER_LABEL * len(classes):
+                which = (
+                    self.name
+                    if self.n_columns == 1
+                    else f"Column {j if self._names is None else self._names[j]!r} of {self.name}"
+                )
+                warn_user(
+                    f"{which} holds {len(classes)} different whole numbers for {n_rows} rows. They count as labels, which "
+                    f"have no order and are learned about one by one, from {n_rows / len(classes):.1f} rows each. If they are "
+                    f"numbers, pass them as a matrix or a data frame of floats: "
+                    f"np.asarray({self.name}, dtype=float).reshape({n_rows}, -1)."
+                )
 
     # -- from labels and numbers to columns of numbers ----------------------------------------------------------------
 

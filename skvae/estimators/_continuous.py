@@ -9,8 +9,15 @@ import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skvae import inference
+from skvae._spec import parameters_of
 from skvae.estimators import _checks as check
+from skvae.estimators._base import AUTO_STEPS, LEARNING_RATE, MIN_EPOCHS
+from skvae.estimators._specs import NETWORKS, resolve
 from skvae.estimators._table import TableAutoEncoder
+from skvae.modules import MLP, Conv, LinearPath
+
+LINEAR_PATH = [StrOptions({"auto"}), LinearPath, None]
+_MAX_EPOCHS_BESIDE_LINEAR = 300
 
 
 class ContinuousAutoEncoder(TableAutoEncoder):
@@ -27,8 +34,45 @@ class ContinuousAutoEncoder(TableAutoEncoder):
     }
 
     def _module_arguments(self, n_features: int) -> dict[str, Any]:
-        n_components = self._auto_components(n_features) if self.n_components == "auto" else self.n_components
-        return {**super()._module_arguments(n_features), "n_components": int(n_components)}
+        n_components = int(self._auto_components(n_features) if self.n_components == "auto" else self.n_components)
+        arguments = {**super()._module_arguments(n_features), "n_components": n_components}
+        arguments.update({name: self._no_narrower_than(n_components, arguments[name]) for name in NETWORKS})
+        if "linear_path" in self._get_param_names():
+            arguments["linear_path"] = self._decay_beside_linear_path(arguments["encoder"], arguments["decoder"])
+        return arguments
+
+    def _no_narrower_than(self, n_components: int, network: Any) -> Any:
+        """Network of the default widths but where these are below the code, which would have to pass through them."""
+        default = parameters_of(type(self))["hidden_layer_sizes"].default
+        if not isinstance(network, (MLP, Conv)) or network.hidden_layer_sizes not in (default, default[::-1]):
+            return network
+        sizes = tuple(max(size, n_components) for size in network.hidden_layer_sizes)
+        return type(network)(**{**network.get_params(), "hidden_layer_sizes": sizes})
+
+    def _decay_beside_linear_path(self, encoder: Any, decoder: Any) -> float | str | None:
+        """Weight decay of the networks beside linear maps, "auto" where it is to be chosen; None where there are no such maps."""
+        if self.linear_path is None:
+            return None
+        misfit = self._misfit_of_linear_path(encoder, decoder)
+        if misfit is None:
+            decay = resolve("linear_path", self.linear_path).weight_decay
+            return decay if isinstance(decay, str) else float(decay)
+        if isinstance(self.linear_path, str):
+            return None
+        raise ValueError(f"linear_path={self.linear_path!r} {misfit}; leave it 'auto', which then has none.")
+
+    def _misfit_of_linear_path(self, encoder: Any, decoder: Any) -> str | None:
+        """Say why there can be no linear maps beside the networks, or return None."""
+        for name, network in (("encoder", encoder), ("decoder", decoder)):
+            if not isinstance(network, (MLP, str)):
+                return f"lies beside perceptrons, which {name}={network!r} is not"
+        return None
+
+    def _auto_training(self, n_batches: int) -> tuple[int, float]:
+        n_epochs, learning_rate = super()._auto_training(n_batches)
+        if self._arguments.get("linear_path") is None or self._is_shallow:
+            return n_epochs, learning_rate
+        return int(np.clip(round(AUTO_STEPS / n_batches), MIN_EPOCHS, _MAX_EPOCHS_BESIDE_LINEAR)), LEARNING_RATE
 
     def _auto_components(self, n_features: int) -> int:
         """Size of the code for ``n_components="auto"``."""

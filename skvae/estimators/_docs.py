@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from ast import literal_eval
+from collections.abc import Mapping
 from inspect import signature
+from typing import Any
 
 ARCHITECTURE = """
 hidden_layer_sizes : array-like of int, default=(128, 64)
@@ -20,6 +22,10 @@ encoder : MLP, Conv, Net or None, default=None
 decoder : MLP, Conv, Net, "tied" or None, default=None
     The same of the decoder; None mirrors the encoder. "tied" has it use the encoder's weights, too, transposed, with
     biases of its own.
+linear_path : "auto", LinearPath or None, default="auto"
+    Linear maps beside the perceptrons of encoder and decoder, which begin at the linear special case of the model, and a weight
+    decay that holds the perceptrons back: see :class:`~skvae.LinearPath`. "auto" chooses the decay by held-out rows, and has no
+    such maps beside networks that are no perceptrons; None has none.
 image_shape : tuple of int or None, default=None
     Channels, height and width of the images that the rows of X are: encoder and decoder then begin and end with
     convolutions. Not needed where X has the shape (n_samples, channels, height, width); rows then come back
@@ -43,8 +49,8 @@ optimizer : str, type of Optimizer or Optimizer, default="adam"
 batch_size : int, default=128
     Largest number of rows a step sees.
 max_epochs : int or "auto", default="auto"
-    Passes over the data; "auto" aims at 3,000 steps in 10 to 100 passes, and for linear maps, which hardly
-    overfit, at 5,000 in 10 to 1,000.
+    Passes over the data; "auto" aims at 3,000 steps in 10 to 300 passes beside a linear path and 10 to 100 without, and for
+    linear maps alone, which hardly overfit, at 5,000 in 10 to 1,000.
 early_stopping : bool or EarlyStopping, default=False
     Hold out rows, stop when their loss no longer falls and restore the best weights. How many rows, and how long it waits, are
     arguments of :class:`~skvae.EarlyStopping`.
@@ -74,6 +80,11 @@ loss_curve_ : list of float
     Training loss per epoch.
 n_parameters_ : int
     Number of weights that are trained by gradient.
+linear_path_ : LinearPath or None
+    The linear path with its weight decay, an infinite one where networks did not pay; None without.
+decay_curve_ : dict of ndarray or None
+    Where the decay was chosen: "weight_decay", from no networks on, the mean "loss" of held-out rows, and the standard
+    "error" of its difference from that without networks.
 image_shape_ : tuple of int or None
     Shape of the images that rows are.
 noise_scale_ : ndarray of shape (n_features_in_,)
@@ -106,7 +117,7 @@ def document(cls: type) -> type:
     described = set(re.findall(r"^    (\w+) : ", cls.__doc__, re.M))
     for name, text in (("architecture", ARCHITECTURE), ("training", TRAINING), ("fitted", FITTED)):
         names = {entry: re.match(r"\w+", entry)[0] for entry in re.split(r"\n(?=\w)", text.strip())}
-        known = set(parameters) if name != "fitted" else {*names.values()} - getattr(cls, "_unfitted", set())
+        known = set(parameters) if name != "fitted" else {*names.values()} - _unfitted(cls, parameters)
         entries = [entry for entry, own in names.items() if own in known and own not in described]
         cls.__doc__ = cls.__doc__.replace(f"    %({name})s\n", _indent("\n".join(entries)))
     cls.__doc__ = _in_order(cls.__doc__, list(parameters))
@@ -116,6 +127,12 @@ def document(cls: type) -> type:
             default = repr(parameter.default).replace("'", '"')
             cls.__doc__ = cls.__doc__[: written.start(1)] + default + cls.__doc__[written.end(1) :]
     return cls
+
+
+def _unfitted(cls: type, parameters: Mapping[str, Any]) -> set[str]:
+    """Names of shared attributes that a class does not have."""
+    of_linear_path = set() if "linear_path" in parameters else {"linear_path_", "decay_curve_"}
+    return getattr(cls, "_unfitted", set()) | of_linear_path
 
 
 def _in_order(doc: str, names: list[str]) -> str:

@@ -18,14 +18,16 @@ from skvae.data.columns import SpreadError
 from skvae.estimators import _checks as check
 from skvae.estimators._specs import NAMED, NETWORKS, resolve
 from skvae.inference.anomaly import references_of
-from skvae.modules import DefaultNet, LatentModule, asked_of
+from skvae.modules import DefaultNet, LatentModule, LinearPath, asked_of
 from skvae.runtime.randomness import PrivateRandomness, Stream, seed_streams
-from skvae.training import DivergedError, Outcome, Plan, Rows, train
+from skvae.training import DivergedError, Outcome, Plan, Rows, has_networks, search_decay, train
 from skvae.warnings import warn_user
 
 if TYPE_CHECKING:
     from skvae.estimators._base import BaseAutoEncoder
 
+AUTO = "auto"
+STREAM_DECAY = 1.0  # weight decay beside a linear path where partial_fit sees a part of the rows and cannot choose
 REMEMBERED_ROWS = 4096  # rows of earlier partial_fit calls that weigh against those of the present one
 MAX_SEED = 2**31 - 1
 
@@ -96,6 +98,10 @@ class FitRun:
     module : LatentModule
     prepared : dict
         What `_prepare` returned.
+    chooses_decay : bool
+        Whether the weight decay beside a linear path is left to the fit.
+    new_energy : ndarray of shape (n_features,) or None
+        Mean energy of the residuals of new rows, where it is known.
     """
 
     device: torch.device
@@ -104,9 +110,11 @@ class FitRun:
     progress: Progress
     module: LatentModule
     prepared: dict[str, Any]
+    chooses_decay: bool
 
     def __init__(self, estimator: BaseAutoEncoder, *, single_pass: bool, callbacks: list[Any]):
         self.single_pass, self.callbacks = single_pass, callbacks
+        self.new_energy: np.ndarray | None = None
         self.resumes = hasattr(estimator, "module_") and (single_pass or estimator.warm_start)
         self.goes_on = single_pass and self.resumes
         self.draft = draft_of(estimator, with_state=self.resumes)
@@ -147,6 +155,13 @@ class FitRun:
         if valid_index is not None:
             valid = self._training_rows(valid_index)
         plan = self._plan(len(rows), stopping)
+        self.prepared = {}
+        if not self.resumes:
+            try:
+                self.prepared = draft._prepare(self, rows, plan)
+                self._begin_at_linear_model(self.table if train_index is None else self.table.take(train_index), plan)
+            except DivergedError:
+                raise ValueError(self._divergence()) from None
         outcome = self._train(rows, valid, plan)
         self._note_training(outcome)
         self._note_measures(noise_before, plan)
@@ -176,6 +191,9 @@ class FitRun:
         changed = []
         for name, value in now.items():
             before = draft._arguments[name]
+            follows = name in ("linear_path", "kl_warmup") and getattr(draft, name) == AUTO
+            if follows and not (value == AUTO and before is None):
+                continue  # the choice stays, and what follows from other parameters is named by them
             if name in NAMED:
                 before, value = (resolve(name, each) if isinstance(each, str) else each for each in (before, value))
             if before == value:
@@ -206,6 +224,9 @@ class FitRun:
         if draft._module_class.takes_missing:
             check.check_missing(draft, measured)
             arguments.update(draft._module_class.missing_arguments(measured.n_missing, measured.n_rows))
+        self.chooses_decay = arguments.get("linear_path") == AUTO
+        if self.chooses_decay:
+            arguments["linear_path"] = STREAM_DECAY
         draft._arguments = arguments
         module = build_module(draft._module_class, arguments, self.progress)
         entries = table.entries()
@@ -218,6 +239,27 @@ class FitRun:
         except SpreadError as error:
             raise error.named(table.name, "X") from None
         return module
+
+    def _begin_at_linear_model(self, table: Table, plan: Plan) -> None:
+        """Set the linear maps beside the networks, where there are some, and choose how far the latter are held back."""
+        draft, arguments = self.draft, self.arguments
+        if "linear_path" not in arguments:
+            return
+        vars(draft).pop("decay_curve_", None)
+        if arguments["linear_path"] is None:
+            draft.linear_path_ = None
+            return
+        if self.chooses_decay and not self.single_pass and has_networks(self.module):
+            curve = search_decay(self.module, table, self.device, plan)
+            draft.decay_curve_ = {"weight_decay": curve.decay, "loss": curve.loss, "error": curve.error}
+            arguments["linear_path"] = self.module.decay = float(curve.decay[curve.best])
+            self.new_energy = curve.energy[curve.best]
+            if np.isinf(self.module.decay):
+                measured = self.module.likelihood
+                self.module = build_module(draft._module_class, arguments, self.progress)
+                self.module.likelihood = measured
+        draft.linear_path_ = LinearPath(arguments["linear_path"])
+        inference.start(self.module, table, self.device)
 
     def _resumed_module(self) -> LatentModule:
         module = copy.deepcopy(self.draft.module_)
@@ -248,12 +290,8 @@ class FitRun:
         n_epochs, self.learning_rate = draft._auto_training(n_batches)
         n_epochs = n_epochs if draft.max_epochs == "auto" else draft.max_epochs
         self.learning_rate = self.learning_rate if draft.learning_rate == "auto" else float(draft.learning_rate)
-        normalized = [name for name in NETWORKS if getattr(self.arguments[name], "normalization", None) == "batch"]
-        if normalized and n_rows // n_batches < 2:
-            raise ValueError(
-                f"{normalized[0]}__normalization='batch' needs batches of at least 2 rows, but {n_rows} rows in batches of at "
-                f"most batch_size={draft.batch_size} leave some with {n_rows // n_batches}; raise batch_size or use 'layer'."
-            )
+        with PrivateRandomness(progress.seed):
+            check.check_batches(self.module, *(self.arguments[name] for name in NETWORKS), n_rows, draft.batch_size)
         goes_on = self.single_pass and progress.n_passes > 0
         return Plan(
             batch_size=draft.batch_size,
@@ -273,7 +311,6 @@ class FitRun:
 
     def _train(self, rows: Rows, valid: Rows | None, plan: Plan) -> Outcome:
         try:
-            self.prepared = {} if self.resumes else self.draft._prepare(self, rows, plan)
             outcome = train(self.module, rows, valid, plan, self.progress.optimizer)
         except DivergedError:
             raise ValueError(self._divergence()) from None
@@ -294,6 +331,8 @@ class FitRun:
         likelihood = self.module.likelihood
         try:
             vars(self.draft).update(self.draft._measure(self))
+            if self.new_energy is not None:
+                inference.widen_noise(self.module, self.table, self.device, self.new_energy)
             blew_up = not np.isfinite(likelihood.noise_scale()).all()
         except np.linalg.LinAlgError:
             blew_up = True

@@ -38,7 +38,7 @@ class ImportanceWeightedVAE(VAETransformer):
         mechanism="random",
         sign=0,
         beta=1.0,
-        kl_warmup=0.25,
+        kl_warmup="auto",
         capacity=None,
         n_draws=5,
         prior="standard",
@@ -46,6 +46,7 @@ class ImportanceWeightedVAE(VAETransformer):
         activation="relu",
         encoder=None,
         decoder=None,
+        linear_path="auto",
         image_shape=None,
         likelihood="gaussian",
         missing_values=None,
@@ -72,6 +73,7 @@ class ImportanceWeightedVAE(VAETransformer):
             activation=activation,
             encoder=encoder,
             decoder=decoder,
+            linear_path=linear_path,
             image_shape=image_shape,
             likelihood=likelihood,
             missing_values=missing_values,
@@ -99,6 +101,9 @@ class ImportanceWeightedVAE(VAETransformer):
         """Half as many as columns: what is missing depends on more than a summary of the row."""
         return max(min(2, n_features), -(-n_features // 2))
 
+    def _misfit_of_linear_path(self, encoder: Any, decoder: Any) -> str | None:
+        return "begins at what a linear encoder makes of rows, which is far off where it was fitted to rows with other gaps"
+
     def _auto_training(self, n_batches: int) -> tuple[int, float]:
         most = _MOST_EPOCHS if self.mechanism == "random" else _MOST_EPOCHS_WITH_MECHANISM
         return int(np.clip(round(_STEPS / n_batches), _FEWEST_EPOCHS, most)), super()._auto_training(n_batches)[1]
@@ -107,7 +112,13 @@ class ImportanceWeightedVAE(VAETransformer):
         arguments = super()._module_arguments(n_features)
         for name in ("beta", "capacity"):  # which have no part in the bound
             del arguments[name]
-        return {**arguments, "mechanism": self.mechanism, "sign": int(self.sign), "kl_warmup": 0.0}
+        return {
+            **arguments,
+            "mechanism": self.mechanism,
+            "sign": int(self.sign),
+            "hides": self.mechanism == "random",
+            "kl_warmup": 0.0,
+        }
 
     @property
     def _drops_empty_rows(self) -> bool:

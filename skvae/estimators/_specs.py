@@ -22,6 +22,7 @@ from skvae.modules import (
     Conv,
     DefaultNet,
     Layered,
+    LinearPath,
     Recurrent,
     TopK,
     completed,
@@ -43,10 +44,11 @@ _STAND_INS: dict[str, Callable[[Any], Spec | None]] = {
     "encoder": Recurrent,
     "penalty": lambda name: _PENALTIES[name]() if name in _PENALTIES else None,
     "codebook": Codebook,
+    "linear_path": lambda value: None if value is None else LinearPath(),
     "code_prior": lambda name: None if name is None else CodePrior(name),
 }
 # Those whose arguments can be set where there was none.
-_WHERE_NONE: dict[str, type[Spec]] = {"early_stopping": EarlyStopping, "code_prior": CodePrior}
+_WHERE_NONE: dict[str, type[Spec]] = {"early_stopping": EarlyStopping, "code_prior": CodePrior, "linear_path": LinearPath}
 
 
 def resolve(name: str, value: Any) -> Any:

@@ -22,19 +22,24 @@ CONDITIONAL_PRIOR = [StrOptions(set(PRIORS)), PriorSpec]
 class VariationalAutoEncoder(ContinuousAutoEncoder):
     """The evidence lower bound with its schedules, and what the components carry."""
 
+    _auto_warmup: ClassVar[float] = 0.25
+
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **ContinuousAutoEncoder._parameter_constraints,
         "beta": [Interval(Real, 0, None, closed="left")],
-        "kl_warmup": [Interval(Real, 0, 1, closed="both")],
+        "kl_warmup": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="both")],
         "capacity": [Interval(Real, 0, None, closed="left"), None],
         "n_draws": [Interval(Integral, 1, None, closed="left")],
     }
 
     def _module_arguments(self, n_features: int) -> dict[str, Any]:
+        arguments = super()._module_arguments(n_features)
+        # A start at the linear model has nothing to warm up for, and would be undone.
+        auto = self._auto_warmup if arguments.get("linear_path") is None else 0.0
         return {
-            **super()._module_arguments(n_features),
+            **arguments,
             "beta": float(self.beta),
-            "kl_warmup": float(self.kl_warmup),
+            "kl_warmup": auto if self.kl_warmup == "auto" else float(self.kl_warmup),
             "capacity": None if self.capacity is None else float(self.capacity),
             "n_draws": int(self.n_draws),
         }
@@ -51,5 +56,5 @@ class VariationalAutoEncoder(ContinuousAutoEncoder):
         return [
             f"The code of {type(self).__name__} has collapsed: none of its {self.n_components_} components tells rows "
             f"apart, although the columns of X are correlated. Lower beta (now {self.beta:g}), or raise kl_warmup (now "
-            f"{self.kl_warmup:g}) or max_epochs (now {self.max_epochs!r}, {self.n_iter_} passes)."
+            f"{run.arguments['kl_warmup']:g}) or max_epochs (now {self.max_epochs!r}, {self.n_iter_} passes)."
         ]

@@ -10,7 +10,7 @@ from sklearn.utils._param_validation import HasMethods
 from skvae import inference
 from skvae.data import Table
 from skvae.estimators import _checks as check
-from skvae.estimators._continuous import ContinuousAutoEncoder
+from skvae.estimators._continuous import LINEAR_PATH, ContinuousAutoEncoder
 from skvae.estimators._density import (
     GaussianDensity,
     check_density,
@@ -23,7 +23,7 @@ from skvae.estimators._fit import FitRun
 from skvae.modules import AutoEncoderModule
 from skvae.runtime.randomness import Stream
 
-NOISE_ROWS = 512  # rows that the generative model's noise is fitted to
+NOISE_ROWS = 16384  # rows that the noise of the generative model is fitted to
 DENSITY_ROWS = 200  # rows that partial_fit must bring for a density of the user's own to be fitted again
 
 
@@ -79,6 +79,7 @@ class AutoEncoder(ContinuousAutoEncoder):
 
     _parameter_constraints = {
         **ContinuousAutoEncoder._parameter_constraints,
+        "linear_path": LINEAR_PATH,
         "missing_values": check.MISSING_VALUES,
         "density": [HasMethods(["fit", "score_samples", "sample"]), None],
     }
@@ -91,6 +92,7 @@ class AutoEncoder(ContinuousAutoEncoder):
         activation="relu",
         encoder=None,
         decoder=None,
+        linear_path="auto",
         image_shape=None,
         likelihood="gaussian",
         missing_values=None,
@@ -112,6 +114,7 @@ class AutoEncoder(ContinuousAutoEncoder):
         self.activation = activation
         self.encoder = encoder
         self.decoder = decoder
+        self.linear_path = linear_path
         self.image_shape = image_shape
         self.likelihood = likelihood
         self.missing_values = missing_values

@@ -97,7 +97,7 @@ class ContractiveAE(AutoEncoder):
     _module_class = ContractiveModule
 
     _parameter_constraints = {
-        **AutoEncoder._parameter_constraints,
+        **{name: takes for name, takes in AutoEncoder._parameter_constraints.items() if name != "linear_path"},
         "contraction": [Interval(Real, 0, None, closed="left")],
         "jacobian": [StrOptions(set(JACOBIANS))],
         "n_probes": [Interval(Integral, 1, None, closed="left")],
@@ -143,6 +143,7 @@ class ContractiveAE(AutoEncoder):
             activation=activation,
             encoder=encoder,
             decoder=decoder,
+            linear_path=None,  # a contraction has no linear special case to begin at
             image_shape=image_shape,
             likelihood=likelihood,
             missing_values=missing_values,

@@ -17,6 +17,7 @@ from skvae.estimators._anomaly import ConditionalAnomalyScoresMixin
 from skvae.estimators._base import BaseAutoEncoder
 from skvae.estimators._conditioner import Conditioner, choose, split_columns
 from skvae.estimators._conditions import Conditions
+from skvae.estimators._continuous import LINEAR_PATH
 from skvae.estimators._docs import document
 from skvae.estimators._fit import FitRun
 from skvae.estimators._inpainting import InpaintingMixin
@@ -51,8 +52,9 @@ class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncode
         returns repeat them. Beside rows of X, `y` is then ignored and `condition` refused.
     beta : float, default=1.0
         Weight of the KL term; 1 gives the evidence lower bound.
-    kl_warmup : float, default=0.05
-        Fraction of the run over which that weight, and C, grow from 0.
+    kl_warmup : float or "auto", default="auto"
+        Fraction of the run over which that weight, and C, grow from 0; "auto" is 0 beside a linear path, whose start a ramp would
+        undo, and 0.05 without.
     capacity : float or None, default=None
         Nats at which the KL is held, by the penalty ``beta * |KL - C|`` with C growing from 0 to `capacity`.
     n_draws : int, default=1
@@ -104,10 +106,12 @@ class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncode
     """
 
     _module_class = CVAEModule
+    _auto_warmup = 0.05
     _private_state = (*VariationalAutoEncoder._private_state, "_conditioner")
 
     _parameter_constraints = {
         **VariationalAutoEncoder._parameter_constraints,
+        "linear_path": LINEAR_PATH,
         "encode_condition": ["boolean"],
         "prior": CONDITIONAL_PRIOR,
         "condition_columns": ["array-like", None],
@@ -128,13 +132,14 @@ class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncode
         prior="standard",
         condition_columns=None,
         beta=1.0,
-        kl_warmup=0.05,
+        kl_warmup="auto",
         capacity=None,
         n_draws=1,
         hidden_layer_sizes=(128, 64),
         activation="relu",
         encoder=None,
         decoder=None,
+        linear_path="auto",
         image_shape=None,
         likelihood="gaussian",
         learning_rate="auto",
@@ -161,6 +166,7 @@ class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncode
         self.activation = activation
         self.encoder = encoder
         self.decoder = decoder
+        self.linear_path = linear_path
         self.image_shape = image_shape
         self.likelihood = likelihood
         self.learning_rate = learning_rate
@@ -276,6 +282,8 @@ class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncode
         else:
             conditioner = Conditioner.of(table, columns, given, weight, name=name, classes=classes)
         conditions = conditioner.conditions
+        if not run.single_pass:
+            conditions.warn_of_numbers(rows.n_rows)
         noted.update(_conditioner=conditioner, n_conditions_=conditions.width)
         if conditions.is_labels:
             noted["classes_"] = conditions.classes

@@ -107,6 +107,8 @@ class CVAEResampler(DocumentedMixin, NestedMixin, OneToOneFeatureMixin, BaseEsti
         "random_state": ["random_state"],
     }
 
+    _sampling_type = "over-sampling"  # which ensembles of imbalanced-learn ask their samplers for
+
     def __init__(self, estimator=None, *, sampling_strategy="auto", guard=0.2, random_state=None):
         self.estimator = estimator
         self.sampling_strategy = sampling_strategy

@@ -109,6 +109,7 @@ class DenoisingAE(AutoEncoder):
         activation="relu",
         encoder=None,
         decoder=None,
+        linear_path="auto",
         image_shape=None,
         likelihood="gaussian",
         missing_values=None,
@@ -136,6 +137,7 @@ class DenoisingAE(AutoEncoder):
         self.activation = activation
         self.encoder = encoder
         self.decoder = decoder
+        self.linear_path = linear_path
         self.image_shape = image_shape
         self.likelihood = likelihood
         self.missing_values = missing_values
@@ -195,6 +197,11 @@ class DenoisingAE(AutoEncoder):
                 f"pretraining_epochs={self.pretraining_epochs} corrupts the codes of every layer; corruption={self.corruption!r} "
                 "is made for rows of X. Name a corruption instead."
             )
+
+    def _misfit_of_linear_path(self, encoder: Any, decoder: Any) -> str | None:
+        if self.pretraining_epochs:
+            return f"begins at a linear model, which pretraining_epochs={self.pretraining_epochs} would begin elsewhere"
+        return super()._misfit_of_linear_path(encoder, decoder)
 
     def _prepare(self, run: FitRun, rows: Rows, plan: Plan) -> dict[str, Any]:
         """Try a corruption of the user's own, and train layer by layer."""

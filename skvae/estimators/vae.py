@@ -6,6 +6,7 @@ import numpy as np
 
 from skvae import inference
 from skvae.estimators import _checks as check
+from skvae.estimators._continuous import LINEAR_PATH
 from skvae.estimators._docs import document
 from skvae.estimators._latent import LatentWalksMixin
 from skvae.estimators._specs import as_argument, resolve
@@ -28,8 +29,9 @@ class VAETransformer(LatentWalksMixin, VariationalAutoEncoder):
         Size of the code; "auto" is the square root of the number of columns, but at least 2.
     beta : float, default=1.0
         Weight of the KL term [4]_; 1 gives the evidence lower bound.
-    kl_warmup : float, default=0.25
-        Fraction of the run over which that weight, and C, grow from 0.
+    kl_warmup : float or "auto", default="auto"
+        Fraction of the run over which that weight, and C, grow from 0; "auto" is 0 beside a linear path, whose start a ramp would
+        undo, and 0.25 without.
     capacity : float or None, default=None
         Nats at which the KL is held, by the penalty ``beta * |KL - C|`` with C growing from 0 to `capacity` [5]_.
     n_draws : int, default=1
@@ -75,6 +77,7 @@ class VAETransformer(LatentWalksMixin, VariationalAutoEncoder):
 
     _parameter_constraints = {
         **VariationalAutoEncoder._parameter_constraints,
+        "linear_path": LINEAR_PATH,
         "prior": PRIOR,
         "missing_values": check.MISSING_VALUES,
     }
@@ -84,7 +87,7 @@ class VAETransformer(LatentWalksMixin, VariationalAutoEncoder):
         n_components="auto",
         *,
         beta=1.0,
-        kl_warmup=0.25,
+        kl_warmup="auto",
         capacity=None,
         n_draws=1,
         prior="standard",
@@ -92,6 +95,7 @@ class VAETransformer(LatentWalksMixin, VariationalAutoEncoder):
         activation="relu",
         encoder=None,
         decoder=None,
+        linear_path="auto",
         image_shape=None,
         likelihood="gaussian",
         missing_values=None,
@@ -117,6 +121,7 @@ class VAETransformer(LatentWalksMixin, VariationalAutoEncoder):
         self.activation = activation
         self.encoder = encoder
         self.decoder = decoder
+        self.linear_path = linear_path
         self.image_shape = image_shape
         self.likelihood = likelihood
         self.missing_values = missing_values

@@ -11,6 +11,14 @@ from skvae.functional.contraction import (
 )
 from skvae.functional.corruption import add_gaussian, choose_entries, drop, mask, normal_cdf, salt_and_pepper
 from skvae.functional.divergence import gaussian_kl
+from skvae.functional.factors import (
+    Factors,
+    factor_analysis,
+    least_squares,
+    linear_denoiser,
+    posterior_of_observed,
+    principal_axes,
+)
 from skvae.functional.likelihood import (
     bernoulli_energy,
     bernoulli_log_prob,
@@ -29,12 +37,14 @@ from skvae.functional.sparsity import bernoulli_kl, keep_largest, keep_largest_o
 
 __all__ = [
     "SEARCH_NUMBERS",
+    "Factors",
     "add_gaussian",
     "bernoulli_energy",
     "bernoulli_kl",
     "bernoulli_log_prob",
     "choose_entries",
     "drop",
+    "factor_analysis",
     "gaussian_energy",
     "gaussian_kl",
     "gaussian_log_normalizer",
@@ -51,10 +61,14 @@ __all__ = [
     "laplace_log_prob",
     "layer_jacobian_change",
     "layer_jacobian_norm",
+    "least_squares",
+    "linear_denoiser",
     "mask",
     "nearest_codes",
     "normal_cdf",
     "normal_log_prob",
+    "posterior_of_observed",
+    "principal_axes",
     "rotate_to",
     "salt_and_pepper",
     "squared_error",

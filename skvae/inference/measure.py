@@ -10,16 +10,59 @@ from skvae.data import Table
 from skvae.data.columns import columns_are_correlated
 from skvae.inference.rows import posterior
 from skvae.inference.runner import misses_entries, place
-from skvae.modules import Batch
+from skvae.modules import Batch, LatentModule
+from skvae.modules.likelihoods.units import MAX_STANDARDIZED
 from skvae.modules.posterior import DiagonalNormal
 from skvae.runtime.cudnn import steady
 from skvae.runtime.randomness import make_generator, private_randomness
-from skvae.runtime.threads import threads_for
+from skvae.runtime.threads import one_thread, threads_for
 
 _SEED = 20140130
+_ENERGY_ROWS = 4096
+_PRIOR_ROWS = 10.0  # rows that speak for all columns together, beside those there are
+_FEWEST_LINEAR_ROWS = 1024
+_LINEAR_WORK = 2**34
 
 
-def fit_noise(module: nn.Module, data: Table, device: torch.device, *, max_rows: int) -> None:
+def start(module: LatentModule, data: Table, device: torch.device) -> None:
+    """Begin a new module at the linear special case of the model: of all rows or, of a large table, of evenly spaced ones.
+
+    Parameters
+    ----------
+    module : LatentModule
+        Left on the device.
+    data : Table
+        Rows to learn from.
+    device : torch.device
+    """
+    module.cpu()
+    with one_thread():  # so that bits do not depend on their number
+        module.start(rows_of(module, data.take(_evenly_spaced(data, most_rows(module, data)))))
+    module.to(device)
+
+
+def most_rows(module: LatentModule, data: Table) -> int:
+    """Rows of which a linear model is found in a moment."""
+    n_features, n_factors = data.n_features, module.n_components
+    work = n_features * min(n_features, data.n_rows)
+    if misses_entries(module, data):
+        work = max(work, 16 * n_features * n_factors**2)
+    return max(_FEWEST_LINEAR_ROWS, _LINEAR_WORK // work)
+
+
+def rows_of(module: LatentModule, data: Table) -> Batch:
+    """Return all rows of a table in double precision on the CPU, standardized."""
+    x, observed = module.likelihood.units.standardize_exactly(data.source), None
+    x = x.clamp_(-MAX_STANDARDIZED, MAX_STANDARDIZED)
+    if misses_entries(module, data):
+        x, observed = module.likelihood.fill(x)
+        x = x.double()
+    weight = torch.from_numpy(np.ones(len(x)) if data.weight is None else data.weight)
+    condition = None if data.condition is None else torch.from_numpy(data.condition.astype(np.float64))
+    return Batch(x, x, weight, condition, observed)
+
+
+def fit_noise(module: LatentModule, data: Table, device: torch.device, *, max_rows: int) -> None:
     """Fit the likelihood's noise, once a module is trained, on evenly spaced rows.
 
     Parameters
@@ -30,6 +73,40 @@ def fit_noise(module: nn.Module, data: Table, device: torch.device, *, max_rows:
     max_rows : int
         Most rows to look at.
     """
+    batch = _sample(module, data, device, max_rows)
+    with threads_for(module, len(batch.x), solves=True), steady(device), private_randomness(module, _SEED):
+        module.fit_noise(batch)
+
+
+def widen_noise(module: LatentModule, data: Table, device: torch.device, new_energy: np.ndarray) -> None:
+    """Widen the likelihood's noise by as much as residuals of new rows are larger than those of rows that were trained on.
+
+    Parameters
+    ----------
+    module : LatentModule
+    data : Table
+        Rows that were trained on.
+    device : torch.device
+    new_energy : ndarray of shape (n_features,)
+        Mean energy of the residuals of new rows.
+    """
+    likelihood = module.likelihood
+    if not likelihood.learns_noise:
+        return
+    batch = _sample(module, data, device, _ENERGY_ROWS)
+    with torch.no_grad(), threads_for(module, len(batch.x)), steady(device), private_randomness(module, _SEED):
+        energy = module.residual_energy(batch).double().cpu().clamp(min=1e-30)
+    new = torch.from_numpy(new_energy)
+    known = (new > 0.0) & (likelihood.varying.cpu() > 0.0)
+    if known.any():
+        ratio = torch.where(known, new / energy, 1.0)
+        overall = ratio[known].log().mean().exp()
+        ratio = torch.where(known, (len(batch.x) * ratio + _PRIOR_ROWS * overall) / (len(batch.x) + _PRIOR_ROWS), 1.0)
+        likelihood.noise.set_moment(likelihood.noise.moment * ratio.clamp(min=1.0).to(likelihood.noise.moment))
+
+
+def _sample(module: LatentModule, data: Table, device: torch.device, max_rows: int) -> Batch:
+    """Evenly spaced rows on a device, with noise for codes; the module is placed there, too."""
     sample = data.take(_evenly_spaced(data, max_rows))
     x, observed = module.likelihood.standardize(sample.source).to(device), None
     if misses_entries(module, sample):
@@ -38,8 +115,7 @@ def fit_noise(module: nn.Module, data: Table, device: torch.device, *, max_rows:
     noise = torch.randn((len(x), module.n_components), generator=make_generator(_SEED), dtype=torch.float32)
     condition = None if sample.condition is None else torch.from_numpy(sample.condition.astype(np.float32)).to(device)
     place(module, device)
-    with threads_for(module, len(x), solves=True), steady(device), private_randomness(module, _SEED):
-        module.fit_noise(Batch(x, x, weight, condition, observed, {"posterior": noise.to(device)}))
+    return Batch(x, x, weight, condition, observed, {"posterior": noise.to(device)})
 
 
 def _evenly_spaced(data: Table, max_rows: int) -> np.ndarray:

@@ -17,6 +17,7 @@ from skvae.data import Table
 from skvae.modules import Batch
 from skvae.runtime.alignment import aligned_rows, aligned_zeros
 from skvae.runtime.cudnn import steady
+from skvae.runtime.precision import single_precision
 from skvae.runtime.randomness import private_randomness
 from skvae.runtime.threads import one_thread, threads_for
 
@@ -105,7 +106,8 @@ class Runner:
         aligned = aligned_rows(self.device, self.module, scores=self.scores)
         results: list[np.ndarray] = []
         is_tuple = False
-        with torch.no_grad(), threads, steady(self.device), aligned, private_randomness(self.module, _SEED):
+        random = private_randomness(self.module, _SEED)
+        with torch.no_grad(), single_precision(), threads, steady(self.device), aligned, random:
             for rows in chunks(max(n_rows, 1), self.size):  # of no rows, one chunk tells the shapes
                 parts = function(rows)
                 is_tuple = isinstance(parts, tuple)
@@ -152,7 +154,13 @@ class Runner:
         return batch
 
     def padded(self, values: np.ndarray) -> Callable[[slice], torch.Tensor]:
-        """Return a function that takes a slice of an array to the device, in single precision and padded to a chunk's size."""
+        """Return a function that takes a slice of an array to the device, in single precision and padded to a chunk's size.
+
+        Of an array that is one row, broadcast, the chunk is that row, expanded: what it costs is not multiplied.
+        """
+        if values.ndim == 2 and values.strides[0] == 0 and len(values):
+            row = torch.from_numpy(values[:1].astype(np.float32)).to(self.device)
+            return lambda _: row.expand(self.size, -1)
 
         def take(rows: slice) -> torch.Tensor:
             part = torch.from_numpy(values[rows].astype(np.float32))

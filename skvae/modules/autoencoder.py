@@ -7,16 +7,20 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from skvae.modules.base import LatentModule, Schedule
 from skvae.modules.batch import Batch, Loss
-from skvae.modules.networks.layers import TiedLinear
+from skvae.modules.linear import install, principal_model, read
+from skvae.modules.networks.layers import Shortcut, linear_map_of
 from skvae.modules.posterior import Free, LaplacePosterior, Proposal, colored
 from skvae.modules.priors.fitted import FittedGaussian, FittedPrior
 
 _NOISE_ITERATIONS = 30
+_NOISE_TOLERANCE = 1e-4  # change of the noise, relative to the largest, at which iterations end
+_EM_ROWS = 4096  # rows whose posteriors are looked at
 _FEWEST_ROWS = 64  # from which each column's noise can be estimated
+_TYPICAL = 0.25  # share of a column's energy in all rows that a sample must have, for it to decide on the column
 _SLOPE_NUMBERS = 2**25
 _SOLVE_WORK = 2**27
 _SEARCHES = 2  # for better codes than the encoder's, one after the other
@@ -75,13 +79,17 @@ class AutoEncoderModule(LatentModule):
         output = self.decode(self.encode(batch), batch)
         return Loss({"reconstruction": self.likelihood.distortion(batch.target, output, batch.observed)}, {})
 
+    @torch.no_grad()
+    def start(self, batch: Batch) -> None:
+        """Begin at the principal components of what the encoder reads; see `LatentModule.start`."""
+        install(self, principal_model(self, read(self, batch)))
+
     # -- the generative model behind the score ------------------------------------------------------------------------
 
     @cached_property
     def _linear_map(self) -> Any:
         """The decoder's one layer, if it has no other."""
-        layers = list(self.decoder) if type(self.decoder) is nn.Sequential else []
-        return layers[0] if len(layers) == 1 and isinstance(layers[0], (nn.Linear, TiedLinear)) else None
+        return None if isinstance(self.decoder, Shortcut) else linear_map_of(self.decoder)
 
     @cached_property
     def _is_curved(self) -> bool:
@@ -194,8 +202,9 @@ class AutoEncoderModule(LatentModule):
     def fit_noise(self, batch: Batch) -> None:
         """Fit the likelihood's noise by expectation-maximization over the Laplace approximations of the posteriors.
 
-        Where systems are too large to be solved for many rows, these few decide on the level of the noise alone, and the
-        residuals of all on how it is divided among the columns.
+        Where it would take long for all rows, evenly spaced ones decide; on columns of which these have next to no entry, the
+        residuals of all rows do, which grow as those of the other columns. Where systems are so large that they are solved for few
+        rows, these decide on the level of the noise alone.
         """
         if not self.likelihood.learns_noise:
             return
@@ -208,11 +217,11 @@ class AutoEncoderModule(LatentModule):
         if observed is not None:
             residual = residual * observed
         energy = start = likelihood.mean_energy(likelihood.energies(some.x, output), some.weight, observed)
-        each_column = len(code) >= min(len(batch.x), _FEWEST_ROWS)
-        if not each_column:
+        if len(code) < len(batch.x):
             everything = likelihood.energies(batch.x, self.decode(self._code(batch)[0], batch))
             energy = likelihood.mean_energy(everything, batch.weight, batch.observed)
-        likelihood.noise.set_moment(energy)
+        decides = (start > _TYPICAL * energy) & (len(code) >= min(len(batch.x), _FEWEST_ROWS))
+        likelihood.noise.set_moment(torch.where(decides, start, energy))
         posterior = LaplacePosterior(code, free, slopes)
         # What is missing has infinite noise, which systems of the rows' size cannot have.
         is_wide = slopes.shape[1] > slopes.shape[2] and observed is None
@@ -222,7 +231,11 @@ class AutoEncoderModule(LatentModule):
             moved, uncertainty = moments(information if observed is None else information * observed)
             expected = likelihood.expected_energy(moved.to(some.x), uncertainty.to(some.x))
             expected = likelihood.mean_energy(expected, some.weight, observed)
-            likelihood.noise.set_moment(expected if each_column else energy * (expected.sum() / start.sum().clamp(min=1e-30)))
+            before = likelihood.noise.moment.clone()
+            growth = expected.sum() / start.sum().clamp(min=1e-30)
+            likelihood.noise.set_moment(torch.where(decides, expected, energy * growth))
+            if (likelihood.noise.moment - before).abs().max() <= _NOISE_TOLERANCE * likelihood.noise.moment.max():
+                break
 
     def _affordable(self, batch: Batch) -> slice:
         """Evenly spaced rows whose slopes fit into memory and whose systems are solved in a moment."""
@@ -235,5 +248,5 @@ class AutoEncoderModule(LatentModule):
         numbers = 2 * n_free * max(self.n_features, self.n_components)
         size = min(n_free, self.n_features) if has_all else n_free
         work = size**2 * max(n_free, self.n_features)
-        n_rows = max(1, min(_SLOPE_NUMBERS // numbers, _SOLVE_WORK // work))
+        n_rows = max(1, min(_EM_ROWS, _SLOPE_NUMBERS // numbers, _SOLVE_WORK // work))
         return slice(None, None, -(-len(batch.x) // n_rows))

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from skvae.modules.batch import Batch, Loss
 from skvae.modules.likelihoods import LikelihoodSpec, build_likelihood, resolve_likelihood
-from skvae.modules.networks.build import build_networks
+from skvae.modules.networks.build import TIED, build_networks
+from skvae.modules.networks.layers import Shortcut
+from skvae.modules.networks.specs import MLP
 from skvae.modules.posterior import Proposal
 from skvae.modules.priors.base import Prior
 from skvae.modules.priors.normal import StandardNormal
@@ -85,6 +87,15 @@ class TrainableModule(nn.Module):
         """
         raise NotImplementedError
 
+    @property
+    def decay(self) -> float:
+        """Decoupled weight decay of `decayed_parameters`, relative to the learning rate."""
+        return 0.0
+
+    def decayed_parameters(self) -> list[nn.Parameter]:
+        """Parameters that shrink at every step by the learning rate times `decay`."""
+        return []
+
     def before_training(self) -> None:
         """Prepare what is learned without an optimizer."""
 
@@ -129,6 +140,9 @@ class LatentModule(TrainableModule):
         A name in `skvae.modules.LIKELIHOODS`, or a specification.
     indicated : sequence of int
         Columns for which the encoder reads whether they are missing, in training order.
+    linear_path : float or None
+        Weight decay of perceptrons that have linear maps beside them, which `start` sets to the linear special case of the model;
+        infinity leaves the linear maps alone. None has perceptrons without.
     **networks : dict
         See `skvae.modules.build_networks`.
     """
@@ -147,9 +161,16 @@ class LatentModule(TrainableModule):
         *,
         likelihood: str | LikelihoodSpec = "gaussian",
         indicated: Sequence[int] = (),
+        linear_path: float | None = None,
         **networks: Any,
     ):
         super().__init__()
+        self.linear_path = linear_path
+        if linear_path is not None:
+            networks["linear_path"] = True
+            if math.isinf(linear_path):
+                tied = networks.get("decoder") == TIED
+                networks.update(encoder=MLP(()), decoder=TIED if tied else MLP(()))
         self.n_features = n_features
         self.n_components = n_components
         self.n_indicators = len(indicated)
@@ -200,6 +221,31 @@ class LatentModule(TrainableModule):
 
     # -- training -----------------------------------------------------------------------------------------------------
 
+    @torch.no_grad()
+    def start(self, batch: Batch) -> None:
+        """Set the linear maps beside the networks to the linear special case of the model.
+
+        Parameters
+        ----------
+        batch : Batch
+            All rows to learn from, or many, in double precision and on the CPU, as the module is.
+        """
+        raise NotImplementedError
+
+    @property
+    def decay(self) -> float:
+        """Decoupled weight decay of `decayed_parameters`, relative to the learning rate."""
+        return self.linear_path or 0.0
+
+    @decay.setter
+    def decay(self, value: float) -> None:
+        self.linear_path = value
+
+    def decayed_parameters(self) -> list[nn.Parameter]:
+        """Weights of the networks beside linear maps."""
+        networks = [network for network in (self.encoder, self.decoder) if isinstance(network, Shortcut)]
+        return [parameter for network in networks for parameter in network.beside()]
+
     def before_training(self) -> None:
         """Give all columns the same noise, where they share it in training."""
         self.likelihood.noise.start_training()
@@ -245,8 +291,12 @@ class LatentModule(TrainableModule):
 
     def encode(self, batch: Batch) -> Tensor:
         """Code of rows, ``(n, n_components)``."""
-        code: Tensor = self.encoder(self.encoder_input(batch))
-        return code
+        return self.encoder_output(batch)
+
+    def encoder_output(self, batch: Batch) -> Tensor:
+        """Return what the encoder makes of rows, ``(n, n_outputs)``."""
+        output: Tensor = self.encoder(self.encoder_input(batch))
+        return output
 
     def encoder_input(self, batch: Batch) -> Tensor:
         """Return what the encoder takes: what the likelihood has it read of rows, and what is joined to that."""
@@ -281,6 +331,11 @@ class LatentModule(TrainableModule):
         """Return what the decoder takes, ``(n, ..., n_decoder_inputs)``: codes, and what a model joins to them."""
         return z
 
+    def residual_energy(self, batch: Batch) -> Tensor:
+        """Mean energy of every column around what training has rows reconstructed as, ``(n_features,)``; see `mean_energy`."""
+        energy = self.likelihood.energies(batch.target, self.decode(self.encode(batch), batch))
+        return self.likelihood.mean_energy(energy, batch.weight, batch.observed)
+
     def fit_noise(self, batch: Batch) -> None:
         """Fit the likelihood's noise to rows once encoder and decoder are trained.
 
@@ -307,7 +362,9 @@ class LatentModule(TrainableModule):
         """
         raise NotImplementedError
 
-    def importance_draws(self, batch: Batch, log_prior: Callable[[Tensor], Tensor] | None = None) -> ImportanceDraws:
+    def importance_draws(
+        self, batch: Batch, log_prior: Callable[[Tensor], Tensor] | None = None, *, seen: Batch | None = None
+    ) -> ImportanceDraws:
         """Draws from the proposal, weighted by importance.
 
         Parameters
@@ -316,12 +373,14 @@ class LatentModule(TrainableModule):
             With ``noise["posterior"]`` of shape ``(n, n_draws, n_components)``.
         log_prior : callable, optional
             Log-density of codes ``(n, n_draws, n_components)``; that of `prior` by default.
+        seen : Batch, optional
+            What the proposal knows of the rows; all of the batch by default.
 
         Returns
         -------
         ImportanceDraws
         """
-        z, log_q = self.propose(batch)
+        z, log_q = self.propose(batch if seen is None else seen)
         output = self.decode(z, batch)
         observed = None if batch.observed is None else batch.observed.unsqueeze(1)
         energy = self.likelihood.energies(batch.target.unsqueeze(1), output, observed)

@@ -7,9 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from skvae import functional as fn
 from skvae.modules.batch import Batch
+from skvae.modules.linear import LinearModel, Readings, decoder_of
+from skvae.modules.networks.beside import read_beside
 from skvae.modules.posterior import exact_dtype
 from skvae.modules.priors import PriorSpec
+from skvae.modules.priors.normal import ConditionalNormal
 from skvae.modules.vae import VAEModule
 
 _SECANT = 0.03  # in standard deviations of the prior; slopes are those of secants, which smooth over kinks
@@ -74,6 +78,21 @@ class CVAEModule(VAEModule):
         assert batch.condition is not None
         return torch.cat([x, batch.condition], dim=1)
 
+    def encoder_output(self, batch: Batch) -> Tensor:
+        output = None
+        if self.encode_condition and not torch.is_grad_enabled():
+            assert batch.condition is not None
+            x = super().join_input(self.likelihood.network_input(batch.x), batch)
+            output = read_beside(self.encoder, x, batch.condition)
+        return super().encoder_output(batch) if output is None else output
+
+    def decode(self, z: Tensor, batch: Batch) -> Tensor:
+        output = None
+        if not torch.is_grad_enabled():
+            assert batch.condition is not None
+            output = read_beside(self.decoder, z, batch.condition)
+        return super().decode(z, batch) if output is None else output
+
     def decoder_input(self, z: Tensor, batch: Batch) -> Tensor:
         """Codes with their conditions beside them, ``(n, ..., n_components + n_conditions)``."""
         condition = batch.condition
@@ -81,6 +100,52 @@ class CVAEModule(VAEModule):
         if z.dim() == 3:
             condition = condition.unsqueeze(1).expand(-1, z.shape[1], -1)
         return torch.cat([z, condition], dim=-1)
+
+    # -- the linear special case --------------------------------------------------------------------------------------
+
+    def start(self, batch: Batch) -> None:
+        """Begin at factor analysis of what conditions leave unexplained; see `LatentModule.start`."""
+        super().start(batch)
+        if isinstance(self.prior, ConditionalNormal):
+            self.prior.start()
+
+    def _explained(self, rows: Readings) -> tuple[Tensor, Tensor]:
+        assert rows.condition is not None
+        slopes, bias = fn.least_squares(rows.condition, rows.inputs, rows.weight)
+        return slopes, rows.condition @ slopes.mT + bias
+
+    def _linear_model(self, factors: fn.Factors, rows: Readings, slopes: Tensor, beta: float) -> LinearModel:
+        """Return the linear model of factors and conditions, which are factors, too, for an encoder that does not read them.
+
+        Parameters
+        ----------
+        factors : Factors
+            Of what conditions leave unexplained.
+        """
+        n_inputs, n_components = len(slopes), self.n_components
+        condition = rows.condition
+        assert condition is not None
+        share = rows.weight / rows.weight.sum()
+        center = share @ condition
+        mean, origin = share @ rows.inputs, share @ rows.response
+        encoder, covariance = factors.posterior(beta)
+        if not self.encode_condition:
+            away = condition - center
+            spread, turn = torch.linalg.eigh((away * share.unsqueeze(1)).mT @ away)
+            beside = slopes @ (turn * spread.clamp(min=0.0).sqrt())
+            both = fn.Factors(mean, torch.cat([factors.loadings, beside], dim=1), factors.noise)
+            encoder, covariance = (part[:n_components] for part in both.posterior(beta))
+        wide = torch.zeros(n_components, rows.joined.shape[1], dtype=encoder.dtype)
+        wide[:, :n_inputs] = encoder
+        bias = -(encoder @ mean)
+        if self.encode_condition:
+            wide[:, n_inputs:] = -(encoder @ slopes)
+            bias = bias + encoder @ slopes @ center
+        if self.likelihood.is_location_family:
+            decoder = torch.cat([factors.loadings, slopes], dim=1), origin - slopes @ center
+        else:
+            decoder = decoder_of(self, torch.cat([rows.joined @ wide.mT + bias, condition], dim=1), rows)
+        return LinearModel(wide, bias, *decoder, log_var=covariance.log())
 
     # -- given a part of the row --------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from skvae import functional as fn
 from skvae.modules.autoencoder import AutoEncoderModule
 from skvae.modules.base import Schedule
 from skvae.modules.batch import Batch, Loss
+from skvae.modules.linear import LinearModel, install, is_tied, read
 
 CORRUPTIONS = ("gaussian", "masking", "salt_and_pepper", "dropout")
 
@@ -66,6 +67,61 @@ class DenoisingModule(AutoEncoderModule):
                 self.noise_shapes["rows"] = (2,)
             if "salt_and_pepper" in self._names:
                 self.noise_shapes["signs"] = (n_features,)
+
+    @torch.no_grad()
+    def start(self, batch: Batch) -> None:
+        """Begin at the best linear denoiser of the rank, or at principal components where it is not known.
+
+        It is not for corruptions of the user's own, for missing entries and for tied weights.
+        """
+        rows = read(self, batch)
+        if callable(self.corruption) or rows.observed is not None or is_tied(self) or not self.likelihood.is_location_family:
+            return super().start(batch)
+        likelihood, share = self.likelihood, rows.weight / rows.weight.sum()
+        mean = share @ rows.inputs
+        deviation = (rows.inputs - mean) * share.sqrt().unsqueeze(1)
+        covariance, varying = deviation.mT @ deviation, likelihood.varying.cpu().double()
+        corrupted, crossed, center = self._corrupted_moments(covariance, mean)
+        importance = (likelihood.training_weight / likelihood.unit_weight).cpu().double().sqrt()
+        n_axes = min(self.n_components, self.n_features)
+        keep = varying.unsqueeze(1) * varying
+        encoder, axes = fn.linear_denoiser(corrupted * keep, crossed * importance.unsqueeze(1) * keep, varying, n_axes)
+        codes = (encoder @ corrupted * encoder).sum(1)
+        unit = float(codes.mean().clamp(min=1e-12).rsqrt())
+        full = torch.zeros(self.n_components, rows.joined.shape[1], dtype=encoder.dtype)
+        full[:n_axes, : self.n_features] = unit * encoder
+        decoder = torch.zeros(self.n_features, self.n_components, dtype=encoder.dtype)
+        inverse = torch.where(importance > 0.0, 1.0 / importance.clamp(min=1e-30), 0.0)
+        decoder[:, :n_axes] = inverse.unsqueeze(1) * axes.mT / unit
+        install(self, LinearModel(full, -(full[:, : self.n_features] @ center), decoder, mean))
+
+    def _corrupted_moments(self, covariance: Tensor, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Covariance of corrupted rows, covariance between clean and corrupted ones, and the mean of the latter."""
+        names, columns = self._names, self.likelihood.column
+        found = []
+        for name in names:
+            kept, replaced = 1.0, torch.zeros_like(mean)  # share of entries that stay, and what takes the place of the others
+            extra = torch.zeros_like(mean)
+            if name == "gaussian":
+                extra = (self.corruption_scale * self._noise_unit()).cpu().double().square().expand_as(mean)
+            elif name == "dropout":
+                rate = self.corruption_rate
+                extra = (covariance.diagonal() + mean.square()) * rate / (1.0 - rate)
+            else:
+                kept = 1.0 - self.corruption_rate
+                variance = torch.zeros_like(mean)
+                if name == "masking":
+                    replaced = replaced + torch.as_tensor(self._mask_value()).cpu().double()
+                else:
+                    low, high = columns("low").cpu().double(), columns("high").cpu().double()
+                    replaced, variance = 0.5 * (low + high), (0.5 * (high - low)).square()
+                own = kept * covariance.diagonal() + (1.0 - kept) * variance + kept * (1.0 - kept) * (mean - replaced).square()
+                extra = own - kept**2 * covariance.diagonal()
+            center = kept * mean + (1.0 - kept) * replaced
+            found.append((kept**2 * covariance + torch.diag(extra), kept * covariance, center))
+        center = torch.stack([each[2] for each in found]).mean(0)
+        corrupted = torch.stack([own + torch.outer(each - center, each - center) for own, _, each in found]).mean(0)
+        return corrupted, torch.stack([each[1] for each in found]).mean(0), center
 
     def loss(self, batch: Batch, schedule: Schedule) -> Loss:
         corrupted = self.corrupt(batch)

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from skvae import functional as fn
 from skvae.modules.base import Schedule
 from skvae.modules.batch import Batch, Loss
 from skvae.modules.networks.layers import mlp
@@ -18,6 +19,7 @@ from skvae.modules.vae import VAEModule
 
 MECHANISMS = ("random", "self_masking", "linear", "nonlinear")
 _MASK_WIDTH = 32
+_MOST_HIDDEN = 0.3  # share of a row's entries that training hides at most
 _FIRST_SLOPE = 1.0
 # By which steps of a logistic regression are larger than those of a network: its few numbers have further to go. While its
 # sign is open they wait for what the network finds.
@@ -119,6 +121,9 @@ class MIWAEModule(VAEModule):
         See `MaskModel`.
     rates : sequence of float
         Shares of missing entries in the `indicated` columns.
+    hides : bool
+        Whether training hides entries from the encoder, up to three in ten of a row, that count in the bound all the same: it
+        then knows what to make of rows with more gaps than those it was trained on, and in other columns.
     n_features, n_components, **autoencoder
         See `VAEModule`.
 
@@ -137,11 +142,16 @@ class MIWAEModule(VAEModule):
         mechanism: str = "random",
         sign: int = 0,
         rates: Sequence[float] = (),
+        hides: bool = False,
         indicated: Sequence[int] = (),
         **autoencoder: Any,
     ):
+        indicated = tuple(range(n_features)) if hides else indicated
         super().__init__(n_features, n_components, n_draws=n_draws, indicated=indicated, **autoencoder)
+        self.hides = hides
         self.noise_shapes = {"posterior": (n_draws, n_components)}
+        if hides:
+            self.noise_shapes["hidden"] = (n_features + 1,)
         self.mask_model = None
         if mechanism != "random" and len(indicated):
             self.mask_model = MaskModel(n_features, indicated, mechanism, sign, rates)
@@ -152,8 +162,19 @@ class MIWAEModule(VAEModule):
         rates = tuple(float(n / n_rows) for n in n_missing[n_missing > 0])
         return {**super().missing_arguments(n_missing, n_rows), "rates": rates}
 
+    def _hide(self, batch: Batch) -> Batch:
+        """Batch of which some entries are hidden: of every row a share of its own."""
+        uniform = fn.normal_cdf(batch.drawn("hidden"))
+        seen = uniform[:, :-1] >= _MOST_HIDDEN * uniform[:, -1:]
+        seen = seen if batch.observed is None else seen & batch.observed
+        blank = self.likelihood.column("mean") if self.likelihood.reads_raw else batch.x.new_zeros(())
+        return batch._replace(x=torch.where(seen, batch.x, blank), observed=seen)
+
     def loss(self, batch: Batch, schedule: Schedule) -> Loss:
-        log_weights, _, energy, _ = self.weigh_masks(batch)
+        if self.hides:
+            log_weights, _, energy = self.importance_draws(batch, seen=self._hide(batch))
+        else:
+            log_weights, _, energy, _ = self.weigh_masks(batch)
         share = torch.softmax(log_weights.detach(), 1)
         learned = self._noise_learned(batch, energy, share, complete=self.mask_model is not None)
         return Loss({"reconstruction": math.log(log_weights.shape[1]) - torch.logsumexp(log_weights, dim=1)}, learned)

@@ -7,13 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from skvae import functional as fn
 from skvae.modules.base import LatentModule, Schedule
 from skvae.modules.batch import Batch, Loss
+from skvae.modules.linear import RIDGE, LinearModel, Readings, decoder_of, encoded_by, install, read
 from skvae.modules.networks.build import resolve_encoder
 from skvae.modules.networks.specs import MLP, Layered, fill
 from skvae.modules.posterior import DiagonalNormal, Proposal
 from skvae.modules.priors import PriorSpec, resolve_prior
 from skvae.modules.priors.normal import MAX_LOG_VAR
+
+_LEAST_BETA, _MOST_BETA = 1.0, 1e3  # between which the linear model obeys beta; below, columns would lose all their noise
 
 
 class VAEModule(LatentModule):
@@ -80,6 +84,53 @@ class VAEModule(LatentModule):
             values["capacity"] = self.capacity * share
         return values
 
+    @torch.no_grad()
+    def start(self, batch: Batch) -> None:
+        """Begin at factor analysis of what the encoder reads, or probabilistic principal components; see `LatentModule.start`.
+
+        Noise and variances of the posterior are those of the factor model.
+        """
+        likelihood, rows = self.likelihood, read(self, batch)
+        slopes, explained = self._explained(rows)
+        inputs, fits = rows.inputs - explained, likelihood.is_location_family and likelihood.has_noise
+        varying = likelihood.varying.cpu() > 0.0
+        if not varying.any():
+            return
+        beta = 1.0 if self.capacity is not None else min(max(self.beta, _LEAST_BETA), _MOST_BETA)
+        fixed = likelihood.variance(inputs[:1]).cpu().double() if fits and not likelihood.learns_noise else None
+        factors = fn.factor_analysis(
+            inputs[:, varying],
+            rows.weight,
+            self.n_components,
+            is_shared=fits and likelihood.noise.is_shared,
+            floor=likelihood.noise_floor()[varying] if fits else None,
+            noise=None if fixed is None else fixed.expand(len(varying))[varying],
+            beta=beta,
+            observed=None if rows.observed is None else rows.observed[:, varying],
+        )
+        install(self, self._linear_model(_with_columns(factors, varying), rows, slopes, beta))
+        if fits and likelihood.learns_noise:
+            noise = _with_columns(factors, varying).noise
+            likelihood.noise.set_moment(likelihood.expected_energy(torch.zeros_like(noise), noise))
+
+    def _explained(self, rows: Readings) -> tuple[Tensor, Tensor]:
+        """Return what a condition explains of what the encoder reads: slopes ``(n_inputs, n_conditions)`` and rows' parts."""
+        return rows.inputs.new_zeros(rows.inputs.shape[1], 0), torch.zeros_like(rows.inputs)
+
+    def _linear_model(self, factors: fn.Factors, rows: Readings, slopes: Tensor, beta: float) -> LinearModel:
+        """Return the linear model whose codes are the posterior means of factors."""
+        encoder, variance = factors.posterior(beta)
+        if rows.observed is None:
+            model = encoded_by(self, rows, encoder, factors.mean)
+        else:
+            mean, covariance = fn.posterior_of_observed(factors, rows.inputs, rows.observed, beta)
+            variance = (rows.weight @ covariance.diagonal(dim1=1, dim2=2)) / rows.weight.sum()
+            weights = fn.least_squares(rows.joined, mean, rows.weight, ridge=RIDGE)
+            model = LinearModel(*weights, *decoder_of(self, mean, rows))
+        if self.likelihood.is_location_family:  # the loadings themselves, which have not shrunk
+            model = model._replace(decoder=factors.loadings, decoder_bias=factors.mean)
+        return model._replace(log_var=variance.log(), gains=(beta / variance, factors.noise))
+
     def posterior(self, batch: Batch) -> DiagonalNormal:
         """Posteriors q(z|x), ``(n, n_components)``; the prior's moments where nothing of a row is observed."""
         mean, log_var = self._encoder_output(batch).chunk(2, dim=-1)
@@ -114,6 +165,13 @@ class VAEModule(LatentModule):
         terms = {"reconstruction": nll if noise.dim() == 2 else nll.mean(1), "kl": kl}
         return Loss(terms, self._noise_learned(batch, energy))
 
+    def residual_energy(self, batch: Batch) -> Tensor:
+        """Mean energy of every column around draws from the posteriors, ``(n_features,)``; see `Likelihood.mean_energy`."""
+        noise = batch.drawn("posterior")
+        z = self.posterior(batch).from_noise(noise if noise.dim() == 2 else noise[:, 0])
+        energy = self.likelihood.energies(batch.target, self.decode(z, batch))
+        return self.likelihood.mean_energy(energy, batch.weight, batch.observed)
+
     @torch.no_grad()
     def fit_noise(self, batch: Batch) -> None:
         """Fit the likelihood's noise to the residuals of draws from the posteriors."""
@@ -124,6 +182,15 @@ class VAEModule(LatentModule):
 
     def propose(self, batch: Batch) -> Proposal:
         return self.posterior(batch).propose(batch.drawn("posterior"))
+
+
+def _with_columns(factors: fn.Factors, varying: Tensor) -> fn.Factors:
+    """Factors of all columns, of those which vary."""
+    n_features, n_factors = len(varying), factors.loadings.shape[1]
+    mean, loadings, noise = (factors.mean.new_zeros(n_features, *shape) for shape in ((), (n_factors,), ()))
+    mean[varying], loadings[varying], noise[varying] = factors
+    noise[~varying] = 1.0
+    return fn.Factors(mean, loadings, noise)
 
 
 def _ramp(progress: float, fraction: float) -> float:

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from skvae.modules import LatentModule
-from skvae.modules.networks.layers import ACTIVATIONS, NORMALIZATIONS, TiedLinear
+from skvae.modules.networks.layers import ACTIVATIONS, NORMALIZATIONS, Shortcut, TiedLinear
 
 _ENTRIES = 16  # a cache line of 64 bytes, in single precision
 _PRODUCTS = {F.linear, torch.matmul, Tensor.matmul, Tensor.__matmul__}
@@ -71,9 +71,12 @@ _KEPT: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 def _begins_lines(network: nn.Module) -> bool:
     """Whether a network multiplies aligned rows only, given aligned rows; no where it has layers of unknown kinds."""
-    if type(network) is not nn.Sequential:
+    if type(network) is Shortcut:
+        layers = network.layers
+    elif type(network) is nn.Sequential:
+        layers = list(network)
+    else:
         return False
-    layers = list(network)
     # What the first layer takes was aligned on purpose. The others take what layers put out: without gaps between the rows.
     maps = [layer for layer in layers[1:] if type(layer) in _MAPS]
     return all(type(layer) in _MAPS + _HARMLESS for layer in layers) and all(m.in_features % _ENTRIES == 0 for m in maps)

@@ -61,6 +61,7 @@ class Stream(IntEnum):
     CODEBOOK = 10
     CODE_PRIOR_WEIGHTS = 11
     REFERENCES = 12
+    DECAY = 13  # rows that are held out, and their training, for the choice of a weight decay
 
 
 def seed_streams(*entropy: int, n: int) -> list[int]:

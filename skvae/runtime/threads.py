@@ -6,6 +6,7 @@ depends on their number to rounding: on some processors, and with some settings 
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 
@@ -17,6 +18,12 @@ from skvae.modules import TrainableModule
 # Below this many multiply-adds, handing work to a second thread costs more than it saves, and matrix products of such
 # sizes come out differently in the last bit for different thread counts.
 ONE_THREAD_WORK = 2**23
+
+
+if hasattr(os, "register_at_fork"):
+    # A forked process has the memory of its parent's threads, but not the threads: whoever waits for them waits for ever.
+    # torch's own data loaders do the same.
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 @lru_cache(maxsize=1)

@@ -2,6 +2,7 @@
 
 from skvae.training.callbacks import EarlyStopping
 from skvae.training.code_priors import CodePrior
+from skvae.training.decay import DecayCurve, has_networks, search_decay
 from skvae.training.loader import BatchLoader, Rows
 from skvae.training.net import DivergedError, Outcome, Plan, train
 from skvae.training.optimizers import OPTIMIZER_NAMES, Optimizer
@@ -13,12 +14,15 @@ __all__ = [
     "SCHEDULES",
     "BatchLoader",
     "CodePrior",
+    "DecayCurve",
     "DivergedError",
     "EarlyStopping",
     "Optimizer",
     "Outcome",
     "Plan",
     "Rows",
+    "has_networks",
     "pretrain",
+    "search_decay",
     "train",
 ]

@@ -19,7 +19,7 @@ from skvae.runtime.state import load_optimizer_state, plain_optimizer_state
 from skvae.runtime.threads import threads_for
 from skvae.training.callbacks import EarlyStopping, StopEarly, StopTraining
 from skvae.training.loader import BatchLoader, Rows
-from skvae.training.optimizers import Optimizer, OptimizerError, resolve_optimizer
+from skvae.training.optimizers import Optimizer, OptimizerError, build_optimizer
 from skvae.training.step import ScheduleTensors, make_step
 
 _BATCH_EVENTS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
@@ -99,12 +99,8 @@ class AutoEncoderNet(NeuralNet):
     def initialize_optimizer(self, triggered_directly=None):
         """Initialize the optimizer over all parameters of the module."""
         device = next(self.module_.parameters()).device
-        spec = self.plan.optimizer
-        cls, params = resolve_optimizer(spec.name, spec.params, device)
-        try:
-            self.optimizer_ = cls(self.module_.parameters(), lr=self.plan.learning_rate, **params)
-        except Exception as error:
-            raise ValueError(f"optimizer={spec!r} cannot be built: {_text_of(error)}") from error
+        parameters = self.module_.parameters()
+        self.optimizer_ = build_optimizer(self.plan.optimizer, parameters, self.plan.learning_rate, device)
         return self
 
     def initialize(self):
@@ -169,8 +165,7 @@ class AutoEncoderNet(NeuralNet):
         try:
             return self._step(batch, self.progress)
         except OptimizerError as failure:
-            error = failure.__cause__
-            raise ValueError(f"optimizer={self.plan.optimizer!r} fails in a step: {_text_of(error)}") from error
+            raise failure.named(self.plan.optimizer) from failure.__cause__
 
     @torch.no_grad()
     def validation_step(self, batch: Batch, **fit_params: Any) -> dict[str, torch.Tensor]:
@@ -334,11 +329,6 @@ def train(
         optimizer_state=plain_optimizer_state(net.optimizer_) if finite else None,
         diverged=not finite,
     )
-
-
-def _text_of(error: BaseException | None) -> str:
-    """Return what an error says, with its kind where that says what is meant."""
-    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
 
 
 def _check_callback(callback: Any, valid_rows: Rows | None) -> None:

@@ -224,6 +224,47 @@ def _check_class(cls: type, parameter: str) -> None:
 class OptimizerError(Exception):
     """Says that the optimizer failed in a step; the cause is its own error."""
 
+    def named(self, spec: Optimizer) -> ValueError:
+        """Return the error about the specification of the optimizer."""
+        return ValueError(f"optimizer={spec!r} fails in a step: {_text_of(self.__cause__)}")
+
+
+def build_optimizer(spec: Optimizer, parameters: Any, learning_rate: float, device: torch.device) -> optim.Optimizer:
+    """Build the optimizer of parameters from its specification.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be built.
+    """
+    cls, params = resolve_optimizer(spec.name, spec.params, device)
+    try:
+        optimizer: optim.Optimizer = cls(parameters, lr=learning_rate, **params)
+    except Exception as error:
+        raise ValueError(f"optimizer={spec!r} cannot be built: {_text_of(error)}") from error
+    return optimizer
+
+
+def take_step(optimizer: optim.Optimizer) -> None:
+    """Take a step.
+
+    Raises
+    ------
+    OptimizerError
+        If it fails, but for want of memory.
+    """
+    try:
+        optimizer.step()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        raise OptimizerError from error
+
+
+def _text_of(error: BaseException | None) -> str:
+    """Return what an error says, with its kind where that says what is meant."""
+    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+
 
 def resolve_optimizer(
     optimizer: str | type[optim.Optimizer], params: dict[str, Any], device: torch.device

@@ -6,15 +6,17 @@ beside this one in other ways: recorded once and replayed, or for several module
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import nn
+from torch.func import functional_call, stack_module_state, vmap
 
 from skvae.modules import Batch, TrainableModule
 from skvae.modules.base import Schedule
-from skvae.training.optimizers import Optimizer, OptimizerError
+from skvae.training.optimizers import Optimizer, take_step
 from skvae.training.schedules import SCHEDULES
 
 
@@ -105,6 +107,7 @@ class EagerStep:
         self.learning_rate, self.rate_factor = learning_rate, SCHEDULES[learning_rate_schedule]
         self.clip_norm, self.clip_value, self.on_gradient = clip_norm, clip_value, on_gradient
         self.params = [param for group in optimizer.param_groups for param in group["params"]]
+        self.decayed = module.decayed_parameters()
         self.schedule = ScheduleTensors(module, plain_ones=True)
         self.is_weighted = True  # whether weights differ between rows; else their shares are computed once
         self._shares: dict[int, torch.Tensor] = {}
@@ -125,14 +128,11 @@ class EagerStep:
             self.module.after_interval(learned, self.n_steps)
         self.n_steps += 1
         rate = self.learning_rate * self.rate_factor(progress)
+        if self.decayed and self.module.decay:
+            shrink([param for param in self.decayed if param.grad is not None], rate * self.module.decay)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        try:
-            self.optimizer.step()
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:
-            raise OptimizerError from error
+        take_step(self.optimizer)
         for param in self.params:
             param.grad = None
         return terms
@@ -145,6 +145,105 @@ class EagerStep:
         if n_rows not in self._shares:
             self._shares[n_rows] = batch.weight / n_rows
         return self._shares[n_rows]
+
+
+class StackedStep:
+    """One step of several modules of one shape at once, each on rows of its own, by an optimizer that works entry by entry.
+
+    Parameters
+    ----------
+    modules : sequence of TrainableModule
+        In training, of the same shape and with the same schedule. They lend their weights, and stay as they are.
+    make_optimizer : callable
+        Makes an optimizer of a list of parameters.
+
+    Attributes
+    ----------
+    weights : dict of Tensor
+        Parameters and buffers of the modules, by name, each with the modules along the first axis.
+    """
+
+    def __init__(self, modules: Sequence[TrainableModule], make_optimizer: Callable[[list[torch.Tensor]], torch.optim.Optimizer]):
+        first = copy.deepcopy(modules[0])
+        self._loss, self._learn = (_Call(first, name).train() for name in ("loss", "after_step"))
+        params, buffers = stack_module_state([_Call(module, "loss") for module in modules])  # type: ignore[arg-type]
+        self._params = {name: value.detach().requires_grad_() for name, value in params.items()}
+        # Handing a buffer to every call takes its time: those that are the same for all, and stay so, are left where they are.
+        self._buffers = {
+            name: value.clone()
+            for name, value in buffers.items()
+            if name.startswith(_LEARNED) or not all(torch.equal(value[0], other) for other in value[1:])
+        }
+        self.weights = {name.removeprefix("module."): value for name, value in {**self._params, **self._buffers}.items()}
+        decayed = {id(param) for param in first.decayed_parameters()}
+        self._decayed = [self.weights[name] for name, param in first.named_parameters() if id(param) in decayed]
+        self.optimizer = make_optimizer(list(self._params.values()))
+        self._schedule = ScheduleTensors(first, plain_ones=True)
+
+    def __call__(self, batch: Batch, *, rate: float, decay: float) -> None:
+        """Take a step at a learning rate and with a weight decay, at the end of the schedule.
+
+        Parameters
+        ----------
+        batch : Batch
+            What belongs to rows is ``(n_modules, n, ...)``; the noise is the same for all modules, ``(n, ...)``.
+        rate, decay : float
+        """
+        schedule = self._schedule(1.0)
+
+        def losses(params: Any, buffers: Any, *parts: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+            loss = functional_call(self._loss, (params, buffers), (Batch(*parts, noise=batch.noise), schedule), tie_weights=False)
+            return loss.terms, loss.learned
+
+        parts = batch[:-1]
+        axes = (0, 0, *(None if part is None else 0 for part in parts))
+        terms, learned = vmap(losses, in_dims=axes)(self._params, self._buffers, *parts)
+        share = batch.weight / batch.weight.shape[1]
+        total = sum((share * term).sum() if term.dim() == 2 else term.sum() for term in terms.values())
+        assert isinstance(total, torch.Tensor)
+        total.backward()
+        learned = {name: value.detach() for name, value in learned.items()}
+        if learned:
+            with torch.no_grad():
+                vmap(lambda buffers, learned: functional_call(self._learn, buffers, (learned,), tie_weights=False))(
+                    self._buffers, learned
+                )
+        shrink(self._decayed, rate * decay)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        take_step(self.optimizer)
+        for param in self._params.values():
+            param.grad = None
+
+    def copy_to(self, modules: Sequence[TrainableModule]) -> None:
+        """Give modules the weights that they have come to."""
+        for i, module in enumerate(modules):
+            state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+            with torch.no_grad():
+                for name, value in self.weights.items():
+                    state[name].copy_(value[i])
+
+
+_LEARNED = "module.likelihood.noise."  # buffers that `after_step` of a module without an `interval` changes
+
+
+class _Call(nn.Module):
+    """A method of a module as its forward pass."""
+
+    def __init__(self, module: TrainableModule, method: str):
+        super().__init__()
+        self.module, self._method = module, method
+
+    def forward(self, *args: Any) -> Any:
+        returned = getattr(self.module, self._method)(*args)
+        return args[0] if returned is None else returned  # `vmap` wants tensors
+
+
+def shrink(params: list[Any], factor: float) -> None:
+    """Multiply parameters by one minus a factor, down to zero."""
+    if params and factor:
+        with torch.no_grad():
+            torch._foreach_mul_(params, max(0.0, 1.0 - factor))
 
 
 class ScheduleTensors:

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import networks_alone
 from scipy import sparse
 
-from skvae import CVAE, TDVAE, VQVAE, AutoEncoder, ContractiveAE, DenoisingAE, SparseAE, VAETransformer
+from skvae import CVAE, MLP, TDVAE, VQVAE, AutoEncoder, ContractiveAE, DenoisingAE, LinearPath, SparseAE, VAETransformer
 
 
 def labels_of(X: Any) -> np.ndarray:
@@ -21,6 +22,11 @@ def labels_of(X: Any) -> np.ndarray:
         return (pivot > X[:, 3 % X.shape[1]]).astype(int) + (pivot > X[:, -1])
     except (TypeError, ValueError, IndexError, ZeroDivisionError):  # of rows that are to be refused
         return np.zeros(len(X) if hasattr(X, "__len__") else 1, dtype=int)
+
+
+def layers_of(network: Any) -> list[Any]:
+    """Layers of a perceptron, whether or not it has a linear map beside it."""
+    return list(getattr(network, "layers", network))
 
 
 class LabeledCVAE(CVAE):
@@ -105,9 +111,16 @@ class Case:
         weighted = () if "importance weights" in self.lacks else ("effective_sample_size",)
         return ("score_samples", "score_anomaly", "explain_anomaly", *weighted)
 
+    @property
+    def plain(self) -> dict[str, Any]:
+        """Parameters by which perceptrons have no linear maps beside them, for tests of what only they do."""
+        return networks_alone(self.cls)
+
     def make(self, **params):
         """Make the estimator with parameters that train in milliseconds."""
         given = {**self.code, "hidden_layer_sizes": (8,), "max_epochs": 3, "random_state": 0, **self.quick, **params}
+        if any(not isinstance(params.get(name), (MLP, str, type(None))) for name in ("encoder", "decoder")):
+            given.update(dict.fromkeys(self.plain, params.get("linear_path", "auto")))  # which has none beside other networks
         model = self.cls(**{name: value for name, value in given.items() if "__" not in name})
         return model.set_params(**{name: value for name, value in given.items() if "__" in name})
 
@@ -151,13 +164,15 @@ _SEQUENCES = {
 }
 _CONTRACTION = {"batch normalization": "a row's Jacobian is not defined where rows are normalized together"}
 
+_DECAY = {"linear_path": LinearPath(1.0)}  # which spares its choice
+
 CASES = [
-    Case(AutoEncoder),
-    Case(DenoisingAE),
+    Case(AutoEncoder, quick=_DECAY),
+    Case(DenoisingAE, quick=_DECAY),
     Case(SparseAE),
     Case(ContractiveAE, lacks=_CONTRACTION),
-    Case(VAETransformer),
-    Case(LabeledCVAE),
+    Case(VAETransformer, quick=_DECAY),
+    Case(LabeledCVAE, quick=_DECAY),
     Case(
         VQVAE,
         code={"n_embeddings": 8, "embedding_dim": 3, "n_codes": 2},

@@ -105,7 +105,7 @@ def test_a_run_that_blew_up_without_an_infinite_loss_is_refused(max_epochs):
     X = rng.normal(size=(500, 3)) @ rng.normal(size=(3, 8)) + 0.1 * rng.normal(size=(500, 8))
     model = AutoEncoder(
         2, optimizer=Optimizer("sgd", schedule="constant"), learning_rate=1.2, hidden_layer_sizes=(), random_state=0
-    ).set_params(max_epochs=max_epochs)
+    ).set_params(max_epochs=max_epochs, linear_path=None)
     with pytest.raises(ValueError, match=r"stopped being finite\. learning_rate=1\.2 may be too large"):
         model.fit(X)
     assert not hasattr(model, "module_")

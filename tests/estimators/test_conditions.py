@@ -3,6 +3,7 @@
 import copy
 import pickle
 import re
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -78,6 +79,31 @@ def quick(**params):
 
 def first_of(y):
     return y.iloc[0] if hasattr(y, "iloc") else y[0]
+
+
+# -- labels that look like numbers ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("y", "which"),
+    [
+        (np.arange(120) // 2, "y"),
+        ((np.arange(120) // 2).astype(float), "y"),
+        (pd.DataFrame({"age": np.arange(120) // 2, "site": np.arange(120) % 2}), "Column 'age' of y"),
+    ],
+    ids=["integers", "whole floats", "frame"],
+)
+def test_many_whole_numbers_that_become_labels_are_warned_of(y, which):
+    X = np.random.default_rng(0).normal(size=(120, 3))
+    with pytest.warns(UserWarning, match=rf"^{which} holds 60 different whole numbers for 120 rows.*data frame of floats"):
+        quick().fit(X, y)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*different whole numbers")
+        numbers = np.asarray(y, dtype=float).reshape(120, -1)  # as the message says
+        assert quick().fit(X, numbers).n_conditions_ == numbers.shape[1]
+        quick().fit(X, (np.arange(120) // 2).astype(str))
+        quick().fit(X, np.arange(120) % 50)
+        quick().fit(np.repeat(X, 3, axis=0), np.repeat(np.arange(120) // 2, 3))
 
 
 # -- one kind of labels -----------------------------------------------------------------------------------------------

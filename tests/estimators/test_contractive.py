@@ -93,7 +93,7 @@ def test_hessian_evens_the_jacobian_out(digits):
 def test_without_weights_it_is_a_tied_autoencoder(wine):
     train, held_out = wine
     model = ContractiveAE(contraction=0.0, max_epochs=5, random_state=0).fit(train)
-    plain = AutoEncoder(decoder="tied", max_epochs=5, random_state=0).fit(train)
+    plain = AutoEncoder(decoder="tied", linear_path=None, max_epochs=5, random_state=0).fit(train)
     np.testing.assert_array_equal(model.reconstruct(held_out), plain.reconstruct(held_out))
     assert model.score(held_out) == plain.score(held_out)
 

@@ -14,6 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import estimator_checks as checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from test_common import expected_failed_checks
+from torch.utils.flop_counter import FlopCounterMode
 
 from skvae import CVAE, AutoEncoder, CVAEClassifier
 
@@ -126,6 +127,32 @@ def test_a_row_that_no_label_explains_gets_the_prior(quick, monkeypatch):
 def test_it_classifies_well_at_the_defaults(load, least):
     X, X_test, y, y_test = train_test_split(*load(return_X_y=True), random_state=0, stratify=load().target)
     assert CVAEClassifier(random_state=0).fit(X, y).score(X_test, y_test) > least
+
+
+@pytest.mark.parametrize("encode_condition", [False, True])
+@pytest.mark.parametrize("method", ["log_likelihoods", "score_samples", "score_anomaly"])
+def test_the_cost_of_a_row_grows_with_the_number_of_labels_and_not_with_its_square(method, encode_condition):
+    work = []
+    for n_labels in (200, 400):
+        y = np.tile(np.arange(n_labels), 3).astype(str)
+        X = np.random.default_rng(0).normal(size=(len(y), 2))
+        model = CVAE(2, hidden_layer_sizes=(16,), prior="conditional", encode_condition=encode_condition, n_score_draws=4)
+        model.set_params(max_epochs=1, linear_path=None, random_state=0).fit(X, y)
+        with FlopCounterMode(display=False) as counter:
+            getattr(model, method)(X[:96])
+        work.append(counter.get_total_flops())
+    assert work[1] < 2.2 * work[0]
+
+
+def test_many_labels_are_compared_as_each_of_them_alone_is():
+    y = np.tile(np.arange(60), 3).astype(str)
+    X = np.random.default_rng(0).normal(size=(len(y), 3))
+    model = CVAE(2, prior="conditional", encode_condition=True, max_epochs=2, random_state=0).fit(X, y)
+    found = model.log_likelihoods(X[:5])
+    alone = np.stack([model.score_samples(X[:5], label) for label in model.classes_], axis=1)
+    mixed = np.stack([model.score_samples(X[:5], np.roll(model.classes_, i)[:5]) for i in range(3)], axis=1)
+    np.testing.assert_array_equal(found, alone)
+    np.testing.assert_array_equal([[found[j, (j - i) % 60] for i in range(3)] for j in range(5)], mixed)
 
 
 # -- labels, weights and forms of the data ----------------------------------------------------------------------------

@@ -194,10 +194,11 @@ def test_classes_of_a_few_rows(n_rare):
     X, y = table((60, n_rare))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of one row, all that is known is where it lies
-        X_new, y_new = CVAEResampler(guard=0.0 if n_rare == 1 else 0.2, random_state=0).fit_resample(X, y)
+        resamplers = [CVAEResampler(guard=0.0 if n_rare == 1 else 0.2, random_state=seed) for seed in range(3)]
+        (X_new, y_new), *others = [resampler.fit_resample(X, y) for resampler in resamplers]
     assert np.bincount(y_new).tolist() == [60, 60]
     own, other = X[y == 1].mean(axis=0), X[y == 0].mean(axis=0)
-    drawn = X_new[len(X) :].mean(axis=0)
+    drawn = np.mean([rows[len(X) :].mean(axis=0) for rows in (X_new, *(rows for rows, _ in others))], axis=0)
     assert np.linalg.norm(drawn - own) < 0.2 * np.linalg.norm(own - other)
 
 
@@ -595,6 +596,11 @@ def test_a_failure_leaves_the_resampler_as_it_was(quick, monkeypatch):
     with pytest.raises(RuntimeError, match="no sample"):
         resampler.fit_resample(X[:, :2], y)
     assert vars(resampler) == before
+
+
+def test_ensembles_of_imbalanced_learn_know_its_kind(quick):
+    """BalancedBaggingClassifier decides by it what it asks of a sampler, and so must clones say it."""
+    assert clone(quick())._sampling_type == "over-sampling"
 
 
 def test_new_rows_of_a_real_table_lie_where_the_class_does():

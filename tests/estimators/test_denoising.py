@@ -13,7 +13,7 @@ from sklearn.decomposition import PCA
 from sklearn.model_selection import train_test_split
 from torch import nn
 
-from skvae import AutoEncoder, Conv, DenoisingAE, Net
+from skvae import AutoEncoder, Conv, DenoisingAE, LinearPath, Net
 from skvae.modules import CORRUPTIONS, Batch, DenoisingModule
 
 
@@ -81,7 +81,8 @@ def recorded(monkeypatch):
 
 @pytest.mark.parametrize("corruption", [*CORRUPTIONS, list(CORRUPTIONS), jitter], ids=in_words)
 def test_every_step_corrupts_anew(X, recorded, corruption):
-    make(corruption=corruption, corruption_rate=0.4, max_epochs=5, batch_size=40).fit(X)
+    path = LinearPath(1.0)  # whose choice would take steps, too
+    make(corruption=corruption, corruption_rate=0.4, max_epochs=5, batch_size=40, linear_path=path).fit(X)
     assert len(recorded) == 5 * 2
     damage = [x - batch.x for batch, x in recorded]
     for i, one in enumerate(damage):
@@ -237,8 +238,9 @@ def test_the_target_is_clean(pixels, corruption, likelihood):
 
 
 def test_a_function_that_leaves_nothing_leaves_the_mean_to_predict(X):
-    # Were the target corrupted, too, there would be nothing to lose.
-    model = make(corruption=torch.zeros_like, max_epochs=60, learning_rate=0.01, likelihood__noise="feature").fit(X)
+    # Were the target corrupted, too, there would be nothing to lose. Principal components of the rows are far from what to do.
+    params = {"max_epochs": 60, "learning_rate": 0.01, "likelihood__noise": "feature", "linear_path": None}
+    model = make(corruption=torch.zeros_like, **params).fit(X)
     assert model.loss_curve_[-1] == pytest.approx(0.5 * X.shape[1], rel=0.02)
 
 
@@ -387,7 +389,7 @@ def initial_weights(monkeypatch, X, **params):
     ids=in_words,
 )
 def test_pretraining_sets_every_layer_and_records_its_losses(pixels, params, monkeypatch):
-    params = {"hidden_layer_sizes": (24, 12), "activation": "tanh", "batch_size": 20, **params}
+    params = {"hidden_layer_sizes": (24, 12), "activation": "tanh", "batch_size": 20, "linear_path": None, **params}
     before = initial_weights(monkeypatch, pixels, **params)
     after = initial_weights(monkeypatch, pixels, pretraining_epochs=1, **params)
     assert len(before) == len(after)
@@ -405,7 +407,7 @@ def test_pretraining_sets_every_layer_and_records_its_losses(pixels, params, mon
 @pytest.mark.parametrize("decoder", [None, "tied"])
 def test_pretraining_gives_a_head_start(pixels, decoder):
     params = {"n_components": 4, "hidden_layer_sizes": (24, 12), "batch_size": 20, "max_epochs": 1, "decoder": decoder}
-    cold = make(**params).fit(pixels)
+    cold = make(linear_path=None, **params).fit(pixels)
     warm = make(pretraining_epochs=20, **params).fit(pixels)
     assert warm.loss_curve_[0] < 0.9 * cold.loss_curve_[0]
     assert cold.pretraining_loss_ == []

@@ -16,7 +16,7 @@ from skvae.modules import AutoEncoderModule, Batch
 
 N_FEATURES = 8
 COUNTS = [5.0, 20.0, 100.0, 500.0, 1e3, 1e4]
-QUICK = {"hidden_layer_sizes": (16,), "max_epochs": 40, "random_state": 0}
+QUICK = {"linear_path": None, "hidden_layer_sizes": (16,), "max_epochs": 40, "random_state": 0}
 
 
 def counts(n_rows=400, seed=0):
@@ -50,7 +50,17 @@ CASES = {
     "counts, linear": (AutoEncoder(2, likelihood="poisson", **{**QUICK, "hidden_layer_sizes": ()}), counts, far_counts),
     "counts, wide": (AutoEncoder(6, likelihood="poisson", activation="tanh", **QUICK), counts, far_counts),
     "counts, denoising": (DenoisingAE(2, likelihood="poisson", **QUICK), counts, far_counts),
-    "counts, patterns": (SparseAE(6, penalty="top_k", k=2, likelihood="poisson", **QUICK), counts, far_counts),
+    "counts, patterns": (
+        SparseAE(
+            6,
+            penalty="top_k",
+            k=2,
+            likelihood="poisson",
+            **{name: value for name, value in QUICK.items() if name != "linear_path"},
+        ),
+        counts,
+        far_counts,
+    ),
     "bits": (AutoEncoder(2, likelihood="bernoulli", **QUICK), zeros_and_ones, far_bits),
     "bits, linear": (AutoEncoder(2, likelihood="bernoulli", **{**QUICK, "hidden_layer_sizes": ()}), zeros_and_ones, far_bits),
 }

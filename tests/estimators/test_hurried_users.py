@@ -1,11 +1,12 @@
 """Bad input and odd situations that were once answered badly."""
 
 import copy
+import warnings
 
 import numpy as np
 import pytest
 import torch
-from cases import CASES
+from cases import CASES, layers_of
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
 from torch import nn
@@ -265,6 +266,46 @@ def test_errors_name_the_parameter(case, quick, table, params, message):
         quick(**params).fit(table)
 
 
+class Normalizing(nn.Sequential):
+    """A network of the user's own that normalizes over the rows of a batch, or over the pixels of an image, too."""
+
+    def __init__(self, n_inputs, n_outputs, over_pixels=False):
+        norm = (
+            (nn.Unflatten(1, (1, 1, n_inputs)), nn.BatchNorm2d(1), nn.Flatten()) if over_pixels else (nn.BatchNorm1d(n_inputs),)
+        )
+        super().__init__(*norm, nn.Linear(n_inputs, n_outputs))
+
+
+@pytest.mark.parametrize("name", ["encoder", "decoder"])
+def test_batches_of_one_row_are_too_small_for_a_network_that_normalizes_over_them(table, name):
+    network = {name: Net(Normalizing)}
+    message = rf"The {name} Net\(Normalizing\) has a layer BatchNorm1d.* 31 row\(s\) in batches of at most batch_size=%d leave"
+    for batch_size in (1, 2):
+        with pytest.raises(ValueError, match=message % batch_size + " some with 1; set batch_size to 3 or more"):
+            AutoEncoder(2, max_epochs=1, batch_size=batch_size, **network).fit(table[:31])
+    for n_rows in range(2, 12):  # as the message says
+        AutoEncoder(2, max_epochs=1, batch_size=3, linear_path=None, **network).fit(table[:n_rows])
+    model = AutoEncoder(2, max_epochs=1, linear_path=None, **network).fit(table)
+    with pytest.raises(ValueError, match=r"1 row\(s\) in batches .* pass at least 2 rows"):
+        model.partial_fit(table[:1])
+    AutoEncoder(2, max_epochs=1, batch_size=1, **{name: Net(Normalizing, over_pixels=True)}).fit(table[:9])
+
+
+@pytest.mark.parametrize(
+    ("shape", "warns"),
+    [((5, 5, 1), True), ((4, 4, 3), True), ((1, 5, 5), False), ((3, 3, 3), False), ((2, 5, 1), False), ((5, 5, 2), False)],
+)
+@pytest.mark.parametrize("as_rows", [True, False])
+def test_shapes_of_images_with_channels_last_are_suspected(shape, warns, as_rows):
+    images = np.random.default_rng(0).random((20, *shape))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        AutoEncoder(2, max_epochs=1, image_shape=shape).fit(images.reshape(20, -1) if as_rows else images)
+    found = [str(warning.message) for warning in caught if "looks like (height, width, channels)" in str(warning.message)]
+    assert len(found) == warns
+    assert all(f"image_shape={(shape[2], *shape[:2])}" in message for message in found)
+
+
 def test_densities_are_checked_before_training(table):
     with pytest.raises(ValueError, match="density=GaussianMixture is a class"):
         AutoEncoder(density=GaussianMixture).fit(table)
@@ -284,7 +325,7 @@ def test_one_weighted_row_in_a_stream(quick, table):
 
 def test_hidden_layer_sizes_as_a_number(case, quick, table):
     case.needs("encoder")
-    assert quick(hidden_layer_sizes=7).fit(table).module_.encoder[0].out_features == 7
+    assert layers_of(quick(hidden_layer_sizes=7).fit(table).module_.encoder)[0].out_features == 7
 
 
 def test_a_column_that_is_constant_up_to_rounding(case, quick, table):

@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from cases import layers_of
 from conftest import ALL_ESTIMATORS
 from sklearn.base import clone
 from sklearn.datasets import load_digits
@@ -30,6 +31,7 @@ from skvae import (
     EarlyStopping,
     Gaussian,
     Laplace,
+    LinearPath,
     Net,
     Optimizer,
     Recurrent,
@@ -45,13 +47,15 @@ pytestmark = [pytest.mark.usefixtures("one_core"), pytest.mark.filterwarnings("i
 OF_IMAGES = [cls for cls in ALL_ESTIMATORS if "image_shape" in inspect.signature(cls).parameters]
 
 
-def make(cls=VAETransformer, **params):
-    return cls(n_components=2, hidden_layer_sizes=(8,), max_epochs=3, random_state=0).set_params(**params)
+def make(**params):
+    """A model whose networks stay, whatever held-out rows would say."""
+    given = {"n_components": 2, "hidden_layer_sizes": (8,), "linear_path": LinearPath(1.0), "max_epochs": 3, "random_state": 0}
+    return VAETransformer(**given).set_params(**params)
 
 
-def bare(cls=VAETransformer, **params):
-    """A model whose widths are left to specifications."""
-    return cls(n_components=2, max_epochs=2, random_state=0).set_params(**params)
+def bare(**params):
+    """A model whose widths are left to specifications, and whose networks are alone."""
+    return VAETransformer(n_components=2, linear_path=None, max_epochs=2, random_state=0).set_params(**params)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +68,7 @@ def images():
 
 @pytest.mark.parametrize("cls", [*ALL_ESTIMATORS, ImportanceWeightedVAE], ids=lambda cls: cls.__name__)
 def test_signatures_stay_short(cls):
-    assert len(inspect.signature(cls).parameters) <= (28 if cls is VQVAE else 26)
+    assert len(inspect.signature(cls).parameters) <= 30
 
 
 @pytest.mark.parametrize("cls", ALL_ESTIMATORS, ids=lambda cls: cls.__name__)
@@ -90,6 +94,8 @@ def test_defaults_are_strings_numbers_tuples_or_none(cls):
         ("codebook", "gradient", Codebook("gradient")),
         ("code_prior", "histogram", CodePrior("histogram")),
         ("code_prior", None, None),
+        ("linear_path", "auto", LinearPath()),
+        ("linear_path", None, None),
     ],
     ids=str,
 )
@@ -104,6 +110,7 @@ SAME = [
     (AutoEncoder, {"encoder": MLP(), "decoder": MLP()}),
     (AutoEncoder, {"optimizer": Optimizer()}),
     (AutoEncoder, {"likelihood": Gaussian()}),
+    (AutoEncoder, {"linear_path": LinearPath()}),
     (AutoEncoder, {"encoder": MLP([8], "relu"), "decoder": MLP((8,), "relu")}),
     (SparseAE, {"penalty": "kl", "callbacks": []}),
     (ContractiveAE, {"decoder": "tied"}),
@@ -133,6 +140,8 @@ def test_specifications_at_their_defaults_change_nothing(cls, params, X):
         ({}, {"likelihood__noise": "shared"}, {"likelihood": Gaussian("shared")}),
         ({"likelihood": "laplace"}, {"likelihood__noise": 0.5}, {"likelihood": Laplace(0.5)}),
         ({}, {"likelihood__noise": 0.5, "likelihood": "laplace"}, {"likelihood": Laplace(0.5)}),
+        ({}, {"linear_path__weight_decay": 3.0}, {"linear_path": LinearPath(3.0)}),
+        ({"linear_path": None}, {"linear_path__weight_decay": 3.0}, {"linear_path": LinearPath(3.0)}),
         ({}, {"encoder__dropout": 0.1}, {"encoder": DefaultNet(dropout=0.1), "decoder": None}),
         ({}, {"encoder__channels": (4,)}, {"encoder": Conv((4,))}),
         ({"image_shape": (1, 2, 2)}, {"encoder__dropout": 0.1}, {"encoder": DefaultNet(dropout=0.1)}),
@@ -221,7 +230,8 @@ STAND_INS = [
     (cls, name)
     for cls in ALL_ESTIMATORS
     for name in inspect.signature(cls).parameters
-    if name in ("encoder", "decoder", "optimizer", "early_stopping", "likelihood", "penalty", "codebook", "code_prior")
+    if name
+    in ("encoder", "decoder", "linear_path", "optimizer", "early_stopping", "likelihood", "penalty", "codebook", "code_prior")
 ]
 
 
@@ -331,6 +341,8 @@ EFFECTS = [
     ),
     ({}, {"likelihood__noise": "shared"}),
     ({"likelihood": "laplace"}, {"likelihood__noise": 0.5}),
+    ({}, {"linear_path__weight_decay": 0.0}),
+    ({"linear_path": LinearPath(0.0)}, {"linear_path__weight_decay": 100.0}),
 ]
 
 
@@ -346,7 +358,14 @@ def test_every_argument_changes_the_result(X, base, change):
 
 def test_every_argument_is_tried():
     tried = {name for _, change in EFFECTS for name in change if "__" in name}
-    for owner, cls in (("encoder", MLP), ("decoder", MLP), ("early_stopping", EarlyStopping), ("likelihood", Gaussian)):
+    owners = {
+        "encoder": MLP,
+        "decoder": MLP,
+        "early_stopping": EarlyStopping,
+        "likelihood": Gaussian,
+        "linear_path": LinearPath,
+    }
+    for owner, cls in owners.items():
         assert {f"{owner}__{name}" for name in inspect.signature(cls).parameters} <= tried
     assert {f"optimizer__{name}" for name in inspect.signature(Optimizer).parameters if name != "params"} <= tried
 
@@ -664,7 +683,7 @@ def test_what_shapes_the_network_cannot_change_on_the_way(X, change, named):
     ids=str,
 )
 def test_a_change_is_named_where_it_was_made(X, before, change, named):
-    model = make(**before).partial_fit(X)
+    model = make(linear_path="auto", **before).partial_fit(X)
     with pytest.raises(ValueError, match=f"^{named}"):
         model.set_params(**change).partial_fit(X)
 
@@ -680,7 +699,7 @@ def test_changes_after_a_fit_do_not_reach_into_it(X):
     model.likelihood.set_params(noise="feature")
     with pytest.raises(ValueError, match="encoder__dropout, likelihood__noise changed"):
         model.partial_fit(X)
-    assert pickle.loads(pickle.dumps(model)).module_.encoder[2].p == 0.1
+    assert layers_of(pickle.loads(pickle.dumps(model)).module_.encoder)[2].p == 0.1
 
 
 def test_an_imputers_model_is_cloned_with_its_mechanism():

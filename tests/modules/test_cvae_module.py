@@ -6,7 +6,8 @@ import torch
 from scipy import stats
 from torch import distributions, nn
 
-from skvae.modules import Batch, ConditionalNormal, CVAEModule, Net, StandardNormal, VAEModule
+from skvae.modules import MLP, Batch, ConditionalNormal, Conv, CVAEModule, Net, StandardNormal, VAEModule
+from skvae.modules.networks.beside import read_beside
 from skvae.modules.posterior import DiagonalNormal
 
 N_ROWS, N_FEATURES, N_COMPONENTS, N_CONDITIONS = 12, 5, 2, 3
@@ -266,3 +267,50 @@ def test_newton_solves_a_linear_model_at_once():
         gradient, precision = module.newton(batch, z, module.decode(z, batch))
         assert (gradient.abs().max() < 1e-8) == is_solved
         z = z + torch.linalg.solve(precision, gradient)
+
+
+# -- what a condition costs -------------------------------------------------------------------------------------------
+
+
+class Own(nn.Sequential):
+    """A network of a user's own, which may do anything to its input."""
+
+    def __init__(self, n_inputs, n_outputs):
+        super().__init__(nn.Tanh(), nn.Linear(n_inputs, n_outputs))
+
+
+WAYS = {
+    "perceptron": {},
+    "linear path": {"linear_path": 1.0},
+    "linear map": {"linear_path": float("inf")},
+    "normalized": {"encoder": MLP((7,), normalization="batch"), "decoder": MLP((7,), normalization="layer")},
+    "convolutions": {"image_shape": (1, 1, 5), "encoder": Conv((3,)), "decoder": Conv((3,))},
+    "own": {"encoder": Net(Own), "decoder": Net(Own)},
+}
+
+
+@pytest.mark.parametrize("networks", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("one_row", [False, True], ids=["a condition each", "one condition"])
+def test_conditions_that_are_read_once_give_the_same(networks, one_row):
+    module = build(encode_condition=True, prior="conditional", **networks).eval()
+    with torch.no_grad():
+        for parameter in module.parameters():  # of which some begin at zero
+            parameter.copy_(torch.randn(parameter.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))
+    batch = batch_for(module, n_draws=4)
+    if one_row:
+        batch = batch._replace(condition=batch.condition[:1].expand(N_ROWS, -1))
+    expected = module.importance_draws(batch)  # with gradients, for which rows and conditions are put side by side
+    with torch.no_grad():
+        found = module.importance_draws(batch)
+    for part, other in zip(found, expected, strict=True):
+        assert part.shape == other.shape
+        torch.testing.assert_close(part, other.detach(), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["Linear", "Tanh", "Own", "hooked"])
+def test_layers_that_are_no_linear_maps_read_all_their_input(name):
+    layers = {"Linear": nn.Linear(5, 2), "Tanh": nn.Tanh(), "Own": Own(5, 2), "hooked": nn.Linear(5, 2)}
+    layers["hooked"].register_forward_pre_hook(lambda layer, args: None)
+    with torch.no_grad():
+        output = read_beside(nn.Sequential(layers[name]), torch.ones(3, 4), torch.ones(3, 1))
+    assert (output is None) == (name != "Linear")

@@ -151,6 +151,13 @@ def test_a_shortfall_leads_towards_the_rows(likelihood, X):
     assert (likelihood.energies(target, closer) <= likelihood.energies(target, output) + 1e-12)[:, VARYING].all()
 
 
+def test_responses_are_nearer_to_the_rows_than_zero_is(likelihood, X):
+    target = exactly(likelihood, X)
+    energies = (likelihood.energies(target, output) for output in (likelihood.response(target), torch.zeros_like(target)))
+    nearer, zero = (energy.sum(0)[VARYING] for energy in energies)
+    assert (nearer < zero).all()
+
+
 def test_deviances_are_zero_at_best(likelihood, X):
     deviance = likelihood.deviance(X, outputs())
     assert (deviance >= 0.0).all()

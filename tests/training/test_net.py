@@ -33,7 +33,15 @@ def cls(request):
 
 
 def make(cls, **params):
-    return cls(n_components=2, hidden_layer_sizes=(8,), max_epochs=4, batch_size=16, random_state=0).set_params(**params)
+    given = {
+        "n_components": 2,
+        "hidden_layer_sizes": (8,),
+        "max_epochs": 4,
+        "batch_size": 16,
+        "random_state": 0,
+        "linear_path": None,
+    }
+    return cls(**given).set_params(**params)
 
 
 @pytest.fixture

@@ -267,6 +267,7 @@ def test_momentum_reaches_sgd(X):
         model = AutoEncoder(
             2,
             hidden_layer_sizes=(),
+            linear_path=None,  # or else it begins at the optimum
             max_epochs=5,
             batch_size=20,
             learning_rate=0.002,

@@ -11,7 +11,13 @@ from skvae.estimators._checks.missing import (
     is_nan,
     mark_missing,
 )
-from skvae.estimators._checks.networks import check_architecture, check_corruption, check_network, refuse_hidden_layers
+from skvae.estimators._checks.networks import (
+    check_architecture,
+    check_batches,
+    check_corruption,
+    check_network,
+    refuse_hidden_layers,
+)
 from skvae.estimators._checks.parameters import (
     check_anomaly_method,
     check_count,
@@ -27,6 +33,7 @@ __all__ = [
     "as_array",
     "check_anomaly_method",
     "check_architecture",
+    "check_batches",
     "check_class_labels",
     "check_codes",
     "check_columns",

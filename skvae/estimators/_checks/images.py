@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from skvae.warnings import warn_user
+
 
 def flatten_images(estimator: Any, X: Any, *, reset: bool, sets_form: bool) -> Any:
     """Images of shape (n_samples, channels, height, width) as rows; notes their shape where `reset`."""
@@ -20,6 +22,13 @@ def flatten_images(estimator: Any, X: Any, *, reset: bool, sets_form: bool) -> A
         given = check_image_shape(estimator.image_shape)
         if shape is not None and given is not None and shape != given:
             raise ValueError(f"X has images of shape {shape}, but image_shape={given}.")
+        if given is not None and given[0] == given[1] > given[2] and given[2] in (1, 3, 4):
+            height, width, channels = given
+            warn_user(
+                f"image_shape={given} looks like (height, width, channels), but is taken for (channels, height, width), the "
+                f"order in which images are held: image_shape={(channels, height, width)}, with images of shape (n_samples, "
+                "height, width, channels) passed as X.transpose(0, 3, 1, 2)."
+            )
         if shape is not None and given is None and shape[2] in (1, 3, 4) and shape[0] > 4:
             raise ValueError(
                 f"X has images of shape {shape}, which looks like (height, width, channels); images are (n_samples, channels, "

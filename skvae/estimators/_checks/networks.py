@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from skvae._spec import Spec
 from skvae.data import Table
@@ -61,12 +63,8 @@ def refuse_hidden_layers(estimator: Any) -> None:
             )
 
 
-def check_network(module: nn.Module, encoder: Any, decoder: Any) -> None:
-    """Run rows through networks with parts of the user's own and report a misfit in words.
-
-    `encoder` and `decoder` are their specifications, or "tied" for a decoder that is as the encoder.
-    """
-    device = next(module.parameters()).device
+def _own_networks(module: nn.Module, encoder: Any, decoder: Any) -> Iterator[tuple[str, nn.Module, int, int, Any]]:
+    """Networks with parts of the user's own: name, network, numbers of inputs and outputs, and what messages say of it."""
     n_codes = module.n_components * module.encoder_outputs_per_component
     for name, network, n_inputs, n_outputs in (
         ("encoder", module.encoder, module.n_encoder_inputs, n_codes),
@@ -78,6 +76,62 @@ def check_network(module: nn.Module, encoder: Any, decoder: Any) -> None:
             if isinstance(activation, str):
                 continue
             spec = f"with activation={activation.__name__}"
+        yield name, network, n_inputs, n_outputs, spec
+
+
+def check_batches(module: nn.Module, encoder: Any, decoder: Any, n_rows: int, batch_size: int) -> None:
+    """Raise a ValueError where batches of one row are too small for networks that normalize over the rows of a batch.
+
+    `encoder` and `decoder` are their specifications, or "tied" for a decoder that is as the encoder.
+    """
+    if n_rows // -(-n_rows // batch_size) > 1:
+        return
+    cure = "set batch_size to 3 or more" if n_rows > 1 else "pass at least 2 rows"
+    left = f"{n_rows} row(s) in batches of at most batch_size={batch_size} leave some with 1; {cure}"
+    for name, spec in (("encoder", encoder), ("decoder", decoder)):
+        if getattr(spec, "normalization", None) == "batch":
+            raise ValueError(f"{name}__normalization='batch' needs batches of at least 2 rows, but {left}, or use 'layer'.")
+    for name, network, n_inputs, _, spec in _own_networks(module, encoder, decoder):
+        layer = _starved(network, n_inputs)
+        if layer is not None:
+            raise ValueError(
+                f"The {name} {spec} has a layer {type(layer).__name__}, which needs batches of at least 2 rows, but {left}, or "
+                "normalize each row by itself, as LayerNorm does."
+            )
+
+
+def _starved(network: nn.Module, n_inputs: int) -> nn.Module | None:
+    """Return a layer that normalizes over a batch and, of one row, is given one value a channel, which torch refuses."""
+    network.train()
+    layers = [layer for layer in network.modules() if isinstance(layer, _BatchNorm) and layer.training]
+    network.eval()  # in which running means do not move
+    if not layers:
+        return None
+    given: list[nn.Module] = []
+
+    def note(layer: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if inputs[0].dim() < 2 or inputs[0].numel() <= inputs[0].shape[1]:
+            given.append(layer)
+
+    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
+    try:
+        with torch.no_grad():
+            network(torch.zeros(1, n_inputs, device=next(network.parameters()).device))
+    except Exception:  # of one row, which training would not get through either
+        return given[0] if given else layers[0]
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return given[0] if given else None
+
+
+def check_network(module: nn.Module, encoder: Any, decoder: Any) -> None:
+    """Run rows through networks with parts of the user's own and report a misfit in words.
+
+    `encoder` and `decoder` are their specifications, or "tied" for a decoder that is as the encoder.
+    """
+    device = next(module.parameters()).device
+    for name, network, n_inputs, n_outputs, spec in _own_networks(module, encoder, decoder):
         with torch.no_grad():
             module.eval()
             try:

@@ -301,6 +301,10 @@ class Likelihood(nn.Module):
         """Difference, in standardized units, between rows and the mean of the likelihood; see `score`."""
         return target - self.locate(output)
 
+    def response(self, x: Tensor) -> Tensor:
+        """Output of a decoder that would have its mean at rows, or about there; what linear models take for the rows."""
+        return x if self.is_location_family else self.shortfall(x, torch.zeros_like(x))
+
     def shortfall(self, target: Tensor, output: Tensor) -> Tensor:
         """Change of the decoder's output that would bring the mean of the likelihood to rows, or about as far."""
         return self.residual(target, output)
@@ -372,6 +376,10 @@ class Likelihood(nn.Module):
             constant = float(self.log_normalizer(weight)) + float(np.log(self.units.scale).sum())
         log_prob: NDArray[np.float64] = -energy.numpy().sum(axis=1) - constant
         return log_prob
+
+    def noise_floor(self) -> Tensor:
+        """Smallest variance of the noise of each column, in standardized units, float64 of shape (n_features,) on the CPU."""
+        return self.noise.floor.cpu().double().pow(2 / self.energy_power) * self.std_per_scale**2
 
     # -- noise and draws ----------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from skvae import functional as fn
 from skvae.data.sources import as_source
 from skvae.modules.likelihoods.base import Likelihood, LikelihoodSpec, digits, zero_where_missing
 
+_RARE = 1e-3  # share of ones by which rarer ones are taken for this rare
 _SURE = 1e-6  # least probability of what is predicted not to happen
 _SCALING_ERROR = 4.0  # units in the last place of one, by which scaling to the interval may miss it
 _ROUNDING = 1e-6  # by which arithmetic may have missed the interval
@@ -36,6 +37,11 @@ class BernoulliLikelihood(Likelihood):
     def residual(self, target: Tensor, output: Tensor) -> Tensor:
         """Difference between rows and their probabilities."""
         return target - torch.sigmoid(output)
+
+    def response(self, x: Tensor) -> Tensor:
+        """Logits by one Newton step from those of the columns' means."""
+        mean = self.column("mean").to(x).clamp(_RARE, 1.0 - _RARE)
+        return torch.logit(mean) + (x - mean) / (mean * (1.0 - mean))
 
     def score(self, residual: Tensor, information: Tensor) -> Tensor:
         """Gradient of the log-likelihood in the logits, which is the residual itself."""

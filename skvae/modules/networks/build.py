@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from skvae.modules.networks.convolution import Shape, conv_decoder, conv_encoder
-from skvae.modules.networks.layers import ACTIVATIONS, mlp, tied_mlp
+from skvae.modules.networks.layers import ACTIVATIONS, mlp, shortcut_mlp, tied_mlp, tied_shortcut
 from skvae.modules.networks.specs import MLP, Conv, DefaultNet, Layered, Net, completed, convolves, fill, hidden_of
 
 Network = MLP | Conv | Net
@@ -31,6 +31,7 @@ def build_networks(
     n_conditions: int = 0,
     encode_condition: bool = False,
     n_indicators: int = 0,
+    linear_path: bool = False,
 ) -> tuple[nn.Module, nn.Module]:
     """Build an encoder and a decoder: perceptrons, convolutions for images, or networks of the user's own.
 
@@ -53,6 +54,8 @@ def build_networks(
         Whether the conditions are inputs of the encoder, too, beside the rows.
     n_indicators : int
         Further inputs of the encoder: which entries are missing.
+    linear_path : bool
+        Whether perceptrons have linear maps beside them, and begin at zero.
 
     Returns
     -------
@@ -72,7 +75,8 @@ def build_networks(
         assert image_shape is not None
         first = conv_encoder(down, image_shape, n_codes, down.hidden_layer_sizes, n_beside, **hidden_of(down))
     else:
-        first = mlp(n_inputs + n_beside, down.hidden_layer_sizes, n_codes, **hidden_of(down))
+        build = shortcut_mlp if linear_path else mlp
+        first = build(n_inputs + n_beside, down.hidden_layer_sizes, n_codes, **hidden_of(down))
     second: nn.Module
     source, n_given = None, n_components + n_conditions
     if isinstance(up, str):
@@ -83,8 +87,12 @@ def build_networks(
     elif isinstance(up, Conv):
         assert image_shape is not None
         second = conv_decoder(up, image_shape, n_given, up.hidden_layer_sizes[::-1], tied_to=source, **hidden_of(up))
+    elif source is not None and linear_path:
+        second = tied_shortcut(source, n_components, n_outputs, **hidden_of(up))
     elif source is not None:
         second = tied_mlp(source, n_components, n_outputs, **hidden_of(up))
+    elif linear_path:
+        second = shortcut_mlp(n_given, up.hidden_layer_sizes, n_outputs, **hidden_of(up))
     else:
         second = mlp(n_given, up.hidden_layer_sizes, n_outputs, **hidden_of(up))
     if code_activation != "identity":

@@ -104,13 +104,22 @@ class TiedLinear(nn.Module):
         How many of its outputs, from the first on, are the inputs here.
     n_outputs : int, optional
         How many of its inputs, from the first on, are the outputs here; all by default.
+    bias : bool, default=True
+        Whether it has a bias.
+    has_gains : bool, default=False
+        Whether every input and every output has a factor of its own, so that the map is the transposed one but for units: the
+        posterior mean of a factor model and its loadings are.
     """
 
-    def __init__(self, source: nn.Linear, n_inputs: int, n_outputs: int | None = None):
+    def __init__(
+        self, source: nn.Linear, n_inputs: int, n_outputs: int | None = None, *, bias: bool = True, has_gains: bool = False
+    ):
         super().__init__()
         self._source = (source,)  # a tuple, which does not register it
         self.in_features, self.out_features = n_inputs, source.in_features if n_outputs is None else n_outputs
-        self.bias = nn.Parameter(torch.zeros(self.out_features))
+        self.bias = nn.Parameter(torch.zeros(self.out_features)) if bias else None
+        self.input_gain = nn.Parameter(torch.ones(self.in_features)) if has_gains else None
+        self.output_gain = nn.Parameter(torch.ones(self.out_features)) if has_gains else None
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight
@@ -122,7 +131,10 @@ class TiedLinear(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The weights, ``(out_features, in_features)``."""
-        return self._source[0].weight[: self.in_features, : self.out_features].mT
+        weight = self._source[0].weight[: self.in_features, : self.out_features].mT
+        if self.input_gain is None or self.output_gain is None:
+            return weight
+        return weight * self.output_gain.unsqueeze(1) * self.input_gain
 
     @property
     def row_work(self) -> int:
@@ -160,3 +172,86 @@ def tied_mlp(encoder: nn.Sequential, n_inputs: int, n_outputs: int | None = None
         if i < len(maps) - 1:
             layers += after(source.in_features, **hidden)
     return nn.Sequential(*layers)
+
+
+class Shortcut(nn.Module):
+    """Perceptron with a linear map of the same inputs beside it, whose outputs are added.
+
+    Parameters
+    ----------
+    linear : Linear or TiedLinear
+        The linear map, with a bias.
+    hidden : Sequential
+        The perceptron but for its last layer.
+    last : Linear or TiedLinear
+        The perceptron's last layer, without a bias.
+    """
+
+    def __init__(self, linear: nn.Linear | TiedLinear, hidden: nn.Sequential, last: nn.Linear | TiedLinear):
+        super().__init__()
+        self.linear, self.hidden, self.last = linear, hidden, last
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden: Tensor = self.hidden(x)
+        if torch.is_grad_enabled():  # in one operation less
+            return torch.addmm(self.linear(x), hidden, self.last.weight.mT)
+        return self.together(self.linear(x), hidden)
+
+    def together(self, straight: Tensor, hidden: Tensor) -> Tensor:
+        """Add what the last layer makes of hidden units to the output of the linear map."""
+        return straight + F.linear(hidden, self.last.weight.contiguous())
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """Layers of the perceptron, in order."""
+        return [*self.hidden, self.last]
+
+    def beside(self) -> list[nn.Parameter]:
+        """Weights of the perceptron beside the linear map."""
+        return [*self.hidden.parameters(), *self.last.parameters()]
+
+
+def shortcut_mlp(n_inputs: int, hidden_layer_sizes: Sequence[int], n_outputs: int, **hidden: Any) -> Shortcut | nn.Sequential:
+    """Build a perceptron that begins at zero, and a linear map beside it; the latter alone where there are no hidden layers.
+
+    Parameters
+    ----------
+    n_inputs, hidden_layer_sizes, n_outputs, **hidden
+        See `mlp`.
+    """
+    network = mlp(n_inputs, hidden_layer_sizes, n_outputs, **hidden)
+    if not hidden_layer_sizes:
+        return network
+    last = nn.Linear(hidden_layer_sizes[-1], n_outputs, bias=False)
+    nn.init.zeros_(last.weight)
+    return Shortcut(nn.Linear(n_inputs, n_outputs), nn.Sequential(*list(network)[:-1]), last)
+
+
+def tied_shortcut(
+    encoder: Shortcut | nn.Sequential, n_inputs: int, n_outputs: int | None = None, **hidden: Any
+) -> Shortcut | nn.Sequential:
+    """Build the mirror of what `shortcut_mlp` builds, by its weights, transposed; the linear map has gains, see `TiedLinear`.
+
+    Parameters
+    ----------
+    encoder : Shortcut or Sequential
+    n_inputs, n_outputs, **hidden
+        See `tied_mlp`.
+    """
+    source = linear_map_of(encoder)
+    assert isinstance(source, nn.Linear)
+    linear = TiedLinear(source, n_inputs, n_outputs, has_gains=True)
+    if not isinstance(encoder, Shortcut):
+        return nn.Sequential(linear)
+    *layers, outer = tied_mlp(nn.Sequential(*encoder.layers), n_inputs, n_outputs, **hidden)
+    assert isinstance(outer, TiedLinear)
+    outermost = next(layer for layer in encoder.layers if isinstance(layer, nn.Linear))
+    return Shortcut(linear, nn.Sequential(*layers), TiedLinear(outermost, outer.in_features, n_outputs, bias=False))
+
+
+def linear_map_of(network: nn.Module) -> nn.Linear | TiedLinear | None:
+    """Return the linear map that a network is, or has beside it."""
+    if isinstance(network, Shortcut):
+        return network.linear
+    layers = list(network) if type(network) is nn.Sequential else []
+    return layers[0] if len(layers) == 1 and isinstance(layers[0], (nn.Linear, TiedLinear)) else None

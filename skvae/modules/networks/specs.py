@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from inspect import signature
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, TypeVar
 
 import numpy as np
@@ -361,6 +361,48 @@ def completed(spec: DefaultNet, followed: MLP | Conv) -> MLP | Conv:
 def _shared(spec: MLP | Conv, cls: type[Layered]) -> dict[str, Any]:
     """Return the arguments of a specification that another class has, too."""
     return {name: value for name, value in spec.get_params().items() if name in cls._arguments()}
+
+
+class LinearPath(Spec):
+    """Specification of linear maps beside the perceptrons of encoder and decoder, whose outputs are added to theirs.
+
+    The linear maps begin at the linear special case of the model, in closed form: principal components, factor analysis or a
+    linear denoiser. The perceptrons begin at zero, and a decoupled weight decay [1]_ holds them back, so that they learn
+    what linear maps leave as far as the rows bear it out.
+
+    Parameters
+    ----------
+    weight_decay : float or "auto", default="auto"
+        Decay of the perceptrons' weights, relative to the learning rate: the larger, the closer to a linear model;
+        infinity leaves the linear maps alone. "auto" chooses by rows that are held out of the training rows; `partial_fit`, which
+        sees a part of them, takes 1.
+
+    References
+    ----------
+    .. [1] Loshchilov and Hutter, "Decoupled weight decay regularization", ICLR 2019.
+
+    Examples
+    --------
+    >>> from skvae import AutoEncoder, LinearPath
+    >>> AutoEncoder(linear_path=LinearPath(weight_decay=10.0)).get_params()["linear_path__weight_decay"]
+    10.0
+    """
+
+    def __init__(self, weight_decay: float | str = AUTO):
+        self.weight_decay = weight_decay
+
+    def check(self) -> None:
+        """Look whether the decay is one.
+
+        Raises
+        ------
+        ValueError
+            If it is not.
+        """
+        given = self.weight_decay
+        is_number = isinstance(given, Real) and not isinstance(given, bool) and float(given) >= 0.0
+        if not is_number and not (isinstance(given, str) and given == AUTO):
+            raise ValueError(f"{self!r}: weight_decay={given!r} must be a number of at least 0, infinity included, or 'auto'.")
 
 
 class Recurrent(Spec):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from skvae.functional import gaussian_kl
+from skvae.modules.networks.beside import read_beside
 from skvae.modules.networks.layers import mlp
 from skvae.modules.networks.specs import Layered, hidden_of
 from skvae.modules.posterior import DiagonalNormal
@@ -75,8 +76,16 @@ class ConditionalNormal(NormalPrior):
         super().__init__(n_components)
         self.network = mlp(n_conditions, hidden_layer_sizes, 2 * n_components, **hidden)
 
+    @torch.no_grad()
+    def start(self) -> None:
+        """Begin at the standard normal distribution, whatever the condition."""
+        for parameter in self.network[-1].parameters():
+            parameter.zero_()
+
     def moments(self, n: int, condition: Tensor | None = None) -> DiagonalNormal:
-        mean, log_var = self.network(condition).chunk(2, dim=-1)
+        assert condition is not None
+        output = None if torch.is_grad_enabled() else read_beside(self.network, condition.new_empty(n, 0), condition)
+        mean, log_var = (self.network(condition) if output is None else output).chunk(2, dim=-1)
         return DiagonalNormal(mean, log_var.clamp(-MAX_LOG_VAR, MAX_LOG_VAR))
 
     def log_prob(self, z: Tensor, condition: Tensor | None = None) -> Tensor:

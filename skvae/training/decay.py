@@ -1,0 +1,319 @@
+"""How much the networks beside linear maps are held back: chosen by rows that are held out of the training rows.
+
+The decay falls step by step, and training goes on from one to the next, so that one pass along this path tells of all of them.
+Where the first is too weak already, a stronger one is tried anew: what begins under it has no weights left to go on with. Of the
+decays, the strongest is chosen that reaches most of what the best one gains over no networks at all.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from skvae.data import Table
+from skvae.data.distinct import distinct_rows
+from skvae.inference.measure import most_rows, rows_of
+from skvae.modules import Batch, LatentModule, TrainableModule
+from skvae.modules.networks.layers import Shortcut
+from skvae.runtime.cudnn import steady
+from skvae.runtime.randomness import Stream, draws_random_numbers, make_generator, private_randomness, seed_streams
+from skvae.runtime.threads import threads_for
+from skvae.training.net import Plan
+from skvae.training.optimizers import Optimizer, OptimizerError, build_optimizer
+from skvae.training.step import EagerStep, ScheduleTensors, StackedStep
+
+STRONGEST, PATH = 30.0, (10.0, 3.0, 1.0, 0.3, 0.0)
+FEWEST_ROWS = 12  # different ones, below which networks are left out
+_STEPS, _MOST_STEPS, _MOST_STEPS_ONE_FOLD = 60, 150, 300  # at each decay
+_SHARE_OF_RUN = 0.1  # steps at each decay, of those of the run
+_FOLDS = {200: 5, 1500: 3}  # of so many rows at most; of more, one fold is held out
+_FOLDS_OF_ONE = 3  # that one fold is the first of, at least
+_HELD_OUT_ROWS = 1024
+_MOST_ROWS, _MOST_NUMBERS, _FEWEST_OF_MANY = 2**14, 2**26, 4096  # of the rows that are looked at
+_DRAWN_ROWS = 1024  # held-out rows are repeated up to so many, where their loss has noise in it
+_LAST_RATE = 0.1  # learning rate at the end of each decay, relative to that at its start
+_REACHED = 0.9  # of the largest gain
+_ALIKE = 0.5  # standard errors by which a stronger decay may be worse than the best
+_SURE, _SURE_LAST = 0.5, 1.0  # standard errors by which the best must be better than no networks, and the last one tried
+_WORSE = 1.0  # standard errors by which two decays in a row must be worse than the best for weaker ones not to be tried
+# Optimizers that treat every entry of a parameter alike; another one's place is taken by Adam.
+_ENTRYWISE = {"adam", "adamw", "nadam", "radam", "rmsprop", "sgd", "adagrad", "adamax", "adadelta"}
+
+
+class DecayCurve(NamedTuple):
+    """Loss of held-out rows by weight decay.
+
+    Attributes
+    ----------
+    decay : ndarray of shape (n_decays,)
+        From no networks, an infinite decay, to the weakest that was tried.
+    loss : ndarray of shape (n_decays,)
+        Mean over held-out rows.
+    error : ndarray of shape (n_decays,)
+        Standard error of its difference from that without networks.
+    energy : ndarray of shape (n_decays, n_features)
+        Mean energy of the residuals of new rows, as far as it is to be expected of a fit to all.
+    best : int
+        Position of the decay to take.
+    """
+
+    decay: NDArray[np.float64]
+    loss: NDArray[np.float64]
+    error: NDArray[np.float64]
+    energy: NDArray[np.float64]
+    best: int
+
+
+def search_decay(module: LatentModule, table: Table, device: torch.device, plan: Plan) -> DecayCurve:
+    """Try weight decays of the networks beside a module's linear maps on rows of a table.
+
+    Equal rows are held out together and count as one of the weights of all.
+
+    Parameters
+    ----------
+    module : LatentModule
+        New, with the units of the columns; stays as it is.
+    table : Table
+        Rows to learn from.
+    device : torch.device
+        Where the module will be trained.
+    plan : Plan
+        How it will be trained.
+    """
+    (seed,) = seed_streams(plan.seed, Stream.DECAY, n=1)
+    most = min(_MOST_ROWS, max(_FEWEST_OF_MANY, _MOST_NUMBERS // table.n_features), most_rows(module, table))
+    chosen, weight = distinct_rows(table, seed, max_rows=most)
+    if len(chosen) < FEWEST_ROWS:
+        return DecayCurve(np.array([math.inf]), np.array([math.nan]), np.array([0.0]), np.zeros((1, table.n_features)), 0)
+    exact = rows_of(module, replace(table.take(chosen), weight=weight / weight.mean()))
+    rows = Batch(*(None if part is None else part.to(device) for part in exact[:-1]))  # type: ignore[arg-type]
+    rows = rows._replace(x=rows.x.float(), target=rows.target.float(), weight=rows.weight.float())
+    if rows.condition is not None:
+        rows = rows._replace(condition=rows.condition.float())
+    return _search(module, rows, exact.x, plan)
+
+
+def _search(module: LatentModule, rows: Batch, exact: torch.Tensor, plan: Plan) -> DecayCurve:
+    n_rows, device = len(rows.x), rows.x.device
+    n_folds = next((n for most_rows_of, n in _FOLDS.items() if n_rows <= most_rows_of), 1)
+    fold = np.arange(n_rows) % (n_folds if n_folds > 1 else max(_FOLDS_OF_ONE, n_rows // _HELD_OUT_ROWS))
+    train = [torch.from_numpy(np.flatnonzero(fold != i)) for i in range(n_folds)]
+    held = [torch.from_numpy(np.flatnonzero(fold == i)) for i in range(n_folds)]
+    weight = rows.weight.cpu().double().numpy()[np.concatenate(held)]
+    weight /= weight.sum()
+    _, shuffle, noise, layers = seed_streams(plan.seed, Stream.DECAY, n=4)
+    most = _MOST_STEPS if n_folds > 1 else _MOST_STEPS_ONE_FOLD
+    n_steps = int(np.clip(_SHARE_OF_RUN * plan.total_steps, _STEPS, most))
+    begun = [_started(module, rows, exact, index) for index in train]
+    batches = _batches(rows, [index.to(device) for index in train], plan.batch_size, module.noise_shapes, shuffle, noise)
+    held_out = [_held_out(rows, index.to(device), module.noise_shapes, noise) for index in held]
+    trained = [_held_out(rows, index[:_DRAWN_ROWS].to(device), module.noise_shapes, noise) for index in train]
+    decays, losses, energies, sure = [math.inf], [], [], _SURE
+
+    def follow(path: Sequence[float]) -> None:
+        modules, n_worse = copy.deepcopy(begun), 0
+        step = _Steps(modules, plan, device)
+        for decay in path:
+            for i in range(n_steps):
+                share = 0.5 * (1.0 + math.cos(math.pi * i / n_steps))
+                step(next(batches), rate=plan.learning_rate * (_LAST_RATE + (1.0 - _LAST_RATE) * share), decay=decay)
+            step.finish()
+            loss = _losses(modules, held_out)
+            if not np.isfinite(loss).all():
+                return
+            decays.append(decay)
+            losses.append(loss)
+            energies.append(_energies(modules, held_out, trained))
+            worse, error = _difference(loss, min(losses, key=lambda values: values @ weight), weight)
+            n_worse = n_worse + 1 if worse > _WORSE * error else 0
+            if n_worse == 2:
+                return
+
+    with threads_for(module, n_folds * plan.batch_size), steady(device), private_randomness(module.train(), layers):
+        losses.append(_losses(begun, held_out))
+        energies.append(_energies(begun, held_out, trained))
+        follow(PATH)
+        if _choose(losses, weight) == 0:
+            follow((STRONGEST,))
+            sure = _SURE_LAST
+    module.eval()
+    order = np.argsort(-np.array(decays), kind="stable")
+    losses = [losses[i] for i in order]
+    # What new rows lose and trained ones gain is inversely proportional to how many are trained on, which is all in the end.
+    share = float(np.mean([len(index) for index in train])) / n_rows
+    energy = [new - 0.5 * (1.0 - share) * np.maximum(new - old, 0.0) for new, old in (energies[i] for i in order)]
+    return DecayCurve(
+        decay=np.array(decays)[order],
+        loss=np.array([values @ weight for values in losses]),
+        error=np.array([_difference(values, losses[0], weight)[1] for values in losses]),
+        energy=np.array(energy),
+        best=_choose(losses, weight, sure),
+    )
+
+
+def _choose(losses: list[NDArray[np.float64]], weight: NDArray[np.float64], sure: float = _SURE) -> int:
+    """Position of the strongest decay that is about as good as the best, and better than no networks for sure."""
+    mean = np.array([values @ weight for values in losses])
+    best = int(mean.argmin())
+    gain, error = _difference(losses[0], losses[best], weight)
+    if gain <= sure * error:
+        return 0
+    # A linear model that is far off makes all networks look alike.
+    gain = min(gain, 2.0 * float(max(mean[1:] - mean[best]))) if len(mean) > 2 else gain
+    for i, values in enumerate(losses):
+        lost, error = _difference(values, losses[best], weight)
+        if lost <= max((1.0 - _REACHED) * gain, _ALIKE * error):
+            return i
+    return best
+
+
+def _difference(one: NDArray[np.float64], other: NDArray[np.float64], weight: NDArray[np.float64]) -> tuple[float, float]:
+    """Mean difference between losses of the same rows, and its standard error."""
+    apart = one - other
+    mean = float(weight @ apart)
+    return mean, float(np.sqrt((weight**2) @ (apart - mean) ** 2))
+
+
+def _started(module: LatentModule, rows: Batch, exact: torch.Tensor, index: torch.Tensor) -> LatentModule:
+    """Copy of a module that begins at the linear model of some rows."""
+    started = copy.deepcopy(module).cpu()
+    parts = (None if part is None else part.cpu()[index] for part in rows[2:-1])
+    started.start(Batch(exact[index], exact[index], *parts))  # type: ignore[arg-type]
+    started.to(rows.x.device).train().before_training()
+    return started
+
+
+class _Steps:
+    """Steps of all folds: at once where they can be, or one fold after the other."""
+
+    def __init__(self, modules: list[LatentModule], plan: Plan, device: torch.device):
+        self._modules, self._spec, self._rate, self._device = modules, plan.optimizer, plan.learning_rate, device
+        is_entrywise = isinstance(self._spec.name, str) and self._spec.name in _ENTRYWISE
+        self._built = self._spec if is_entrywise else Optimizer()
+        self._stacked: StackedStep | None = None
+        self._each: list[EagerStep] | None = None
+        if len(modules) > 1 and all(map(_can_stack, modules)):
+            self._stacked = StackedStep(modules, self._make)
+
+    def _make(self, parameters: list[torch.Tensor]) -> torch.optim.Optimizer:
+        return build_optimizer(self._built, parameters, self._rate, self._device)
+
+    def __call__(self, batch: Batch, *, rate: float, decay: float) -> None:
+        """Take a step of every module."""
+        try:
+            if self._stacked is not None:
+                try:
+                    self._stacked(batch, rate=rate, decay=decay)
+                    return
+                except RuntimeError as error:
+                    if "vmap" not in str(error):
+                        raise
+                self._stacked = None  # some operation has no rule for several modules at once
+            self._take_each(batch, rate, decay)
+        except OptimizerError as failure:
+            raise failure.named(self._spec) from failure.__cause__
+
+    def _take_each(self, batch: Batch, rate: float, decay: float) -> None:
+        if self._each is None:
+            self._each = [
+                EagerStep(module, self._make(list(module.parameters())), learning_rate=self._rate) for module in self._modules
+            ]
+        for i, (module, step) in enumerate(zip(self._modules, self._each, strict=True)):
+            module.decay, step.learning_rate = decay, rate
+            parts = (None if part is None else part[i] for part in batch[:-1])
+            step(Batch(*parts, noise=batch.noise), 1.0)  # type: ignore[arg-type]
+
+    def finish(self) -> None:
+        """Give the modules the weights that they have come to."""
+        if self._stacked is not None:
+            self._stacked.copy_to(self._modules)
+
+
+def _can_stack(module: TrainableModule) -> bool:
+    """Whether a module's arithmetic has rules for several at once: its layers are known, and remember nothing of a batch."""
+    if draws_random_numbers(module) or getattr(module, "draws_in_training", False) or module.interval is not None:
+        return False
+    return all(
+        type(layer).__module__.startswith(("torch.nn.", "skvae.")) and not isinstance(layer, nn.modules.batchnorm._BatchNorm)
+        for layer in module.modules()
+    )
+
+
+def _batches(
+    rows: Batch,
+    train: list[torch.Tensor],
+    batch_size: int,
+    noise_shapes: dict[str, tuple[int, ...]],
+    shuffle_seed: int,
+    noise_seed: int,
+) -> Iterator[Batch]:
+    """Batches of every fold's training rows, side by side, without end."""
+    device = rows.x.device
+    shuffle, noise = make_generator(shuffle_seed, device), make_generator(noise_seed, device)
+    n_rows = min(map(len, train))
+    n_batches = -(-n_rows // batch_size)
+    while True:
+        orders = [index[torch.randperm(len(index), generator=shuffle, device=device)[:n_rows]] for index in train]
+        for chosen in torch.stack(orders).tensor_split(n_batches, dim=1):
+            parts = [None if part is None else part[chosen] for part in rows[:-1]]
+            drawn = {
+                name: torch.randn(chosen.shape[1], *shape, generator=noise, device=device, dtype=torch.float32)
+                for name, shape in noise_shapes.items()
+            }
+            yield Batch(*parts, noise=drawn)  # type: ignore[arg-type]
+
+
+def _held_out(rows: Batch, index: torch.Tensor, noise_shapes: dict[str, tuple[int, ...]], seed: int) -> tuple[Batch, int]:
+    """Held-out rows of a fold, each as often as makes their loss certain enough, and how often that is."""
+    parts = (None if part is None else part[index] for part in rows[:-1])
+    n_times = max(1, min(16, _DRAWN_ROWS // len(index))) if noise_shapes else 1
+    batch = Batch(*parts).repeated(n_times)  # type: ignore[arg-type]
+    generator = make_generator(seed + 1, rows.x.device)
+    noise = {
+        name: torch.randn(len(batch.x), *shape, generator=generator, device=rows.x.device, dtype=torch.float32)
+        for name, shape in noise_shapes.items()
+    }
+    return batch._replace(noise=noise), n_times
+
+
+def _losses(modules: Sequence[LatentModule], held_out: Sequence[tuple[Batch, int]]) -> NDArray[np.float64]:
+    """Losses of the held-out rows of every fold, one after the other."""
+    found = []
+    for module, (batch, n_times) in zip(modules, held_out, strict=True):
+        module.eval()
+        with torch.set_grad_enabled(getattr(module, "draws_in_training", False)):  # functions of the user's own may differentiate
+            terms = module.loss(batch, ScheduleTensors(module, plain_ones=True)(1.0)).terms.values()
+        loss = sum(term.detach().expand(len(batch.x)) for term in terms)
+        assert isinstance(loss, torch.Tensor)
+        found.append(loss.reshape(-1, n_times).mean(1).double().cpu().numpy())
+        module.train()
+    return np.concatenate(found)
+
+
+@torch.no_grad()
+def _energies(
+    modules: Sequence[LatentModule], *of: Sequence[tuple[Batch, int]]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean energy of the residuals of every column, over the held-out rows of all folds and over those that are trained on."""
+    found = []
+    for batches in of:
+        total = torch.zeros(modules[0].n_features, dtype=torch.float64)
+        for module, (batch, _) in zip(modules, batches, strict=True):
+            module.eval()
+            total += module.residual_energy(batch).double().cpu()
+            module.train()
+        found.append((total / len(modules)).numpy())
+    return found[0], found[1]
+
+
+def has_networks(module: LatentModule) -> bool:
+    """Whether there are networks beside linear maps."""
+    return any(isinstance(network, Shortcut) for network in (module.encoder, module.decoder))
