@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from inspect import signature
+from numbers import Real
 from typing import Any
 
-from sklearn.pipeline import Pipeline
+import numpy as np
+from sklearn.compose import ColumnTransformer
+from sklearn.feature_selection import SelectorMixin
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import FeatureUnion, Pipeline
+from sklearn.preprocessing import FunctionTransformer, KBinsDiscretizer, OneHotEncoder, OrdinalEncoder, PowerTransformer
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from skvae.data import is_sparse
 from skvae.estimators._checks import check_count
 from skvae.estimators._density import sample_density
+from skvae.warnings import warn_user
+
+_EDGE = 0.1  # of the distance that the closest of n evenly spread rows has from the end of their range
+_TOLERANCE = 1e-3  # relative, and of a column's standard deviation
 
 
 def sample(estimator, n_samples=1, *, y=None, mean=False, random_state=None):
@@ -18,9 +30,10 @@ def sample(estimator, n_samples=1, *, y=None, mean=False, random_state=None):
 
     Parameters
     ----------
-    estimator : Pipeline or estimator
-        Fitted. Of a pipeline, the last step that can sample does, and the steps before it are inverted. That may be a
-        density of the codes, such as GaussianMixture; its draws are decoded to means.
+    estimator : Pipeline, search or estimator
+        Fitted; of a search its `best_estimator_`. Of a pipeline, the last step that can sample does, and the steps before it
+        are inverted. That may be a density of the codes, such as GaussianMixture; its draws are decoded to means. Of an
+        AnomalyDetector, its estimator does.
     n_samples : int, default=1
         Number of rows.
     y : scalar or array-like, default=None
@@ -39,6 +52,16 @@ def sample(estimator, n_samples=1, *, y=None, mean=False, random_state=None):
     TypeError
         If no step can sample, or a step before it cannot be inverted.
 
+    Warns
+    -----
+    UserWarning
+        If the inverse of a step does not undo it.
+
+    Notes
+    -----
+    What is decoded is continuous and complete. Categories and bins are therefore the nearest that the step knows, imputers pass
+    rows on without the columns of their indicators, and entries beyond the range of a PowerTransformer are taken for its end.
+
     Examples
     --------
     >>> from sklearn.cluster import KMeans
@@ -55,10 +78,10 @@ def sample(estimator, n_samples=1, *, y=None, mean=False, random_state=None):
     n_samples = check_count("n_samples", n_samples)
     before, step = find_step(estimator, "sample")
     if "mean" in signature(step.sample).parameters:
-        return _back(before, step.sample(n_samples, mean=mean, random_state=random_state, **_condition(step, "sample", y)))
+        return back(before, step.sample(n_samples, mean=mean, random_state=random_state, **_condition(step, "sample", y)))
     _condition(step, "sample", y)
     random_state = getattr(step, "random_state", None) if random_state is None else random_state
-    return _back(before, sample_density(step, n_samples, check_random_state(random_state).randint(2**31 - 1)))
+    return back(before, sample_density(step, n_samples, check_random_state(random_state).randint(2**31 - 1)))
 
 
 def reconstruct(estimator, X, *, y=None):
@@ -66,8 +89,9 @@ def reconstruct(estimator, X, *, y=None):
 
     Parameters
     ----------
-    estimator : Pipeline or estimator
-        Fitted. Of a pipeline, the last step that can reconstruct does, and the steps before it are inverted.
+    estimator : Pipeline, search or estimator
+        Fitted; of a search its `best_estimator_`. Of a pipeline, the last step that can reconstruct does, and the steps before
+        it are inverted. Of an AnomalyDetector, its estimator does.
     X : array-like of shape (n_samples, n_features)
         Rows.
     y : scalar or array-like, default=None
@@ -82,6 +106,15 @@ def reconstruct(estimator, X, *, y=None):
     TypeError
         If no step can reconstruct, or a step before it cannot be inverted.
 
+    Warns
+    -----
+    UserWarning
+        If the inverse of a step does not undo it.
+
+    Notes
+    -----
+    Categories, imputers and ranges are treated as by :func:`skvae.sample`.
+
     Examples
     --------
     >>> from sklearn.datasets import load_wine
@@ -94,7 +127,7 @@ def reconstruct(estimator, X, *, y=None):
     (178, 13)
     """
     before, step = find_step(estimator, "reconstruct")
-    return _back(before, step.reconstruct(forth(before, X), **_condition(step, "reconstruct", y)))
+    return back(before, step.reconstruct(forth(before, X), **_condition(step, "reconstruct", y)))
 
 
 def score_anomaly(estimator, X, *, y=None, method="auto"):
@@ -102,8 +135,9 @@ def score_anomaly(estimator, X, *, y=None, method="auto"):
 
     Parameters
     ----------
-    estimator : Pipeline or estimator
-        Fitted. Of a pipeline, the last step that can score anomalies does.
+    estimator : Pipeline, search or estimator
+        Fitted; of a search its `best_estimator_`. Of a pipeline, the last step that can score anomalies does. That may be an
+        AnomalyDetector.
     X : array-like of shape (n_samples, n_features)
         Rows.
     y : scalar or array-like, default=None
@@ -134,6 +168,11 @@ def score_anomaly(estimator, X, *, y=None, method="auto"):
     """
     before, step = find_step(estimator, "score_anomaly")
     chosen = {} if method == "auto" else {"method": method}
+    if _is_detector(step):
+        if chosen:
+            raise TypeError(f"method={method!r} was given, but an AnomalyDetector has a parameter method of its own; set that.")
+        _condition(step, "score_samples", y)
+        return -step.score_samples(forth(before, X))
     if chosen and "method" not in signature(step.score_anomaly).parameters:
         raise TypeError(f"method={method!r} was given, but score_anomaly of {type(step).__name__} takes none.")
     return step.score_anomaly(forth(before, X), **_condition(step, "score_anomaly", y), **chosen)
@@ -185,6 +224,7 @@ class StepScorer:
 
     def __call__(self, estimator, X, y=None, sample_weight=None) -> float:
         """Score of the step on `X` after the steps before it."""
+        estimator = _inner(estimator)
         if not isinstance(estimator, Pipeline):
             raise TypeError(f"step_score({self.name!r}) scores pipelines, not {type(estimator).__name__}.")
         names = [name for name, _ in estimator.steps]
@@ -206,12 +246,48 @@ class StepScorer:
 def find_step(estimator: Any, method: str) -> tuple[list[tuple[str, Any]], Any]:
     """Find the last step with a method, and the steps before it."""
     check_is_fitted(estimator)
-    steps = flat_steps(estimator) if isinstance(estimator, Pipeline) else [(type(estimator).__name__, estimator)]
+    steps = _fitted_steps(None, estimator, method)
     for position in reversed(range(len(steps))):
         step = steps[position][1]
-        if hasattr(step, method):
+        if hasattr(step, method) or (method == "score_anomaly" and _is_detector(step)):
             return steps[:position], step
-    raise TypeError(f"No step of {[name for name, _ in steps]} has the method {method!r}.")
+    advice = ""
+    if _is_detector(steps[-1][1]):
+        number = len(steps[-1][1].estimators_)
+        advice = f" The AnomalyDetector has {number} estimators_; pass skvae.{method} one of them, such as estimators_[0]."
+    raise TypeError(f"No step of {[name for name, _ in steps]} has the method {method!r}.{advice}")
+
+
+def _fitted_steps(name: str | None, estimator: Any, method: str) -> list[tuple[str, Any]]:
+    """List the steps of what is fitted, those of pipelines, searches and the like within in their place."""
+    inner = _inner(estimator)
+    if _is_detector(inner) and method in ("sample", "reconstruct") and len(inner.estimators_) == 1:
+        inner = _inner(inner.estimators_[0])
+    if not isinstance(inner, Pipeline):
+        return [(type(inner).__name__ if name is None else name, inner)]
+    return [found for label, step in inner.steps for found in _fitted_steps(label, step, method)]
+
+
+def _inner(estimator: Any) -> Any:
+    """Return what a search has fitted, or a FrozenEstimator holds."""
+    while True:
+        if isinstance(estimator, FrozenEstimator):
+            estimator = estimator.estimator
+        elif hasattr(estimator, "best_estimator_"):
+            estimator = estimator.best_estimator_
+        elif hasattr(estimator, "cv_results_"):
+            raise TypeError(
+                f"{type(estimator).__name__} was fitted with refit={estimator.refit!r}, so that it has no best_estimator_; fit "
+                "it with another refit, or pass an estimator that was fitted with the parameters of its cv_results_."
+            )
+        else:
+            return estimator
+
+
+def _is_detector(step: Any) -> bool:
+    from skvae.anomaly import AnomalyDetector  # which imports this module
+
+    return isinstance(step, AnomalyDetector)
 
 
 def _condition(step: Any, method: str, y: Any) -> dict[str, Any]:
@@ -239,15 +315,187 @@ def forth(steps: list[tuple[str, Any]], X: Any) -> Any:
     return X
 
 
-def _back(steps: list[tuple[str, Any]], X: Any) -> Any:
+def back(steps: list[tuple[str, Any]], X: Any) -> Any:
+    """Take rows back through steps, from what comes out of the last to what goes into the first."""
     for name, step in reversed(steps):
         if is_active(step):
-            if not hasattr(step, "inverse_transform"):
-                raise TypeError(f"Step {name!r} ({type(step).__name__}) has no inverse_transform: rows cannot be brought back.")
-            X = step.inverse_transform(X)
+            X = undo(name, step, X)
     return X
 
 
 def is_active(step: Any) -> bool:
     """Whether a step does anything."""
     return step is not None and step != "passthrough"
+
+
+# -- undoing a step ---------------------------------------------------------------------------------------------------
+
+
+def undo(name: str, step: Any, X: Any) -> Any:
+    """Take decoded rows, which are continuous and complete, back through a step."""
+    label = f"Step {name!r} ({type(step).__name__})"
+    if hasattr(step, "indicator_"):
+        return _undo_imputer(step, X)
+    if isinstance(step, OrdinalEncoder):
+        return _undo_ordinal(step, X)
+    if not hasattr(step, "inverse_transform"):
+        advice = ""
+        if isinstance(step, ColumnTransformer | FeatureUnion):
+            advice = " scikit-learn gives it none; sample and reconstruct of the step behind it give rows as they come out of it."
+        raise TypeError(f"{label} has no inverse_transform: rows cannot be brought back.{advice}")
+    if isinstance(step, FunctionTransformer) and step.func is not None and step.inverse_func is None:
+        raise TypeError(
+            f"{label} has a func, but no inverse_func: rows cannot be brought back. Give it an inverse_func; where func changes "
+            "no values, that is lambda X: X."
+        )
+    for kind, prepare in _INTO_RANGE.items():
+        if isinstance(step, kind):
+            X = prepare(step, X)
+    result = step.inverse_transform(X)
+    _check_undone(label, step, X, result)
+    return result
+
+
+def _undo_imputer(step: Any, X: Any) -> Any:
+    """Drop indicators of missing entries; columns of which nothing was known stay missing."""
+    X = _dense(X)
+    n_kept = X.shape[1] - (0 if step.indicator_ is None else len(step.indicator_.features_))
+    names = getattr(step, "feature_names_in_", np.asarray([f"x{j}" for j in range(step.n_features_in_)], dtype=object))
+    kept = np.isin(names, step.get_feature_names_out(names)[:n_kept])
+    if kept.all():
+        return X[:, :n_kept]
+    missing = np.asarray(step.missing_values)
+    numeric = X.dtype.kind in "fiub" and missing.dtype.kind in "fiu"
+    result = np.full((len(X), len(kept)), step.missing_values, dtype=np.result_type(X, missing) if numeric else object)
+    result[:, kept] = X[:, :n_kept]
+    return result
+
+
+def _undo_ordinal(step: OrdinalEncoder, X: Any) -> np.ndarray:
+    """Categories whose codes are nearest; never an unknown one, as nothing unknown was trained on."""
+    X = _dense(X)
+    rare = getattr(step, "infrequent_categories_", None)
+    columns = []
+    for j, categories in enumerate(step.categories_):
+        values = [value for value in categories if not _is_nan(value)]
+        is_rare = rare is not None and rare[j] is not None
+        if is_rare:
+            values = [value for value in values if value not in set(rare[j])] + ["infrequent_sklearn"]
+        codes = np.arange(len(values), dtype=np.float64)
+        if len(categories) > 0 and _is_nan(categories[-1]) and not (_is_nan(step.encoded_missing_value) and len(values)):
+            values, codes = [*values, categories[-1]], np.append(codes, step.encoded_missing_value)
+        nearest = np.abs(X[:, j, np.newaxis].astype(np.float64) - codes).argmin(axis=1)
+        columns.append(np.array(values, dtype=object if is_rare else categories.dtype)[nearest])
+    result = np.empty(X.shape, dtype=np.result_type(*columns))
+    for j, column in enumerate(columns):
+        result[:, j] = column
+    return result
+
+
+def _nearest_bins(step: KBinsDiscretizer, X: Any) -> np.ndarray:
+    if step.encode == "ordinal":
+        return np.clip(np.rint(_dense(X)), 0, step.n_bins_ - 1)
+    return _one_of_each(_dense(X), [(n_bins, False) for n_bins in step.n_bins_])
+
+
+def _nearest_categories(step: OneHotEncoder, X: Any) -> np.ndarray:
+    rare = getattr(step, "infrequent_categories_", None)
+    groups = []
+    for j, categories in enumerate(step.categories_):
+        n_joined = 0 if rare is None or rare[j] is None else len(rare[j]) - 1
+        drops = step.drop_idx_ is not None and step.drop_idx_[j] is not None
+        groups.append((len(categories) - n_joined - drops, drops))
+    return _one_of_each(_dense(X), groups)
+
+
+def _one_of_each(X: np.ndarray, groups: list[tuple[int, bool]]) -> np.ndarray:
+    """One where an entry is the largest of its group, zero elsewhere.
+
+    Groups are given by their number of columns and whether one more category is dropped, whose entry is what is left to one.
+    """
+    result, rows, start = np.zeros(X.shape, dtype=X.dtype), np.arange(len(X)), 0
+    for size, drops in groups:
+        if size:
+            group = X[:, start : start + size]
+            largest = group.argmax(axis=1)
+            chosen = (group[rows, largest] >= 1 - group.sum(axis=1)) if drops else np.full(len(X), True)
+            result[rows[chosen], start + largest[chosen]] = 1
+        start += size
+    return result
+
+
+def _within_reach(step: PowerTransformer, X: Any) -> np.ndarray:
+    """Entries within what powers give, and as far from the end as training rows were; at the end itself, rows are infinite."""
+    X = _dense(X)
+    X = X.astype(np.result_type(X, np.float32))
+    eps = np.finfo(X.dtype).eps
+    for j, power in enumerate(step.lambdas_):
+        low, high = _reach(step.method, float(power))
+        mean, scale, edge = 0.0, 1.0, 0.0
+        if step.standardize:
+            mean, scale = step._scaler.mean_[j], step._scaler.scale_[j]
+            edge = _EDGE * scale / np.broadcast_to(step._scaler.n_samples_seen_, len(step.lambdas_))[j]
+        for end, sign, clip in ((low, 1, np.maximum), (high, -1, np.minimum)):
+            if np.isfinite(end):
+                end += sign * max(edge, 8 * eps * (abs(end) + abs(mean)))
+                X[:, j] = clip(X[:, j], (end - mean) / scale)
+    return X
+
+
+def _reach(method: str, power: float) -> tuple[float, float]:
+    """Return the ends of the range of a power transform."""
+    if method == "box-cox":
+        return (-1 / power if power > 0 else -np.inf), (-1 / power if power < 0 else np.inf)
+    return (1 / (2 - power) if power > 2 else -np.inf), (-1 / power if power < 0 else np.inf)
+
+
+# What the inverse of a step can take, made of what is decoded.
+_INTO_RANGE: dict[type, Callable[[Any, Any], np.ndarray]] = {
+    KBinsDiscretizer: _nearest_bins,
+    OneHotEncoder: _nearest_categories,
+    PowerTransformer: _within_reach,
+}
+
+
+def _check_undone(label: str, step: Any, X: Any, result: Any) -> None:
+    """Warn where the inverse of a step has not undone it."""
+    if isinstance(step, SelectorMixin) and not step.get_support().all():
+        n_dropped = int((~step.get_support()).sum())
+        warn_user(
+            f"{label} drops columns, of which nothing is known behind it: there are zeros in {n_dropped} column(s) in front of it."
+        )
+    given, values = _numbers(X), _numbers(result)
+    if given is None or values is None or not np.isfinite(given).all() or isinstance(step, OneHotEncoder):
+        return  # a category may be NaN
+    n_wrong = int((~np.isfinite(values)).sum())
+    if n_wrong:
+        warn_user(f"{label} gives NaN or infinity for {n_wrong} of {values.size} entries in its inverse_transform.")
+    elif isinstance(step, FunctionTransformer) and step.check_inverse:
+        # Compared in front of the step: what is decoded may lie where func does not lead, and be brought back all the same.
+        try:
+            with np.errstate(all="ignore"):
+                again = _numbers(step.inverse_transform(step.transform(result)))
+        except Exception:  # func may want what inverse_func does not give, such as a frame
+            return
+        if again is None or again.shape != values.shape:
+            return
+        close = np.isclose(again, values, rtol=_TOLERANCE, atol=_TOLERANCE * values.std(axis=0))
+        if not close.all():
+            warn_user(
+                f"{label} has an inverse_func that does not undo its func: {int((~close).sum())} of {values.size} entries change on the "
+                "way there and back. With check_inverse=False they are not compared."
+            )
+
+
+def _numbers(X: Any) -> np.ndarray | None:
+    """Rows as an array, if they are numbers."""
+    X = _dense(X)
+    return X if X.ndim == 2 and X.size and X.dtype.kind in "fiub" else None
+
+
+def _dense(X: Any) -> np.ndarray:
+    return X.toarray() if is_sparse(X) else np.asarray(X)
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, Real) and bool(np.isnan(value))
