@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from inspect import signature
 from numbers import Real
@@ -251,10 +252,11 @@ def find_step(estimator: Any, method: str) -> tuple[list[tuple[str, Any]], Any]:
         step = steps[position][1]
         if hasattr(step, method) or (method == "score_anomaly" and _is_detector(step)):
             return steps[:position], step
-    advice = ""
-    if _is_detector(steps[-1][1]):
-        number = len(steps[-1][1].estimators_)
-        advice = f" The AnomalyDetector has {number} estimators_; pass skvae.{method} one of them, such as estimators_[0]."
+    advice, last = "", steps[-1][1]
+    if _is_detector(last):
+        advice = f" The AnomalyDetector has {len(last.estimators_)} estimators_; pass one of them, such as estimators_[0]."
+    elif hasattr(last, "cv_results_") and getattr(last, "refit", None) is False:
+        advice = f" {type(last).__name__} was fitted with refit=False, so that it has no best_estimator_; fit it with refit."
     raise TypeError(f"No step of {[name for name, _ in steps]} has the method {method!r}.{advice}")
 
 
@@ -275,11 +277,6 @@ def _inner(estimator: Any) -> Any:
             estimator = estimator.estimator
         elif hasattr(estimator, "best_estimator_"):
             estimator = estimator.best_estimator_
-        elif hasattr(estimator, "cv_results_"):
-            raise TypeError(
-                f"{type(estimator).__name__} was fitted with refit={estimator.refit!r}, so that it has no best_estimator_; fit "
-                "it with another refit, or pass an estimator that was fitted with the parameters of its cv_results_."
-            )
         else:
             return estimator
 
@@ -425,18 +422,20 @@ def _one_of_each(X: np.ndarray, groups: list[tuple[int, bool]]) -> np.ndarray:
 
 
 def _within_reach(step: PowerTransformer, X: Any) -> np.ndarray:
-    """Entries within what powers give, and as far from the end as training rows were; at the end itself, rows are infinite."""
+    """Entries within what powers give; as far from an end at which rows are infinite as training rows are."""
     X = _dense(X)
     X = X.astype(np.result_type(X, np.float32))
     eps = np.finfo(X.dtype).eps
     for j, power in enumerate(step.lambdas_):
         low, high = _reach(step.method, float(power))
-        mean, scale, edge = 0.0, 1.0, 0.0
+        mean, scale, n_rows = 0.0, 1.0, np.inf
         if step.standardize:
             mean, scale = step._scaler.mean_[j], step._scaler.scale_[j]
-            edge = _EDGE * scale / np.broadcast_to(step._scaler.n_samples_seen_, len(step.lambdas_))[j]
+            n_rows = np.broadcast_to(step._scaler.n_samples_seen_, len(step.lambdas_))[j]
         for end, sign, clip in ((low, 1, np.maximum), (high, -1, np.minimum)):
             if np.isfinite(end):
+                is_zero = step.method == "box-cox" and sign > 0  # where rows end at 0
+                edge = 0.0 if is_zero else _EDGE / n_rows * min(scale, abs(end))
                 end += sign * max(edge, 8 * eps * (abs(end) + abs(mean)))
                 X[:, j] = clip(X[:, j], (end - mean) / scale)
     return X
@@ -462,7 +461,7 @@ def _check_undone(label: str, step: Any, X: Any, result: Any) -> None:
     if isinstance(step, SelectorMixin) and not step.get_support().all():
         n_dropped = int((~step.get_support()).sum())
         warn_user(
-            f"{label} drops columns, of which nothing is known behind it: there are zeros in {n_dropped} column(s) in front of it."
+            f"{label} drops columns, of which nothing is known behind it: {n_dropped} column(s) of what comes back are zero."
         )
     given, values = _numbers(X), _numbers(result)
     if given is None or values is None or not np.isfinite(given).all() or isinstance(step, OneHotEncoder):
@@ -474,16 +473,17 @@ def _check_undone(label: str, step: Any, X: Any, result: Any) -> None:
         # Compared in front of the step: what is decoded may lie where func does not lead, and be brought back all the same.
         try:
             with np.errstate(all="ignore"):
-                again = _numbers(step.inverse_transform(step.transform(result)))
+                again = _numbers(step.inverse_transform(step.transform(copy.copy(result))))
         except Exception:  # func may want what inverse_func does not give, such as a frame
             return
         if again is None or again.shape != values.shape:
             return
         close = np.isclose(again, values, rtol=_TOLERANCE, atol=_TOLERANCE * values.std(axis=0))
         if not close.all():
+            n_wrong = int((~close).sum())
             warn_user(
-                f"{label} has an inverse_func that does not undo its func: {int((~close).sum())} of {values.size} entries change on the "
-                "way there and back. With check_inverse=False they are not compared."
+                f"{label} has an inverse_func that does not undo its func: {n_wrong} of {values.size} entries change on the way "
+                "there and back. With check_inverse=False they are not compared."
             )
 
 
