@@ -357,10 +357,10 @@ def _undo_imputer(step: Any, X: Any) -> Any:
     """Drop indicators of missing entries; columns of which nothing was known stay missing."""
     X = _dense(X)
     n_kept = X.shape[1] - (0 if step.indicator_ is None else len(step.indicator_.features_))
+    if n_kept == step.n_features_in_:
+        return X[:, :n_kept]
     names = getattr(step, "feature_names_in_", np.asarray([f"x{j}" for j in range(step.n_features_in_)], dtype=object))
     kept = np.isin(names, step.get_feature_names_out(names)[:n_kept])
-    if kept.all():
-        return X[:, :n_kept]
     missing = np.asarray(step.missing_values)
     numeric = X.dtype.kind in "fiub" and missing.dtype.kind in "fiu"
     result = np.full((len(X), len(kept)), step.missing_values, dtype=np.result_type(X, missing) if numeric else object)

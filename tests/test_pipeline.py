@@ -381,7 +381,7 @@ def test_columns_without_an_entry_stay_missing(X, name):
             imputer.fit(gaps)
     else:
         imputer.fit(gaps)
-    got = undo("impute", imputer, X[:, :6] if X.shape[1] > 5 else np.hstack([X[:, [0, 1, 3, 4]], np.zeros((60, 2))]))
+    got = undo("impute", imputer, np.hstack([X[:, [0, 1, 3, 4]], np.zeros((60, 2))]))
     assert np.isnan(got[:, 2]).all()
     np.testing.assert_array_equal(got[:, [0, 1, 3, 4]], X[:, [0, 1, 3, 4]])
 
@@ -392,6 +392,7 @@ def test_words_pass_an_imputer(words):
     rows = skvae.sample(pipe, 20, random_state=0)
     assert rows.shape == (20, 3)
     assert set(rows.ravel()) <= set("abcdxy")
+    gaps = words.copy()
     gaps[:, 2] = None
     imputer = SimpleImputer(strategy="most_frequent", missing_values=None).fit(gaps)
     assert undo("impute", imputer, words[:, :2])[0].tolist() == [*words[0, :2], None]
@@ -437,8 +438,9 @@ def test_a_right_inverse_is_not_told(X, recwarn, func, inverse):
 def test_a_function_that_cannot_be_tried_again_is_passed(X, recwarn):
     pd = pytest.importorskip("pandas")
     frame = pd.DataFrame(X, columns=list("abcde"))
-    step = FunctionTransformer(lambda F: F[["a", "b"]].to_numpy() / 2, lambda Z: 2 * Z, check_inverse=True)
+    step = FunctionTransformer(lambda F: F[["a", "b"]].to_numpy() / 2, lambda Z: 2 * Z, check_inverse=False)
     pipe = make_pipeline(step, vae()).fit(frame)
+    step.check_inverse = True  # which in fit needs as many columns as there were
     assert skvae.sample(pipe, 3).shape == (3, 2)
     assert not [warning for warning in recwarn if "does not undo its func" in str(warning.message)]
 
