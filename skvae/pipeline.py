@@ -17,7 +17,7 @@ from sklearn.preprocessing import FunctionTransformer, KBinsDiscretizer, OneHotE
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from skvae.data import is_sparse
+from skvae.data import dense
 from skvae.estimators._checks import check_count
 from skvae.estimators._density import sample_density
 from skvae.warnings import warn_user
@@ -355,7 +355,7 @@ def undo(name: str, step: Any, X: Any) -> Any:
 
 def _undo_imputer(step: Any, X: Any) -> Any:
     """Drop indicators of missing entries; columns of which nothing was known stay missing."""
-    X = _dense(X)
+    X = dense(X)
     n_kept = X.shape[1] - (0 if step.indicator_ is None else len(step.indicator_.features_))
     if n_kept == step.n_features_in_:
         return X[:, :n_kept]
@@ -370,7 +370,7 @@ def _undo_imputer(step: Any, X: Any) -> Any:
 
 def _undo_ordinal(step: OrdinalEncoder, X: Any) -> np.ndarray:
     """Categories whose codes are nearest; never an unknown one, as nothing unknown was trained on."""
-    X = _dense(X)
+    X = dense(X)
     rare = getattr(step, "infrequent_categories_", None)
     columns = []
     for j, categories in enumerate(step.categories_):
@@ -391,8 +391,8 @@ def _undo_ordinal(step: OrdinalEncoder, X: Any) -> np.ndarray:
 
 def _nearest_bins(step: KBinsDiscretizer, X: Any) -> np.ndarray:
     if step.encode == "ordinal":
-        return np.clip(np.rint(_dense(X)), 0, step.n_bins_ - 1)
-    return _one_of_each(_dense(X), [(n_bins, False) for n_bins in step.n_bins_])
+        return np.clip(np.rint(dense(X)), 0, step.n_bins_ - 1)
+    return _one_of_each(dense(X), [(n_bins, False) for n_bins in step.n_bins_])
 
 
 def _nearest_categories(step: OneHotEncoder, X: Any) -> np.ndarray:
@@ -402,7 +402,7 @@ def _nearest_categories(step: OneHotEncoder, X: Any) -> np.ndarray:
         n_joined = 0 if rare is None or rare[j] is None else len(rare[j]) - 1
         drops = step.drop_idx_ is not None and step.drop_idx_[j] is not None
         groups.append((len(categories) - n_joined - drops, drops))
-    return _one_of_each(_dense(X), groups)
+    return _one_of_each(dense(X), groups)
 
 
 def _one_of_each(X: np.ndarray, groups: list[tuple[int, bool]]) -> np.ndarray:
@@ -423,7 +423,7 @@ def _one_of_each(X: np.ndarray, groups: list[tuple[int, bool]]) -> np.ndarray:
 
 def _within_reach(step: PowerTransformer, X: Any) -> np.ndarray:
     """Entries within what powers give; as far from an end at which rows are infinite as training rows are."""
-    X = _dense(X)
+    X = dense(X)
     X = X.astype(np.result_type(X, np.float32))
     eps = np.finfo(X.dtype).eps
     for j, power in enumerate(step.lambdas_):
@@ -489,12 +489,8 @@ def _check_undone(label: str, step: Any, X: Any, result: Any) -> None:
 
 def _numbers(X: Any) -> np.ndarray | None:
     """Rows as an array, if they are numbers."""
-    X = _dense(X)
+    X = dense(X)
     return X if X.ndim == 2 and X.size and X.dtype.kind in "fiub" else None
-
-
-def _dense(X: Any) -> np.ndarray:
-    return X.toarray() if is_sparse(X) else np.asarray(X)
 
 
 def _is_nan(value: Any) -> bool:

@@ -68,7 +68,9 @@ class Rounded(Distance):
 
 
 def tiny(**params):
-    return AutoEncoder(**{"n_components": 2, "hidden_layer_sizes": (8,), "max_epochs": 5, "random_state": 0, **params})
+    return AutoEncoder(
+        **{"n_components": 2, "hidden_layer_sizes": (8,), "max_epochs": 5, "random_state": 0, "linear_path": None, **params}
+    )
 
 
 def detector(estimator=None, **params):
@@ -77,8 +79,8 @@ def detector(estimator=None, **params):
 
 @parametrize_with_checks(
     [
-        AnomalyDetector(AutoEncoder(max_epochs=3)),
-        AnomalyDetector(AutoEncoder(max_epochs=3), calibration="cross", n_folds=2, n_repeats=1),
+        AnomalyDetector(AutoEncoder(max_epochs=3, linear_path=None)),
+        AnomalyDetector(AutoEncoder(max_epochs=3, linear_path=None), calibration="cross", n_folds=2, n_repeats=1),
     ],
     expected_failed_checks=expected_failed_checks,
 )

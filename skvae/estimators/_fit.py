@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from skvae.estimators._base import BaseAutoEncoder
 
 AUTO = "auto"
-STREAM_DECAY = 1.0  # weight decay beside a linear path where partial_fit sees a part of the rows and cannot choose
+STREAM_DECAY = (
+    1.0  # weight decay beside a linear path where partial_fit sees a part of the rows, or a run is too short, to choose
+)
+FEWEST_STEPS = 100  # of a run, for a choice to be worth its time
 REMEMBERED_ROWS = 4096  # rows of earlier partial_fit calls that weigh against those of the present one
 MAX_SEED = 2**31 - 1
 
@@ -249,7 +252,8 @@ class FitRun:
         if arguments["linear_path"] is None:
             draft.linear_path_ = None
             return
-        if self.chooses_decay and not self.single_pass and has_networks(self.module):
+        is_long = not self.single_pass and plan.total_steps >= FEWEST_STEPS
+        if self.chooses_decay and is_long and has_networks(self.module):
             curve = search_decay(self.module, table, self.device, plan)
             draft.decay_curve_ = {"weight_decay": curve.decay, "loss": curve.loss, "error": curve.error}
             arguments["linear_path"] = self.module.decay = float(curve.decay[curve.best])

@@ -111,7 +111,7 @@ def _search(module: LatentModule, rows: Batch, exact: torch.Tensor, plan: Plan) 
     weight /= weight.sum()
     _, shuffle, noise, layers = seed_streams(plan.seed, Stream.DECAY, n=4)
     most = _MOST_STEPS if n_folds > 1 else _MOST_STEPS_ONE_FOLD
-    n_steps = int(np.clip(_SHARE_OF_RUN * plan.total_steps, _STEPS, most))
+    n_steps = min(int(np.clip(_SHARE_OF_RUN * plan.total_steps, _STEPS, most)), plan.total_steps // 4)
     begun = [_started(module, rows, exact, index) for index in train]
     batches = _batches(rows, [index.to(device) for index in train], plan.batch_size, module.noise_shapes, shuffle, noise)
     held_out = [_held_out(rows, index.to(device), module.noise_shapes, noise) for index in held]

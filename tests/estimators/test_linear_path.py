@@ -179,7 +179,7 @@ def test_the_start_does_not_depend_on_the_number_of_threads(cls, wine, labels):
     states = []
     for n_threads in (1, 2):
         with ThreadpoolController().limit(limits=n_threads, user_api="openmp"):
-            states.append(fit(cls, wine, labels, linear_path="auto"))
+            states.append(fit(cls, wine, labels, linear_path="auto", max_epochs=60))
     one, two = states
     assert one.linear_path_ == two.linear_path_
     for name, value in one.module_.state_dict().items():
@@ -256,7 +256,7 @@ def test_partial_fit_begins_at_its_first_chunk_and_chooses_nothing(cls, wine):
 
 
 def test_a_warm_start_keeps_the_first_choice(wine):
-    model = AutoEncoder(3, random_state=0, warm_start=True, max_epochs=5).fit(wine)
+    model = AutoEncoder(3, random_state=0, warm_start=True, max_epochs=60).fit(wine)
     chosen, curve = model.linear_path_, model.decay_curve_
     weight = model.module_.decoder.linear.weight.clone() if isinstance(model.module_.decoder, Shortcut) else None
     model.fit(wine[:60])

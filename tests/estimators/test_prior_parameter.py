@@ -121,7 +121,7 @@ def test_state_goes_round(vae, X):
 
 
 def test_arguments_are_searched_and_checked(X):
-    model = VAETransformer(1, prior=RingPrior(), max_epochs=3, random_state=0)
+    model = VAETransformer(1, prior=RingPrior(), max_epochs=3, random_state=0, linear_path=None)
     search = GridSearchCV(model, {"prior__shift": [0.0, 2.0]}, cv=2).fit(X)
     assert search.best_params_["prior__shift"] in (0.0, 2.0)
     assert len(set(search.cv_results_["mean_test_score"])) == 2

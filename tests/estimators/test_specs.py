@@ -503,7 +503,7 @@ def test_what_is_not_asked_of_a_decoder_follows_the_encoder_in_any_order(X, imag
     rows = images if isinstance(encoder, Conv) else X
     found = []
     for order in (changes, changes[::-1], [{**changes[1], **changes[0]}]):
-        model = quick(cls, n_components=2, encoder=encoder)
+        model = quick(cls, n_components=2, encoder=encoder, linear_path=None)
         for change in order:
             model.set_params(**change)
         found.append(networks_of(pickle.loads(pickle.dumps(clone(model))), rows))

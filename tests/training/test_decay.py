@@ -27,9 +27,9 @@ def curved(n_rows, seed=0, n_features=8):
 
 @pytest.mark.parametrize("cls", [AutoEncoder, DenoisingAE, VAETransformer])
 def test_straight_rows_take_no_networks_and_curved_ones_do(cls):
-    chosen = cls(2, random_state=0, max_epochs=1).fit(straight(60)).linear_path_.weight_decay
+    chosen = cls(2, random_state=0, max_epochs=100).fit(straight(60)).linear_path_.weight_decay
     assert chosen == np.inf
-    model = cls(1, random_state=0, max_epochs=1).fit(curved(600))
+    model = cls(1, random_state=0, max_epochs=100).fit(curved(600))
     assert model.linear_path_.weight_decay <= 3.0
     curve = model.decay_curve_
     assert list(curve) == ["weight_decay", "loss", "error"]
@@ -40,7 +40,7 @@ def test_straight_rows_take_no_networks_and_curved_ones_do(cls):
 
 def test_few_different_rows_take_no_networks():
     X = curved(decays.FEWEST_ROWS - 1)
-    model = AutoEncoder(1, random_state=0, max_epochs=1).fit(np.repeat(X, 20, axis=0))
+    model = AutoEncoder(1, random_state=0, max_epochs=100).fit(np.repeat(X, 20, axis=0))
     assert model.linear_path_ == LinearPath(np.inf)
     assert np.isnan(model.decay_curve_["loss"]).all()
 
@@ -48,7 +48,7 @@ def test_few_different_rows_take_no_networks():
 @pytest.mark.parametrize("cls", [AutoEncoder, VAETransformer])
 def test_the_choice_is_the_same_for_weights_and_repetitions(cls):
     X, counts = curved(120), np.random.default_rng(1).integers(1, 4, size=120)
-    params = {"n_components": 1, "random_state": 0, "max_epochs": 1, "batch_size": 1000}
+    params = {"n_components": 1, "random_state": 0, "max_epochs": 100, "batch_size": 1000}
     weighted = cls(**params).fit(X, sample_weight=counts.astype(float))
     repeated = cls(**params).fit(np.repeat(X, counts, axis=0))
     thrice = cls(**params).fit(X, sample_weight=3.0 * counts)
@@ -61,23 +61,23 @@ def test_the_choice_is_the_same_for_weights_and_repetitions(cls):
 def test_folds_at_once_take_the_steps_of_one_after_the_other(monkeypatch):
     X = curved(90)
     for cls in (AutoEncoder, VAETransformer):
-        together = cls(1, random_state=0, max_epochs=1).fit(X).decay_curve_["loss"]
+        together = cls(1, random_state=0, max_epochs=100).fit(X).decay_curve_["loss"]
         with monkeypatch.context() as patch:
             patch.setattr(decays, "_can_stack", lambda module: False)
-            alone = cls(1, random_state=0, max_epochs=1).fit(X).decay_curve_["loss"]
+            alone = cls(1, random_state=0, max_epochs=100).fit(X).decay_curve_["loss"]
         np.testing.assert_allclose(together[:2], alone[:2], rtol=1e-2)
 
 
 def test_what_has_no_rule_for_several_modules_is_done_one_by_one(monkeypatch):
     X, calls = curved(90), []
-    expected = AutoEncoder(1, random_state=0, max_epochs=1).fit(X).decay_curve_["loss"]
+    expected = AutoEncoder(1, random_state=0, max_epochs=100).fit(X).decay_curve_["loss"]
 
     def refuse(self, batch, **params):
         calls.append(batch)
         raise RuntimeError("vmap: there is no rule for this operation")
 
     monkeypatch.setattr(StackedStep, "__call__", refuse)
-    found = AutoEncoder(1, random_state=0, max_epochs=1).fit(X).decay_curve_["loss"]
+    found = AutoEncoder(1, random_state=0, max_epochs=100).fit(X).decay_curve_["loss"]
     np.testing.assert_allclose(found[:2], expected[:2], rtol=1e-2)
     assert len(calls) <= 2
 
@@ -88,7 +88,7 @@ def test_other_errors_are_not_swallowed(monkeypatch):
 
     monkeypatch.setattr(StackedStep, "__call__", fail)
     with pytest.raises(RuntimeError, match="something else"):
-        AutoEncoder(1, random_state=0, max_epochs=1).fit(curved(60))
+        AutoEncoder(1, random_state=0, max_epochs=100).fit(curved(60))
 
 
 class Noisy(nn.Dropout):
@@ -109,8 +109,8 @@ class Noisy(nn.Dropout):
     ids=str,
 )
 def test_networks_and_optimizers_of_all_kinds_can_be_chosen_for(params):
-    model = AutoEncoder(1, random_state=0, max_epochs=2, **params).fit(curved(60))
-    again = AutoEncoder(1, random_state=0, max_epochs=2, **params).fit(curved(60))
+    model = AutoEncoder(1, random_state=0, max_epochs=100, **params).fit(curved(60))
+    again = AutoEncoder(1, random_state=0, max_epochs=100, **params).fit(curved(60))
     np.testing.assert_array_equal(model.decay_curve_["loss"], again.decay_curve_["loss"])
     assert np.isfinite(model.decay_curve_["loss"]).all()
 
@@ -145,3 +145,9 @@ def test_the_strongest_decay_that_is_about_as_good_is_taken():
     assert decays._choose([10.0 * flat, 9.0 * flat, 5.0 * flat], weight) == 2
     assert decays._choose([10.0 * flat, 9.99 + noise], weight) == 0  # a gain that may be chance
     assert decays._choose([10.0 * flat, 11.0 * flat], weight) == 0
+
+
+def test_a_short_run_chooses_nothing():
+    model = AutoEncoder(1, random_state=0, max_epochs=99).fit(curved(60))
+    assert model.linear_path_ == LinearPath(1.0)
+    assert not hasattr(model, "decay_curve_")

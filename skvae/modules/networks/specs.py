@@ -375,7 +375,7 @@ class LinearPath(Spec):
     weight_decay : float or "auto", default="auto"
         Decay of the perceptrons' weights, relative to the learning rate: the larger, the closer to a linear model;
         infinity leaves the linear maps alone. "auto" chooses by rows that are held out of the training rows; `partial_fit`, which
-        sees a part of them, takes 1.
+        sees a part of them, takes 1, and so does a run of fewer than 100 steps.
 
     References
     ----------
