@@ -552,7 +552,8 @@ def test_a_function_leaves_columns_far_from_zero_alone():
     """Single precision is too coarse for the units of the data there; what is not touched must come back exactly."""
     rng = np.random.default_rng(0)
     Y = rng.normal(size=(300, 2)) @ rng.normal(size=(2, 6)) + 0.1 * rng.normal(size=(300, 6))
-    params = {"max_epochs": 30, "random_state": 0}
+    # Beside a linear path training begins near an optimum, where Adam makes whole steps of rounding.
+    params = {"max_epochs": 30, "random_state": 0, "linear_path": None}
     far = DenoisingAE(2, corruption=untouched, **params).fit(1.6e9 + 10 * Y).reconstruct(1.6e9 + 10 * Y)
     near = DenoisingAE(2, corruption=untouched, **params).fit(Y).reconstruct(Y)
     np.testing.assert_allclose((far - 1.6e9) / 10, near, atol=1e-3)
