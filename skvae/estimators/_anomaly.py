@@ -9,15 +9,15 @@ import torch
 
 from skvae.data import Table
 from skvae.estimators import _checks as check
-from skvae.inference.anomaly import References, Scorer
+from skvae.inference.anomaly import KeptRows, Scorer
 
 
 class AnomalyScoresMixin:
     """Scores by method, and the columns' shares of them, for estimators that keep references."""
 
-    _keeps_references = True
+    _keeps_rows = True
     _anomaly_method: ClassVar[str] = "neighbors"  # what `score_anomaly` takes for "auto"
-    _references: References
+    _kept_rows: KeptRows
 
     def score_anomaly(self, X, *, method="auto"):
         r"""Score how anomalous rows are.
@@ -50,9 +50,9 @@ class AnomalyScoresMixin:
 
         Notes
         -----
-        Of rows with more than 512 columns, fewer references are kept, 2**19 numbers in all but no fewer than 64 rows. No more
-        than a quarter of the references are drawn at a time. With weights of the training rows, references are drawn in
-        proportion to these.
+        Of wide rows, fewer references are kept: 64 or more, such that what is saved of a model grows by no more than 200 kB and
+        half of what its weights and its optimizer take. No more than a quarter of the references are drawn at a time. With
+        weights of the training rows, references are drawn in proportion to these.
 
         References
         ----------
@@ -100,7 +100,7 @@ class AnomalyScoresMixin:
 
     def _scorer(self, name: str, device: torch.device) -> Scorer:
         """Return the method of a name, at work on this model."""
-        return Scorer(name, self._references, self.module_, device)
+        return Scorer(name, self._kept_rows.references(self.module_, device), self.module_, device)
 
 
 class ConditionalAnomalyScoresMixin(AnomalyScoresMixin):

@@ -50,7 +50,7 @@ class BaseAutoEncoder(DocumentedMixin, SpecsMixin, ClassNamePrefixFeaturesOutMix
 
     _module_class: ClassVar[type[LatentModule]]
     _argument_names: ClassVar[dict[str, str]] = {}  # parameters behind the module's arguments that have other names
-    _keeps_references = False  # whether some training rows are kept, for others to be compared with
+    _keeps_rows = False  # whether some training rows are kept, for others to be compared with
     _private_state: ClassVar[tuple[str, ...]] = ("_progress", "_arguments")
     _progress: Progress
     _arguments: dict[str, Any]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +16,10 @@ from skvae.data import Table
 from skvae.data.columns import SpreadError
 from skvae.estimators import _checks as check
 from skvae.estimators._specs import NAMED, NETWORKS, resolve
-from skvae.inference.anomaly import references_of
+from skvae.inference.anomaly import keep_rows
 from skvae.modules import DefaultNet, LatentModule, LinearPath, asked_of
 from skvae.runtime.randomness import PrivateRandomness, Stream, seed_streams
+from skvae.runtime.state import copy_of, n_bytes_of
 from skvae.training import DivergedError, Outcome, Plan, Rows, has_networks, search_decay, train
 from skvae.warnings import warn_user
 
@@ -33,6 +33,7 @@ STREAM_DECAY = (
 FEWEST_STEPS = 100  # of a run, for a choice to be worth its time
 REMEMBERED_ROWS = 4096  # rows of earlier partial_fit calls that weigh against those of the present one
 MAX_SEED = 2**31 - 1
+_ROOM = 140_000  # bytes for training rows that are kept, the rest of 200 kB being for all that is small
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ class FitRun:
                 raise ValueError(self._divergence()) from None
         outcome = self._train(rows, valid, plan)
         self._note_training(outcome)
-        self._note_measures(noise_before, plan)
+        self._note_measures(noise_before, outcome, plan)
         self._note_progress(outcome, plan)
         if not self.single_pass and not outcome.diverged:
             for concern in draft._concerns(self):
@@ -266,7 +267,7 @@ class FitRun:
         inference.start(self.module, table, self.device)
 
     def _resumed_module(self) -> LatentModule:
-        module = copy.deepcopy(self.draft.module_)
+        module = copy_of(self.draft.module_)
         module.likelihood.check(self.table.entries().source, self.table.name)
         return module
 
@@ -329,7 +330,7 @@ class FitRun:
         draft.module_, draft.n_components_ = self.module, self.module.n_components
         draft.history_, draft.n_iter_ = history, len(history["loss"])
 
-    def _note_measures(self, noise_before: torch.Tensor, plan: Plan) -> None:
+    def _note_measures(self, noise_before: torch.Tensor, outcome: Outcome, plan: Plan) -> None:
         """Measure what the model needs once training is over."""
         self.plan = plan
         likelihood = self.module.likelihood
@@ -343,9 +344,15 @@ class FitRun:
         if blew_up:  # by steps so large that nothing can be computed from the weights
             raise ValueError(self._divergence())
         likelihood.noise.blend(noise_before, self.share)
-        if self.draft._keeps_references:
-            seed, earlier = self.progress.stream(Stream.REFERENCES, of_pass=True), getattr(self.draft, "_references", None)
-            self.draft._references = references_of(self.module, self.table, self.device, seed, earlier, self.share)
+        if self.draft._keeps_rows:
+            seed, earlier = self.progress.stream(Stream.REFERENCES, of_pass=True), getattr(self.draft, "_kept_rows", None)
+            room = self._room_for_rows(outcome)
+            self.draft._kept_rows = keep_rows(self.module, self.table, room, seed, earlier, self.share)
+
+    def _room_for_rows(self, outcome: Outcome) -> float:
+        """Bytes that rows may take, such that what is saved beside weights and optimizer is half as large and 200 kB at most."""
+        weights = n_bytes_of(dict(self.module.named_parameters()))
+        return _ROOM + 0.5 * (weights + n_bytes_of(outcome.optimizer_state)) - (n_bytes_of(self.module.state_dict()) - weights)
 
     def _note_progress(self, outcome: Outcome, plan: Plan) -> None:
         progress = self.progress

@@ -22,7 +22,7 @@ class TableAutoEncoder(AnomalyScoresMixin, BaseAutoEncoder):
     """
 
     _n_condition_columns = 0  # how many columns of X are conditions, which the model does not reconstruct
-    _private_state = (*BaseAutoEncoder._private_state, "_references", "_gives_images")
+    _private_state = (*BaseAutoEncoder._private_state, "_kept_rows", "_gives_images")
     _gives_images: bool
 
     def _module_arguments(self, n_features: int) -> dict[str, Any]:

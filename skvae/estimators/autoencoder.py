@@ -137,14 +137,14 @@ class AutoEncoder(ContinuousAutoEncoder):
 
     def _measure(self, run: FitRun) -> dict[str, Any]:
         """Fit the generative model behind `sample` and `score_samples`."""
-        codes = inference.encode(run.module, run.table, run.device).astype(np.float64)
+        codes = inference.training_codes(run.module, run.table, run.device).astype(np.float64)
         moments = run.module.prior.fit(*code_moments(codes, run.table.weight), share=run.share)
         density = getattr(self, "density_", None)
         if self.density is None:
             density = GaussianDensity.of(*moments)
         elif run.share == 1.0 or len(codes) >= DENSITY_ROWS:
             density = fit_density(self.density, codes, run.table.weight, run.progress.stream(Stream.MEASUREMENT, of_pass=True))
-        inference.fit_noise(run.module, run.table, run.device, max_rows=NOISE_ROWS)
+        inference.fit_noise(run.module, run.table, run.device, max_rows=NOISE_ROWS, share=run.share)
         return {"density_": density}
 
     def _sample_codes(self, n_samples: int, seed: int) -> np.ndarray:

@@ -226,7 +226,7 @@ class SparseAE(ContinuousAutoEncoder):
             n_kept = min(responses.size - 1, round(module.k_in_use / module.n_components * responses.size))
             level = np.partition(responses, -n_kept - 1)[-n_kept - 1]
             module.threshold.fill_(float(level) if rate == 1.0 else (1 - rate) * float(module.threshold) + rate * float(level))
-        codes = inference.encode(module, table, run.device)
+        codes = inference.training_codes(module, table, run.device)
         if module.penalty == "kl":
             threshold = module.active_above
             module.prior.fit(*code_moments(codes.astype(np.float64), weight), share=rate)
@@ -245,7 +245,7 @@ class SparseAE(ContinuousAutoEncoder):
         mean_activation, activity.share, mean_active_units = statistics
         # Of the rows that are remembered, less than half a one.
         n_dead = int((activity.share * table.n_rows / rate < 0.5).sum())
-        inference.fit_noise(module, table, run.device, max_rows=NOISE_ROWS)
+        inference.fit_noise(module, table, run.device, max_rows=NOISE_ROWS, share=run.share)
         return {
             "mean_activation_": mean_activation,
             "mean_active_units_": mean_active_units,

@@ -346,7 +346,7 @@ class VQVAE(ClustersMixin, TableAutoEncoder):
         """Fit the noise, count the codes and fit their prior."""
         module, table = run.module, run.table
         inference.fit_noise(module, table, run.device, max_rows=NOISE_ROWS)
-        codes = inference.find_codes(module, table, run.device)
+        codes = inference.training_codes(module, table, run.device)
         fitted: dict[str, Any] = {"n_codes_": module.n_codes, "code_shapes_": list(module.level_shapes)}
         if module.n_codes == 1:
             found = codes if table.n_rows == run.rows.n_rows else inference.find_codes(module, run.rows, run.device)

@@ -2,7 +2,7 @@
 
 from skvae.inference.codes import code_shares, code_usage
 from skvae.inference.importance import effective_sample_size, log_mean_exp, log_weights
-from skvae.inference.measure import fit_noise, has_structure, latent_usage, start, widen_noise
+from skvae.inference.measure import fit_noise, has_structure, latent_usage, start, training_codes, widen_noise
 from skvae.inference.rows import (
     codes_from_noise,
     decode,
@@ -46,5 +46,6 @@ __all__ = [
     "preactivate",
     "prior_moments",
     "start",
+    "training_codes",
     "widen_noise",
 ]

@@ -9,7 +9,7 @@ over one row in a fixed order, so that a row's result does not depend on its nei
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -21,12 +21,12 @@ from skvae.data.sources import row_blocks
 from skvae.inference import rows as rows_of
 
 _MOST_REFERENCES, _FEWEST_REFERENCES = 1024, 64
-_REFERENCE_NUMBERS = 2**19  # entries of the references of wide tables
+_MOST_BYTES = 2**21
 MAX_OCCLUDED = 64  # columns up to which shares come from a reconstruction per column
 
 
 class References(NamedTuple):
-    """Some training rows that others are compared with.
+    """Some training rows that others are compared with, beside what a module makes of them.
 
     Attributes
     ----------
@@ -34,32 +34,66 @@ class References(NamedTuple):
         The rows and their residuals, in the likelihood's comparable units.
     weight : ndarray of shape (n_references,)
         Their weights.
-    condition : ndarray of shape (n_references, n_conditions) or None
-        What a conditional model conditions on.
     """
 
     x: np.ndarray
     error: np.ndarray
     weight: np.ndarray
-    condition: np.ndarray | None
 
     @classmethod
-    def of(cls, errors: np.ndarray, weight: np.ndarray | None, condition: np.ndarray | None) -> References:
-        """Keep rows whose `Likelihood.errors` are given."""
-        x, error = (np.ascontiguousarray(part) for part in np.hsplit(errors.astype(np.float32), 2))  # as pickles have them
-        return cls(x, error, np.ones(len(x)) if weight is None else weight, condition)
+    def of(cls, errors: np.ndarray, weight: np.ndarray | None = None) -> References:
+        """Split what `Likelihood.errors` has of some rows."""
+        x, error = np.hsplit(errors.astype(np.float32), 2)
+        return cls(x, error, np.ones(len(x)) if weight is None else weight)
 
-    def take(self, rows: np.ndarray) -> References:
+
+class KeptRows:
+    """Training rows that an estimator keeps for others to be compared with; reconstructed once they are asked for.
+
+    Parameters
+    ----------
+    x : ndarray of float32, shape (n_kept, n_features)
+        The rows in the likelihood's comparable units, NaN where entries are missing.
+    weight : ndarray of shape (n_kept,)
+        Their weights.
+    condition : ndarray of shape (n_kept, n_conditions) or None
+        What a conditional model conditions on.
+    """
+
+    def __init__(self, x: np.ndarray, weight: np.ndarray, condition: np.ndarray | None):
+        self.x, self.weight, self.condition = x, weight, condition
+        self._references: References | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_references": None}
+
+    @classmethod
+    def of(cls, module: nn.Module, table: Table) -> KeptRows:
+        """Keep all rows of a table."""
+        x = module.likelihood.comparable_rows(table.source.read(slice(None))).astype(np.float32)
+        weight = np.ones(table.n_rows) if table.weight is None else table.weight
+        return cls(x, weight, table.condition)
+
+    def references(self, module: nn.Module, device: torch.device) -> References:
+        """Rows beside what the module of this fit makes of them."""
+        if self._references is None:
+            X = module.likelihood.from_comparable(torch.tensor(self.x))  # a copy: the memory may be read-only
+            errors = reconstruction_entries(module, "errors", Table.of(X, condition=self.condition), device)
+            self._references = References.of(errors, self.weight)
+        return self._references
+
+    def take(self, rows: np.ndarray) -> KeptRows:
         """Keep some rows."""
-        return References(*(None if part is None else part[rows] for part in self))
+        return KeptRows(*(None if part is None else part[rows] for part in (self.x, self.weight, self.condition)))  # type: ignore[arg-type]
 
-    def joined(self, later: References, rate: float, seed: int) -> References:
+    def joined(self, later: KeptRows, rate: float, seed: int, n_most: int) -> KeptRows:
         """Draw from these rows and later ones, with the shares ``1 - rate`` and `rate`."""
         rng = np.random.default_rng(seed)
-        total = min(n_references(self.x.shape[1]), len(self.x) + len(later.x))
+        total = min(n_most, len(self.x) + len(later.x))
         n_later = min(max(1, round(rate * total)), len(later.x))
         parts = [part.take(np.sort(rng.permutation(len(part.x))[:n])) for part, n in ((self, total - n_later), (later, n_later))]
-        return References(*(None if both[0] is None else np.concatenate(both) for both in zip(*parts, strict=True)))
+        pairs = zip(*((part.x, part.weight, part.condition) for part in parts), strict=True)
+        return KeptRows(*(None if both[0] is None else np.concatenate(both) for both in pairs))  # type: ignore[arg-type]
 
 
 def reconstruction_entries(module: nn.Module, name: str, table: Table, device: torch.device) -> np.ndarray:
@@ -69,40 +103,32 @@ def reconstruction_entries(module: nn.Module, name: str, table: Table, device: t
     return compare(module, table, codes, device)
 
 
-def n_references(n_features: int) -> int:
-    """Most rows that are kept."""
-    return int(np.clip(_REFERENCE_NUMBERS // n_features, _FEWEST_REFERENCES, _MOST_REFERENCES))
+def n_references(n_features: int, n_bytes: float) -> int:
+    """Most rows that are kept where they may take so many bytes."""
+    return int(np.clip(min(_MOST_BYTES, n_bytes) // (4 * n_features), _FEWEST_REFERENCES, _MOST_REFERENCES))
 
 
-def draw_references(n_rows: int, n_features: int, seed: int) -> np.ndarray:
-    """Positions of the rows to keep, in order."""
-    return np.sort(np.random.default_rng(seed).permutation(n_rows)[: n_references(n_features)])
-
-
-def references_of(
-    module: nn.Module, table: Table, device: torch.device, seed: int, earlier: References | None, share: float
-) -> References:
-    """Draw references from the rows of a table, of a stream those of earlier calls among them.
+def keep_rows(
+    module: nn.Module, table: Table, n_bytes: float, seed: int, earlier: KeptRows | None = None, share: float = 1.0
+) -> KeptRows:
+    """Draw the rows of a table to keep, of a stream those of earlier calls among them.
 
     Parameters
     ----------
     module : LatentModule
     table : Table
-    device : torch.device
+    n_bytes : float
+        That they may take.
     seed : int
-    earlier : References or None
+    earlier : KeptRows, optional
         Of the calls before.
-    share : float
+    share : float, default=1.0
         Weight of the table's rows.
     """
-    some = table.take(draw_references(table.n_rows, table.n_features, seed))
-    references = References.of(reconstruction_entries(module, "errors", some, device), some.weight, some.condition)
-    if earlier is None or share == 1.0:
-        return references
-    X = module.likelihood.from_comparable(torch.tensor(earlier.x))  # a copy: the memory may be read-only
-    # As the model reconstructs them by now.
-    errors = reconstruction_entries(module, "errors", Table.of(X, condition=earlier.condition), device)
-    return earlier._replace(error=References.of(errors, None, None).error).joined(references, share, seed)
+    n_most = n_references(table.n_features, n_bytes)
+    drawn = np.sort(np.random.default_rng(seed).permutation(table.n_rows)[:n_most])
+    kept = KeptRows.of(module, table.take(drawn))
+    return kept if earlier is None or share == 1.0 else earlier.joined(kept, share, seed, n_most)
 
 
 class NeighborDistance:
@@ -138,7 +164,7 @@ class NeighborDistance:
 
     def fit(self, references: References) -> NeighborDistance:
         """Measure the residuals and keep the references."""
-        x, error, weight, _ = references
+        x, error, weight = references
         error = error.astype(np.float64)
         share = weight / weight.sum()
         column = share[:, np.newaxis]

@@ -8,8 +8,8 @@ from torch import nn
 
 from skvae.data import Table
 from skvae.data.columns import columns_are_correlated
-from skvae.inference.rows import posterior
-from skvae.inference.runner import misses_entries, place
+from skvae.inference.rows import encode, find_codes, posterior
+from skvae.inference.runner import misses_entries, place, rows_at_once
 from skvae.modules import Batch, LatentModule
 from skvae.modules.likelihoods.units import MAX_STANDARDIZED
 from skvae.modules.posterior import DiagonalNormal
@@ -62,7 +62,7 @@ def rows_of(module: LatentModule, data: Table) -> Batch:
     return Batch(x, x, weight, condition, observed)
 
 
-def fit_noise(module: LatentModule, data: Table, device: torch.device, *, max_rows: int) -> None:
+def fit_noise(module: LatentModule, data: Table, device: torch.device, *, max_rows: int, share: float = 1.0) -> None:
     """Fit the likelihood's noise, once a module is trained, on evenly spaced rows.
 
     Parameters
@@ -72,10 +72,12 @@ def fit_noise(module: LatentModule, data: Table, device: torch.device, *, max_ro
     device : torch.device
     max_rows : int
         Most rows to look at.
+    share : float, default=1.0
+        Of these rows in the noise that is to be known.
     """
     batch = _sample(module, data, device, max_rows)
     with threads_for(module, len(batch.x), solves=True), steady(device), private_randomness(module, _SEED):
-        module.fit_noise(batch)
+        module.fit_noise(batch, share)
 
 
 def widen_noise(module: LatentModule, data: Table, device: torch.device, new_energy: np.ndarray) -> None:
@@ -122,6 +124,12 @@ def _evenly_spaced(data: Table, max_rows: int) -> np.ndarray:
     return np.linspace(0, data.n_rows - 1, min(data.n_rows, max_rows)).astype(int)
 
 
+def training_codes(module: nn.Module, data: Table, device: torch.device) -> np.ndarray:
+    """Deterministic codes of rows that a fit measures, which may be a few; of a module with codebooks, integers."""
+    look_up = find_codes if hasattr(module, "levels") else encode
+    return look_up(module, data, device, size=rows_at_once(module, device, data.n_rows))
+
+
 def latent_usage(module: nn.Module, data: Table, device: torch.device, *, max_rows: int) -> tuple[np.ndarray, np.ndarray]:
     """How much a variational autoencoder's components carry, on evenly spaced rows.
 
@@ -140,7 +148,7 @@ def latent_usage(module: nn.Module, data: Table, device: torch.device, *, max_ro
         Weighted variance of the posterior mean over the rows.
     """
     sample = data.take(_evenly_spaced(data, max_rows))
-    mean, log_var = posterior(module, sample, device)
+    mean, log_var = posterior(module, sample, device, size=rows_at_once(module, device, sample.n_rows))
     condition = None if sample.condition is None else torch.from_numpy(sample.condition.astype(np.float32)).to(device)
     with torch.no_grad():
         q = DiagonalNormal(*(torch.from_numpy(values).to(device) for values in (mean, log_var)))

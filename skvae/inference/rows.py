@@ -17,14 +17,14 @@ from skvae.runtime.cudnn import steady
 from skvae.runtime.randomness import make_generator, private_randomness
 
 
-def encode(module: nn.Module, table: Table, device: torch.device) -> np.ndarray:
-    """Deterministic codes ``(n_samples, n_components)`` of rows in the units of the data."""
-    return _of_rows(module, table, device, module.encode)
+def encode(module: nn.Module, table: Table, device: torch.device, *, size: int | None = None) -> np.ndarray:
+    """Deterministic codes ``(n_samples, n_components)`` of rows in the units of the data, by chunks of a `size`."""
+    return _of_rows(module, table, device, module.encode, size)
 
 
-def posterior(module: nn.Module, table: Table, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
-    """Means and log-variances of q(z|x), each ``(n_samples, n_components)``."""
-    return _of_rows(module, table, device, lambda batch: tuple(module.posterior(batch)))
+def posterior(module: nn.Module, table: Table, device: torch.device, *, size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Means and log-variances of q(z|x), each ``(n_samples, n_components)``, by chunks of a `size`."""
+    return _of_rows(module, table, device, lambda batch: tuple(module.posterior(batch)), size)
 
 
 def preactivate(module: nn.Module, table: Table, device: torch.device) -> np.ndarray:
@@ -32,9 +32,9 @@ def preactivate(module: nn.Module, table: Table, device: torch.device) -> np.nda
     return _of_rows(module, table, device, module.preactivate)
 
 
-def find_codes(module: nn.Module, table: Table, device: torch.device) -> np.ndarray:
-    """Codes ``(n_samples, n_codes)`` of rows in the units of the data, as integers."""
-    return _of_rows(module, table, device, module.codes)
+def find_codes(module: nn.Module, table: Table, device: torch.device, *, size: int | None = None) -> np.ndarray:
+    """Codes ``(n_samples, n_codes)`` of rows in the units of the data, as integers, by chunks of a `size`."""
+    return _of_rows(module, table, device, module.codes, size)
 
 
 def jacobian_norm(module: nn.Module, table: Table, device: torch.device) -> np.ndarray:

@@ -35,6 +35,11 @@ def chunk_rows(module: nn.Module, device: torch.device | None = None) -> int:
     return min(factor * MAX_ROWS, max(TILE, whole_tiles(factor * CHUNK_WORK // max(1, module.row_work))))
 
 
+def rows_at_once(module: nn.Module, device: torch.device, n_rows: int) -> int:
+    """Rows of a chunk for a few rows whose results, to the last bits, nobody compares with those of others."""
+    return min(chunk_rows(module, device), TILE << max(0, -(-n_rows // TILE) - 1).bit_length())
+
+
 def whole_tiles(n_rows: int, tile: int = TILE) -> int:
     """Largest number of rows, up to a number, that is a tile's times a power of two; 1 where there is no room for a tile."""
     return tile << ((n_rows // tile).bit_length() - 1) if n_rows >= tile else 1

@@ -199,7 +199,7 @@ class AutoEncoderModule(LatentModule):
     # -- the noise ----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def fit_noise(self, batch: Batch) -> None:
+    def fit_noise(self, batch: Batch, share: float = 1.0) -> None:
         """Fit the likelihood's noise by expectation-maximization over the Laplace approximations of the posteriors.
 
         Where it would take long for all rows, evenly spaced ones decide; on columns of which these have next to no entry, the
@@ -234,7 +234,7 @@ class AutoEncoderModule(LatentModule):
             before = likelihood.noise.moment.clone()
             growth = expected.sum() / start.sum().clamp(min=1e-30)
             likelihood.noise.set_moment(torch.where(decides, expected, energy * growth))
-            if (likelihood.noise.moment - before).abs().max() <= _NOISE_TOLERANCE * likelihood.noise.moment.max():
+            if share * (likelihood.noise.moment - before).abs().max() <= _NOISE_TOLERANCE * likelihood.noise.moment.max():
                 break
 
     def _affordable(self, batch: Batch) -> slice:

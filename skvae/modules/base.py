@@ -336,13 +336,15 @@ class LatentModule(TrainableModule):
         energy = self.likelihood.energies(batch.target, self.decode(self.encode(batch), batch))
         return self.likelihood.mean_energy(energy, batch.weight, batch.observed)
 
-    def fit_noise(self, batch: Batch) -> None:
+    def fit_noise(self, batch: Batch, share: float = 1.0) -> None:
         """Fit the likelihood's noise to rows once encoder and decoder are trained.
 
         Parameters
         ----------
         batch : Batch
             With ``noise["posterior"]`` of shape ``(n, n_components)``.
+        share : float, default=1.0
+            Of these rows in the noise that is to be known: the smaller, the less precise the fit may be.
         """
         raise NotImplementedError
 

@@ -274,7 +274,7 @@ class MIWAEModule(VAEModule):
         return several.gather(-2, score.argmax(-2, keepdim=True)).squeeze(-2)
 
     @torch.no_grad()
-    def fit_noise(self, batch: Batch) -> None:
+    def fit_noise(self, batch: Batch, share: float = 1.0) -> None:
         """Leave the noise to training, whose weighted draws know it better, but where columns shared it there."""
         if self.likelihood.noise.is_shared and self.mask_model is None:
-            super().fit_noise(batch)
+            super().fit_noise(batch, share)

@@ -314,7 +314,7 @@ class TDVAEModule(LatentModule):
         return total
 
     @torch.no_grad()
-    def fit_noise(self, batch: Batch) -> None:
+    def fit_noise(self, batch: Batch, share: float = 1.0) -> None:
         """Fit the likelihood's noise to the frames of sequences and draws of their states.
 
         Parameters

@@ -173,7 +173,7 @@ class VAEModule(LatentModule):
         return self.likelihood.mean_energy(energy, batch.weight, batch.observed)
 
     @torch.no_grad()
-    def fit_noise(self, batch: Batch) -> None:
+    def fit_noise(self, batch: Batch, share: float = 1.0) -> None:
         """Fit the likelihood's noise to the residuals of draws from the posteriors."""
         if self.likelihood.learns_noise:
             output = self.decode(self.posterior(batch).from_noise(batch.drawn("posterior")), batch)

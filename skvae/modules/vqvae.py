@@ -510,7 +510,7 @@ class VQVAEModule(LatentModule):
             yield quantizer, {name.removeprefix(f"{i}."): value for name, value in learned.items() if name.startswith(f"{i}.")}
 
     @torch.no_grad()
-    def fit_noise(self, batch: Batch) -> None:
+    def fit_noise(self, batch: Batch, share: float = 1.0) -> None:
         """Fit the likelihood's noise to the residuals of the reconstructions; the draws are not used."""
         if self.likelihood.learns_noise:
             energy = self.likelihood.energies(batch.x, self.decode(self.encode(batch), batch))

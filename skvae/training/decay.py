@@ -31,6 +31,7 @@ from skvae.training.optimizers import Optimizer, OptimizerError, build_optimizer
 from skvae.training.step import EagerStep, ScheduleTensors, StackedStep
 
 STRONGEST, PATH = 30.0, (10.0, 3.0, 1.0, 0.3, 0.0)
+COARSE_PATH, _FEW_ROWS = (10.0, 1.0, 0.0), 50  # of so few rows, decays close to each other look alike
 FEWEST_ROWS = 12  # different ones, below which networks are left out
 _STEPS, _MOST_STEPS, _MOST_STEPS_ONE_FOLD = 60, 150, 300  # at each decay
 _SHARE_OF_RUN = 0.1  # steps at each decay, of those of the run
@@ -43,7 +44,7 @@ _LAST_RATE = 0.1  # learning rate at the end of each decay, relative to that at 
 _REACHED = 0.9  # of the largest gain
 _ALIKE = 0.5  # standard errors by which a stronger decay may be worse than the best
 _SURE, _SURE_LAST = 0.5, 1.0  # standard errors by which the best must be better than no networks, and the last one tried
-_WORSE = 1.0  # standard errors by which two decays in a row must be worse than the best for weaker ones not to be tried
+_WORSE = 1.0  # standard errors by which two decays in a row, or twice that by which one, must be worse than the best to end
 # Optimizers that treat every entry of a parameter alike; another one's place is taken by Adam.
 _ENTRYWISE = {"adam", "adamw", "nadam", "radam", "rmsprop", "sgd", "adagrad", "adamax", "adadelta"}
 
@@ -134,14 +135,14 @@ def _search(module: LatentModule, rows: Batch, exact: torch.Tensor, plan: Plan) 
             energies.append(_energies(modules, held_out, trained))
             worse, error = _difference(loss, min(losses, key=lambda values: values @ weight), weight)
             n_worse = n_worse + 1 if worse > _WORSE * error else 0
-            if n_worse == 2:
+            if n_worse == 2 or worse > 2.0 * _WORSE * error:
                 return
 
     with threads_for(module, n_folds * plan.batch_size), steady(device), private_randomness(module.train(), layers):
         losses.append(_losses(begun, held_out))
         energies.append(_energies(begun, held_out, trained))
-        follow(PATH)
-        if _choose(losses, weight) == 0:
+        follow(PATH if n_rows > _FEW_ROWS else COARSE_PATH)
+        if n_rows > _FEW_ROWS and _choose(losses, weight) == 0:
             follow((STRONGEST,))
             sure = _SURE_LAST
     module.eval()

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
-from torch.func import functional_call, stack_module_state, vmap
+from torch.func import stack_module_state, vmap
 
 from skvae.modules import Batch, TrainableModule
 from skvae.modules.base import Schedule
@@ -164,9 +164,8 @@ class StackedStep:
     """
 
     def __init__(self, modules: Sequence[TrainableModule], make_optimizer: Callable[[list[torch.Tensor]], torch.optim.Optimizer]):
-        first = copy.deepcopy(modules[0])
-        self._loss, self._learn = (_Call(first, name).train() for name in ("loss", "after_step"))
-        params, buffers = stack_module_state([_Call(module, "loss") for module in modules])  # type: ignore[arg-type]
+        self._module = copy.deepcopy(modules[0]).train()
+        params, buffers = stack_module_state(list(modules))  # type: ignore[arg-type]
         self._params = {name: value.detach().requires_grad_() for name, value in params.items()}
         # Handing a buffer to every call takes its time: those that are the same for all, and stay so, are left where they are.
         self._buffers = {
@@ -174,11 +173,12 @@ class StackedStep:
             for name, value in buffers.items()
             if name.startswith(_LEARNED) or not all(torch.equal(value[0], other) for other in value[1:])
         }
-        self.weights = {name.removeprefix("module."): value for name, value in {**self._params, **self._buffers}.items()}
-        decayed = {id(param) for param in first.decayed_parameters()}
-        self._decayed = [self.weights[name] for name, param in first.named_parameters() if id(param) in decayed]
+        self.weights = {**self._params, **self._buffers}
+        self._slots = [_Slot(self._module, name) for name in self.weights]
+        decayed = {id(param) for param in self._module.decayed_parameters()}
+        self._decayed = [self.weights[name] for name, param in self._module.named_parameters() if id(param) in decayed]
         self.optimizer = make_optimizer(list(self._params.values()))
-        self._schedule = ScheduleTensors(first, plain_ones=True)
+        self._schedule = ScheduleTensors(self._module, plain_ones=True)
 
     def __call__(self, batch: Batch, *, rate: float, decay: float) -> None:
         """Take a step at a learning rate and with a weight decay, at the end of the schedule.
@@ -189,25 +189,27 @@ class StackedStep:
             What belongs to rows is ``(n_modules, n, ...)``; the noise is the same for all modules, ``(n, ...)``.
         rate, decay : float
         """
-        schedule = self._schedule(1.0)
+        schedule, n_weights = self._schedule(1.0), len(self._slots)
 
-        def losses(params: Any, buffers: Any, *parts: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-            loss = functional_call(self._loss, (params, buffers), (Batch(*parts, noise=batch.noise), schedule), tie_weights=False)
-            return loss.terms, loss.learned
+        def losses(*given: Any) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
+            """Terms of the loss of one module, and its buffers after the step."""
+            for slot, value in zip(self._slots, given, strict=False):
+                slot.fill(value)
+            terms, learned = self._module.loss(Batch(*given[n_weights:], noise=batch.noise), schedule)
+            with torch.no_grad():
+                changing = self._slots[len(self._params) :]
+                later = [slot.fill(slot.value.clone()) for slot in changing]
+                self._module.after_step({name: value.detach() for name, value in learned.items()})
+            return terms, later
 
-        parts = batch[:-1]
-        axes = (0, 0, *(None if part is None else 0 for part in parts))
-        terms, learned = vmap(losses, in_dims=axes)(self._params, self._buffers, *parts)
+        given = (*self.weights.values(), *batch[:-1])
+        terms, later = vmap(losses, in_dims=tuple(None if part is None else 0 for part in given))(*given)
         share = batch.weight / batch.weight.shape[1]
         total = sum((share * term).sum() if term.dim() == 2 else term.sum() for term in terms.values())
         assert isinstance(total, torch.Tensor)
         total.backward()
-        learned = {name: value.detach() for name, value in learned.items()}
-        if learned:
-            with torch.no_grad():
-                vmap(lambda buffers, learned: functional_call(self._learn, buffers, (learned,), tie_weights=False))(
-                    self._buffers, learned
-                )
+        for buffer, value in zip(self._buffers.values(), later, strict=True):
+            buffer.copy_(value)
         shrink(self._decayed, rate * decay)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -224,19 +226,26 @@ class StackedStep:
                     state[name].copy_(value[i])
 
 
-_LEARNED = "module.likelihood.noise."  # buffers that `after_step` of a module without an `interval` changes
+_LEARNED = "likelihood.noise."  # buffers that `after_step` of a module without an `interval` changes
 
 
-class _Call(nn.Module):
-    """A method of a module as its forward pass."""
+class _Slot:
+    """The place of a parameter or buffer in a module, which takes any tensor: `torch.func.functional_call` takes far longer."""
 
-    def __init__(self, module: TrainableModule, method: str):
-        super().__init__()
-        self.module, self._method = module, method
+    def __init__(self, module: nn.Module, name: str):
+        path, _, self._name = name.rpartition(".")
+        owner = module.get_submodule(path)
+        self._place: dict[str, Any] = owner._parameters if self._name in owner._parameters else owner._buffers
 
-    def forward(self, *args: Any) -> Any:
-        returned = getattr(self.module, self._method)(*args)
-        return args[0] if returned is None else returned  # `vmap` wants tensors
+    @property
+    def value(self) -> torch.Tensor:
+        """What is there."""
+        return self._place[self._name]
+
+    def fill(self, value: torch.Tensor) -> torch.Tensor:
+        """Put a tensor there, and return it."""
+        self._place[self._name] = value
+        return value
 
 
 def shrink(params: list[Any], factor: float) -> None:

@@ -6,6 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 from conftest import ALL_ESTIMATORS, labels_for
 from scipy import sparse
 from sklearn.covariance import LedoitWolf
@@ -70,7 +71,7 @@ def test_scores_follow_the_definition(fitted, X):
     likelihood = model.module_.likelihood
     x = (X - likelihood.units.constant) / likelihood.units.scale
     error = (X - model.reconstruct(X, *given)) / likelihood.units.scale
-    references = References.of(np.hstack([x, error]), None, None)
+    references = References.of(np.hstack([x, error]))
     expected = NeighborDistance().fit(references).score(np.hstack([x, error]))
     np.testing.assert_allclose(model.score_anomaly(X, *given), expected, rtol=1e-4)
 
@@ -78,7 +79,7 @@ def test_scores_follow_the_definition(fitted, X):
 def test_training_does_not_notice(row_estimator, X, monkeypatch):
     given = labels_for(row_estimator, X)
     expected = quick(row_estimator).fit(X, *given).partial_fit(X, *given).transform(X)
-    monkeypatch.setattr(row_estimator, "_keeps_references", False)
+    monkeypatch.setattr(row_estimator, "_keeps_rows", False)
     np.testing.assert_array_equal(quick(row_estimator).fit(X, *given).partial_fit(X, *given).transform(X), expected)
 
 
@@ -111,7 +112,7 @@ def test_the_likelihood_does_not_split(X):
 def test_weights_are_repetitions(X):
     times = np.arange(80) % 3
     model = quick(AutoEncoder).fit(X, sample_weight=times)
-    kept = model._references
+    kept = model._kept_rows
     np.testing.assert_allclose(kept.weight / kept.weight.mean(), times[times > 0] / times[times > 0].mean())
     np.testing.assert_allclose(
         kept.x, ((X - model.module_.likelihood.units.constant) / model.module_.likelihood.units.scale)[times > 0], rtol=1e-6
@@ -120,7 +121,7 @@ def test_weights_are_repetitions(X):
 
 def test_references_of_many_rows_depend_on_the_random_state_alone():
     X = np.random.default_rng(0).normal(size=(1500, 3))
-    first, again, other = (quick(VAETransformer, random_state=seed).fit(X)._references.x for seed in (0, 0, 1))
+    first, again, other = (quick(VAETransformer, random_state=seed).fit(X)._kept_rows.x for seed in (0, 0, 1))
     assert first.shape == (1024, 3)
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
@@ -128,14 +129,15 @@ def test_references_of_many_rows_depend_on_the_random_state_alone():
 
 def test_a_stream_keeps_all_rows_while_they_are_few_and_reconstructs_them_anew(fitted, X):
     model, given = fitted
-    kept = model._references
+    kept = model._kept_rows
     likelihood = model.module_.likelihood
     x = (X - likelihood.units.constant) / likelihood.units.scale
     np.testing.assert_allclose(np.sort(kept.x, axis=0), np.sort(x, axis=0), rtol=1e-5, atol=1e-5)
     place = np.abs(kept.x[:, np.newaxis] - x).sum(axis=2).argmin(axis=1)
     assert sorted(place) == list(range(80))
     error = (X - model.reconstruct(X, *given)) / likelihood.units.scale
-    np.testing.assert_allclose(kept.error, error[place], atol=1e-4)
+    references = kept.references(model.module_, torch.device("cpu"))
+    np.testing.assert_allclose(references.error, error[place], atol=1e-4)
 
 
 def test_a_long_stream_moves_on():
@@ -143,7 +145,7 @@ def test_a_long_stream_moves_on():
     model = quick(AutoEncoder)
     for shift in [0.0] * 3 + [4.0] * 12:
         model.partial_fit(rng.normal(size=(1000, 3)) + shift)
-    moved = model._references.x.mean(axis=1) > 2.0
+    moved = model._kept_rows.x.mean(axis=1) > 2.0
     assert 0.8 < moved.mean() < 1.0
     rows = rng.normal(size=(200, 3))
     assert np.median(model.score_anomaly(rows + 4.0)) < np.median(model.score_anomaly(rows))

@@ -128,7 +128,7 @@ def test_sparse_and_weighted_rows_and_streams():
     stream = AutoEncoder(2, **QUICK).partial_fit(X[:100]).partial_fit(X[100:])
     assert np.isfinite(stream.score_anomaly(X)).all()
     # References of earlier calls are counts again.
-    assert are_counts(stream.module_.likelihood.from_comparable(torch.from_numpy(stream._references.x)))
+    assert are_counts(stream.module_.likelihood.from_comparable(torch.from_numpy(stream._kept_rows.x)))
 
 
 def test_data_frames_and_integers():

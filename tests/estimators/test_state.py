@@ -13,8 +13,9 @@ from cases import CASES
 from sklearn.base import clone
 from torch import nn
 
-from skvae import MLP, AutoEncoder, Net, Recurrent
-from skvae.runtime.state import load_optimizer_state, plain_optimizer_state
+from skvae import MLP, AutoEncoder, Net, Recurrent, SparseAE, VAETransformer
+from skvae.modules import Batch
+from skvae.runtime.state import copy_of, load_optimizer_state, n_bytes_of, plain_optimizer_state
 
 pytestmark = [
     pytest.mark.usefixtures("one_core"),
@@ -131,6 +132,54 @@ def test_size_of_a_pickle(quick, X, widths):
     weights = sum(p.numel() * p.element_size() for p in model.module_.state_dict().values() if isinstance(p, torch.Tensor))
     moments = sum(v.nbytes for entry in model._progress.optimizer["state"].values() for v in entry.values())
     assert len(pickle.dumps(model)) <= 1.3 * (weights + moments) + 64_000
+
+
+@pytest.mark.parametrize(("n_rows", "n_features"), [(2000, 64), (600, 1000)])
+@pytest.mark.parametrize("params", [{}, {"hidden_layer_sizes": ()}, {"optimizer": "sgd"}], ids=str)
+def test_rows_that_are_kept_do_not_blow_a_pickle_up(n_rows, n_features, params):
+    X = np.random.default_rng(0).normal(size=(n_rows, n_features))
+    for cls in (AutoEncoder, SparseAE, VAETransformer):
+        model = cls(random_state=0, max_epochs=1, **params).fit(X)
+        model.score_anomaly(X[:3])
+        trained = n_bytes_of(list(model.module_.parameters())) + n_bytes_of(model._progress.optimizer)
+        beside = n_bytes_of(model.module_.state_dict()) - n_bytes_of(list(model.module_.parameters()))
+        assert len(pickle.dumps(model)) <= 1.5 * trained + max(200_000, beside + 4 * n_features * 64 + 70_000)
+
+
+def test_a_small_chunk_of_a_stream_costs_what_it_brings(case, quick, X):
+    """Networks read about as many rows as there are, a few times, however many rows came before."""
+    case.needs("encoder")
+    X = np.random.default_rng(0).normal(size=(2000, 5))
+    model = quick().partial_fit(X)
+    n_read = 0
+
+    def count(layer, args):
+        nonlocal n_read
+        n_read += len(args[0])
+
+    first = next(layer for layer in model.module_.encoder.modules() if isinstance(layer, nn.Linear))
+    first.register_forward_pre_hook(count)  # which copies of the module keep
+    model.partial_fit(X[:32])
+    assert 32 <= n_read <= 600
+
+
+@pytest.mark.parametrize("params", [{}, {"decoder": "tied"}, {"activation": torch.nn.PReLU}], ids=str)
+def test_copies_of_modules(X, params):
+    module = AutoEncoder(2, random_state=0, max_epochs=2, **params).fit(X).module_
+    fast, slow = copy_of(module), copy.deepcopy(module)
+    assert str(fast) == str(slow)
+    for (name, value), (other, expected) in zip(fast.state_dict().items(), slow.state_dict().items(), strict=True):
+        assert name == other
+        assert not isinstance(value, torch.Tensor) or torch.equal(value, expected)
+    mine = {id(value) for value in (*module.parameters(), *module.buffers(), *module.modules())}
+    assert not mine & {id(value) for value in (*fast.parameters(), *fast.buffers(), *fast.modules())}
+    assert len(list(fast.parameters())) == len(list(slow.parameters()))
+    with torch.no_grad():
+        for value in fast.parameters():
+            value.add_(1.0)
+    batch = Batch.of(torch.ones(2, 5))
+    assert torch.equal(slow.encode(batch), module.encode(batch))
+    assert not torch.equal(fast.decode(fast.encode(batch), batch), module.decode(module.encode(batch), batch))
 
 
 # Every estimator's state, and every kind of an optimizer's.

@@ -8,7 +8,7 @@ from sklearn.covariance import ledoit_wolf
 
 from skvae.data import Table
 from skvae.inference import anomaly, decode, encode
-from skvae.inference.anomaly import METHODS, Deviance, MahalanobisDistance, NeighborDistance, References, Scorer
+from skvae.inference.anomaly import METHODS, Deviance, KeptRows, MahalanobisDistance, NeighborDistance, References, Scorer
 from skvae.modules import AutoEncoderModule, CVAEModule
 
 CPU = torch.device("cpu")
@@ -33,7 +33,7 @@ def distances(values, references):
 @pytest.fixture(params=[None, "weights"])
 def references(request):
     weight = None if request.param is None else np.random.default_rng(3).uniform(0.2, 3, 60)
-    return References.of(make_errors(60, 4), weight, None)
+    return References.of(make_errors(60, 4), weight)
 
 
 def test_one_draw_gives_the_mean_distance(references):
@@ -47,7 +47,7 @@ def test_one_draw_gives_the_mean_distance(references):
 
 
 def test_many_draws_give_the_nearest_distance():
-    references, values = References.of(make_errors(60, 4), None, None), make_errors(20, 4, seed=1)
+    references, values = References.of(make_errors(60, 4)), make_errors(20, 4, seed=1)
     found = NeighborDistance(n_drawn=1e6, largest_share=np.inf).fit(references).score(values)
     np.testing.assert_allclose(found, distances(values, references).sum(axis=2).min(axis=1))
 
@@ -66,7 +66,7 @@ def test_the_score_is_the_expected_distance_to_the_nearest_reference_drawn(refer
 def test_no_more_than_a_quarter_is_drawn_and_at_least_one():
     values = make_errors(5, 3, seed=1)
     for n_rows, n_drawn in ((2, 1), (40, 10), (384, 96), (800, 96)):
-        references = References.of(make_errors(n_rows, 3), None, None)
+        references = References.of(make_errors(n_rows, 3))
         expected = NeighborDistance(n_drawn, largest_share=np.inf).fit(references).score(values)
         np.testing.assert_array_equal(NeighborDistance().fit(references).score(values), expected)
 
@@ -74,15 +74,15 @@ def test_no_more_than_a_quarter_is_drawn_and_at_least_one():
 def test_weights_are_repetitions():
     errors, values = make_errors(500, 4), make_errors(20, 4, seed=1)
     times = np.random.default_rng(0).integers(1, 4, 500)
-    weighted = NeighborDistance().fit(References.of(errors, times.astype(float), None))
-    repeated = NeighborDistance().fit(References.of(errors.repeat(times, axis=0), None, None))
+    weighted = NeighborDistance().fit(References.of(errors, times.astype(float)))
+    repeated = NeighborDistance().fit(References.of(errors.repeat(times, axis=0)))
     np.testing.assert_allclose(weighted.score(values), repeated.score(values), rtol=1e-9)
     np.testing.assert_allclose(weighted.shares(values), repeated.shares(values), rtol=1e-9)
-    np.testing.assert_array_equal(weighted.score(values), weighted.fit(References.of(errors, 2.0 * times, None)).score(values))
+    np.testing.assert_array_equal(weighted.score(values), weighted.fit(References.of(errors, 2.0 * times)).score(values))
 
 
 def test_shares_by_neighbors_are_parts_of_the_distances():
-    references, values = References.of(make_errors(60, 4), None, None), make_errors(20, 4, seed=1)
+    references, values = References.of(make_errors(60, 4)), make_errors(20, 4, seed=1)
     method = NeighborDistance().fit(references)
     apart = distances(values, references)
     beyond = 1 - np.arange(61) / 60
@@ -107,7 +107,7 @@ def whitened(values, references):
 
 @pytest.mark.parametrize(("n_references", "n_features"), [(200, 4), (12, 20)])
 def test_mahalanobis_distance(n_references, n_features):
-    references, values = References.of(make_errors(n_references, n_features), None, None), make_errors(15, n_features, seed=1)
+    references, values = References.of(make_errors(n_references, n_features)), make_errors(15, n_features, seed=1)
     method, white = MahalanobisDistance(least_shrinkage=0.0).fit(references), whitened(values, references)
     np.testing.assert_allclose(method.score(values), (white**2).sum(axis=1), rtol=1e-6)
     expected = white[:, :n_features] ** 2 + white[:, n_features:] ** 2
@@ -119,7 +119,7 @@ def test_mahalanobis_distance(n_references, n_features):
 def test_shares_sum_and_rows_do_not_depend_on_neighbors(name, n_references, n_features):
     errors = make_errors(n_references, n_features)
     errors[:, [0, n_features]] = 0.0  # a constant column
-    method, values = METHODS[name]().fit(References.of(errors, None, None)), np.abs(make_errors(90, n_features, seed=1))
+    method, values = METHODS[name]().fit(References.of(errors)), np.abs(make_errors(90, n_features, seed=1))
     score, shares = method.score(values), method.shares(values)
     assert score.shape == (90,)
     assert (shares >= 0).all()
@@ -135,7 +135,7 @@ def test_shares_sum_and_rows_do_not_depend_on_neighbors(name, n_references, n_fe
 
 
 def test_identical_references():
-    references = References.of(np.zeros((10, 6)), None, None)
+    references = References.of(np.zeros((10, 6)))
     values = np.zeros((2, 6))
     values[1, 1] = 2.0
     for name in ("neighbors", "mahalanobis"):
@@ -149,7 +149,7 @@ def test_identical_references():
 def test_a_small_cluster_of_anomalies_among_the_references_stays_anomalous():
     errors = make_errors(1000, 4)
     errors[:5] = 0.01 * errors[:5] + 6.0
-    apart = NeighborDistance().fit(References.of(errors, None, None)).score(errors)
+    apart = NeighborDistance().fit(References.of(errors)).score(errors)
     assert apart[:5].min() > np.quantile(apart[5:], 0.99)
     nearest = np.sort(cdist(errors, errors), axis=1)[:, 1]
     assert nearest[:5].max() < np.median(nearest)
@@ -159,24 +159,42 @@ def test_a_small_cluster_of_anomalies_among_the_references_stays_anomalous():
 
 
 def test_numbers_of_references():
-    assert [anomaly.n_references(d) for d in (1, 10, 512, 784, 3072, 100_000)] == [1024, 1024, 1024, 668, 170, 64]
-    drawn = anomaly.draw_references(5000, 10, 0)
-    assert len(drawn) == len(set(drawn)) == 1024
-    assert (np.diff(drawn) > 0).all()
-    np.testing.assert_array_equal(anomaly.draw_references(30, 10, 0), np.arange(30))
+    assert [anomaly.n_references(d, 1e9) for d in (1, 10, 512, 784, 3072, 100_000)] == [1024, 1024, 1024, 668, 170, 64]
+    assert [anomaly.n_references(d, 1e5) for d in (1, 24, 100, 1000)] == [1024, 1024, 250, 64]
+    assert anomaly.n_references(10, -1e5) == 64
 
 
-def test_references_of_a_stream():
+@pytest.mark.parametrize("n_rows", [30, 5000])
+def test_rows_are_kept_in_order_and_once(n_rows):
+    module, X = AutoEncoderModule(2, 1, hidden_layer_sizes=()), np.arange(2.0 * n_rows).reshape(-1, 2)
+    kept = anomaly.keep_rows(module, Table.of(X), 1e5, 0)
+    assert len(kept.x) == min(n_rows, 1024)
+    assert (np.diff(kept.x[:, 0]) > 0).all()
+
+
+def test_kept_rows_of_a_stream():
     condition = np.arange(900.0)[:, None]
-    earlier = References.of(make_errors(900, 3), None, condition)
-    later = References.of(make_errors(500, 3) + 100.0, np.full(500, 2.0), condition[:500])
-    joined = earlier.joined(later, 0.25, 0)
+    earlier = KeptRows(make_errors(900, 3), np.ones(900), condition)
+    later = KeptRows(make_errors(500, 3) + 100.0, np.full(500, 2.0), condition[:500])
+    joined = earlier.joined(later, 0.25, 0, 1024)
     is_later = joined.x[:, 0] > 50.0
-    assert len(joined.x) == len(joined.error) == len(joined.weight) == len(joined.condition) == 1024
+    assert len(joined.x) == len(joined.weight) == len(joined.condition) == 1024
     assert is_later.sum() == 256
     np.testing.assert_array_equal(joined.weight, np.where(is_later, 2.0, 1.0))
     np.testing.assert_array_equal(joined.x[~is_later], earlier.x[joined.condition[~is_later, 0].astype(int)])
-    assert earlier._replace(condition=None).joined(later._replace(condition=None), 0.25, 0).condition is None
+    earlier.condition = later.condition = None
+    assert earlier.joined(later, 0.25, 0, 1024).condition is None
+
+
+def test_missing_entries_of_kept_rows_are_those_of_their_reconstruction():
+    module = AutoEncoderModule(3, 1, hidden_layer_sizes=())
+    X = make_errors(20, 2)[:, :3].astype(np.float32).astype(float)
+    X[::4, 1] = np.nan
+    table = Table.of(X)
+    found = KeptRows.of(module, table).references(module, CPU)
+    expected = anomaly.reconstruction_entries(module, "errors", table, CPU).astype(np.float32)
+    np.testing.assert_array_equal(np.hstack([found.x, found.error]), expected)
+    np.testing.assert_array_equal(found.error[::4, 1], 0.0)
 
 
 # -- a method at work on what a module reconstructs -------------------------------------------------------------------
@@ -202,7 +220,7 @@ def read(module, X, condition):
 def test_shares_are_drops_of_the_score_and_blocks_do_not_change_results(module, name, monkeypatch):
     rng = np.random.default_rng(0)
     X, condition = rng.normal(size=(300, 5)), rng.normal(size=(300, 1))
-    references = References.of(read(module, X, condition), None, condition)
+    references = References.of(read(module, X, condition))
     method = METHODS[name]().fit(references)
     scorer, rows = Scorer(name, references, module, CPU), Table.of(X, condition=condition)
     score, shares = scorer.score(rows), scorer.shares(rows)
@@ -231,7 +249,7 @@ def test_rows_that_no_column_lowers_get_the_terms_of_the_sum():
         for layer in (module.encoder[0], module.decoder[0]):
             layer.weight.copy_(torch.eye(4))
             layer.bias.zero_()
-    references = References.of(make_errors(60, 4), None, None)
+    references = References.of(make_errors(60, 4))
     method = NeighborDistance().fit(references)
     shares = Scorer("neighbors", references, module, CPU).shares(Table.of(X))
     np.testing.assert_array_equal(shares, method.shares(np.hstack([X, np.zeros_like(X)])))
@@ -241,7 +259,7 @@ def test_rows_that_no_column_lowers_get_the_terms_of_the_sum():
 def test_scores_are_a_methods_own_of_what_it_reads(module, name):
     rng = np.random.default_rng(0)
     X, condition = rng.normal(size=(40, 5)), rng.normal(size=(40, 1))
-    references = References.of(read(module, X, condition), None, condition)
+    references = References.of(read(module, X, condition))
     entries = 0.5 * (X - reconstruct(module, X, condition)) ** 2 if name == "reconstruction" else read(module, X, condition)
     expected = METHODS[name]().fit(references).score(entries)
     scorer = Scorer(name, references, module, CPU)

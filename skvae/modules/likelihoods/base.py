@@ -363,9 +363,16 @@ class Likelihood(nn.Module):
 
     def _beside(self, X: Any, mean: Tensor) -> NDArray[np.float64]:
         """Rows of `X` and what they differ from a mean by; entries that are missing are taken to be as the mean."""
-        target = self.units.standardize_exactly(X).clamp_(-MAX_STANDARDIZED, MAX_STANDARDIZED)
+        target = self._exact(X)
         x = self.comparable(torch.where(target.isnan(), mean, target))
         return torch.cat([x, x - self.comparable(mean)], dim=1).numpy()
+
+    def _exact(self, X: Any) -> Tensor:
+        return self.units.standardize_exactly(X).clamp_(-MAX_STANDARDIZED, MAX_STANDARDIZED)
+
+    def comparable_rows(self, X: Any) -> NDArray[np.float64]:
+        """Rows of `X` in comparable units, in double precision, NaN where entries are missing, ``(n, n_features)``."""
+        return self.comparable(self._exact(X)).numpy()  # type: ignore[no-any-return]
 
     def log_prob(self, X: Any, output: Tensor) -> NDArray[np.float64]:
         """Log-likelihood of rows of `X`, in nats and in the units of the data, in double precision, ``(n,)``."""
