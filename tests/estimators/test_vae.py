@@ -1,4 +1,5 @@
 import warnings
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def test_defaults_on_raw_tables(load, cls):
     ours, baseline = [], []
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for train, test in KFold(5, shuffle=True, random_state=0).split(X):
+        for train, test in islice(KFold(5, shuffle=True, random_state=0).split(X), 2):
             model = cls(random_state=0).fit(X[train])
             columns = ColumnStatistics.of(X[train])
             std = np.maximum(X[train].std(axis=0), columns.floor)
@@ -76,8 +77,8 @@ def test_a_collapsed_code_warns_and_says_what_to_change():
 
 
 def test_beta_trades_kl_for_reconstruction():
-    X = load_breast_cancer().data
-    kls = [VAETransformer(4, beta=beta, random_state=0).fit(X).kl_per_component_.sum() for beta in (0.1, 1.0, 5.0)]
+    X = load_wine().data
+    kls = [VAETransformer(4, beta=beta, linear_path=LinearPath(1.0), random_state=0).fit(X).kl_per_component_.sum() for beta in (0.1, 1.0, 5.0)]
     assert kls[0] > kls[1] > kls[2]
 
 
