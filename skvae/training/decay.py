@@ -44,7 +44,7 @@ _LAST_RATE = 0.1  # learning rate at the end of each decay, relative to that at 
 _REACHED = 0.9  # of the largest gain
 _ALIKE = 0.5  # standard errors by which a stronger decay may be worse than the best
 _SURE, _SURE_LAST = 0.5, 1.0  # standard errors by which the best must be better than no networks, and the last one tried
-_WORSE = 1.0  # standard errors by which two decays in a row, or twice that by which one, must be worse than the best to end
+_WORSE = 1.0  # standard errors by which two decays in a row must be worse than the best for weaker ones not to be tried
 # Optimizers that treat every entry of a parameter alike; another one's place is taken by Adam.
 _ENTRYWISE = {"adam", "adamw", "nadam", "radam", "rmsprop", "sgd", "adagrad", "adamax", "adadelta"}
 
@@ -135,7 +135,7 @@ def _search(module: LatentModule, rows: Batch, exact: torch.Tensor, plan: Plan) 
             energies.append(_energies(modules, held_out, trained))
             worse, error = _difference(loss, min(losses, key=lambda values: values @ weight), weight)
             n_worse = n_worse + 1 if worse > _WORSE * error else 0
-            if n_worse == 2 or worse > 2.0 * _WORSE * error:
+            if n_worse == 2:
                 return
 
     with threads_for(module, n_folds * plan.batch_size), steady(device), private_randomness(module.train(), layers):
