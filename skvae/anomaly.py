@@ -19,6 +19,7 @@ from sklearn.utils.validation import _check_sample_weight, _num_samples, check_i
 
 from skvae.data import is_sparse
 from skvae.estimators import CVAE, VQVAE, AutoEncoder
+from skvae.estimators._checks import refuse_text
 from skvae.estimators._docs import DocumentedMixin
 from skvae.estimators._specs import NestedMixin
 from skvae.pipeline import find_step, flat_steps, forth, is_active
@@ -576,7 +577,10 @@ def _indexable(X: Any) -> Any:
     """Rows in a form of which some can be taken; they are checked by the estimator."""
     if is_sparse(X):
         return X.tocsr()
-    return X if hasattr(X, "shape") or isinstance(X, (list, tuple)) else np.asarray(X)
+    if hasattr(X, "shape") or isinstance(X, (list, tuple)):
+        return X
+    refuse_text(X)
+    return np.asarray(X)
 
 
 def _fit_and_score(detector: Any, template: Any, X: Any, train: Any, test: Any, weight: Any, seed: Any, is_kept: bool) -> Any:

@@ -1,7 +1,8 @@
 """Checks of what users pass in, a file for each subject; estimators call them as ``check.check_rows``."""
 
 from skvae.estimators._checks.codes import check_codes, check_discrete_codes
-from skvae.estimators._checks.columns import check_columns, check_mask, column_names, refuse_text
+from skvae.estimators._checks.columns import check_columns, check_mask, column_names
+from skvae.estimators._checks.entries import refuse_text
 from skvae.estimators._checks.images import check_image_shape
 from skvae.estimators._checks.labels import as_array, check_class_labels, check_entries, check_labels
 from skvae.estimators._checks.missing import (
