@@ -214,7 +214,8 @@ class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncode
     def partial_fit(self, X, y=None, classes=None, *, condition=None, sample_weight=None):
         """Go on with one pass over some rows.
 
-        The first call fixes the labels and the standardization of the columns. Optimizer and schedules go on where they were;
+        The first call fixes the labels and the standardization of the columns; one that is constant there is measured by the
+        first call in which it is not. Optimizer and schedules go on where they were;
         schedules stay at their end.
 
         Parameters

@@ -19,6 +19,7 @@ from torch import nn
 from skvae.data import Table
 from skvae.data.sources import row_blocks
 from skvae.inference import rows as rows_of
+from skvae.modules import Likelihood
 
 _MOST_REFERENCES, _FEWEST_REFERENCES = 1024, 64
 _REFERENCE_NUMBERS = 2**19  # entries of the references of wide tables
@@ -52,6 +53,12 @@ class References(NamedTuple):
     def take(self, rows: np.ndarray) -> References:
         """Keep some rows."""
         return References(*(None if part is None else part[rows] for part in self))
+
+    def under(self, before: Likelihood, likelihood: Likelihood) -> References:
+        """Return the same rows in the comparable units of another likelihood than before."""
+        X = before.from_comparable(torch.tensor(self.x))  # a copy: the memory may be read-only
+        x = likelihood.comparable(likelihood.standardize(X)).numpy()
+        return self._replace(x=np.ascontiguousarray(x, dtype=np.float32))
 
     def joined(self, later: References, rate: float, seed: int) -> References:
         """Draw from these rows and later ones, with the shares ``1 - rate`` and `rate`."""
