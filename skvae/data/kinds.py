@@ -340,6 +340,61 @@ def holds_numbers(column: Any) -> bool:
 # -- entries ----------------------------------------------------------------------------------------------------------
 
 
+class NamedColumns:
+    """Columns by name, such as a dict holds them, that are read as those of a data frame are.
+
+    Parameters
+    ----------
+    columns : dict
+        Entries by name, of one length, or single ones, which stand for all rows.
+    name : str
+        What messages call them.
+
+    Attributes
+    ----------
+    columns : list
+        Their names.
+    is_one_row : bool
+        Whether all entries are single ones.
+    """
+
+    def __init__(self, columns: dict[Any, Any], name: str):
+        if not columns:
+            raise ValueError(f"{name} is an empty dict; it takes entries by the names of columns.")
+        held = {key: np.asarray(values) for key, values in columns.items()}
+        lengths = {key: len(values) for key, values in held.items() if values.ndim}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"{name} has columns of different lengths: {', '.join(f'{k!r} {n}' for k, n in lengths.items())}.")
+        self.is_one_row = not lengths
+        self._n_rows = next(iter(lengths.values()), 1)
+        self._values = {key: values if values.ndim else _filled(columns[key], self._n_rows) for key, values in held.items()}
+        self.columns = list(columns)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows and of columns."""
+        return self._n_rows, len(self.columns)
+
+    def __len__(self) -> int:
+        return self._n_rows
+
+    def __getitem__(self, name: Any) -> NDArray[Any]:
+        return self._values[name]
+
+    def take(self, rows: Any) -> NamedColumns:
+        """Keep some rows."""
+        return NamedColumns({name: values[rows] for name, values in self._values.items()}, "")
+
+    def repeated(self, n_rows: int) -> NamedColumns:
+        """Return so many of the only row."""
+        return self.take(np.zeros(n_rows, dtype=np.intp))
+
+
+def _filled(entry: Any, n_rows: int) -> NDArray[Any]:
+    """Column of one entry, of its own type."""
+    return np.repeat(np.asarray([entry]), n_rows)
+
+
 def frame_columns(frame: Any) -> list[tuple[Any, Any]]:
     """Names of the columns of a data frame, and the columns, which may have equal names where it is one of pandas."""
     columns = [frame.iloc[:, j] if hasattr(frame, "iloc") else frame[name] for j, name in enumerate(frame.columns)]
