@@ -35,9 +35,9 @@ class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncode
     so that `transform` gives new rows, whose labels are unknown, codes of the same kind as those of the training rows.
 
     Conditions are passed as `y`: a list of labels of any type, a matrix of labels with a column for each kind, or a matrix of
-    floats; or a data frame or a dict of columns of both, whose conditions have names from then on, so that ``{"site": "a", "age":
-    40.0}`` is one of them. Where `y` is something else, as in a pipeline that ends in a classifier, they are passed as `condition`, by
-    scikit-learn's metadata routing, or are columns of X, by `condition_columns`.
+    floats; or a data frame or a dict of columns of both, whose conditions have names from then on, so that
+    ``{"site": "a", "age": 40.0}`` is one of them. Where `y` is something else, as in a pipeline that ends in a classifier, they
+    are passed as `condition`, by scikit-learn's metadata routing, or are columns of X, by `condition_columns`.
 
     Parameters
     ----------

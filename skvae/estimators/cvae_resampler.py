@@ -14,6 +14,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from skvae._spec import and_more
 from skvae.data import is_sparse
 from skvae.data.kinds import Columns, columns_of, frame_columns, take
 from skvae.estimators import _checks as check
@@ -293,7 +294,10 @@ def _by_ratio(ratio: Real, counts: dict[Any, int]) -> dict[Any, int]:
 def _by_size(sizes: dict[Any, Any], counts: dict[Any, int]) -> dict[Any, int]:
     unknown = [label for label in sizes if label not in counts]
     if unknown:
-        raise ValueError(f"sampling_strategy has labels that y does not have: {unknown}; those of y are {list(counts)}.")
+        raise ValueError(
+            f"sampling_strategy has labels that y does not have: {unknown}; those of y are {list(counts)[:10]}"
+            f"{and_more(counts, 10)}."
+        )
     for label, size in sizes.items():
         if not isinstance(size, Integral):
             raise ValueError(f"sampling_strategy asks for {size!r} rows of label {label!r}; it must be an integer.")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from skvae._spec import and_more
 from skvae.data import dense
 
 
@@ -25,7 +26,7 @@ def check_columns(estimator: Any, columns: Any) -> np.ndarray:
     for column in columns:
         if isinstance(column, str):
             if column not in names:
-                there = f"its columns are {names}" if names else "its columns have no names"
+                there = f"its columns are {names[:10]}{and_more(names, 10)}" if names else "its columns have no names"
                 raise ValueError(f"condition_columns has {column!r}, which X does not have; {there}.")
             positions.append(names.index(column))
         elif isinstance(column, Integral) and not isinstance(column, bool) and column in known:
