@@ -10,8 +10,9 @@ import pandas as pd
 import polars as pl
 import pytest
 from cases import CASES
+from scipy import sparse
 
-from skvae import AnomalyDetector, AutoEncoder, AutoencoderImputer, CVAEClassifier
+from skvae import CVAE, AnomalyDetector, AutoEncoder, AutoencoderImputer, CVAEClassifier
 
 N = 12
 A = np.random.default_rng(0).normal(size=N)
@@ -150,3 +151,11 @@ def test_new_rows_are_looked_at_as_those_of_the_fit_are():
     model = quick().fit(with_column(frame(A), A))
     with pytest.raises(ValueError, match=r"'odd' .*hold dates"):
         model.transform(frame(DAYS))
+
+
+@pytest.mark.parametrize("form", [sparse.dok_array, sparse.dok_matrix, sparse.lil_array, sparse.coo_matrix])
+def test_sparse_matrices_that_are_dicts_are_none(form):
+    X = np.column_stack([A, np.arange(N) % 3])
+    np.testing.assert_allclose(quick().fit(form(X)).transform(form(X)), quick().fit(X).transform(X), atol=1e-4)
+    with pytest.raises(ValueError, match="must be dense, but are a sparse matrix"):
+        CVAE(1, max_epochs=1).fit(X, form(X[:, 1:]))

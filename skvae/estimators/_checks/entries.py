@@ -64,7 +64,7 @@ def _columns_of(X: Any) -> list[_Column]:
             for (name, column), dtype in columns
             if getattr(dtype, "kind", "O") not in "biuf"
         ]
-    if isinstance(X, (str, bytes, dict, set, frozenset)) or hasattr(X, "__next__"):
+    if not hasattr(X, "shape") and (isinstance(X, (str, bytes, dict, set, frozenset)) or hasattr(X, "__next__")):
         cure = {str: "pd.read_csv(X)", bytes: "pd.read_csv(X)", dict: "pd.DataFrame(X)"}.get(type(X), "np.asarray(list(X))")
         raise TypeError(f"X is of type {type(X).__name__!r}; it must be a table of numbers, for example {cure}.")
     access = "X[:, {}]"

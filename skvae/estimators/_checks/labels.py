@@ -35,7 +35,7 @@ def as_columns(y: Any, name: str, names: list[Any] | None = None) -> Any:
 
     With `names`, a row of a data frame is read by name, too.
     """
-    if isinstance(y, Mapping) and not hasattr(y, "iloc"):
+    if isinstance(y, Mapping) and not hasattr(y, "shape"):  # which sparse matrices of keys have
         return NamedColumns(dict(y), name)
     if isinstance(y, (list, tuple)) and y and all(isinstance(row, Mapping) for row in y):
         if any(row.keys() != y[0].keys() for row in y):
