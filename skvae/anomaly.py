@@ -17,8 +17,10 @@ from sklearn.utils._param_validation import HasMethods, Interval, InvalidParamet
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_sample_weight, _num_samples, check_is_fitted, has_fit_parameter
 
+from skvae._shares import columns_behind
 from skvae.data import is_sparse
 from skvae.estimators import CVAE, VQVAE, AutoEncoder
+from skvae.estimators._checks import refuse_text
 from skvae.estimators._docs import DocumentedMixin
 from skvae.estimators._specs import NestedMixin
 from skvae.pipeline import find_step, flat_steps, forth, is_active
@@ -285,7 +287,7 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
         held_out = np.sort(order[:n_held_out])
         model = self._new_fit(template, X, np.sort(order[n_held_out:]), weight, self._seed(random))
         scores = np.full(_num_samples(X), np.nan)
-        scores[held_out] = self._score(model, _safe_indexing(X, held_out))
+        scores[held_out] = self._score_held_out(model, _safe_indexing(X, held_out))
         return [model], held_out, scores
 
     def _n_held_out(self, n_rows: int) -> int:
@@ -354,6 +356,18 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
     def _score(self, model: Any, X: Any) -> np.ndarray:
         before, step = find_step(model, "score_anomaly")
         return np.asarray(step.score_anomaly(forth(before, X), **self._method(step.score_anomaly)), dtype=np.float64)
+
+    def _score_held_out(self, model: Any, X: Any) -> np.ndarray:
+        """Score rows that a model was not fitted to, which may have categories that its own rows lack."""
+        try:
+            return self._score(model, X)
+        except ValueError as error:
+            if not str(error).startswith("Found unknown categories"):
+                raise
+            raise ValueError(
+                f"{error}. Rows that are held out have categories that those left for training lack: encode them before the "
+                "detector, make_pipeline(encoder, AnomalyDetector(...)), or by OneHotEncoder(handle_unknown='ignore')."
+            ) from error
 
     def _method(self, function: Any) -> dict[str, str]:
         return {"method": self.method} if self.method != "auto" and "method" in signature(function).parameters else {}
@@ -465,7 +479,8 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
         -------
         shares : {ndarray, DataFrame} of shape (n_samples, n_features_in_)
             Those of the estimator's `explain_anomaly`, averaged over `estimators_`. A data frame with the columns and the index
-            of X, if X is one. Columns that steps of a pipeline leave out have shares of 0.
+            of X, if X is one. Columns that steps of a pipeline leave out have shares of 0; those that an encoder makes several
+            of, by OneHotEncoder or in a ColumnTransformer, have the sum of theirs.
 
         Raises
         ------
@@ -482,12 +497,12 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
 
     def _explain_by(self, model: Any, X: Any) -> np.ndarray:
         before, step = find_step(model, "explain_anomaly")
-        columns = _columns_behind(model, before) if before else None
+        columns = columns_behind(model, before) if before else None
         shares = np.asarray(step.explain_anomaly(forth(before, X), **self._method(step.explain_anomaly)), dtype=np.float64)
         if columns is None:
             return shares
         placed = np.zeros((len(shares), model.n_features_in_))
-        placed[:, columns] = shares
+        np.add.at(placed, (slice(None), columns), shares)
         return placed
 
     # -- thresholds ---------------------------------------------------------------------------------------------------
@@ -576,13 +591,16 @@ def _indexable(X: Any) -> Any:
     """Rows in a form of which some can be taken; they are checked by the estimator."""
     if is_sparse(X):
         return X.tocsr()
-    return X if hasattr(X, "shape") or isinstance(X, (list, tuple)) else np.asarray(X)
+    if hasattr(X, "shape") or isinstance(X, (list, tuple)):
+        return X
+    refuse_text(X)
+    return np.asarray(X)
 
 
 def _fit_and_score(detector: Any, template: Any, X: Any, train: Any, test: Any, weight: Any, seed: Any, is_kept: bool) -> Any:
     """Fit to some rows, score others; return the model where it is kept."""
     model = detector._new_fit(template, X, train, weight, seed)
-    scores = detector._score(model, _safe_indexing(X, test))
+    scores = detector._score_held_out(model, _safe_indexing(X, test))
     return (model if is_kept else None), scores
 
 
@@ -659,24 +677,3 @@ def _weight_name(model: Any) -> str:
         if is_active(step) and any(hasattr(inner, "score_anomaly") for _, inner in _steps(step)):
             return f"{name}__{_weight_name(step)}"
     raise AssertionError("the steps were looked at before")
-
-
-def _columns_behind(model: Any, steps: list[tuple[str, Any]]) -> np.ndarray:
-    """Positions of a pipeline's columns that are left behind some steps, each of which keeps or drops columns."""
-    given = getattr(model, "feature_names_in_", None)
-    names = np.asarray([f"x{j}" for j in range(model.n_features_in_)] if given is None else given, dtype=object)
-    positions = {name: j for j, name in enumerate(names)}
-    for label, step in steps:
-        if not is_active(step):
-            continue
-        out = None
-        if hasattr(step, "get_feature_names_out"):
-            out = step.get_feature_names_out(names)
-        if out is None or not set(out) <= set(names) or len(set(out)) < len(out):
-            raise TypeError(
-                f"Step {label!r} ({type(step).__name__}) mixes or renames columns, or does not tell their names "
-                "(get_feature_names_out), so that shares cannot be led back to those of X; explain goes through steps that keep "
-                "columns, such as scalers."
-            )
-        names = np.asarray(out, dtype=object)
-    return np.array([positions[name] for name in names])

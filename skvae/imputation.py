@@ -12,6 +12,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
+from skvae._spec import and_more
 from skvae.data import Table
 from skvae.estimators import VAETransformer
 from skvae.estimators import _checks as check
@@ -175,6 +176,7 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
             raise ValueError("X has no entry that is not missing, so that there is nothing to learn from.")
         if is_empty.any():
             names = _check_feature_names_in(fitted)[is_empty].tolist()
+            names = f"{names[:5]}{and_more(names, 5)}"
             if model.image_shape is not None:
                 raise ValueError(
                     f"Column(s) {names} of X have no entry that is not missing, but image_shape={model.image_shape} needs "
@@ -231,6 +233,11 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
     def _check_rows(self, X: Any, *, reset: bool) -> np.ndarray:
         """Rows with NaN for whatever is missing."""
         check.refuse_text(X)
+        if getattr(X, "ndim", 2) > 2:
+            raise ValueError(
+                f"X has {X.ndim} dimensions, {tuple(X.shape)}; {type(self).__name__} takes rows (n_samples, n_features). Images "
+                "are passed as X.reshape(len(X), -1), with their image_shape given to its estimator."
+            )
         return check.validate_rows(self, X, self.missing_values, reset=reset, ensure_min_samples=2 if reset else 1)
 
     # -- imputation ---------------------------------------------------------------------------------------------------

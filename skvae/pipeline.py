@@ -395,14 +395,19 @@ def _nearest_bins(step: KBinsDiscretizer, X: Any) -> np.ndarray:
     return _one_of_each(dense(X), [(n_bins, False) for n_bins in step.n_bins_])
 
 
-def _nearest_categories(step: OneHotEncoder, X: Any) -> np.ndarray:
+def category_groups(step: OneHotEncoder) -> list[tuple[int, bool]]:
+    """Columns that a fitted encoder makes of each of its own, and whether it leaves out that of one more category."""
     rare = getattr(step, "infrequent_categories_", None)
     groups = []
     for j, categories in enumerate(step.categories_):
         n_joined = 0 if rare is None or rare[j] is None else len(rare[j]) - 1
         drops = step.drop_idx_ is not None and step.drop_idx_[j] is not None
         groups.append((len(categories) - n_joined - drops, drops))
-    return _one_of_each(dense(X), groups)
+    return groups
+
+
+def _nearest_categories(step: OneHotEncoder, X: Any) -> np.ndarray:
+    return _one_of_each(dense(X), category_groups(step))
 
 
 def _one_of_each(X: np.ndarray, groups: list[tuple[int, bool]]) -> np.ndarray:

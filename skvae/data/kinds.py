@@ -44,6 +44,11 @@ class Column(ABC):
         """Whether the entries are numbers, and not something that numbers stand for."""
         return True
 
+    @property
+    def range(self) -> tuple[float, float]:
+        """Least and largest number that an entry of the column stands behind."""
+        return -np.inf, np.inf
+
     @abstractmethod
     def read(self, values: Any, name: str = "The column") -> NDArray[np.float64]:
         """Keys ``(n,)`` of entries ``(n,)``; a ValueError about an entry that the column cannot hold calls it by `name`."""
@@ -85,11 +90,18 @@ class Column(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Numbers(Column):
-    """Numbers of any value; the network has them less `shift`, over `scale`."""
+    """Numbers from `low` to `high`, by default of any value; the network has them less `shift`, over `scale`."""
 
     kind = "numbers"
     shift: float = 0.0
     scale: float = 1.0
+    low: float = -np.inf
+    high: float = np.inf
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Least and largest number of the network."""
+        return (self.low - self.shift) / self.scale, (self.high - self.shift) / self.scale
 
     @classmethod
     def of(cls, table: NDArray[Any], weight: NDArray[np.float64] | None = None) -> list[Numbers]:
@@ -105,13 +117,13 @@ class Numbers(Column):
         return ((keys - self.shift) / self.scale)[:, np.newaxis]
 
     def nearest(self, numbers: NDArray[Any]) -> NDArray[Any]:
-        return numbers[:, 0].astype(np.float64) * self.scale + self.shift
+        return np.clip(numbers[:, 0].astype(np.float64) * self.scale + self.shift, self.low, self.high)
 
     def entries_of(self, keys: NDArray[Any]) -> Any:
         return keys
 
     def settle(self, numbers: NDArray[Any]) -> NDArray[Any]:
-        return numbers  # without the rounding of a way there and back
+        return numbers.clip(*self.range)  # without the rounding of a way there and back
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +133,11 @@ class Integers(Column):
     kind = "integers"
     low: float
     high: float
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Least and largest of them."""
+        return self.low, self.high
 
     def read(self, values: Any, name: str = "The column") -> NDArray[np.float64]:
         return as_numbers(values, name)
@@ -155,6 +172,11 @@ class Levels(Column):
     def is_numeric(self) -> bool:
         """Whether the column holds the levels themselves."""
         return self.entries is None
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Least and largest level."""
+        return float(self.levels[0]), float(self.levels[-1])
 
     def read(self, values: Any, name: str = "The column") -> NDArray[np.float64]:
         """Positions among the levels: of numbers those of the nearest, of other entries those of the same."""
@@ -271,8 +293,8 @@ def columns_of(rows: Any, given: Sequence[Any] | None = None) -> Columns:
     """Find the kinds of the columns of a table whose entries are numbers, or stand for numbers.
 
     Columns of at most 20 values, each of which is there twice on average, are levels; other columns of whole numbers are
-    integers within their range, and what is left is numbers. Entries that are no numbers, as categories and text, are levels
-    however many there are.
+    integers, and what is left is numbers, both within their range. Entries that are no numbers, as categories and text, are
+    levels however many there are.
 
     Parameters
     ----------
@@ -304,7 +326,7 @@ def _column_of(values: NDArray[Any], entries: Any) -> Column:
         return Levels(levels)
     if (levels == np.round(levels)).all():
         return Integers(float(levels[0]), float(levels[-1]))
-    return Numbers()
+    return Numbers(low=float(levels[0]), high=float(levels[-1]))
 
 
 def holds_numbers(column: Any) -> bool:
@@ -316,6 +338,61 @@ def holds_numbers(column: Any) -> bool:
 
 
 # -- entries ----------------------------------------------------------------------------------------------------------
+
+
+class NamedColumns:
+    """Columns by name, such as a dict holds them, that are read as those of a data frame are.
+
+    Parameters
+    ----------
+    columns : dict
+        Entries by name, of one length, or single ones, which stand for all rows.
+    name : str
+        What messages call them.
+
+    Attributes
+    ----------
+    columns : list
+        Their names.
+    is_one_row : bool
+        Whether all entries are single ones.
+    """
+
+    def __init__(self, columns: dict[Any, Any], name: str):
+        if not columns:
+            raise ValueError(f"{name} is an empty dict; it takes entries by the names of columns.")
+        held = {key: np.asarray(values) for key, values in columns.items()}
+        lengths = {key: len(values) for key, values in held.items() if values.ndim}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"{name} has columns of different lengths: {', '.join(f'{k!r} {n}' for k, n in lengths.items())}.")
+        self.is_one_row = not lengths
+        self._n_rows = next(iter(lengths.values()), 1)
+        self._values = {key: values if values.ndim else _filled(columns[key], self._n_rows) for key, values in held.items()}
+        self.columns = list(columns)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows and of columns."""
+        return self._n_rows, len(self.columns)
+
+    def __len__(self) -> int:
+        return self._n_rows
+
+    def __getitem__(self, name: Any) -> NDArray[Any]:
+        return self._values[name]
+
+    def take(self, rows: Any) -> NamedColumns:
+        """Keep some rows."""
+        return NamedColumns({name: values[rows] for name, values in self._values.items()}, "")
+
+    def repeated(self, n_rows: int) -> NamedColumns:
+        """Return so many of the only row."""
+        return self.take(np.zeros(n_rows, dtype=np.intp))
+
+
+def _filled(entry: Any, n_rows: int) -> NDArray[Any]:
+    """Column of one entry, of its own type."""
+    return np.repeat(np.asarray([entry]), n_rows)
 
 
 def frame_columns(frame: Any) -> list[tuple[Any, Any]]:

@@ -105,8 +105,10 @@ class BaseAutoEncoder(DocumentedMixin, SpecsMixin, ClassNamePrefixFeaturesOutMix
     def partial_fit(self, X, y=None, *, sample_weight=None):
         """Go on with one pass over some rows.
 
-        The first call fixes the standardization of the columns. Optimizer and schedules go on where they were; schedules
-        stay at their end. Changed arguments of the `optimizer` are obeyed from now on; another one starts anew.
+        The first call fixes the standardization of the columns; one that is constant there is measured by the first call in
+        which it is not. Optimizer and schedules go on where they were; schedules stay at their end. Changed arguments of the
+        `optimizer` are obeyed from now on; another one starts anew, and so does one that gathers other numbers than before, as
+        with ``amsgrad`` or `momentum`.
 
         Parameters
         ----------

@@ -54,7 +54,8 @@ class Conditioner:
             All labels there will be; those that are given by default.
         """
         try:
-            conditions = Conditions(given, weight, name=name, classes=classes)
+            names = None if columns is None else [table.name(int(j)) for j in columns]
+            conditions = Conditions(given, weight, name=name, classes=classes, names=names)
         except SpreadError as error:
             if columns is None:
                 raise
@@ -133,7 +134,7 @@ class Conditioner:
             return X
         whole = np.empty((len(X), self.n_features), dtype=X.dtype)
         whole[:, self.reconstructed] = X
-        whole[:, self.columns] = np.asarray(self.conditions.spread(given, len(X)), dtype=X.dtype).reshape(len(X), -1)
+        whole[:, self.columns] = self.conditions.as_fitted(self.conditions.spread(given, len(X)))
         return whole
 
 

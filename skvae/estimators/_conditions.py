@@ -8,8 +8,8 @@ import numpy as np
 from sklearn.utils.multiclass import type_of_target
 
 from skvae.data.columns import SpreadError
-from skvae.data.kinds import Column, Columns, Labels, Numbers, as_numbers, frame_columns, listing
-from skvae.estimators._checks import as_array, check_entries
+from skvae.data.kinds import Column, Columns, Labels, NamedColumns, Numbers, as_numbers, frame_columns, listing
+from skvae.estimators._checks import as_array, as_columns, check_entries
 from skvae.warnings import warn_user
 
 _MANY_LABELS, _ROWS_PER_LABEL = 50, 5  # more labels with fewer rows are numbers, as likely as not
@@ -31,10 +31,19 @@ class Conditions:
         Whether all columns are labels.
     """
 
-    def __init__(self, y: Any, weight: np.ndarray | None, *, name: str = "y", classes: Any = None, scaled: bool = True):
+    def __init__(
+        self,
+        y: Any,
+        weight: np.ndarray | None,
+        *,
+        name: str = "y",
+        classes: Any = None,
+        scaled: bool = True,
+        names: list[Any] | None = None,
+    ):
         given, is_vector = _read_columns(y, name)
         self.name = name
-        self._names = [column for column, _ in given] if hasattr(y, "columns") else None
+        self._names = [column for column, _ in given] if hasattr(y, "columns") else names
         self._is_vector = is_vector
         self._set_columns(_kinds(given, is_vector, weight, name, classes, scaled))
         # Of labels, the combinations that were seen, as keys of the columns, and their weights in total; of numbers, some rows.
@@ -134,8 +143,8 @@ class Conditions:
                 warn_user(
                     f"{which} holds {len(classes)} different whole numbers for {n_rows} rows. They count as labels, which "
                     f"have no order and are learned about one by one, from {n_rows / len(classes):.1f} rows each. If they are "
-                    f"numbers, pass them as a matrix or a data frame of floats: "
-                    f"np.asarray({self.name}, dtype=float).reshape({n_rows}, -1)."
+                    f"numbers, CVAE takes them as a matrix or a data frame of floats, np.asarray({self.name}, dtype=float)"
+                    f".reshape({n_rows}, -1); classifiers and resamplers take labels alone."
                 )
 
     # -- from labels and numbers to columns of numbers ----------------------------------------------------------------
@@ -143,9 +152,19 @@ class Conditions:
     def _given(self, y: Any) -> list[tuple[Any, np.ndarray]]:
         """Columns of labels and numbers, with their names or positions, in the order of `fit`."""
         columns, _ = _read_columns(y, self.name)
-        if len(columns) != self.n_columns:
-            raise ValueError(f"{self.name} has {len(columns)} column(s), but the model was fitted with {self.n_columns}.")
         names = [name for name, _ in columns]
+        if isinstance(y, NamedColumns) and self._names is None:
+            raise ValueError(
+                f"{self.name} has names, {names}, but the model was fitted with conditions that have none: pass "
+                f"{self.describe()} in the order of fit, such as {self._example()}."
+            )
+        if len(columns) != self.n_columns:
+            given = f"the columns {names}" if hasattr(y, "columns") else f"{len(columns)} column(s)"
+            known = f"{self.n_columns} column(s)" if self._names is None else f"{self._names}"
+            raise ValueError(
+                f"{self.name} has {given}, but the model was fitted with {known}. A row takes {self.describe()}, such as "
+                f"{self._example()}."
+            )
         if self._names is None or names == self._names:
             return columns
         if not hasattr(y, "columns"):
@@ -169,20 +188,43 @@ class Conditions:
 
     def is_one(self, y: Any) -> bool:
         """Whether `y` is the condition of a single row."""
-        shape = y.shape if hasattr(y, "columns") else np.asarray(y).shape
+        y = self._by_name(y)
+        if isinstance(y, NamedColumns):
+            return y.is_one_row
+        shape = y.shape if hasattr(y, "columns") else as_array(y, self.name).shape
         return shape == () or (self.n_columns > 1 and shape == (self.n_columns,))
+
+    def _by_name(self, y: Any) -> Any:
+        """Labels and numbers that come by name as columns, where some are known; others as they are."""
+        return as_columns(y, self.name, self._names)
+
+    def _example(self) -> str:
+        """Return the condition of a row that was seen, as it can be passed."""
+        entries = [part.tolist()[0] for part in self._columns.entries_of(self._seen[:1])]
+        if self._names is not None and len(set(self._names)) == self.n_columns and self.n_columns > 1:
+            return repr(dict(zip(self._names, entries, strict=True)))
+        return repr(entries[0] if self.n_columns == 1 else entries)
 
     def spread(self, y: Any, n_rows: int) -> Any:
         """Labels or numbers of `n_rows` rows, from those or from those of one."""
+        y = self._by_name(y)
         if self.is_one(y):
+            if isinstance(y, NamedColumns):
+                return y.repeated(n_rows)
             if self.n_columns > 1 and np.ndim(y) == 0:
-                raise ValueError(f"{self.name}={y!r} is one value, but a condition has {self.n_columns}: {self.describe()}.")
+                raise ValueError(
+                    f"{self.name}={y!r} is one value, but a condition has {self.n_columns}: {self.describe()}, such as "
+                    f"{self._example()}."
+                )
             row = np.empty((1, self.n_columns), dtype=object)
             row[0] = y
             return np.repeat(row, n_rows, axis=0)
-        y = y if hasattr(y, "columns") else as_array(y)
+        y = y if hasattr(y, "columns") else as_array(y, self.name)
         if len(y) != n_rows:
-            raise ValueError(f"{self.name} has {len(y)} entries for {n_rows} row(s).")
+            raise ValueError(
+                f"{self.name} has {len(y)} entries for {n_rows} row(s): pass one for each row, or a single one for all, such as "
+                f"{self._example()}."
+            )
         return y
 
     def for_sample(self, y: Any, n_rows: int, seed: int) -> tuple[Any, np.ndarray]:
@@ -192,7 +234,7 @@ class Conditions:
 
     def n_conditions(self, y: Any) -> int:
         """How many rows there are conditions for: one where `y` is that of a single row, or None."""
-        return 1 if y is None or self.is_one(y) else len(y)
+        return 1 if y is None or self.is_one(y) else len(self._by_name(y))
 
     def as_fitted(self, y: Any) -> np.ndarray:
         """Labels or numbers in the form that they had in `fit`."""
@@ -307,7 +349,7 @@ def _read_columns(y: Any, name: str) -> tuple[list[tuple[Any, np.ndarray]], bool
         columns = [(column, check_entries(np.asarray(part), f"Column {column!r} of {name}")) for column, part in frame_columns(y)]
         is_vector = False
     else:
-        values = as_array(y)
+        values = as_array(y, name)
         if values.ndim not in (1, 2) or values.dtype.kind == "c":
             raise ValueError(
                 f"{name} must be a list of labels, a matrix with a column for each kind of label, or a matrix of numbers, but "

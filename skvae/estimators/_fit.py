@@ -195,9 +195,10 @@ class FitRun:
         changed = []
         for name, value in now.items():
             before = draft._arguments[name]
-            follows = name in ("linear_path", "kl_warmup") and getattr(draft, name) == AUTO
-            if follows and not (value == AUTO and before is None):
-                continue  # the choice stays, and what follows from other parameters is named by them
+            if name == "linear_path" and value == AUTO and (hasattr(draft, "decay_curve_") or before == STREAM_DECAY):
+                continue  # the choice stays
+            if name == "kl_warmup" and getattr(draft, name) == AUTO and "linear_path" in changed:
+                continue  # which it follows from
             if name in NAMED:
                 before, value = (resolve(name, each) if isinstance(each, str) else each for each in (before, value))
             if before == value:
@@ -226,7 +227,7 @@ class FitRun:
         measured = table if train_index is None else table.take(train_index)
         arguments = {"n_features": table.n_features, **draft._module_arguments(table.n_features)}
         if draft._module_class.takes_missing:
-            check.check_missing(draft, measured)
+            check.check_missing(draft, measured, begins_stream=self.single_pass)
             arguments.update(draft._module_class.missing_arguments(measured.n_missing, measured.n_rows))
         self.chooses_decay = arguments.get("linear_path") == AUTO
         if self.chooses_decay:
@@ -267,8 +268,17 @@ class FitRun:
         inference.start(self.module, table, self.device)
 
     def _resumed_module(self) -> LatentModule:
-        module = copy_of(self.draft.module_)
-        module.likelihood.check(self.table.entries().source, self.table.name)
+        draft, entries = self.draft, self.table.entries()
+        module = copy_of(draft.module_)
+        module.likelihood.check(entries.source, self.table.name)
+        try:
+            columns = module.likelihood.extend(entries.source, entries.weight, draft._progress.n_rows)
+        except SpreadError as error:
+            raise error.named(self.table.name, "X") from None
+        if len(columns):
+            module.begin_columns(columns)
+            if draft._keeps_rows:
+                draft._kept_rows = draft._kept_rows.under(draft.module_.likelihood, module.likelihood)
         return module
 
     def _split(self, validation_fraction: float | None) -> tuple[np.ndarray | None, np.ndarray | None]:

@@ -35,8 +35,9 @@ class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncode
     so that `transform` gives new rows, whose labels are unknown, codes of the same kind as those of the training rows.
 
     Conditions are passed as `y`: a list of labels of any type, a matrix of labels with a column for each kind, or a matrix of
-    floats. Where `y` is something else, as in a pipeline that ends in a classifier, they are passed as `condition`, by
-    scikit-learn's metadata routing, or are columns of X, by `condition_columns`.
+    floats; or a data frame or a dict of columns of both, whose conditions have names from then on, so that
+    ``{"site": "a", "age": 40.0}`` is one of them. Where `y` is something else, as in a pipeline that ends in a classifier, they
+    are passed as `condition`, by scikit-learn's metadata routing, or are columns of X, by `condition_columns`.
 
     Parameters
     ----------
@@ -214,7 +215,8 @@ class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncode
     def partial_fit(self, X, y=None, classes=None, *, condition=None, sample_weight=None):
         """Go on with one pass over some rows.
 
-        The first call fixes the labels and the standardization of the columns. Optimizer and schedules go on where they were;
+        The first call fixes the labels and the standardization of the columns; one that is constant there is measured by the
+        first call in which it is not. Optimizer and schedules go on where they were;
         schedules stay at their end.
 
         Parameters
@@ -276,18 +278,26 @@ class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncode
                 "numbers as y or as condition, or name columns of X by condition_columns."
             )
         if entries is None:
-            given = check.check_labels(given, run.rows, kept)
+            self._refuse_names(given, name)
+            given = check.check_labels(given, run.rows, kept, name)
         if run.resumes:
             conditioner = self._conditioner.extended(given, weight, classes=classes, anew=not run.single_pass)
         else:
             conditioner = Conditioner.of(table, columns, given, weight, name=name, classes=classes)
         conditions = conditioner.conditions
-        if not run.single_pass:
+        if not run.single_pass or (not run.resumes and classes is None):
             conditions.warn_of_numbers(rows.n_rows)
         noted.update(_conditioner=conditioner, n_conditions_=conditions.width)
         if conditions.is_labels:
             noted["classes_"] = conditions.classes
         return rows.with_condition(conditions.encode(given, rows.n_rows)), noted
+
+    def _refuse_names(self, given: Any, name: str) -> None:
+        """Raise a ValueError about names of columns of X in the place of their entries."""
+        names = [given] if isinstance(given, str) else given
+        known = getattr(self, "feature_names_in_", ())
+        if isinstance(names, (list, tuple)) and names and all(isinstance(each, str) and each in known for each in names):
+            raise ValueError(f"{name}={given!r} names columns of X; set condition_columns={list(names)} instead.")
 
     @property
     def _n_condition_columns(self) -> int:

@@ -14,12 +14,14 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from skvae._spec import and_more
 from skvae.data import is_sparse
 from skvae.data.kinds import Columns, columns_of, frame_columns, take
 from skvae.estimators import _checks as check
 from skvae.estimators._docs import DocumentedMixin
 from skvae.estimators._fit import MAX_SEED
 from skvae.estimators._labeled import new_model, take_columns
+from skvae.estimators._marginals import ClassShape, Draws, TableShape, pool_size
 from skvae.estimators._specs import NestedMixin
 from skvae.estimators.cvae import CVAE
 from skvae.warnings import warn_user
@@ -74,10 +76,13 @@ class CVAEResampler(DocumentedMixin, NestedMixin, OneToOneFeatureMixin, BaseEsti
 
     Notes
     -----
-    Columns of at most 20 values, each of which is there twice on average, keep to these values: the nearest is taken. Other
-    columns of whole numbers are rounded and stay between their smallest and their largest value. Categories, text and other
-    objects that stand for numbers keep to the entries that the column has: the nearest by value. All others are continuous:
-    zeros of a sparse matrix, for one, do not stay zero there.
+    New rows hold what columns can hold. Columns of at most 20 values, each of which is there twice on average, keep to these
+    values, and each class has them as often as its rows do: the highest draws become the largest value. Columns of zeros and
+    ones of which every row has a single one, as those of a one-hot encoder, are found, and new rows have a single one there,
+    with the frequencies that the class has. Other columns stay between their smallest and their largest value, and whole
+    numbers are rounded; where one value is there again and again, as zero is in sparse matrices, or where the model would draw
+    more than a few values out of range, draws are mapped to the quantiles of the class. Categories, text and other objects
+    that stand for numbers keep to the entries that the column has.
 
     References
     ----------
@@ -171,7 +176,7 @@ class CVAEResampler(DocumentedMixin, NestedMixin, OneToOneFeatureMixin, BaseEsti
         model.fit(X, labels, sample_weight=1.0 / np.sqrt(counts[codes]))
         like = np.repeat(first, [wanted.get(label, 0) for label in classes.tolist()])  # rows of the labels of the new ones
         columns = columns_of(rows, _entries(X))
-        new, n_rejected = self._draw(model, rows, labels[like], columns)
+        new, n_rejected = self._draw(model, rows, labels, labels[like], columns)
         resampled = _join_rows(X, new, columns), _take_labels(y, np.concatenate([np.arange(len(labels)), like]))
         self.sampling_strategy_ = wanted
         self.n_rejected_ = n_rejected
@@ -208,17 +213,34 @@ class CVAEResampler(DocumentedMixin, NestedMixin, OneToOneFeatureMixin, BaseEsti
 
     # -- new rows -----------------------------------------------------------------------------------------------------
 
-    def _draw(self, model: CVAE, rows: Any, labels: np.ndarray, columns: Columns) -> tuple[np.ndarray, int]:
-        """Draw new rows, one for each label, and count the draws that were turned down."""
+    def _draw(self, model: CVAE, rows: Any, labels: np.ndarray, wanted: np.ndarray, columns: Columns) -> tuple[np.ndarray, int]:
+        """Draw new rows, one for each label that is wanted, and count the draws that were turned down."""
+        shape_of_rows = model.image_shape_ if model._gives_images else rows.shape[1:]
+        if not len(wanted):
+            return np.empty((0, *shape_of_rows)), 0
         generator = check_random_state(model.random_state)
+        table = TableShape(rows, columns)
+
+        def sample(labels: np.ndarray) -> Draws:
+            seed = int(generator.randint(MAX_SEED))
+            values = _flat(model.sample(len(labels), y=labels, random_state=seed))
+            means = _flat(model.sample(len(labels), y=labels, mean=True, random_state=seed)) if table.groups else None
+            return Draws(values, means)
+
+        n_pool = pool_size(len(columns))
+        classes = np.unique(wanted)
+        shapes = [
+            ClassShape(table, rows[labels == label], sample(np.repeat(wanted[wanted == label][:1], n_pool))) for label in classes
+        ]
 
         def draw(labels: np.ndarray) -> np.ndarray:
-            drawn = model.sample(len(labels), y=labels, random_state=int(generator.randint(MAX_SEED)))
-            return columns.settle(_flat(drawn)).reshape(drawn.shape)
+            draws, new = sample(labels), np.empty((len(labels), len(columns)))
+            for label, shape in zip(classes, shapes, strict=True):
+                own = labels == label
+                new[own] = shape.settle(draws.take(own), generator)
+            return new.reshape(len(new), *shape_of_rows)
 
-        if not len(labels):
-            return np.empty((0, *(model.image_shape_ if model._gives_images else rows.shape[1:]))), 0
-        new = draw(labels)
+        new = draw(wanted)
         if not self.guard:
             return new, 0
         closeness = _closeness(model, rows)
@@ -228,7 +250,7 @@ class CVAEResampler(DocumentedMixin, NestedMixin, OneToOneFeatureMixin, BaseEsti
             if not len(close):
                 break
             n_rejected += len(close)
-            again = draw(labels[close])
+            again = draw(wanted[close])
             ratio_again = closeness(again)
             further = ratio_again > ratio[close]
             new[close[further]], ratio[close[further]] = again[further], ratio_again[further]
@@ -272,7 +294,10 @@ def _by_ratio(ratio: Real, counts: dict[Any, int]) -> dict[Any, int]:
 def _by_size(sizes: dict[Any, Any], counts: dict[Any, int]) -> dict[Any, int]:
     unknown = [label for label in sizes if label not in counts]
     if unknown:
-        raise ValueError(f"sampling_strategy has labels that y does not have: {unknown}; those of y are {list(counts)}.")
+        raise ValueError(
+            f"sampling_strategy has labels that y does not have: {unknown}; those of y are {list(counts)[:10]}"
+            f"{and_more(counts, 10)}."
+        )
     for label, size in sizes.items():
         if not isinstance(size, Integral):
             raise ValueError(f"sampling_strategy asks for {size!r} rows of label {label!r}; it must be an integer.")

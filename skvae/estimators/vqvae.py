@@ -246,7 +246,8 @@ class VQVAE(ClustersMixin, TableAutoEncoder):
     def partial_fit(self, X, y=None, classes=None, *, sample_weight=None):
         """Go on with one pass over some rows, of the autoencoder and of the prior.
 
-        The first call fixes the standardization of the columns and the labels, and fits a prior as `fit` does.
+        The first call fixes the labels and the standardization of the columns, but of those that are constant there, and fits
+        a prior as `fit` does.
 
         Parameters
         ----------

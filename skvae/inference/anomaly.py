@@ -19,6 +19,7 @@ from torch import nn
 from skvae.data import Table
 from skvae.data.sources import row_blocks
 from skvae.inference import rows as rows_of
+from skvae.modules import Likelihood
 
 _MOST_REFERENCES, _FEWEST_REFERENCES = 1024, 64
 _MOST_BYTES = 2**21
@@ -85,6 +86,11 @@ class KeptRows:
     def take(self, rows: np.ndarray) -> KeptRows:
         """Keep some rows."""
         return KeptRows(*(None if part is None else part[rows] for part in (self.x, self.weight, self.condition)))  # type: ignore[arg-type]
+
+    def under(self, before: Likelihood, likelihood: Likelihood) -> KeptRows:
+        """Return the same rows in the comparable units of another likelihood than before."""
+        X = before.from_comparable(torch.tensor(self.x))  # a copy: the memory may be read-only
+        return KeptRows(likelihood.comparable_rows(X).astype(np.float32), self.weight, self.condition)
 
     def joined(self, later: KeptRows, rate: float, seed: int, n_most: int) -> KeptRows:
         """Draw from these rows and later ones, with the shares ``1 - rate`` and `rate`."""

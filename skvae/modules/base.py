@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from skvae.modules.batch import Batch, Loss
 from skvae.modules.likelihoods import LikelihoodSpec, build_likelihood, resolve_likelihood
 from skvae.modules.networks.build import TIED, build_networks
-from skvae.modules.networks.layers import Shortcut
+from skvae.modules.networks.layers import Shortcut, TiedLinear, last_layers
 from skvae.modules.networks.specs import MLP
 from skvae.modules.posterior import Proposal
 from skvae.modules.priors.base import Prior
@@ -231,6 +231,24 @@ class LatentModule(TrainableModule):
             All rows to learn from, or many, in double precision and on the CPU, as the module is.
         """
         raise NotImplementedError
+
+    @torch.no_grad()
+    def begin_columns(self, columns: NDArray[np.intp]) -> None:
+        """Have a perceptron decode columns that were constant so far to their means, where it has learned what they were.
+
+        Parameters
+        ----------
+        columns : ndarray of int
+            Their positions.
+        """
+        if self.likelihood.is_location_family:  # whose constant columns no decoder learns
+            return
+        mean = self.likelihood.response(self.likelihood.column("mean").unsqueeze(0))[0, columns]
+        for layer in last_layers(self.decoder):
+            if layer.bias is not None and len(layer.bias) == self.likelihood.n_outputs:
+                layer.bias[columns] = mean.to(layer.bias)
+            if not isinstance(layer, TiedLinear) and len(layer.weight) == self.likelihood.n_outputs:
+                layer.weight[columns] = 0.0
 
     @property
     def decay(self) -> float:

@@ -31,6 +31,7 @@ DAYS = np.array(["2024-01-01", "2024-03-01", "2024-02-01"], dtype="datetime64[D]
 COLUMNS = {
     "numbers": (Numbers(), np.array([-1.5, 0.0, 7.25])),
     "standardized numbers": (Numbers(2.0, 0.5), np.array([-1.5, 0.0, 7.25])),
+    "numbers in a range": (Numbers(2.0, 0.5, -2.0, 8.0), np.array([-1.5, 0.0, 7.25])),
     "integers": (Integers(-2.0, 9.0), np.array([-2.0, 0.0, 9.0])),
     "levels": (Levels(np.array([1.0, 2.5, 9.0])), np.array([2.5, 9.0, 1.0, 1.0])),
     "text for numbers": (Levels(np.array([1.0, 2.5, 9.0]), np.array(["01", "2.50", "9"], dtype=object)), np.array(["9", "01"])),
@@ -114,6 +115,15 @@ def test_integers_are_rounded_within_their_range():
     numbers = np.array([[-9.0], [-0.4], [1.5], [2.6], [99.0]])
     np.testing.assert_array_equal(Integers(-1.0, 4.0).settle(numbers).ravel(), [-1.0, 0.0, 2.0, 3.0, 4.0])
     np.testing.assert_array_equal(Integers(-1.0, 4.0).decode(numbers), [-1.0, 0.0, 2.0, 3.0, 4.0])
+
+
+def test_numbers_stay_in_their_range():
+    column = Numbers(2.0, 0.5, low=1.0, high=3.0)
+    assert column.range == (-2.0, 2.0)
+    np.testing.assert_array_equal(column.settle(np.array([[-9.0], [0.3], [9.0]])).ravel(), [-2.0, 0.3, 2.0])
+    np.testing.assert_array_equal(column.decode(np.array([[-9.0], [0.5], [9.0]])), [1.0, 2.25, 3.0])
+    assert Numbers().range == (-np.inf, np.inf)
+    assert (Integers(0.0, 7.0).range, Levels(np.array([1.0, 3.0])).range) == ((0.0, 7.0), (1.0, 3.0))
 
 
 def test_levels_are_the_nearest():
@@ -258,6 +268,7 @@ def test_kinds_of_a_table_of_numbers(form):
     assert all(column.is_numeric for column in columns)
     np.testing.assert_array_equal(columns[1].levels, [1.0, 3.0, 7.5])
     assert (columns[2].low, columns[2].high) == (table[:, 2].min(), table[:, 2].max())
+    assert columns[0].range == (form(table)[:, [0]].min(), form(table)[:, [0]].max())
     np.testing.assert_array_equal(columns.settle(table), table)
 
 

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from scipy import sparse
 
-from skvae import CVAE
+from skvae import CVAE, CVAEClassifier, CVAEResampler
 from skvae.estimators._conditions import Conditions
 
 N_ROWS = 60
@@ -412,3 +412,154 @@ def test_log_likelihoods_need_one_list_of_labels(X):
     for y in (NUMBERS, TABLES["frame"][0], TABLES["integers"][0]):
         with pytest.raises(ValueError, match="log_likelihoods needs conditions that are one list of labels; here are 2"):
             quick().fit(X, y).log_likelihoods(X)
+
+
+# -- by name, and in a hurry ------------------------------------------------------------------------------------------
+
+FRAME = pd.DataFrame({"site": LETTERS, "age": NUMBERS[:, 0]})
+COLUMNS = {"site": LETTERS, "age": NUMBERS[:, 0]}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        COLUMNS,
+        dict(reversed(COLUMNS.items())),
+        {name: values.tolist() for name, values in COLUMNS.items()},
+        [{"age": age, "site": site} for site, age in zip(LETTERS, NUMBERS[:, 0], strict=True)],
+        {"site": pd.Series(LETTERS, dtype="category"), "age": pl.Series(NUMBERS[:, 0])},
+    ],
+    ids=["dict", "another order", "lists", "a dict a row", "series"],
+)
+def test_conditions_by_name_are_those_of_a_data_frame(X, given):
+    expected, model = quick().fit(X, FRAME), quick().fit(X, condition=given)
+    np.testing.assert_array_equal(expected.transform(X), quick().fit(X, dict(COLUMNS)).transform(X))
+    for fitted in (expected, model):
+        np.testing.assert_array_equal(fitted.reconstruct(X, given), fitted.reconstruct(X, FRAME))
+        np.testing.assert_array_equal(fitted.score_samples(X, condition=given), fitted.score_samples(X, FRAME))
+    weight = np.arange(N_ROWS) % 3.0
+    np.testing.assert_array_equal(
+        quick().fit(X, FRAME, sample_weight=weight).transform(X), quick().fit(X, COLUMNS, sample_weight=weight).transform(X)
+    )
+    first = quick().partial_fit(X, FRAME)
+    np.testing.assert_array_equal(
+        copy.deepcopy(first).partial_fit(X, FRAME).transform(X), first.partial_fit(X, given).transform(X)
+    )
+
+
+def test_one_condition_by_name_stands_for_all_rows(X):
+    model = quick().fit(X, FRAME)
+    expected = model.sample(5, y=["b", 4.0], random_state=0)
+    for one in (
+        {"site": "b", "age": 4.0},
+        {"age": 4, "site": "b"},
+        {"site": ["b"] * 5, "age": 4.0},
+        {"site": "b", "age": np.full(5, 4.0)},
+        [{"site": "b", "age": 4.0}] * 5,
+        pd.Series({"age": 4.0, "site": "b"}),
+        pd.Series({"site": "b", "age": 4.0}),
+    ):
+        np.testing.assert_array_equal(model.sample(5, y=one, random_state=0), expected)
+    assert model.sample(y={"site": "b", "age": 4.0}).shape == (1, 4)
+    assert model.sample(y={"site": ["a", "b"], "age": 4.0}).shape == (2, 4)
+    np.testing.assert_array_equal(model.style_transfer(X, {"site": "b", "age": 4.0}), model.style_transfer(X, ["b", 4.0]))
+    single = quick().fit(X, FRAME[["site"]])
+    np.testing.assert_array_equal(single.sample(3, y={"site": "b"}, random_state=0), single.sample(3, y="b", random_state=0))
+
+
+def test_columns_of_x_that_are_conditions_are_named_as_they_are(X):
+    frame = pd.DataFrame(X, columns=list("abcd"))
+    model = quick(condition_columns=["d", "b"]).fit(frame)
+    expected = model.sample(4, y=[1.0, 2.0], random_state=0)
+    np.testing.assert_array_equal(model.sample(4, y={"b": 2.0, "d": 1.0}, random_state=0), expected)
+    assert (expected[:, [3, 1]] == [1.0, 2.0]).all()
+    by_position = quick(condition_columns=[3, 1]).fit(X)
+    np.testing.assert_array_equal(by_position.sample(4, y={1: 2.0, 3: 1.0}, random_state=0), expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"site": "a"}, r"y has the columns \['site'\], but .* \['site', 'age'\].* such as \{'site': 'a', 'age': "),
+        ({"site": "a", "agee": 3.0}, r"y has the columns \['site', 'agee'\], but .* \['site', 'age'\]"),
+        ({}, "y is an empty dict; it takes entries by the names of columns"),
+        ({"site": ["a"] * 5, "age": [1.0] * 3}, "y has columns of different lengths: 'site' 5, 'age' 3"),
+        ([{"site": "a", "age": 1.0}, {"site": "b"}], "y is a list of dicts with different names"),
+        (FRAME[["age"]][:5], r"y has the columns \['age'\].* A row takes 1 label and 1 number, such as \{'site'"),
+        (FRAME[:5].assign(z=1), r"y has the columns \['site', 'age', 'z'\], but"),
+        ("a", r"y='a' is one value, but a condition has 2: 1 label and 1 number, such as \{'site': 'a', 'age'"),
+        (3.0, "y=3.0 is one value, but a condition has 2"),
+        (["a"] * 3, "y has 3 entries for 5 row.*: pass one for each row, or a single one for all, such as"),
+        (["a"] * 5, r"y has 1 column\(s\), but the model was fitted with \['site', 'age'\]"),
+        ([["a", 1.0], ["b"]] * 3, "y is a list of rows of different lengths, 1 to 2"),
+        ((letter for letter in "aaaaa"), "y is of type 'generator'; pass a list"),
+    ],
+    ids=str,
+)
+def test_conditions_that_do_not_fit_are_answered_with_some_that_do(X, given, message):
+    model = quick().fit(X, FRAME)
+    with pytest.raises(ValueError, match=message) as caught:
+        model.sample(5, y=given)
+    if " such as " in str(caught.value):
+        example = eval(str(caught.value).rpartition("such as ")[2].rstrip("."))
+        assert model.sample(5, y=example).shape == (5, 4)
+
+
+def test_examples_in_messages_fit_any_model(X):
+    for y, given in (
+        (LETTERS, ["a", "b"]),
+        (NUMBERS, 1.0),
+        (NUMBERS[:, :1], NUMBERS),
+        (FRAME[["site"]], FRAME),
+        (LETTERS, COLUMNS),
+    ):
+        model = quick().fit(X, y)
+        with pytest.raises(ValueError, match="such as") as caught:
+            model.sample(5, y=given)
+        assert model.sample(5, y=eval(str(caught.value).rpartition("such as ")[2].rstrip("."))).shape == (5, 4)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("site", "condition='site' names columns of X; set condition_columns=\\['site'\\] instead"),
+        (["site", "a"], "names columns of X; set condition_columns=\\['site', 'a'\\] instead"),
+        ("job", "condition='job' is of one row; fit takes a label or numbers for each"),
+        (3, "condition=3 is of one row"),
+        ({"job": "x"}, "is of one row; fit takes"),
+        ({"x"}, "condition is a set, which has no order"),
+        (iter(LETTERS), "condition is of type .*iterator'; pass a list"),
+        ([["a", 1.0], ["b"]] * (N_ROWS // 2), "condition is a list of rows of different lengths, 1 to 2"),
+        (COLUMNS | {"age": [1.0]}, "condition has columns of different lengths: 'site' 60, 'age' 1"),
+    ],
+    ids=lambda value: value[:25] if isinstance(value, str) else "",
+)
+def test_conditions_that_a_fit_refuses_in_words(X, given, message):
+    frame = pd.DataFrame(X, columns=["site", "a", "b", "c"])
+    with pytest.raises(ValueError, match=message):
+        quick().fit(frame, condition=given)
+
+
+def test_many_whole_numbers_are_warned_of_wherever_they_are_labels():
+    X = np.random.default_rng(0).normal(size=(120, 3))
+    y, message = (
+        np.arange(120) // 2,
+        "^y holds 60 different whole numbers for 120 rows.*classifiers and resamplers take labels alone",
+    )
+    model = quick(max_epochs=1, linear_path=None)
+    for fit in (
+        lambda y: model.fit(X, y),
+        lambda y: quick(max_epochs=1).partial_fit(X, y),
+        lambda y: CVAEClassifier(model).fit(X, y),
+        lambda y: CVAEResampler(model, sampling_strategy={0: 40}, guard=0.0).fit_resample(X, y),
+    ):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*different whole numbers")
+            fit(y % 4)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            fit(y)
+        assert sum(re.match(message, str(warning.message)) is not None for warning in caught) == 1
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*different whole numbers")
+        quick(max_epochs=1).partial_fit(X, y, classes=np.arange(60)).partial_fit(X, y)

@@ -17,7 +17,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import estimator_checks as checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skvae import CVAE, AutoEncoder, CVAEResampler, Gaussian
+from skvae import CVAE, AutoEncoder, CVAEResampler, Gaussian, LinearPath
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
@@ -219,6 +219,102 @@ def test_columns_of_whole_numbers_and_of_few_values_stay_what_they_are(quick):
     assert not np.isin(new[:, 3], X[:, 3]).all()
     assert (new[:, 4] == 4.5).all()
     assert not np.isin(new[:, 0], np.round(new[:, 0])).any()
+
+
+def mixed_table(n_rows=600, seed=0):
+    """Columns of many kinds, all of which depend on the class, and what they are."""
+    rng = np.random.default_rng(seed)
+    y = (rng.random(n_rows) < 0.3).astype(int)
+    kinds = rng.choice(4, n_rows, p=[0.6, 0.3, 0.09, 0.01])
+    job = np.where(y == 1, kinds, (kinds + 1) % 4)
+    columns = {
+        **{f"job_{k}": job == k for k in range(4)},
+        "age": np.round(40 + 12 * rng.normal(size=n_rows) + 5 * y).clip(18),
+        "rare": rng.random(n_rows) < np.where(y == 1, 0.05, 0.01),
+        "often": rng.random(n_rows) < np.where(job == 0, 0.9, 0.3),
+        "income": rng.lognormal(0.5 + y, 1.0),
+        "gain": np.where(rng.random(n_rows) < 0.85, 0.0, rng.lognormal(8.0, 1.0, n_rows)),
+        "children": rng.poisson(0.7, n_rows),
+        "level": rng.choice([0.5, 2.0, 2.5], n_rows, p=[0.1, 0.2, 0.7]),
+    }
+    return pd.DataFrame({name: np.asarray(values, dtype=float) for name, values in columns.items()}), y
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_new_rows_hold_what_columns_hold_as_often_as_their_class_does(shuffled):
+    frame, y = mixed_table()
+    if shuffled:
+        frame = frame.sample(frac=1, axis=1, random_state=0)
+    model = CVAE(prior="conditional", hidden_layer_sizes=(16,), max_epochs=10, linear_path=LinearPath(1.0))
+    X_new, y_new = CVAEResampler(model, sampling_strategy={0: 1100, 1: 1100}, guard=0.0, random_state=0).fit_resample(frame, y)
+    for label in (0, 1):
+        new, own = X_new[600:][y_new[600:] == label], frame[y == label]
+        jobs = new.filter(like="job_")
+        assert set(np.unique(jobs)) == {0.0, 1.0}
+        assert (jobs.sum(axis=1) == 1).all()
+        few = [*jobs, "rare", "often"]
+        error = np.sqrt(own[few].mean() * (1 - own[few].mean()) / len(new)) + 1.0 / len(own)
+        assert (np.abs(new[few].mean() - own[few].mean()) < 3.5 * error).all()
+        for name in ("children", "level"):
+            assert set(new[name]) <= set(frame[name])
+            shares = (frame_or_new[name].value_counts(normalize=True) for frame_or_new in (own, new))
+            assert sum(np.abs(np.subtract(*(share.reindex(frame[name].unique()).fillna(0.0) for share in shares)))) < 0.1
+        assert (new["age"] == new["age"].round()).all()
+        assert (new >= frame.min()).all(axis=None)
+        assert (new <= frame.max()).all(axis=None)
+        for name in ("age", "income", "gain"):
+            np.testing.assert_allclose(
+                new[name].quantile([0.25, 0.5, 0.75]), own[name].quantile([0.25, 0.5, 0.75]), rtol=0.25, err_msg=name
+            )
+        assert (new["gain"] == 0).mean() == pytest.approx((own["gain"] == 0).mean(), abs=0.05)
+        # What depends on each other goes on to.
+        assert new["often"][new["job_0"] == 1].mean() > new["often"][new["job_0"] == 0].mean() + 0.08
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "laplace", "bernoulli", "poisson"])
+def test_new_rows_of_zeros_and_ones_by_any_likelihood(likelihood):
+    frame, y = mixed_table()
+    frame = frame.filter(regex="job|rare|often")
+    model = CVAE(1, hidden_layer_sizes=(8,), max_epochs=3, linear_path=LinearPath(1.0), likelihood=likelihood)
+    X_new, _ = CVAEResampler(model, sampling_strategy={1: 1000}, guard=0.0, random_state=0).fit_resample(frame, y)
+    new, own = X_new[600:], frame[y == 1]
+    assert (new.filter(like="job_").sum(axis=1) == 1).all()
+    np.testing.assert_allclose(new.mean(), own.mean(), atol=0.05)
+
+
+@pytest.mark.parametrize(
+    "form", [np.asarray, sparse.csr_array, lambda X: X.astype(bool), lambda X: X.astype(int).astype("category")]
+)
+def test_columns_that_are_one_hot_together_stay_so_in_any_form(quick, form):
+    frame, y = mixed_table()
+    frame = frame.filter(like="job_")
+    given = form(frame)
+    X_new, _ = quick(guard=0.0).fit_resample(given, y)
+    new = (X_new.toarray() if sparse.issparse(X_new) else np.asarray(X_new, dtype=float))[600:]
+    assert len(new) > 100
+    assert (new.sum(axis=1) == 1).all()
+    assert set(np.unique(new)) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("n_rare", [1, 3])
+def test_a_class_of_a_few_rows_may_have_what_others_have(n_rare):
+    frame, y = mixed_table()
+    kept = (y == 0) | (np.cumsum(y) <= n_rare)
+    model = CVAE(1, hidden_layer_sizes=(8,), max_epochs=3, linear_path=LinearPath(1.0))
+    X_new, _ = CVAEResampler(model, guard=0.0, random_state=0).fit_resample(frame[kept], y[kept])
+    new, own = X_new[kept.sum() :], frame[kept & (y == 1)]
+    assert (new.filter(like="job_").sum(axis=1) == 1).all()
+    assert (new >= frame[kept].min()).all(axis=None)
+    held = own.filter(like="job_").sum() > 0
+    assert 0.5 * n_rare / (n_rare + 1) < new.filter(like="job_").loc[:, held].sum(axis=1).mean() < 1.0
+
+
+def test_zeros_of_sparse_matrices_stay_as_many(quick):
+    rng = np.random.default_rng(0)
+    X = np.where(rng.random((200, 6)) < 0.2, rng.lognormal(size=(200, 6)), 0.0)
+    X_new, _ = quick(guard=0.0).fit_resample(sparse.csr_array(X), np.arange(200) % 5 == 0)
+    assert X_new[200:].min() == 0.0
+    assert X_new[200:].nnz / (120 * 6) == pytest.approx(0.2, abs=0.06)
 
 
 def test_rare_classes_weigh_more(quick, monkeypatch):

@@ -4,6 +4,7 @@ import copy
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from cases import CASES, layers_of
@@ -11,7 +12,7 @@ from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
 from torch import nn
 
-from skvae import AutoEncoder, ContractiveAE, Net, VAETransformer
+from skvae import CVAE, AutoEncoder, AutoencoderImputer, ContractiveAE, CVAEResampler, Net, VAETransformer
 
 pytestmark = [
     pytest.mark.usefixtures("one_core"),
@@ -109,8 +110,7 @@ def test_rows_without_density_score_minus_infinity(table):
 
 
 def test_warm_start_refuses_reordered_columns(quick, table):
-    pandas = pytest.importorskip("pandas")
-    frame = pandas.DataFrame(table, columns=list("abcdef"))
+    frame = pd.DataFrame(table, columns=list("abcdef"))
     with pytest.raises(ValueError, match=r"[Ff]eature names"):
         quick(warm_start=True).fit(frame).fit(frame[list("fedcba")])
 
@@ -433,3 +433,31 @@ def test_lists_of_columns_say_how_many_are_left_out():
 def test_rows_of_other_dimensions_are_refused_with_both_forms(shape):
     with pytest.raises(ValueError, match=rf"X has {len(shape)} dimensions.*rows are \(n_samples, n_features\), and images are"):
         VAETransformer().fit(np.zeros(shape))
+
+
+def test_names_that_are_listed_are_few():
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(30, 40)), columns=[f"c{j}" for j in range(40)])
+    with pytest.raises(ValueError, match=r"its columns are \['c0', .*'c9'\] and 30 more\.$"):
+        CVAE(condition_columns=["d"]).fit(frame)
+    frame.iloc[:, 3:9] = np.nan
+    imputer = AutoencoderImputer(VAETransformer(1, max_epochs=1, linear_path=None))
+    with pytest.warns(UserWarning, match=r"^Column\(s\) \['c3', 'c4', 'c5', 'c6', 'c7'\] and 1 more of X have no entry"):
+        imputer.fit(frame)
+    with pytest.raises(ValueError, match=r"those of y are \[0, .*, 9\] and 1 more\.$"):
+        CVAEResampler(sampling_strategy={77: 3}).fit(np.zeros((22, 2)), np.arange(22) % 11)
+    dates = pd.DataFrame({f"d{j}": pd.date_range("2024", periods=9) for j in range(6)})
+    with pytest.raises(ValueError, match=r"'d4' \(e\.g\. '2024-01-01'\) and 1 more of X hold dates"):
+        VAETransformer().fit(dates)
+
+
+@pytest.mark.parametrize("shape", [(5, 8, 8), (5, 1, 1, 8, 8), (5, 1, 1, 1, 8, 8)])
+def test_rows_of_other_dimensions_are_refused_by_fitted_models(shape):
+    images = np.random.default_rng(0).random((20, 1, 8, 8))
+    params = {"max_epochs": 1, "linear_path": None}
+    of_rows, of_images = AutoEncoder(1, **params).fit(images.reshape(20, 64)), AutoEncoder(1, **params).fit(images)
+    with pytest.raises(ValueError, match=rf"X has {len(shape)} dimensions, .*takes rows \(n_samples, n_features\)\.$"):
+        of_rows.transform(np.zeros(shape))
+    with pytest.raises(ValueError, match=rf"X has {len(shape)} dimensions, .*images (are )?\(n_samples, .*1, 8, 8\)"):
+        of_images.score_samples(np.zeros(shape))
+    with pytest.raises(ValueError, match=rf"X has {len(shape)} dimensions.*X\.reshape\(len\(X\), -1\), with their image_shape"):
+        AutoencoderImputer().fit(np.zeros(shape))

@@ -1,9 +1,10 @@
 """Checks of what users pass in, a file for each subject; estimators call them as ``check.check_rows``."""
 
 from skvae.estimators._checks.codes import check_codes, check_discrete_codes
-from skvae.estimators._checks.columns import check_columns, check_mask, column_names, refuse_text
+from skvae.estimators._checks.columns import check_columns, check_mask, column_names
+from skvae.estimators._checks.entries import refuse_text
 from skvae.estimators._checks.images import check_image_shape
-from skvae.estimators._checks.labels import as_array, check_class_labels, check_entries, check_labels
+from skvae.estimators._checks.labels import as_array, as_columns, check_class_labels, check_entries, check_labels
 from skvae.estimators._checks.missing import (
     MISSING_VALUES,
     check_missing,
@@ -31,6 +32,7 @@ from skvae.estimators._checks.weights import check_score_weights, check_weights
 __all__ = [
     "MISSING_VALUES",
     "as_array",
+    "as_columns",
     "check_anomaly_method",
     "check_architecture",
     "check_batches",

@@ -1,4 +1,4 @@
-"""Columns of a table, and entries of it: text that is refused, names and positions, masks."""
+"""Columns of a table: names and positions, masks."""
 
 from __future__ import annotations
 
@@ -10,44 +10,6 @@ import numpy as np
 
 from skvae._spec import and_more
 from skvae.data import dense
-from skvae.data.kinds import frame_columns
-
-
-def refuse_text(X: Any) -> None:
-    """Raise a ValueError that names the columns which hold text or dates."""
-    named: dict[str, Any] = {}
-    if hasattr(X, "columns") and hasattr(X, "dtypes"):
-        columns = zip(frame_columns(X), X.dtypes, strict=True)
-        named = {repr(name): column for (name, column), dtype in columns if getattr(dtype, "kind", "O") not in "biufc"}
-    elif isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype.kind in "OUST":
-        named = {str(j): X[:, j] for j in range(X.shape[1])}
-    examples = {name: value for name, column in named.items() if (value := _first_text(np.asarray(column))) is not None}
-    if absent := [name for name, value in examples.items() if type(value).__name__ == "NAType"]:
-        raise ValueError(
-            f"Column(s) {', '.join(absent[:5])}{and_more(absent, 5)} of X hold pandas.NA among other objects; "
-            "X.convert_dtypes() makes columns of numbers with missing entries of them."
-        )
-    if examples:
-        listing = ", ".join(f"{name} (e.g. {value!r})" for name, value in list(examples.items())[:5])
-        raise ValueError(
-            f"Column(s) {listing}{and_more(examples, 5)} of X cannot be converted to numbers. Encode them first, for example "
-            "with OneHotEncoder in a ColumnTransformer."
-        )
-
-
-def _first_text(values: np.ndarray) -> Any:
-    """Return an entry that is no number, if there is one that scikit-learn does not report better."""
-    if values.dtype.kind in "Mm":
-        return str(values[0]) if len(values) else None
-    if values.dtype.kind not in "OUST":
-        return None
-    try:
-        values.astype(np.float64)
-    except ValueError:
-        return next((value for value in values if isinstance(value, str)), values[0])
-    except TypeError:
-        return next((value for value in values if type(value).__name__ == "NAType"), None)
-    return None
 
 
 def column_names(estimator: Any, n_features: int) -> np.ndarray | None:
@@ -64,7 +26,7 @@ def check_columns(estimator: Any, columns: Any) -> np.ndarray:
     for column in columns:
         if isinstance(column, str):
             if column not in names:
-                there = f"its columns are {names}" if names else "its columns have no names"
+                there = f"its columns are {names[:10]}{and_more(names, 10)}" if names else "its columns have no names"
                 raise ValueError(f"condition_columns has {column!r}, which X does not have; {there}.")
             positions.append(names.index(column))
         elif isinstance(column, Integral) and not isinstance(column, bool) and column in known:

@@ -45,6 +45,13 @@ def flatten_images(estimator: Any, X: Any, *, reset: bool, sets_form: bool) -> A
     elif shape is not None and shape != estimator.image_shape_:
         fitted = f"images of shape {estimator.image_shape_}" if estimator.image_shape_ else "rows of features"
         raise ValueError(f"X has images of shape {shape}, but {type(estimator).__name__} was fitted on {fitted}.")
+    elif getattr(X, "ndim", 2) > 2 and shape is None and (X.ndim > 3 or estimator.image_shape_ is None):
+        shapes = "(n_samples, n_features)"
+        if estimator.image_shape_ is not None:
+            shapes += f" or images (n_samples, {', '.join(map(str, estimator.image_shape_))})"
+        raise ValueError(
+            f"X has {X.ndim} dimensions, {tuple(X.shape)}; as it was fitted, {type(estimator).__name__} takes rows {shapes}."
+        )
     if reset or sets_form:
         estimator._gives_images = shape is not None
     if getattr(X, "ndim", None) == 3 and estimator.image_shape_ is not None:

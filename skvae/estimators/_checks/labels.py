@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,41 @@ from scipy import sparse
 from sklearn.utils import _safe_indexing, check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
-from skvae.data.kinds import sort_labels
+from skvae.data.kinds import NamedColumns, sort_labels
 
 
-def check_labels(y: Any, X: Any, kept: Any) -> Any:
+def check_labels(y: Any, X: Any, kept: Any, name: str = "y") -> Any:
     """Labels of the rows that are kept, as an array or a data frame."""
+    given, y = y, as_columns(y, name)
+    if isinstance(y, (str, bytes, Number)) or (isinstance(y, NamedColumns) and y.is_one_row and X.shape[0] != 1):
+        raise ValueError(
+            f"{name}={given!r} is of one row; fit takes a label or numbers for each. Columns of X are named by condition_columns."
+        )
+    if isinstance(y, (set, frozenset)):
+        raise ValueError(f"{name} is a set, which has no order; pass a list, an array or a data frame.")
     check_consistent_length(X, y)
-    y = y if hasattr(y, "columns") else as_array(y)
+    if isinstance(y, NamedColumns):
+        return y.take(np.flatnonzero(kept)) if isinstance(kept, np.ndarray) else y
+    y = y if hasattr(y, "columns") else as_array(y, name)
     return _safe_indexing(y, np.flatnonzero(kept)) if isinstance(kept, np.ndarray) else y
+
+
+def as_columns(y: Any, name: str, names: list[Any] | None = None) -> Any:
+    """Labels and numbers that come by name, in a dict or several, as columns; others as they are.
+
+    With `names`, a row of a data frame is read by name, too.
+    """
+    if isinstance(y, Mapping) and not hasattr(y, "shape"):  # which sparse matrices of keys have
+        return NamedColumns(dict(y), name)
+    if isinstance(y, (list, tuple)) and y and all(isinstance(row, Mapping) for row in y):
+        if any(row.keys() != y[0].keys() for row in y):
+            raise ValueError(f"{name} is a list of dicts with different names; each must have the same.")
+        return NamedColumns({key: [row[key] for row in y] for key in y[0]}, name)
+    if hasattr(y, "__next__"):
+        raise ValueError(f"{name} is of type {type(y).__name__!r}; pass a list, an array or a data frame.")
+    if names is not None and hasattr(y, "iloc") and y.ndim == 1 and len(names) > 1 and set(y.index) == set(names):
+        return NamedColumns(y.to_dict(), name)
+    return y
 
 
 def check_class_labels(estimator: Any, y: Any) -> np.ndarray:
@@ -56,11 +84,17 @@ def _is_missing(value: Any) -> bool:
     return isinstance(value, (float, np.floating)) and not np.isfinite(value)
 
 
-def as_array(y: Any) -> np.ndarray:
+def as_array(y: Any, name: str = "y") -> np.ndarray:
     """Labels as an array, in which numbers beside text stay numbers."""
     if sparse.issparse(y):
         raise ValueError("Labels and numbers that rows come with must be dense, but are a sparse matrix: use its toarray().")
-    values = np.asarray(y)
+    try:
+        values = np.asarray(y)
+    except ValueError:
+        lengths = sorted({len(row) if hasattr(row, "__len__") else 1 for row in y})
+        raise ValueError(
+            f"{name} is a list of rows of different lengths, {lengths[0]} to {lengths[-1]}; each must have as many entries."
+        ) from None
     if isinstance(y, (list, tuple)) and values.dtype.kind in "US":
         objects = np.asarray(y, dtype=object)
         if not all(isinstance(value, (str, bytes)) for value in objects.flat):

@@ -51,14 +51,17 @@ def mark_missing(X: Any, missing: Any) -> Any:
     return np.where(is_missing, X.dtype.type(np.nan), X) if is_missing.any() else X
 
 
-def check_missing(estimator: Any, table: Table) -> None:
-    """Raise a ValueError about columns all of whose entries are missing."""
+def check_missing(estimator: Any, table: Table, *, begins_stream: bool = False) -> None:
+    """Raise a ValueError about columns all of whose entries are missing; of a stream, others may have some."""
     if not table.has_missing:
         return
     empty = np.flatnonzero(table.n_missing == table.n_rows)
     if len(empty):
         listing = [str(table.name(j)) if table.names is not None else int(j) for j in empty[:5]]
+        cure = "drop them"
+        if begins_stream:
+            cure = "begin with rows that have some, or fit to a sample of all rows first, or drop the column(s)"
         raise ValueError(
             f"Column(s) {listing}{and_more(empty, 5)} of X have no entry that is not missing, so that there is nothing to "
-            "learn; drop them."
+            f"learn; {cure}."
         )

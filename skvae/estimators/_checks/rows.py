@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import validate_data
 
-from skvae.estimators._checks.columns import refuse_text
+from skvae.estimators._checks.entries import refuse_text
 from skvae.estimators._checks.images import flatten_images
 from skvae.estimators._checks.missing import is_nan, mark_missing
 

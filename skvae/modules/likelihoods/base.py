@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from skvae import functional as fn
 from skvae._spec import Spec, in_words
+from skvae.data.columns import ColumnStatistics, SpreadError
 from skvae.modules.likelihoods.noise import NOISE_MODES, Noise, NoNoise
 from skvae.modules.likelihoods.units import MAX_STANDARDIZED, Units
 
@@ -129,6 +130,45 @@ class Likelihood(nn.Module):
             self.training_weight.copy_(torch.from_numpy(weight) * self.varying)
         self.noise.fit(columns)
         return self
+
+    def extend(self, X: Any, sample_weight: NDArray[np.float64] | None, n_before: int) -> NDArray[np.intp]:
+        """Measure columns that were constant so far and are not in more rows; all others stay as they are.
+
+        Parameters
+        ----------
+        X : Source, ndarray or CSR matrix of shape (n_samples, n_features)
+        sample_weight : ndarray of shape (n_samples,) or None
+        n_before : int
+            Number of earlier rows.
+
+        Returns
+        -------
+        ndarray of int
+            Their positions.
+        """
+        columns = self.units.no_longer_constant(X)
+        if not len(columns):
+            return columns
+        try:
+            found = self.units.extend(X, sample_weight, columns, n_before)
+        except SpreadError as error:
+            raise error.named(lambda j: int(columns[j]), error.table) from None
+        self._extend(columns, *found)
+        return columns
+
+    def _extend(
+        self,
+        columns: NDArray[np.intp],
+        statistics: ColumnStatistics,
+        entries: NDArray[np.float64],
+        weight: NDArray[np.float64],
+    ) -> None:
+        """Take note of what columns look like that were constant so far; see `Units.extend`."""
+        self._follow_units()
+        if self.has_noise:
+            scale = self.unit_weight * (statistics.scale / statistics.std) ** self.energy_power
+            self.training_weight[columns] = torch.from_numpy(scale).to(self.training_weight)
+        self.noise.extend(statistics, columns)
 
     def _follow_units(self) -> None:
         self.has_constant = self.units.has_constant

@@ -93,6 +93,21 @@ class Noise(nn.Module):
         self.set_moment(torch.from_numpy(moment))
 
     @torch.no_grad()
+    def extend(self, statistics: ColumnStatistics, columns: NDArray[np.intp]) -> None:
+        """Begin anew for some columns: at a noise as large as they vary, or the fixed one."""
+        moment, floor = self.moment.clone(), self.floor.clone()
+        if self.is_learned:
+            floor[columns] = torch.from_numpy((statistics.floor / (statistics.scale * self.std_per_scale)) ** self.power).to(
+                floor
+            )
+            if self.mode != "shared":
+                moment[columns] = torch.from_numpy((statistics.std / statistics.scale) ** self.power).to(moment)
+        elif isinstance(self.mode, float):
+            moment[columns] = torch.from_numpy((self.mode / statistics.scale) ** self.power).to(moment)
+        self.floor.copy_(floor)
+        self.set_moment(moment)
+
+    @torch.no_grad()
     def set_moment(self, moment: Tensor) -> None:
         """Set the noise from the mean energy of the residuals per column, in standardized units."""
         moment = moment.to(self.moment)
@@ -157,6 +172,9 @@ class NoNoise(Noise):
         """Change nothing."""
 
     def fit(self, columns: ColumnStatistics) -> None:
+        """Change nothing."""
+
+    def extend(self, statistics: ColumnStatistics, columns: NDArray[np.intp]) -> None:
         """Change nothing."""
 
     def set_moment(self, moment: Tensor) -> None:

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skvae.data.sources import as_source, row_blocks
+from skvae.data.columns import ColumnStatistics
+from skvae.data.sources import Source, as_source, row_blocks
 from skvae.modules.likelihoods.base import Likelihood, LikelihoodSpec, digits, zero_where_missing
 from skvae.modules.posterior import exact_dtype
 
@@ -148,8 +149,23 @@ class PoissonLikelihood(Likelihood):
         super().fit(X, sample_weight, shared=shared, standardize=standardize)
         source = as_source(X)
         weight = np.ones(source.shape[0]) if sample_weight is None else sample_weight / sample_weight.mean()
-        sums = np.zeros((6, self.n_features))  # entries, counts, logarithms and roots, each from those of the mean count, squares
-        mean = np.maximum(self.units.state["mean"], 0.0)
+        self._measure(np.arange(self.n_features), source, weight)
+        return self
+
+    def _extend(
+        self,
+        columns: NDArray[np.intp],
+        statistics: ColumnStatistics,
+        entries: NDArray[np.float64],
+        weight: NDArray[np.float64],
+    ) -> None:
+        super()._extend(columns, statistics, entries, weight)
+        self._measure(columns, as_source(entries), weight)
+
+    def _measure(self, columns: NDArray[np.intp], source: Source, weight: NDArray[np.float64]) -> None:
+        """Take note of what the counts of some columns look like, of which the source is made."""
+        sums = np.zeros((6, len(columns)))  # entries, counts, logarithms and roots, each from those of the mean count, squares
+        mean = np.maximum(self.units.state["mean"][columns], 0.0)
         log_mean, root_mean = np.log1p(mean), _root(mean)
         for rows in source.blocks():
             x = source.read_exactly(rows)
@@ -172,8 +188,7 @@ class PoissonLikelihood(Likelihood):
             (self.log_scale, np.maximum(log_spread, coarse)),
             (self.root_scale, np.maximum(root_spread, 1.0)),
         ):
-            buffer.copy_(torch.from_numpy(values))
-        return self
+            buffer[columns] = torch.from_numpy(values).to(buffer)
 
     def check(self, X: Any, name: Callable[[int], Any] = int) -> None:
         source = as_source(X)

@@ -84,6 +84,64 @@ class Units:
         )
         return columns
 
+    def no_longer_constant(self, X: Any) -> NDArray[np.intp]:
+        """Positions of constant columns that have other values in `X`.
+
+        Parameters
+        ----------
+        X : Source, ndarray or CSR matrix of shape (n_samples, n_features)
+        """
+        columns = np.flatnonzero(self.is_constant)
+        if not len(columns):
+            return columns
+        source, value = as_source(X).columns(columns), self.constant[columns]
+        precision = np.finfo(source.dtype if source.dtype.kind == "f" else np.float64).eps
+        differs = np.zeros(len(columns), dtype=bool)
+        for rows in source.blocks():
+            block = source.read_exactly(rows)
+            far = np.abs(block - value) > 8 * precision * np.maximum(np.abs(block), np.abs(value))
+            differs |= far.any(axis=0)  # NaN is no value
+        return columns[differs]
+
+    def extend(
+        self, X: Any, sample_weight: NDArray[np.float64] | None, columns: NDArray[np.intp], n_before: int
+    ) -> tuple[ColumnStatistics, Any, NDArray[np.float64]]:
+        """Measure columns anew that were constant so far.
+
+        Parameters
+        ----------
+        X : Source, ndarray or CSR matrix of shape (n_samples, n_features)
+        sample_weight : ndarray of shape (n_samples,) or None
+        columns : ndarray of int
+            Their positions.
+        n_before : int
+            Number of earlier rows, in which they had one value.
+
+        Returns
+        -------
+        statistics : ColumnStatistics
+            Of these columns.
+        entries, weight : ndarray of shape (n_samples + 1, n_columns), ndarray of shape (n_samples + 1,)
+            What they were measured on: `X`, and one row for all of the earlier ones.
+        """
+        given = as_source(X)
+        entries = np.vstack([self.constant[columns], given.columns(columns).read_exactly()])
+        weight = np.concatenate([[n_before], np.ones(given.shape[0]) if sample_weight is None else sample_weight])
+        statistics = ColumnStatistics.of(entries, weight, shared=False)
+        shift, scale, std = statistics.shift, statistics.scale, statistics.std
+        if self.raw:
+            shift, scale = np.zeros(len(columns)), np.ones(len(columns))
+        elif self.is_shared:
+            scale = std = self.scale[columns]
+        statistics = replace(statistics, shift=shift, scale=scale, std=std)
+        new = {"shift": shift, "scale": scale, "is_constant": statistics.constant, **statistics.summary()}
+        state = dict(self.state)
+        for name, values in new.items():
+            state[name] = state[name].copy()
+            state[name][columns] = values
+        self.set_state(state)
+        return statistics, entries, weight
+
     def set_state(self, state: dict[str, Any]) -> None:
         """Restore what is kept in `state`."""
         self.state = state

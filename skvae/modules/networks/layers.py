@@ -249,6 +249,14 @@ def tied_shortcut(
     return Shortcut(linear, nn.Sequential(*layers), TiedLinear(outermost, outer.in_features, n_outputs, bias=False))
 
 
+def last_layers(network: nn.Module) -> list[nn.Linear | TiedLinear]:
+    """Return the layers of a perceptron whose outputs are its own, in sum; none of another network."""
+    if isinstance(network, Shortcut):
+        return [network.linear, network.last]
+    layers = list(network)[-1:] if type(network) is nn.Sequential else []
+    return [layer for layer in layers if isinstance(layer, (nn.Linear, TiedLinear))]
+
+
 def linear_map_of(network: nn.Module) -> nn.Linear | TiedLinear | None:
     """Return the linear map that a network is, or has beside it."""
     if isinstance(network, Shortcut):

@@ -1,0 +1,161 @@
+"""Entries of a table that are no numbers: what is said of them, and whether it is true."""
+
+import datetime as dt
+import decimal
+import fractions
+import re
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from cases import CASES
+from scipy import sparse
+
+from skvae import CVAE, AnomalyDetector, AutoEncoder, AutoencoderImputer, CVAEClassifier
+
+N = 12
+A = np.random.default_rng(0).normal(size=N)
+DAYS = pd.date_range("2024-01-01", periods=N)
+DATES = [day.to_pydatetime() for day in DAYS]
+
+
+def frame(values):
+    return pd.DataFrame({"a": A, "odd": values})
+
+
+def polars(values):
+    return pl.DataFrame({"a": A, "odd": values})
+
+
+def objects(values):
+    return pd.Series(list(values), dtype=object)
+
+
+# Tables with a column that is no numbers, and what it holds, by the message.
+CONVERTED = {
+    "datetimes": (frame(DAYS), "dates"),
+    "time zone": (frame(DAYS.tz_localize("Europe/Vienna")), "dates"),
+    "missing datetimes": (frame(DAYS.where(np.arange(N) > 2)), "dates"),
+    "date objects": (frame([day.date() for day in DATES]), "dates"),
+    "datetime objects": (frame(objects(DATES)), "dates"),
+    "time zone in objects": (frame(objects(DAYS.tz_localize("UTC"))), "dates"),
+    "time zones": (frame(objects([*DAYS[:6].tz_localize("UTC"), *DAYS[6:].tz_localize("Asia/Tokyo")])), "dates"),
+    "missing objects": (frame(objects([pd.NaT, *DATES[1:]])), "dates"),
+    "date categories": (frame(pd.Categorical(DAYS)), "dates"),
+    "date text": (frame(DAYS.strftime("%Y-%m-%d")), "dates"),
+    "date and time text": (frame(DAYS.strftime("%Y-%m-%d %H:%M:%S").astype("string")), "dates"),
+    "periods": (frame(DAYS.to_period("M")), "periods"),
+    "timedeltas": (frame(DAYS - DAYS[0]), "durations"),
+    "timedelta objects": (frame(objects(DATES[i] - DATES[0] for i in range(N))), "durations"),
+    "times": (frame([dt.time(i, 30) for i in range(N)]), "times of day"),
+    "intervals": (frame(pd.interval_range(0, N)), "intervals"),
+    "categories of intervals": (frame(pd.cut(A, 3)), "intervals"),
+    "array of datetimes": (np.column_stack([DAYS, DAYS]), "dates"),
+    "array of timedeltas": (np.column_stack([DAYS, DAYS]) - np.datetime64("2024-01-01"), "durations"),
+    "array of objects": (np.array([*zip(A, DATES, strict=True)], dtype=object), "dates"),
+    "lists": ([*map(list, zip(A, DATES, strict=True))], "dates"),
+    "polars dates": (polars([day.date() for day in DATES]), "dates"),
+    "polars datetimes": (polars(DATES), "dates"),
+    "polars time zone": (polars(pl.Series(DATES).dt.replace_time_zone("Europe/Vienna")), "dates"),
+    "polars text": (polars([str(day) for day in DATES]), "dates"),
+    "polars durations": (polars([day - DATES[0] for day in DATES]), "durations"),
+    "polars times": (polars([dt.time(i) for i in range(N)]), "times of day"),
+}
+
+REFUSED = {
+    "complex": (frame(A * 1j), r"'odd' \(e\.g\. .*j\) of X hold complex numbers.*pass real and imaginary parts"),
+    "complex array": (np.column_stack([A, A]) * 1j, r"0 .*, 1 .* of X hold complex numbers"),
+    "complex objects": (frame(objects(A * 1j)), "'odd' .* of X hold complex numbers"),
+    "lists": (frame([[1, 2]] * N), r"'odd' \(e\.g\. \[1, 2\]\) of X hold several values in one entry.*Spread them over columns"),
+    "arrays": (frame([np.ones(2)] * N), "'odd' .*hold several values in one entry.*'ndarray'"),
+    "dicts": (frame([{"x": 1}] * N), "'odd' .*hold several values in one entry.*'dict'"),
+    "nested lists": ([[1, [2]], [3, [4, 5]]] * 6, "1 .*hold several values in one entry.*'list'"),
+    "polars lists": (polars([[1, 2]] * N), "'odd' .*hold several values"),
+    "polars structures": (polars([{"x": 1}] * N), "'odd' .*hold several values"),
+    "anything": (frame(objects([object()] * N)), "'odd' .*hold what is no number.* 'object'.*leave the column"),
+    "text": (frame(["x"] * N), r"'odd' \(e\.g\. 'x'\) of X cannot be converted to numbers\. Encode them first.*\['odd'\]"),
+    "bytes": (frame([b"x"] * N), r"'odd' \(e\.g\. b'x'\) of X cannot be converted"),
+    "list of text": ([["x", 1.0]] * N, r"0 \(e\.g\. 'x'\) of X cannot be converted"),
+    "polars categories": (polars(pl.Series(["x"] * N, dtype=pl.Categorical)), "'odd' .*cannot be converted"),
+    "short rows": ([[1.0, 2.0], [3.0]] * 6, "X is a list of rows of different lengths, 1 to 2"),
+    "structured": (np.array([(1, 2.0)] * N, dtype=[("x", int), ("y", float)]), r"fields x, y; .*pd\.DataFrame\(X\)"),
+    "dictionary": ({"a": A, "b": A}, r"X is of type 'dict'.* example pd\.DataFrame\(X\)"),
+    "generator": ((row for row in np.column_stack([A, A])), r"X is of type 'generator'.*np\.asarray\(list\(X\)\)"),
+    "path": ("table.csv", r"X is of type 'str'.*pd\.read_csv\(X\)"),
+    "two kinds": (frame(["x"] * N).assign(when=DAYS), "'odd' .*cannot be converted to numbers.*'when' .*hold dates"),
+}
+
+
+def quick():
+    return AutoEncoder(1, max_epochs=1, linear_path=None, missing_values=np.nan, random_state=0)
+
+
+def with_column(X, values):
+    """Table with other entries in the last column."""
+    if isinstance(X, pd.DataFrame):
+        return X.assign(odd=np.asarray(values, dtype=float))
+    if isinstance(X, pl.DataFrame):
+        return X.with_columns(odd=pl.Series(np.asarray(values, dtype=float)))
+    return np.column_stack([A, values]).astype(float)
+
+
+@pytest.mark.parametrize("name", CONVERTED)
+@pytest.mark.filterwarnings("error")
+def test_dates_and_the_like_are_converted_as_the_message_says(name):
+    X, what = CONVERTED[name]
+    with pytest.raises(ValueError, match=rf"^Column\(s\) .* of X hold {what}, which are no numbers\. Convert") as caught:
+        quick().fit(X)
+    message = str(caught.value)
+    assert ("'odd' (e.g. " in message) or not hasattr(X, "columns")
+    assert "NaT" not in message
+    cure = re.search(r"for example to [\w ]+: (.*)\. In a pipeline, a FunctionTransformer does so", message)[1]
+    numbers = eval(cure, {"X": X, "pd": pd, "np": np})
+    model = quick().fit(with_column(X, numbers))
+    assert np.isfinite(model.transform(with_column(X, numbers))).all()
+
+
+@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.filterwarnings("error")
+def test_other_entries_are_named(name):
+    X, message = REFUSED[name]
+    with pytest.raises((ValueError, TypeError), match=message):
+        quick().fit(X)
+    with pytest.raises((ValueError, TypeError), match="X "):
+        AnomalyDetector(quick()).fit(X)
+
+
+@pytest.mark.parametrize(
+    "values", [[decimal.Decimal(i) for i in range(N)], [fractions.Fraction(i, 3) for i in range(N)], [b"1", b"2"] * 6]
+)
+def test_entries_that_are_numbers_after_all(values):
+    expected = quick().fit_transform(with_column(frame(values), [float(value) for value in values]))
+    np.testing.assert_array_equal(quick().fit_transform(frame(values)), expected)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("name", ["time zone", "polars dates"])
+def test_every_estimator_says_so(case, name):
+    with pytest.raises(ValueError, match=r"'odd' .*hold dates, which are no numbers"):
+        case.make().fit(CONVERTED[name][0])
+
+
+def test_estimators_of_estimators_say_so():
+    X = CONVERTED["time zone"][0]
+    for call in (lambda: CVAEClassifier().fit(X, np.arange(N) % 2), lambda: AutoencoderImputer().fit(X)):
+        with pytest.raises(ValueError, match=r"'odd' .*hold dates, which are no numbers"):
+            call()
+
+
+def test_new_rows_are_looked_at_as_those_of_the_fit_are():
+    model = quick().fit(with_column(frame(A), A))
+    with pytest.raises(ValueError, match=r"'odd' .*hold dates"):
+        model.transform(frame(DAYS))
+
+
+@pytest.mark.parametrize("form", [sparse.dok_array, sparse.dok_matrix, sparse.lil_array, sparse.coo_matrix])
+def test_sparse_matrices_that_are_dicts_are_none(form):
+    X = np.column_stack([A, np.arange(N) % 3])
+    np.testing.assert_allclose(quick().fit(form(X)).transform(form(X)), quick().fit(X).transform(X), atol=1e-4)
+    with pytest.raises(ValueError, match="must be dense, but are a sparse matrix"):
+        CVAE(1, max_epochs=1).fit(X, form(X[:, 1:]))
