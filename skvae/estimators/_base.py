@@ -50,6 +50,7 @@ class BaseAutoEncoder(DocumentedMixin, SpecsMixin, ClassNamePrefixFeaturesOutMix
 
     _module_class: ClassVar[type[LatentModule]]
     _argument_names: ClassVar[dict[str, str]] = {}  # parameters behind the module's arguments that have other names
+    _code_size: Any = 0  # size of the code of images, where it is one vector
     _keeps_references = False  # whether some training rows are kept, for others to be compared with
     _private_state: ClassVar[tuple[str, ...]] = ("_progress", "_arguments")
     _progress: Progress
@@ -169,7 +170,8 @@ class BaseAutoEncoder(DocumentedMixin, SpecsMixin, ClassNamePrefixFeaturesOutMix
     def _networks(self) -> tuple[Any, Any]:
         """Complete specifications of encoder and decoder, or "tied" for the latter."""
         sizes = layer_sizes(self.hidden_layer_sizes)
-        return resolve_networks(self.encoder, self.decoder, sizes, self.activation, getattr(self, "image_shape_", None))
+        image_shape = getattr(self, "image_shape_", None)
+        return resolve_networks(self.encoder, self.decoder, sizes, self.activation, image_shape, self._code_size)
 
     def _auto_training(self, n_batches: int) -> tuple[int, float]:
         """Return the passes over so many batches, and the learning rate, for parameters that are "auto"."""
