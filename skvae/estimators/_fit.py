@@ -237,10 +237,14 @@ class FitRun:
         if measured is not table:
             entries = measured.entries()
         is_image = getattr(draft, "image_shape_", None) is not None
+        what = "X" if measured.target is None else "the clean rows"
         try:
             module.likelihood.fit(entries.source, entries.weight, shared=True if is_image else None)
+            what = "X"
+            if measured.target is not None:
+                module.likelihood.fit_inputs(measured.source, measured.weight, shared=True if is_image else None)
         except SpreadError as error:
-            raise error.named(table.name, "X") from None
+            raise error.named(table.name, what) from None
         return module
 
     def _begin_at_linear_model(self, table: Table, plan: Plan) -> None:

@@ -98,10 +98,10 @@ def search_decay(module: LatentModule, table: Table, device: torch.device, plan:
     rows = rows._replace(x=rows.x.float(), target=rows.target.float(), weight=rows.weight.float())
     if rows.condition is not None:
         rows = rows._replace(condition=rows.condition.float())
-    return _search(module, rows, exact.x, plan)
+    return _search(module, rows, exact, plan)
 
 
-def _search(module: LatentModule, rows: Batch, exact: torch.Tensor, plan: Plan) -> DecayCurve:
+def _search(module: LatentModule, rows: Batch, exact: Batch, plan: Plan) -> DecayCurve:
     n_rows, device = len(rows.x), rows.x.device
     n_folds = next((n for most_rows_of, n in _FOLDS.items() if n_rows <= most_rows_of), 1)
     fold = np.arange(n_rows) % (n_folds if n_folds > 1 else max(_FOLDS_OF_ONE, n_rows // _HELD_OUT_ROWS))
@@ -182,11 +182,11 @@ def _difference(one: NDArray[np.float64], other: NDArray[np.float64], weight: ND
     return mean, float(np.sqrt((weight**2) @ (apart - mean) ** 2))
 
 
-def _started(module: LatentModule, rows: Batch, exact: torch.Tensor, index: torch.Tensor) -> LatentModule:
+def _started(module: LatentModule, rows: Batch, exact: Batch, index: torch.Tensor) -> LatentModule:
     """Copy of a module that begins at the linear model of some rows."""
     started = copy.deepcopy(module).cpu()
     parts = (None if part is None else part.cpu()[index] for part in rows[2:-1])
-    started.start(Batch(exact[index], exact[index], *parts))  # type: ignore[arg-type]
+    started.start(Batch(exact.x[index], exact.target[index], *parts))  # type: ignore[arg-type]
     started.to(rows.x.device).train().before_training()
     return started
 

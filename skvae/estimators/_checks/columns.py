@@ -13,8 +13,8 @@ from skvae.data import dense
 from skvae.data.kinds import frame_columns
 
 
-def refuse_text(X: Any) -> None:
-    """Raise a ValueError that names the columns which hold text or dates."""
+def refuse_text(X: Any, table: str = "X") -> None:
+    """Raise a ValueError that names the columns of a table which hold text or dates."""
     named: dict[str, Any] = {}
     if hasattr(X, "columns") and hasattr(X, "dtypes"):
         columns = zip(frame_columns(X), X.dtypes, strict=True)
@@ -24,14 +24,14 @@ def refuse_text(X: Any) -> None:
     examples = {name: value for name, column in named.items() if (value := _first_text(np.asarray(column))) is not None}
     if absent := [name for name, value in examples.items() if type(value).__name__ == "NAType"]:
         raise ValueError(
-            f"Column(s) {', '.join(absent[:5])}{and_more(absent, 5)} of X hold pandas.NA among other objects; "
-            "X.convert_dtypes() makes columns of numbers with missing entries of them."
+            f"Column(s) {', '.join(absent[:5])}{and_more(absent, 5)} of {table} hold pandas.NA among other objects; "
+            f"{table}.convert_dtypes() makes columns of numbers with missing entries of them."
         )
     if examples:
         listing = ", ".join(f"{name} (e.g. {value!r})" for name, value in list(examples.items())[:5])
         raise ValueError(
-            f"Column(s) {listing}{and_more(examples, 5)} of X cannot be converted to numbers. Encode them first, for example "
-            "with OneHotEncoder in a ColumnTransformer."
+            f"Column(s) {listing}{and_more(examples, 5)} of {table} cannot be converted to numbers. Encode them first, for "
+            "example with OneHotEncoder in a ColumnTransformer."
         )
 
 

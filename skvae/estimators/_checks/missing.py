@@ -51,14 +51,16 @@ def mark_missing(X: Any, missing: Any) -> Any:
     return np.where(is_missing, X.dtype.type(np.nan), X) if is_missing.any() else X
 
 
-def check_missing(estimator: Any, table: Table) -> None:
+def check_missing(estimator: Any, table: Table, of: str = "X") -> None:
     """Raise a ValueError about columns all of whose entries are missing."""
+    if table.target is not None:
+        check_missing(estimator, table.entries(), "the clean rows")
     if not table.has_missing:
         return
     empty = np.flatnonzero(table.n_missing == table.n_rows)
     if len(empty):
         listing = [str(table.name(j)) if table.names is not None else int(j) for j in empty[:5]]
         raise ValueError(
-            f"Column(s) {listing}{and_more(empty, 5)} of X have no entry that is not missing, so that there is nothing to "
+            f"Column(s) {listing}{and_more(empty, 5)} of {of} have no entry that is not missing, so that there is nothing to "
             "learn; drop them."
         )
