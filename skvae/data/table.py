@@ -31,6 +31,8 @@ class Table:
         Of the columns, where they have any.
     target : Source or None
         What the rows should be returned as, of their shape and under the same names; None where that is the rows themselves.
+    groups : ndarray of int, shape (n_samples,), or None
+        Which rows belong together, and are held out together or not at all.
     """
 
     source: Source
@@ -39,6 +41,7 @@ class Table:
     labels: NDArray[Any] | None = None
     names: Sequence[Any] | None = None
     target: Source | None = None
+    groups: NDArray[np.intp] | None = None
 
     @classmethod
     def of(
@@ -103,9 +106,10 @@ class Table:
 
     def take(self, rows: Any) -> Table:
         """Keep some rows, in order: positions, a mask or a slice."""
-        weight, condition, labels = (part if part is None else part[rows] for part in (self.weight, self.condition, self.labels))
+        parts = (self.weight, self.condition, self.labels, self.groups)
+        weight, condition, labels, groups = (part if part is None else part[rows] for part in parts)
         target = None if self.target is None else self.target.take(rows)
-        return Table(self.source.take(rows), weight, condition, labels, self.names, target)
+        return Table(self.source.take(rows), weight, condition, labels, self.names, target, groups)
 
     def columns(self, positions: NDArray[np.intp]) -> Table:
         """Keep some columns, in order, under the names or positions that they have here."""

@@ -16,6 +16,7 @@ from skvae.data.sources import as_source
 from skvae.estimators import _checks as check
 from skvae.estimators._docs import document
 from skvae.estimators._fit import FitRun
+from skvae.estimators._held_out import HeldOut
 from skvae.estimators.autoencoder import AutoEncoder
 from skvae.modules import CORRUPTIONS, MLP, DenoisingModule
 from skvae.runtime.randomness import PrivateRandomness
@@ -184,7 +185,7 @@ class DenoisingAE(AutoEncoder):
     # -- fitting ------------------------------------------------------------------------------------------------------
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None, *, clean=None, sample_weight=None):
+    def fit(self, X, y=None, *, clean=None, sample_weight=None, validation_data=None, groups=None):
         """Fit the model.
 
         Parameters
@@ -199,6 +200,13 @@ class DenoisingAE(AutoEncoder):
             this: it is in the units that X has when it comes here.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows; rows of weight zero are left out.
+        validation_data : {array-like, sparse matrix} or tuple (X_val, y_val), default=None
+            Rows that early stopping looks at, in place of some that are held out of X: a pair of noisy rows and their clean
+            ones where clean rows are given, and rows alone where not. They are not
+            learned from, and a pipeline's earlier steps transform them on request alone, by its `transform_input`.
+        groups : array-like of shape (n_samples,), default=None
+            Groups of the rows, such as the person whom each is about. Where rows are held out, by early stopping and to choose
+            the decay beside a linear path, they are whole groups.
 
         Returns
         -------
@@ -210,7 +218,15 @@ class DenoisingAE(AutoEncoder):
         ValueError
             If a parameter, X or the clean rows are not as they should be, or the loss stops being finite in the first epoch.
         """
-        return self._fit(X, sample_weight, single_pass=False, given=check.choose_clean(X, y, clean))
+        given = check.choose_clean(X, y, clean)
+
+        def side(X: Any, y: Any) -> dict[str, Any]:
+            if given[0] is not None and y is None:
+                raise ValueError("validation_data: the model learns from clean rows, so that it takes a pair (X_val, clean_val).")
+            return {"given": (None if given[0] is None else y, "the second of the pair")}
+
+        held_out = HeldOut.of(validation_data, groups, side)
+        return self._fit(X, sample_weight, single_pass=False, held_out=held_out, given=given)
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None, *, clean=None, sample_weight=None):
@@ -243,7 +259,7 @@ class DenoisingAE(AutoEncoder):
         """Make the table of the rows, with the clean ones as what they should be."""
         table, noted = super()._make_table(run, kept, weight)
         clean, name = given
-        if run.resumes and self.module_.has_clean_targets != (clean is not None):
+        if run.resumes and not run.validates and self.module_.has_clean_targets != (clean is not None):
             before, now = ("with", "without") if clean is None else ("without", "with")
             raise ValueError(
                 f"The model was fitted {before} clean rows, and cannot go on {now} them: pass what it was given, as clean or as "
