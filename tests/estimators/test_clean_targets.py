@@ -214,6 +214,8 @@ def test_clean_and_y_are_the_same(noisy, clean):
     for y in (clean.tolist(), pd.DataFrame(clean), pd.DataFrame(clean, columns=names), np.asfortranarray(clean)):
         np.testing.assert_allclose(quick().fit(noisy, y).denoise(noisy), expected.denoise(noisy), rtol=1e-5)
         assert expected.score(noisy, y) == expected.score(noisy, clean)
+    for y in (torch.from_numpy(clean), pd.DataFrame(clean).convert_dtypes()):
+        assert quick().fit(noisy, y).module_.has_clean_targets
     for params in ({}, {"y": np.arange(N_ROWS)}, {"y": noisy}):
         assert equal(quick().fit(noisy, clean=clean, **params), expected, noisy)
         assert equal(quick().partial_fit(noisy, clean=clean, **params), quick().partial_fit(noisy, clean), noisy)

@@ -72,7 +72,9 @@ def _shape(values: Any) -> tuple[int, ...]:
 
 
 def _is_of_numbers(values: Any) -> bool:
-    if hasattr(values, "dtypes") and hasattr(values, "columns"):  # a data frame, whose columns may have types that allow for none
+    """Whether rows are of numbers, be it in an array of another library or columns of types that allow for missing entries."""
+    if not sparse.issparse(values) and np.asarray(values).dtype.kind in "biuf":
+        return True
+    if hasattr(values, "columns") and hasattr(values, "dtypes"):
         return all(getattr(dtype, "kind", "O") in "biuf" for dtype in values.dtypes)
-    dtype = values.dtype if sparse.issparse(values) or hasattr(values, "dtype") else np.asarray(values).dtype
-    return getattr(dtype, "kind", "O") in "biuf"
+    return sparse.issparse(values) and values.dtype.kind in "biuf"
