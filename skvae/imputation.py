@@ -19,6 +19,7 @@ from skvae.estimators import _checks as check
 from skvae.estimators._continuous import ContinuousAutoEncoder
 from skvae.estimators._docs import DocumentedMixin
 from skvae.estimators._fit import MAX_SEED, draft_of
+from skvae.estimators._held_out import HeldOut
 from skvae.estimators._imputing import SIGNS, ImportanceWeightedVAE
 from skvae.estimators._specs import NestedMixin
 from skvae.inference.imputation import impute
@@ -147,7 +148,7 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
         self.random_state = random_state
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y=None):
+    def fit(self, X, y=None, *, validation_data=None, groups=None):
         """Learn to fill in missing values.
 
         Parameters
@@ -156,6 +157,10 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
             Rows, of which entries may be missing.
         y : None
             Ignored.
+        validation_data : array-like of shape (n_val, n_features) or tuple (X_val, y_val), default=None
+            Rows that early stopping of the estimator looks at, in place of some that are held out of X; y_val is ignored.
+        groups : array-like of shape (n_samples,), default=None
+            Groups of the rows. Where the estimator holds rows out, they are whole groups.
 
         Returns
         -------
@@ -190,7 +195,14 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
             # Columns, as of now with NaN for whatever stands for a missing entry.
             indicator = MissingIndicator(missing_values=np.nan, error_on_new=False)
             fitted.indicator_ = indicator.set_output(transform="default").fit(X)  # an array, whatever scikit-learn is set to
-        fitted.estimator_ = model.fit(X[:, ~is_empty])
+        given = HeldOut.of(validation_data, groups, lambda X, y: {})
+        held_out = {} if groups is None else {"groups": groups}
+        if given.X is not None:
+            try:
+                held_out["validation_data"] = fitted._check_rows(given.X, reset=False)[:, ~is_empty]
+            except ValueError as error:
+                raise ValueError(f"validation_data: {error}") from error
+        fitted.estimator_ = model.fit(X[:, ~is_empty], **held_out)
         vars(self).clear()
         vars(self).update(vars(fitted))
         return self

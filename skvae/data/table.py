@@ -29,6 +29,10 @@ class Table:
         What the prior of the codes depends on, and the codes do not.
     names : sequence or None
         Of the columns, where they have any.
+    target : Source or None
+        What the rows should be returned as, of their shape and under the same names; None where that is the rows themselves.
+    groups : ndarray of int, shape (n_samples,), or None
+        Which rows belong together, and are held out together or not at all.
     """
 
     source: Source
@@ -36,6 +40,8 @@ class Table:
     condition: NDArray[Any] | None = None
     labels: NDArray[Any] | None = None
     names: Sequence[Any] | None = None
+    target: Source | None = None
+    groups: NDArray[np.intp] | None = None
 
     @classmethod
     def of(
@@ -100,12 +106,16 @@ class Table:
 
     def take(self, rows: Any) -> Table:
         """Keep some rows, in order: positions, a mask or a slice."""
-        weight, condition, labels = (part if part is None else part[rows] for part in (self.weight, self.condition, self.labels))
-        return Table(self.source.take(rows), weight, condition, labels, self.names)
+        parts = (self.weight, self.condition, self.labels, self.groups)
+        weight, condition, labels, groups = (part if part is None else part[rows] for part in parts)
+        target = None if self.target is None else self.target.take(rows)
+        return Table(self.source.take(rows), weight, condition, labels, self.names, target, groups)
 
     def columns(self, positions: NDArray[np.intp]) -> Table:
         """Keep some columns, in order, under the names or positions that they have here."""
-        return replace(self, source=self.source.columns(positions), names=[self.name(int(column)) for column in positions])
+        target = None if self.target is None else self.target.columns(positions)
+        names = [self.name(int(column)) for column in positions]
+        return replace(self, source=self.source.columns(positions), names=names, target=target)
 
     def with_condition(self, condition: NDArray[Any] | None) -> Table:
         """Return the same rows under other conditions."""
@@ -116,7 +126,9 @@ class Table:
         return self.with_condition(np.broadcast_to(condition, (self.n_rows, len(condition))))
 
     def entries(self) -> Table:
-        """Return what columns are measured on: the rows, or the frames of sequences with the weights of these."""
+        """Return what columns are measured on: what rows should be, or the frames of sequences with the weights of these."""
+        if self.target is not None:
+            return replace(self, source=self.target, target=None)
         if len(self.source.shape) == 2:
             return self
         X = self.source.read(slice(None))

@@ -18,6 +18,7 @@ from skvae.data import Table
 from skvae.estimators import _checks as check
 from skvae.estimators._docs import DocumentedMixin
 from skvae.estimators._fit import MAX_SEED, FitRun, Progress, build_module
+from skvae.estimators._held_out import HeldOut
 from skvae.estimators._specs import NETWORKS, SpecsMixin, as_argument
 from skvae.modules import (
     ACTIVATIONS,
@@ -50,6 +51,7 @@ class BaseAutoEncoder(DocumentedMixin, SpecsMixin, ClassNamePrefixFeaturesOutMix
 
     _module_class: ClassVar[type[LatentModule]]
     _argument_names: ClassVar[dict[str, str]] = {}  # parameters behind the module's arguments that have other names
+    _code_size: Any = 0  # size of the code of images, where it is one vector
     _keeps_rows = False  # whether some training rows are kept, for others to be compared with
     _private_state: ClassVar[tuple[str, ...]] = ("_progress", "_arguments")
     _progress: Progress
@@ -77,7 +79,7 @@ class BaseAutoEncoder(DocumentedMixin, SpecsMixin, ClassNamePrefixFeaturesOutMix
     # -- fitting ------------------------------------------------------------------------------------------------------
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None, *, sample_weight=None):
+    def fit(self, X, y=None, *, sample_weight=None, validation_data=None, groups=None):
         """Fit the model.
 
         Parameters
@@ -88,6 +90,13 @@ class BaseAutoEncoder(DocumentedMixin, SpecsMixin, ClassNamePrefixFeaturesOutMix
             Ignored.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows; rows of weight zero are left out.
+        validation_data : {array-like, sparse matrix} or tuple (X_val, y_val), default=None
+            Rows that early stopping looks at, in place of some that are held out of X; what is passed as `y` beside them is
+            ignored, as `y` is. They are not
+            learned from, and a pipeline's earlier steps transform them on request alone, by its `transform_input`.
+        groups : array-like of shape (n_samples,), default=None
+            Groups of the rows, such as the person whom each is about. Where rows are held out, by early stopping and to choose
+            the decay beside a linear path, they are whole groups.
 
         Returns
         -------
@@ -99,7 +108,8 @@ class BaseAutoEncoder(DocumentedMixin, SpecsMixin, ClassNamePrefixFeaturesOutMix
         ValueError
             If a parameter or X is not as it should be, or the loss stops being finite in the first epoch.
         """
-        return self._fit(X, sample_weight, single_pass=False)
+        held_out = HeldOut.of(validation_data, groups, lambda X, y: {})
+        return self._fit(X, sample_weight, single_pass=False, held_out=held_out)
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None, *, sample_weight=None):
@@ -133,11 +143,11 @@ class BaseAutoEncoder(DocumentedMixin, SpecsMixin, ClassNamePrefixFeaturesOutMix
         self._check_flat()
         check.check_missing_values(self)
 
-    def _fit(self, X: Any, sample_weight: Any, *, single_pass: bool, **side: Any) -> Self:
+    def _fit(self, X: Any, sample_weight: Any, *, single_pass: bool, held_out: HeldOut | None = None, **side: Any) -> Self:
         """Fit, and take over what was found once all has gone well; `side` is what else was given about the rows, by name."""
         with torch.inference_mode(False), single_precision():
             run = FitRun(self, single_pass=single_pass, callbacks=check.list_callbacks(self.callbacks))
-            fitted = run.run(X, sample_weight, **side)
+            fitted = run.run(X, sample_weight, held_out or HeldOut(), **side)
         vars(self).clear()
         vars(self).update(fitted)
         return self
@@ -171,7 +181,8 @@ class BaseAutoEncoder(DocumentedMixin, SpecsMixin, ClassNamePrefixFeaturesOutMix
     def _networks(self) -> tuple[Any, Any]:
         """Complete specifications of encoder and decoder, or "tied" for the latter."""
         sizes = layer_sizes(self.hidden_layer_sizes)
-        return resolve_networks(self.encoder, self.decoder, sizes, self.activation, getattr(self, "image_shape_", None))
+        image_shape = getattr(self, "image_shape_", None)
+        return resolve_networks(self.encoder, self.decoder, sizes, self.activation, image_shape, self._code_size)
 
     def _auto_training(self, n_batches: int) -> tuple[int, float]:
         """Return the passes over so many batches, and the learning rate, for parameters that are "auto"."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from numbers import Integral
 from typing import Any, ClassVar
 
@@ -34,12 +35,19 @@ class ContinuousAutoEncoder(TableAutoEncoder):
     }
 
     def _module_arguments(self, n_features: int) -> dict[str, Any]:
-        n_components = int(self._auto_components(n_features) if self.n_components == "auto" else self.n_components)
+        n_components = self._n_components_for(n_features)
         arguments = {**super()._module_arguments(n_features), "n_components": n_components}
         arguments.update({name: self._no_narrower_than(n_components, arguments[name]) for name in NETWORKS})
         if "linear_path" in self._get_param_names():
             arguments["linear_path"] = self._decay_beside_linear_path(arguments["encoder"], arguments["decoder"])
         return arguments
+
+    def _n_components_for(self, n_features: int) -> int:
+        return int(self._auto_components(n_features) if self.n_components == "auto" else self.n_components)
+
+    @property
+    def _code_size(self) -> int:
+        return 0 if self.image_shape_ is None else self._n_components_for(prod(self.image_shape_))
 
     def _no_narrower_than(self, n_components: int, network: Any) -> Any:
         """Network of the default widths but where these are below the code, which would have to pass through them."""

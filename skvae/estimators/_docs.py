@@ -53,7 +53,7 @@ max_epochs : int or "auto", default="auto"
     linear maps alone, which hardly overfit, at 5,000 in 10 to 1,000.
 early_stopping : bool or EarlyStopping, default=False
     Hold out rows, stop when their loss no longer falls and restore the best weights. How many rows, and how long it waits, are
-    arguments of :class:`~skvae.EarlyStopping`.
+    arguments of :class:`~skvae.EarlyStopping`; `fit` takes `validation_data` in their place, and whole `groups`.
 n_score_draws : int, default=64
     Importance draws per row in `score_samples`.
 warm_start : bool, default=False

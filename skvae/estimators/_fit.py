@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,15 @@ from skvae import inference
 from skvae._spec import Spec, differences
 from skvae.data import Table
 from skvae.data.columns import SpreadError
+from skvae.data.groups import draw_groups
 from skvae.estimators import _checks as check
+from skvae.estimators._held_out import HeldOut
 from skvae.estimators._specs import NAMED, NETWORKS, resolve
 from skvae.inference.anomaly import keep_rows
 from skvae.modules import DefaultNet, LatentModule, LinearPath, asked_of
 from skvae.runtime.randomness import PrivateRandomness, Stream, seed_streams
 from skvae.runtime.state import copy_of, n_bytes_of
-from skvae.training import DivergedError, Outcome, Plan, Rows, has_networks, search_decay, train
+from skvae.training import DivergedError, EarlyStopping, Outcome, Plan, Rows, has_networks, search_decay, train
 from skvae.warnings import warn_user
 
 if TYPE_CHECKING:
@@ -102,6 +105,8 @@ class FitRun:
     module : LatentModule
     prepared : dict
         What `_prepare` returned.
+    validates : bool
+        Whether the rows at hand are those that were passed in to validate on.
     chooses_decay : bool
         Whether the weight decay beside a linear path is left to the fit.
     new_energy : ndarray of shape (n_features,) or None
@@ -115,6 +120,7 @@ class FitRun:
     module: LatentModule
     prepared: dict[str, Any]
     chooses_decay: bool
+    validates = False
 
     def __init__(self, estimator: BaseAutoEncoder, *, single_pass: bool, callbacks: list[Any]):
         self.single_pass, self.callbacks = single_pass, callbacks
@@ -128,13 +134,15 @@ class FitRun:
         """Weight of these rows."""
         return self.progress.share_of(self.table.n_rows)
 
-    def run(self, X: Any, sample_weight: Any, **side: Any) -> dict[str, Any]:
+    def run(self, X: Any, sample_weight: Any, held_out: HeldOut, **side: Any) -> dict[str, Any]:
         """Fit, and return all attributes of the fitted estimator.
 
         Parameters
         ----------
         X, sample_weight : object
             As they were passed in.
+        held_out : HeldOut
+            What was said about rows that are held out.
         **side : dict
             What else `fit` was given about the rows, by name.
         """
@@ -144,20 +152,27 @@ class FitRun:
             raise ValueError(
                 f"partial_fit does not support early_stopping={draft.early_stopping!r}: one pass has nothing to stop."
             )
+        held_out.check(stopping)
         self.device = check.resolve_device(draft.device)
         if self.resumes:
             self._check_unchanged()
-        self._read(X, sample_weight, side)
+        self._read(X, sample_weight, held_out, side)
+        given = None if held_out.X is None else self._read_validation(held_out)
         self.progress = draft._progress if self.goes_on else Progress(_draw_seed(draft.random_state))
-        train_index, valid_index = self._split(None if stopping is None else stopping.validation_fraction)
+        is_drawn = stopping is not None and given is None
+        train_index, valid_index = self._split(stopping.validation_fraction if is_drawn else None)
         self.module = self._resumed_module() if self.resumes else self._new_module(train_index)
         self.module.to(self.device)
         with PrivateRandomness(self.progress.seed):
             check.check_network(self.module, *(self.arguments[name] for name in NETWORKS))
         noise_before = self.module.likelihood.noise.moment.clone()
-        rows, valid = self._training_rows(train_index), None
-        if valid_index is not None:
-            valid = self._training_rows(valid_index)
+        if held_out.groups is not None:
+            self._check_groups(stopping)
+        rows, valid = self._training_rows(self.table, train_index), None
+        if given is not None:
+            valid = self._validation_rows(given)
+        elif valid_index is not None:
+            valid = self._training_rows(self.table, valid_index)
         plan = self._plan(len(rows), stopping)
         self.prepared = {}
         if not self.resumes:
@@ -177,14 +192,46 @@ class FitRun:
 
     # -- before training ----------------------------------------------------------------------------------------------
 
-    def _read(self, X: Any, sample_weight: Any, side: dict[str, Any]) -> None:
+    def _read(self, X: Any, sample_weight: Any, held_out: HeldOut, side: dict[str, Any]) -> None:
         draft, min_rows = self.draft, 1 if self.goes_on else 2
         X = draft._check_rows(X, reset=not self.resumes, min_rows=min_rows, sets_form=not self.goes_on)
-        self.rows = Table.of(X)
+        self.rows = replace(Table.of(X), groups=held_out.numbers(X))
         empty = self.rows.empty_rows if draft._drops_empty_rows else None
         kept, weight = check.check_weights(sample_weight, X, empty, min_rows=min_rows)
         self.table, noted = draft._make_table(self, kept, weight, **side)
         vars(draft).update(noted)
+
+    def _read_validation(self, held_out: HeldOut) -> Table:
+        """Make the table of rows to validate on, which are read as rows of a later call, and of which nothing is noted."""
+        draft, later = self.draft, copy.copy(self)
+        later.validates = later.resumes = later.goes_on = later.single_pass = True
+        try:
+            X = draft._check_rows(held_out.X, reset=False)
+            later.rows = Table.of(X)
+            empty = later.rows.empty_rows if draft._drops_empty_rows else None
+            kept, weight = check.check_weights(None, X, empty, min_rows=1)
+            table, _ = draft._make_table(later, kept, weight, **held_out.side)
+        except ValueError as error:
+            raise ValueError(f"validation_data: {error}") from error
+        return table
+
+    def _validation_rows(self, table: Table) -> Rows:
+        try:
+            self.module.likelihood.check(table.entries().source, table.name)
+        except ValueError as error:
+            raise ValueError(f"validation_data: {error}") from error
+        return self._training_rows(table, None)
+
+    def _check_groups(self, stopping: EarlyStopping | None) -> None:
+        """Raise a ValueError about groups of rows of which none are held out, or that cannot be held apart."""
+        looks_for_decay = not self.resumes and self.chooses_decay and has_networks(self.module)
+        if stopping is None and not looks_for_decay:
+            raise ValueError(
+                "groups keep rows together where some are held out, which early_stopping=False does not do: set "
+                "early_stopping=True, or leave out groups."
+            )
+        if len(np.unique(self.table.groups)) < 2:
+            raise ValueError("groups has one group; at least 2 are needed for some rows to be held out.")
 
     def _check_unchanged(self) -> None:
         """Raise if parameters that shape the module changed since it was built."""
@@ -239,10 +286,14 @@ class FitRun:
         if measured is not table:
             entries = measured.entries()
         is_image = getattr(draft, "image_shape_", None) is not None
+        what = "X" if measured.target is None else "the clean rows"
         try:
             module.likelihood.fit(entries.source, entries.weight, shared=True if is_image else None)
+            what = "X"
+            if measured.target is not None:
+                module.likelihood.fit_inputs(measured.source, measured.weight, shared=True if is_image else None)
         except SpreadError as error:
-            raise error.named(table.name, "X") from None
+            raise error.named(table.name, what) from None
         return module
 
     def _begin_at_linear_model(self, table: Table, plan: Plan) -> None:
@@ -285,19 +336,25 @@ class FitRun:
         """Draw the rows to train on and, with early stopping, those to hold out."""
         if validation_fraction is None:
             return None, None
-        n_rows = self.table.n_rows
+        n_rows, groups = self.table.n_rows, self.table.groups
         n_valid = max(1, round(validation_fraction * n_rows))
+        seed = self.progress.stream(Stream.SPLIT)
+        if groups is not None and len(np.unique(groups)) > 1:
+            held = draw_groups(groups, n_valid, seed)
+            if n_rows - held.sum() < 2:
+                raise ValueError(f"early_stopping holds out whole groups, which leaves {n_rows - held.sum()} row(s) to train on.")
+            return np.flatnonzero(~held), np.flatnonzero(held)
         if n_rows - n_valid < 2:
             raise ValueError(
                 f"early_stopping with validation_fraction={validation_fraction} of {n_rows} rows leaves {n_rows - n_valid} to "
                 "train on; at least 2 are needed."
             )
-        order = np.random.default_rng(self.progress.stream(Stream.SPLIT)).permutation(n_rows)
+        order = np.random.default_rng(seed).permutation(n_rows)
         return np.sort(order[n_valid:]), np.sort(order[:n_valid])
 
-    def _training_rows(self, index: np.ndarray | None) -> Rows:
-        missing = inference.misses_entries(self.module, self.table)
-        return Rows(self.table, self.module.likelihood, self.device, index=index, missing=missing)
+    def _training_rows(self, table: Table, index: np.ndarray | None) -> Rows:
+        missing = inference.misses_entries(self.module, table)
+        return Rows(table, self.module.likelihood, self.device, index=index, missing=missing)
 
     def _plan(self, n_rows: int, stopping: Any) -> Plan:
         draft, progress = self.draft, self.progress

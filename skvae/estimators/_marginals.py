@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skvae.data import dense, is_sparse
-from skvae.data.groups import one_hot_groups
 from skvae.data.kinds import Column, Columns, Levels
+from skvae.data.one_hot import one_hot_groups
 
 _OUTSIDE = 0.01  # share of draws out of range, beyond what few rows explain, at which a model has the shape of a column wrong
 _REPEATED = 0.05  # share of the rows that one value has in a column of numbers that is not smooth

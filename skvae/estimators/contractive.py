@@ -186,7 +186,7 @@ class ContractiveAE(AutoEncoder):
     def _networks(self) -> tuple[Any, Any]:
         if self.decoder != "auto":
             return super()._networks()
-        given = layer_sizes(self.hidden_layer_sizes), self.activation, self.image_shape_
+        given = layer_sizes(self.hidden_layer_sizes), self.activation, self.image_shape_, self._code_size
         encoder, mirror = resolve_networks(self.encoder, None, *given)
         return encoder, "tied" if can_tie(encoder) else mirror
 

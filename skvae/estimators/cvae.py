@@ -20,6 +20,7 @@ from skvae.estimators._conditions import Conditions
 from skvae.estimators._continuous import LINEAR_PATH
 from skvae.estimators._docs import document
 from skvae.estimators._fit import FitRun
+from skvae.estimators._held_out import HeldOut
 from skvae.estimators._inpainting import InpaintingMixin
 from skvae.estimators._latent import between
 from skvae.estimators._specs import as_argument
@@ -185,7 +186,7 @@ class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncode
     # -- fitting ------------------------------------------------------------------------------------------------------
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None, *, condition=None, sample_weight=None):
+    def fit(self, X, y=None, *, condition=None, sample_weight=None, validation_data=None, groups=None):
         """Fit the model.
 
         Parameters
@@ -198,6 +199,13 @@ class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncode
             Takes the place of `y`.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows; rows of weight zero are left out.
+        validation_data : {array-like, sparse matrix} or tuple (X_val, y_val), default=None
+            Rows that early stopping looks at, in place of some that are held out of X: a pair of rows and their labels or
+            numbers, or rows alone where columns of theirs are the condition. They are not
+            learned from, and a pipeline's earlier steps transform them on request alone, by its `transform_input`.
+        groups : array-like of shape (n_samples,), default=None
+            Groups of the rows, such as the person whom each is about. Where rows are held out, by early stopping and to choose
+            the decay beside a linear path, they are whole groups.
 
         Returns
         -------
@@ -209,7 +217,8 @@ class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncode
         ValueError
             If a parameter, X or the conditions are not as they should be, or the loss stops being finite in the first epoch.
         """
-        return self._fit(X, sample_weight, single_pass=False, y=y, condition=condition)
+        held_out = HeldOut.of(validation_data, groups, lambda X, y: {"y": y, "condition": None})
+        return self._fit(X, sample_weight, single_pass=False, held_out=held_out, y=y, condition=condition)
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None, classes=None, *, condition=None, sample_weight=None):
@@ -239,7 +248,7 @@ class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncode
         """
         return self._fit(X, sample_weight, single_pass=True, y=y, condition=condition, classes=classes)
 
-    def fit_transform(self, X, y=None, *, condition=None, sample_weight=None):
+    def fit_transform(self, X, y=None, *, condition=None, sample_weight=None, validation_data=None, groups=None):
         """Fit the model and encode the rows.
 
         Parameters
@@ -252,13 +261,19 @@ class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncode
             Takes the place of `y`.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows.
+        validation_data : {array-like, sparse matrix} or tuple (X_val, y_val), default=None
+            Rows that early stopping looks at; see `fit`.
+        groups : array-like of shape (n_samples,), default=None
+            Groups of the rows, which are held out together; see `fit`.
 
         Returns
         -------
         Z : ndarray of shape (n_samples, n_components_)
             Their deterministic codes.
         """
-        self.fit(X, y, condition=condition, sample_weight=sample_weight)
+        held_out = {"validation_data": validation_data, "groups": groups}
+        given = {name: value for name, value in held_out.items() if value is not None}
+        self.fit(X, y, condition=condition, sample_weight=sample_weight, **given)
         given = y if condition is None else condition
         return self.transform(X, condition=given if self._conditioner.columns is None else None)
 

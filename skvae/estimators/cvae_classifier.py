@@ -77,7 +77,7 @@ class CVAEClassifier(DocumentedMixin, NestedMixin, ClassifierMixin, BaseEstimato
         self.random_state = random_state
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y, sample_weight=None):
+    def fit(self, X, y, sample_weight=None, *, validation_data=None, groups=None):
         """Fit the model.
 
         Parameters
@@ -88,6 +88,10 @@ class CVAEClassifier(DocumentedMixin, NestedMixin, ClassifierMixin, BaseEstimato
             Their labels.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows; rows of weight zero are left out, and so are labels that only they have.
+        validation_data : tuple (X_val, y_val), default=None
+            Rows and labels that early stopping of the estimator looks at; see :meth:`CVAE.fit`.
+        groups : array-like of shape (n_samples,), default=None
+            Groups of the rows, which are held out together; see :meth:`CVAE.fit`.
 
         Returns
         -------
@@ -107,7 +111,7 @@ class CVAEClassifier(DocumentedMixin, NestedMixin, ClassifierMixin, BaseEstimato
             weight = _check_sample_weight(sample_weight, y, dtype=np.float64, ensure_non_negative=True)
         classes, totals = _totals(y, weight)
         log_prior = self._log_prior(classes, totals)
-        estimator.fit(X, y, sample_weight=weight)
+        estimator.fit(X, y, sample_weight=weight, validation_data=validation_data, groups=groups)
         self.estimator_ = estimator
         self.classes_ = classes
         self.class_log_prior_ = log_prior

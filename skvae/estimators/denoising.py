@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
+from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from skvae import inference
+from skvae.data import Table
+from skvae.data.sources import as_source
 from skvae.estimators import _checks as check
 from skvae.estimators._docs import document
 from skvae.estimators._fit import FitRun
+from skvae.estimators._held_out import HeldOut
 from skvae.estimators.autoencoder import AutoEncoder
 from skvae.modules import CORRUPTIONS, MLP, DenoisingModule
 from skvae.runtime.randomness import PrivateRandomness
@@ -20,9 +27,13 @@ from skvae.training import Plan, Rows, pretrain
 class DenoisingAE(AutoEncoder):
     r"""Denoising autoencoder: reconstructs clean rows from corrupted ones.
 
-    Every step corrupts its rows anew; the target is the clean row [1]_. The code then has to know how columns depend on each
-    other rather than copy them, and `reconstruct`, or `denoise`, repairs rows that are damaged in the same way. Corruption is
-    for training alone: `transform` and the scores read rows as they are.
+    Where `fit` gets rows alone, they are clean: every step corrupts its rows anew, and the target is the clean row [1]_. The
+    code then has to know how columns depend on each other rather than copy them, and `reconstruct`, or `denoise`, repairs rows
+    that are damaged in the same way. Corruption is for training alone: `transform` and the scores read rows as they are.
+
+    Where the clean rows of noisy ones are known, `fit` gets both, as X and y, or as X and `clean`: the target then is the given
+    clean row, and noise of any kind is learned, also such as depends on the row or is the same in many columns, which no
+    corruption is. Corruption is added on top all the same; ``corruption_scale=0`` leaves out the "gaussian" one.
 
     Parameters
     ----------
@@ -66,6 +77,19 @@ class DenoisingAE(AutoEncoder):
     --------
     AutoEncoder : The same without corruption.
 
+    Notes
+    -----
+    Methods that take `y` or `clean` use `clean` where both are given. A `y` is clean rows where it is of numbers, of exactly the
+    shape of X, and has at least two columns; any other is ignored, as pipelines and searches pass labels.
+
+    With clean rows, the likelihood is that of the clean table: its units, constant columns and `noise_scale_`, and what
+    `reconstruct`, `inverse_transform` and `sample` return, are those of clean rows. The encoder reads noisy rows by means and
+    standard deviations of their own, except with "bernoulli" and "poisson", which take both tables as they are; noisy rows may
+    be out of their range. `density_` is that of the codes of noisy rows, and the noise is how clean rows scatter around what
+    noisy ones are reconstructed as. Corruption in the units of columns goes by the columns of X. An entry may be missing in
+    either table: one that is missing in the clean row does not count, and one that is missing in the noisy row alone is learned
+    to be filled in. Rows without any entry in one of the tables are left out.
+
     References
     ----------
     .. [1] Vincent et al., "Stacked denoising autoencoders: learning useful representations in a deep network with a local
@@ -94,6 +118,10 @@ class DenoisingAE(AutoEncoder):
         "mask_value": [Interval(Real, None, None, closed="neither"), None],
         "pretraining_epochs": [Interval(Integral, 0, None, closed="left")],
     }
+
+    __metadata_request__fit = {"clean": True}
+    __metadata_request__partial_fit = {"clean": True}
+    __metadata_request__score = {"clean": True}
 
     def __init__(
         self,
@@ -154,6 +182,102 @@ class DenoisingAE(AutoEncoder):
         self.verbose = verbose
         self.callbacks = callbacks
 
+    # -- fitting ------------------------------------------------------------------------------------------------------
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None, *, clean=None, sample_weight=None, validation_data=None, groups=None):
+        """Fit the model.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows to learn from, noisy ones where their clean rows are given.
+        y : {array-like, sparse matrix} of shape (n_samples, n_features), default=None
+            The clean rows of X, in the order of its rows and columns. Ignored where it is of another shape, has one column, or
+            is not of numbers.
+        clean : {array-like, sparse matrix} of shape (n_samples, n_features), default=None
+            Takes the place of `y`, and has to be clean rows, be it of one column. A pipeline's earlier steps transform X and not
+            this: it is in the units that X has when it comes here.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows; rows of weight zero are left out.
+        validation_data : {array-like, sparse matrix} or tuple (X_val, y_val), default=None
+            Rows that early stopping looks at, in place of some that are held out of X: a pair of noisy rows and their clean
+            ones where clean rows are given, and rows alone where not. They are not
+            learned from, and a pipeline's earlier steps transform them on request alone, by its `transform_input`.
+        groups : array-like of shape (n_samples,), default=None
+            Groups of the rows, such as the person whom each is about. Where rows are held out, by early stopping and to choose
+            the decay beside a linear path, they are whole groups.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If a parameter, X or the clean rows are not as they should be, or the loss stops being finite in the first epoch.
+        """
+        given = check.choose_clean(X, y, clean)
+
+        def side(X: Any, y: Any) -> dict[str, Any]:
+            if given[0] is not None and y is None:
+                raise ValueError("validation_data: the model learns from clean rows, so that it takes a pair (X_val, clean_val).")
+            return {"given": (None if given[0] is None else y, "the second of the pair")}
+
+        held_out = HeldOut.of(validation_data, groups, side)
+        return self._fit(X, sample_weight, single_pass=False, held_out=held_out, given=given)
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y=None, *, clean=None, sample_weight=None):
+        """Go on with one pass over some rows.
+
+        The first call fixes the standardization of the columns, and whether clean rows are given. Optimizer and schedules go on
+        where they were; schedules stay at their end.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows to learn from, noisy ones where their clean rows are given.
+        y : {array-like, sparse matrix} of shape (n_samples, n_features), default=None
+            The clean rows of X; ignored where it cannot be, see `fit`.
+        clean : {array-like, sparse matrix} of shape (n_samples, n_features), default=None
+            Takes the place of `y`, and has to be clean rows.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+        """
+        return self._fit(X, sample_weight, single_pass=True, given=check.choose_clean(X, y, clean))
+
+    def _make_table(
+        self, run: FitRun, kept: Any, weight: np.ndarray | None, *, given: tuple[Any, str]
+    ) -> tuple[Table, dict[str, Any]]:
+        """Make the table of the rows, with the clean ones as what they should be."""
+        table, noted = super()._make_table(run, kept, weight)
+        clean, name = given
+        if run.resumes and not run.validates and self.module_.has_clean_targets != (clean is not None):
+            before, now = ("with", "without") if clean is None else ("without", "with")
+            raise ValueError(
+                f"The model was fitted {before} clean rows, and cannot go on {now} them: pass what it was given, as clean or as "
+                "y of the shape of X, or use a clone, or fit with warm_start=False."
+            )
+        if clean is None:
+            return table, noted
+        target = as_source(check.check_clean(self, clean, run.rows.source, name=name))
+        table = replace(table, target=target if isinstance(kept, slice) else target.take(kept))
+        empty = table.entries().empty_rows
+        if empty is None:
+            return table, noted
+        if len(empty) - empty.sum() < (1 if run.goes_on else 2):
+            raise ValueError(f"{name} has {len(empty) - empty.sum()} row(s) with an entry that is not missing; more are needed.")
+        table = table.take(~empty)
+        is_weighted = table.weight is not None and (table.weight != table.weight[0]).any()
+        return table if is_weighted else replace(table, weight=None), noted
+
     def _module_arguments(self, n_features: int) -> dict[str, Any]:
         self._check_corruption()
         several = isinstance(self.corruption, (list, tuple))
@@ -165,6 +289,8 @@ class DenoisingAE(AutoEncoder):
             "noise_unit": self.noise_unit,
             "mask_value": None if self.mask_value is None else float(self.mask_value),
         }
+
+    # -- corruption ---------------------------------------------------------------------------------------------------
 
     def _check_corruption(self) -> None:
         """Raise a ValueError about a corruption that cannot be, or does not go with pretraining."""
@@ -213,6 +339,40 @@ class DenoisingAE(AutoEncoder):
     def _measure(self, run: FitRun) -> dict[str, Any]:
         losses = run.prepared["losses"] if run.prepared else self.pretraining_loss_
         return {**super()._measure(run), "pretraining_loss_": losses}
+
+    def score(self, X, y=None, sample_weight=None, *, clean=None):
+        """Mean log-likelihood of rows or, where clean rows are given, of these given X.
+
+        Without clean rows it is the mean of `score_samples`: the log-density of the rows of X under the density of the codes and
+        the decoder with its noise, whatever rows the model was fitted to; corruption has no part in it. With clean rows it is the
+        mean log-density of the clean row given the noisy one: of the likelihood around what the noisy row is reconstructed as.
+        The two do not compare, as the latter knows a row much like the one that it scores.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data, noisy ones where their clean rows are given.
+        y : {array-like, sparse matrix} of shape (n_samples, n_features), default=None
+            The clean rows of X; ignored where it cannot be, see `fit`.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
+        clean : {array-like, sparse matrix} of shape (n_samples, n_features), default=None
+            Takes the place of `y`, and has to be clean rows.
+
+        Returns
+        -------
+        score : float
+            Nats per row, of the density in the units of the clean rows; higher is better. Entries that are missing in the clean
+            rows are integrated out.
+        """
+        given, name = check.choose_clean(X, y, clean)
+        if given is None:
+            return super().score(X, sample_weight=sample_weight)
+        table, device = self._ready(X)
+        table = replace(table, target=as_source(check.check_clean(self, given, table.source, name=name)))
+        self.module_.likelihood.check(table.target, table.name)
+        scores = inference.log_prob_given(self.module_, table, device)
+        return float(np.average(scores, weights=check.check_score_weights(sample_weight, scores)))
 
     def denoise(self, X):
         """Repair rows; another name for `reconstruct`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, ClassVar, NamedTuple
 
@@ -11,6 +12,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_array, check_is_fitted
 
 from skvae.data import Table, is_sparse
+from skvae.data.sources import as_source
 from skvae.estimators import _checks as check
 from skvae.estimators._base import BaseAutoEncoder
 from skvae.estimators._docs import document
@@ -226,7 +228,7 @@ class TDVAE(BaseAutoEncoder):
         longest = int((~np.isnan(X[..., 0])).sum(axis=1).max())
         if not run.resumes:
             noted["n_timesteps_"] = X.shape[1] if self._gives_rows else longest
-        return Table.of(X[:, :longest], table.weight, names=table.names), noted
+        return replace(table, source=as_source(X[:, :longest])), noted
 
     def _module_arguments(self, n_features: int) -> dict[str, Any]:
         longest = self.n_timesteps_ - 1

@@ -23,6 +23,7 @@ from skvae.estimators._clusters import ClustersMixin
 from skvae.estimators._conditions import Conditions, prior_depends_on
 from skvae.estimators._docs import document
 from skvae.estimators._fit import REMEMBERED_ROWS, FitRun
+from skvae.estimators._held_out import HeldOut
 from skvae.estimators._specs import resolve
 from skvae.estimators._table import TableAutoEncoder
 from skvae.estimators._variational import NOISE_ROWS
@@ -218,7 +219,7 @@ class VQVAE(ClustersMixin, TableAutoEncoder):
     # -- fitting ------------------------------------------------------------------------------------------------------
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None, *, sample_weight=None):
+    def fit(self, X, y=None, *, sample_weight=None, validation_data=None, groups=None):
         """Fit the autoencoder, and then the prior of its codes.
 
         Parameters
@@ -229,6 +230,13 @@ class VQVAE(ClustersMixin, TableAutoEncoder):
             Labels for a class-conditional prior, see `class_conditional`. Codes do not depend on them.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows; rows of weight zero are left out.
+        validation_data : {array-like, sparse matrix} or tuple (X_val, y_val), default=None
+            Rows that early stopping looks at, in place of some that are held out of X; labels that are passed beside them are
+            ignored, as the prior of the codes alone depends on any. They are not
+            learned from, and a pipeline's earlier steps transform them on request alone, by its `transform_input`.
+        groups : array-like of shape (n_samples,), default=None
+            Groups of the rows, such as the person whom each is about. Where rows are held out, by early stopping and to choose
+            the decay beside a linear path, they are whole groups.
 
         Returns
         -------
@@ -240,7 +248,8 @@ class VQVAE(ClustersMixin, TableAutoEncoder):
         ValueError
             If a parameter, X or y is not as it should be, or the loss stops being finite in the first epoch.
         """
-        return self._fit(X, sample_weight, single_pass=False, y=y)
+        held_out = HeldOut.of(validation_data, groups, lambda X, y: {"y": None})
+        return self._fit(X, sample_weight, single_pass=False, held_out=held_out, y=y)
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None, classes=None, *, sample_weight=None):
@@ -272,6 +281,8 @@ class VQVAE(ClustersMixin, TableAutoEncoder):
         self, run: FitRun, kept: Any, weight: np.ndarray | None, *, y: Any, classes: Any = None
     ) -> tuple[Table, dict[str, Any]]:
         table, noted = super()._make_table(run, kept, weight)
+        if run.validates:
+            return table, noted
         depends = self.class_conditional is not False and self._prior_name not in (None, "uniform")
         if self.class_conditional is True and not depends:
             raise ValueError(

@@ -9,7 +9,7 @@ from torch import nn
 from skvae.data import Table
 from skvae.data.columns import columns_are_correlated
 from skvae.inference.rows import encode, find_codes, posterior
-from skvae.inference.runner import misses_entries, place, rows_at_once
+from skvae.inference.runner import filled_target, misses_entries, place, rows_at_once
 from skvae.modules import Batch, LatentModule
 from skvae.modules.likelihoods.units import MAX_STANDARDIZED
 from skvae.modules.posterior import DiagonalNormal
@@ -52,14 +52,18 @@ def most_rows(module: LatentModule, data: Table) -> int:
 
 def rows_of(module: LatentModule, data: Table) -> Batch:
     """Return all rows of a table in double precision on the CPU, standardized."""
-    x, observed = module.likelihood.units.standardize_exactly(data.source), None
+    x, observed = module.likelihood.inputs.standardize_exactly(data.source), None
     x = x.clamp_(-MAX_STANDARDIZED, MAX_STANDARDIZED)
     if misses_entries(module, data):
         x, observed = module.likelihood.fill(x)
         x = x.double()
     weight = torch.from_numpy(np.ones(len(x)) if data.weight is None else data.weight)
     condition = None if data.condition is None else torch.from_numpy(data.condition.astype(np.float64))
-    return Batch(x, x, weight, condition, observed)
+    target, counted = x, None
+    if data.target is not None:
+        target = module.likelihood.units.standardize_exactly(data.target).clamp_(-MAX_STANDARDIZED, MAX_STANDARDIZED)
+        target, counted = filled_target(module.likelihood, data.target, target, observed)
+    return Batch(x, target, weight, condition, observed, counted)
 
 
 def fit_noise(module: LatentModule, data: Table, device: torch.device, *, max_rows: int, share: float = 1.0) -> None:
@@ -110,14 +114,18 @@ def widen_noise(module: LatentModule, data: Table, device: torch.device, new_ene
 def _sample(module: LatentModule, data: Table, device: torch.device, max_rows: int) -> Batch:
     """Evenly spaced rows on a device, with noise for codes; the module is placed there, too."""
     sample = data.take(_evenly_spaced(data, max_rows))
-    x, observed = module.likelihood.standardize(sample.source).to(device), None
+    x, observed = module.likelihood.standardize_inputs(sample.source).to(device), None
     if misses_entries(module, sample):
         x, observed = module.likelihood.fill(x)
     weight = torch.from_numpy(np.ones(len(x)) if sample.weight is None else sample.weight).float().to(device)
     noise = torch.randn((len(x), module.n_components), generator=make_generator(_SEED), dtype=torch.float32)
     condition = None if sample.condition is None else torch.from_numpy(sample.condition.astype(np.float32)).to(device)
     place(module, device)
-    return Batch(x, x, weight, condition, observed, {"posterior": noise.to(device)})
+    target, counted = x, None
+    if sample.target is not None:
+        target = module.likelihood.standardize(sample.target).to(device)
+        target, counted = filled_target(module.likelihood, sample.target, target, observed)
+    return Batch(x, target, weight, condition, observed, counted, {"posterior": noise.to(device)})
 
 
 def _evenly_spaced(data: Table, max_rows: int) -> np.ndarray:

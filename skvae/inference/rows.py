@@ -22,6 +22,11 @@ def encode(module: nn.Module, table: Table, device: torch.device, *, size: int |
     return _of_rows(module, table, device, module.encode, size)
 
 
+def log_prob_given(module: nn.Module, table: Table, device: torch.device) -> np.ndarray:
+    """Log-densities of the targets of a table given its rows, in nats and in the units of the data, ``(n_samples,)``."""
+    return _of_rows(module, table, device, module.log_prob_given).astype(np.float64)
+
+
 def posterior(module: nn.Module, table: Table, device: torch.device, *, size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Means and log-variances of q(z|x), each ``(n_samples, n_components)``, by chunks of a `size`."""
     return _of_rows(module, table, device, lambda batch: tuple(module.posterior(batch)), size)

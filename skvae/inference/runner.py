@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from skvae.data import Table
-from skvae.modules import Batch
+from skvae.data.sources import Source
+from skvae.modules import Batch, Likelihood
 from skvae.runtime.alignment import aligned_rows, aligned_zeros
 from skvae.runtime.cudnn import steady
 from skvae.runtime.precision import single_precision
@@ -73,6 +74,27 @@ def place(module: nn.Module, device: torch.device) -> None:
 def misses_entries(module: nn.Module, table: Table) -> bool:
     """Whether some of the rows' entries are missing, for a module that takes such rows."""
     return module.takes_missing and table.has_missing
+
+
+def filled_target(
+    likelihood: Likelihood, source: Source, target: torch.Tensor, observed: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Fill missing entries of what rows should be, and return which count; see `Batch.target_observed`.
+
+    Parameters
+    ----------
+    likelihood : Likelihood
+    source : Source
+        Where the targets come from.
+    target : Tensor of shape (n, n_features)
+        Standardized, NaN where entries are missing.
+    observed : Tensor of bool, of the same shape, or None
+        Which entries of the rows themselves are there.
+    """
+    if source.has_missing:
+        filled, counted = likelihood.fill(target, is_target=True)
+        return filled.to(target), counted
+    return target, None if observed is None else torch.ones_like(observed)
 
 
 class Runner:
@@ -140,12 +162,16 @@ class Runner:
         likelihood = self.module.likelihood
         missing = misses_entries(self.module, table)
         buffer = self._room(table.n_rows, table.shape[1:])
+        # Rows are scored in other units than those in which the encoder reads noisy ones.
+        source = table.source if table.target is None else table.target
+        has_targets = table.target is not None or likelihood.input_units is not None
+        targets = self._room(table.n_rows, table.shape[1:]) if has_targets else None
         conditions = None if table.condition is None else self.padded(table.condition)
         weight = torch.ones(self.size, dtype=torch.float32, device=self.device)
 
         def batch(rows: slice) -> Batch:
             n_rows = min(rows.stop, table.n_rows) - rows.start
-            likelihood.standardize(table.source, rows, out=buffer)
+            likelihood.standardize_inputs(table.source, rows, out=buffer)
             if n_rows < len(buffer):
                 buffer[n_rows:] = 0.0
             x, observed = self._send(buffer), None
@@ -154,7 +180,14 @@ class Runner:
                 x = aligned_zeros(*x.shape).copy_(filled) if x.device.type == "cpu" else filled
             drawn = None if noise is None else noise(rows, x.cpu())
             given = None if conditions is None else conditions(rows)
-            return Batch.of(x, weight=weight, condition=given, observed=observed, noise=drawn)
+            made = Batch.of(x, weight=weight, condition=given, observed=observed, noise=drawn)
+            if targets is None:
+                return made
+            likelihood.standardize(source, rows, out=targets)
+            if n_rows < len(targets):
+                targets[n_rows:] = 0.0
+            target, counted = filled_target(likelihood, source, self._send(targets), observed)
+            return made._replace(target=target, target_observed=counted)
 
         return batch
 

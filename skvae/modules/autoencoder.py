@@ -77,7 +77,7 @@ class AutoEncoderModule(LatentModule):
 
     def loss(self, batch: Batch, schedule: Schedule) -> Loss:
         output = self.decode(self.encode(batch), batch)
-        return Loss({"reconstruction": self.likelihood.distortion(batch.target, output, batch.observed)}, {})
+        return Loss({"reconstruction": self.likelihood.distortion(batch.target, output, batch.counted)}, {})
 
     @torch.no_grad()
     def start(self, batch: Batch) -> None:
@@ -137,7 +137,7 @@ class AutoEncoderModule(LatentModule):
     def _expand(self, code: Tensor, free: Free, batch: Batch) -> Expansion:
         """Expand the posterior around codes."""
         output = self.decode(code, batch)
-        residual, information = self.likelihood.residual(batch.x, output), self.likelihood.information(output)
+        residual, information = self.likelihood.residual(batch.target, output), self.likelihood.information(output)
         if batch.observed is not None:
             residual, information = residual * batch.observed, information * batch.observed
         posterior = LaplacePosterior(code, free, self._slopes(code, free, batch))
@@ -172,7 +172,7 @@ class AutoEncoderModule(LatentModule):
         The other step has for the information what the force is per shortfall: for counts between the information of the output
         and that of the row, so that a linear decoder of one column gets from any rate to the row's at once.
         """
-        secant = around.force / self.likelihood.shortfall(batch.x, around.output)
+        secant = around.force / self.likelihood.shortfall(batch.target, around.output)
         information = around.information.to(secant)
         # Where an entry is met already, or missing, there is nothing to divide.
         secant = torch.where((secant > 0.0) & secant.isfinite(), secant, information)
@@ -187,7 +187,8 @@ class AutoEncoderModule(LatentModule):
         code, positions = around.code.unsqueeze(1).expand(-1, moves.shape[1], -1), free.positions.unsqueeze(1).expand(moves.shape)
         z = code.scatter_add(2, positions, (moves * free.active.unsqueeze(1)).to(code))
         observed = None if batch.observed is None else batch.observed.unsqueeze(1)
-        energy = self.likelihood.nll(batch.x.unsqueeze(1), self.decode(z, batch), observed) + around.posterior.prior_energy(moves)
+        nll = self.likelihood.nll(batch.target.unsqueeze(1), self.decode(z, batch), observed)
+        energy = nll + around.posterior.prior_energy(moves)
         return torch.where(energy.isnan(), math.inf, energy)
 
     def _code(self, batch: Batch) -> tuple[Tensor, Free]:
@@ -213,12 +214,12 @@ class AutoEncoderModule(LatentModule):
         observed = some.observed
         code, free = self._code(some)
         output = self.decode(code, some)
-        residual, slopes = likelihood.residual(some.x, output), self._slopes(code, free, some)
+        residual, slopes = likelihood.residual(some.target, output), self._slopes(code, free, some)
         if observed is not None:
             residual = residual * observed
-        energy = start = likelihood.mean_energy(likelihood.energies(some.x, output), some.weight, observed)
+        energy = start = likelihood.mean_energy(likelihood.energies(some.target, output), some.weight, observed)
         if len(code) < len(batch.x):
-            everything = likelihood.energies(batch.x, self.decode(self._code(batch)[0], batch))
+            everything = likelihood.energies(batch.target, self.decode(self._code(batch)[0], batch))
             energy = likelihood.mean_energy(everything, batch.weight, batch.observed)
         decides = (start > _TYPICAL * energy) & (len(code) >= min(len(batch.x), _FEWEST_ROWS))
         likelihood.noise.set_moment(torch.where(decides, start, energy))

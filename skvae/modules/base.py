@@ -352,7 +352,7 @@ class LatentModule(TrainableModule):
     def residual_energy(self, batch: Batch) -> Tensor:
         """Mean energy of every column around what training has rows reconstructed as, ``(n_features,)``; see `mean_energy`."""
         energy = self.likelihood.energies(batch.target, self.decode(self.encode(batch), batch))
-        return self.likelihood.mean_energy(energy, batch.weight, batch.observed)
+        return self.likelihood.mean_energy(energy, batch.weight, batch.counted)
 
     def fit_noise(self, batch: Batch, share: float = 1.0) -> None:
         """Fit the likelihood's noise to rows once encoder and decoder are trained.

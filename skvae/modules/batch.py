@@ -23,6 +23,8 @@ class Batch(NamedTuple):
         What the rows are conditioned on.
     observed : Tensor of bool, shape (n, n_features), or None
         Which entries are not missing; None where all of them are there.
+    target_observed : Tensor of bool, shape (n, n_features), or None
+        The same of the target, where it is another one than `x`; None where they are the same entries as of `x`.
     noise : dict of Tensor or None
         Standard normal draws, by the names in the module's `noise_shapes`, each of shape ``(n, *shape)``.
     """
@@ -32,6 +34,7 @@ class Batch(NamedTuple):
     weight: Tensor
     condition: Tensor | None = None
     observed: Tensor | None = None
+    target_observed: Tensor | None = None
     noise: dict[str, Tensor] | None = None
 
     @classmethod
@@ -47,12 +50,17 @@ class Batch(NamedTuple):
         """Make a batch of rows that are their own target, and count alike unless their weights are given."""
         if weight is None:
             weight = torch.ones(len(x), dtype=x.dtype if x.is_floating_point() else None, device=x.device)
-        return cls(x, x, weight, condition, observed, noise)
+        return cls(x, x, weight, condition, observed, noise=noise)
 
     @classmethod
     def of_codes(cls, z: Tensor, condition: Tensor | None = None) -> Batch:
         """Make a batch of rows of which nothing is known but the condition, to decode codes ``(n, ...)`` with."""
         return cls.of(z.new_empty(len(z), 0), condition=condition)
+
+    @property
+    def counted(self) -> Tensor | None:
+        """Which entries of the target count; None where all do."""
+        return self.observed if self.target_observed is None else self.target_observed
 
     def drawn(self, name: str) -> Tensor:
         """Return the noise of a name."""

@@ -20,6 +20,9 @@ CORRUPTIONS = ("gaussian", "masking", "salt_and_pepper", "dropout")
 class DenoisingModule(AutoEncoderModule):
     """Autoencoder that reads corrupted rows and returns clean ones.
 
+    The clean rows are the targets of a batch: the rows themselves or, where the likelihood has units of its own for what the
+    encoder reads (`Likelihood.fit_inputs`), other ones, and rows are then corrupted on top of the noise that they have.
+
     Parameters
     ----------
     corruption : str, sequence of str or callable
@@ -75,17 +78,24 @@ class DenoisingModule(AutoEncoderModule):
         It is not for corruptions of the user's own, for missing entries and for tied weights.
         """
         rows = read(self, batch)
-        if callable(self.corruption) or rows.observed is not None or is_tied(self) or not self.likelihood.is_location_family:
+        if is_tied(self) or not self.likelihood.is_location_family:
+            return super().start(batch)
+        if not self.has_clean_targets and (callable(self.corruption) or rows.observed is not None):
             return super().start(batch)
         likelihood, share = self.likelihood, rows.weight / rows.weight.sum()
         mean = share @ rows.inputs
-        deviation = (rows.inputs - mean) * share.sqrt().unsqueeze(1)
+        away = rows.inputs - mean
+        deviation = away * share.sqrt().unsqueeze(1)
         covariance, varying = deviation.mT @ deviation, likelihood.varying.cpu().double()
-        corrupted, crossed, center = self._corrupted_moments(covariance, mean)
+        clean_mean, crossed, read_columns = mean, covariance, likelihood.input_varying.cpu().double()
+        if self.has_clean_targets:
+            clean_mean, crossed = _clean_moments(rows.response, batch.counted, share, away)
+        corrupted, crossed, center = self._corrupted_moments(covariance, crossed, mean)
         importance = (likelihood.training_weight / likelihood.unit_weight).cpu().double().sqrt()
         n_axes = min(self.n_components, self.n_features)
-        keep = varying.unsqueeze(1) * varying
-        encoder, axes = fn.linear_denoiser(corrupted * keep, crossed * importance.unsqueeze(1) * keep, varying, n_axes)
+        both = read_columns.unsqueeze(1) * read_columns
+        keep = varying.unsqueeze(1) * read_columns
+        encoder, axes = fn.linear_denoiser(corrupted * both, crossed * importance.unsqueeze(1) * keep, read_columns, n_axes)
         codes = (encoder @ corrupted * encoder).sum(1)
         unit = float(codes.mean().clamp(min=1e-12).rsqrt())
         full = torch.zeros(self.n_components, rows.joined.shape[1], dtype=encoder.dtype)
@@ -93,11 +103,22 @@ class DenoisingModule(AutoEncoderModule):
         decoder = torch.zeros(self.n_features, self.n_components, dtype=encoder.dtype)
         inverse = torch.where(importance > 0.0, 1.0 / importance.clamp(min=1e-30), 0.0)
         decoder[:, :n_axes] = inverse.unsqueeze(1) * axes.mT / unit
-        install(self, LinearModel(full, -(full[:, : self.n_features] @ center), decoder, mean))
+        install(self, LinearModel(full, -(full[:, : self.n_features] @ center), decoder, clean_mean))
 
-    def _corrupted_moments(self, covariance: Tensor, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Covariance of corrupted rows, covariance between clean and corrupted ones, and the mean of the latter."""
-        names, columns = self._names, self.likelihood.column
+    @property
+    def has_clean_targets(self) -> bool:
+        """Whether the clean rows are others than those that are read."""
+        return self.likelihood.input_units is not None
+
+    def _corrupted_moments(self, covariance: Tensor, crossed: Tensor, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Covariance of corrupted rows, covariance between clean and corrupted ones, and the mean of the latter.
+
+        They follow from the covariance of rows, that between clean rows and these, and the mean of rows. Functions of the
+        user's own are left out.
+        """
+        if callable(self.corruption):
+            return covariance, crossed, mean
+        names, columns = self._names, self.likelihood.input_column
         found = []
         for name in names:
             kept, replaced = 1.0, torch.zeros_like(mean)  # share of entries that stay, and what takes the place of the others
@@ -118,7 +139,7 @@ class DenoisingModule(AutoEncoderModule):
                 own = kept * covariance.diagonal() + (1.0 - kept) * variance + kept * (1.0 - kept) * (mean - replaced).square()
                 extra = own - kept**2 * covariance.diagonal()
             center = kept * mean + (1.0 - kept) * replaced
-            found.append((kept**2 * covariance + torch.diag(extra), kept * covariance, center))
+            found.append((kept**2 * covariance + torch.diag(extra), kept * crossed, center))
         center = torch.stack([each[2] for each in found]).mean(0)
         corrupted = torch.stack([own + torch.outer(each - center, each - center) for own, _, each in found]).mean(0)
         return corrupted, torch.stack([each[1] for each in found]).mean(0), center
@@ -143,7 +164,7 @@ class DenoisingModule(AutoEncoderModule):
         return x
 
     def _corrupt_by(self, name: str, x: Tensor, noise: dict[str, Tensor]) -> Tensor:
-        column = self.likelihood.column
+        column = self.likelihood.input_column
         if name == "gaussian":
             return fn.add_gaussian(x, noise["entries"], self.corruption_scale * self._noise_unit())
         if name == "dropout":
@@ -154,7 +175,7 @@ class DenoisingModule(AutoEncoderModule):
         return fn.mask(x, chosen, self._mask_value())
 
     def _noise_unit(self) -> Tensor:
-        return self.likelihood.column("spread" if self.noise_unit == "std" else "unit")
+        return self.likelihood.input_column("spread" if self.noise_unit == "std" else "unit")
 
     def _mask_value(self) -> Tensor | float:
         if self.mask_value is not None:
@@ -166,10 +187,27 @@ class DenoisingModule(AutoEncoderModule):
         return rows if self.image_shape is None else torch.unflatten(rows, 1, self.image_shape)
 
     def _corrupt_by_function(self, corruption: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        given = self.as_given(self.likelihood.to_data(x))
+        given = self.as_given(self.likelihood.inputs.to_data(x))
         corrupted = corruption(given.clone()).to(given)
         # What the function leaves alone stays as it is: far from zero, single precision is too coarse for the way back.
-        return x + (corrupted - given).reshape(x.shape) * self.likelihood.column("unit")
+        return x + (corrupted - given).reshape(x.shape) * self.likelihood.input_column("unit")
+
+    # -- clean rows that are given ------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def fit_noise(self, batch: Batch, share: float = 1.0) -> None:
+        """Fit the likelihood's noise: where clean rows are given, to how they scatter around what rows are reconstructed as.
+
+        The code of a row then is not inferred from the clean one, so that nothing is known of it but what it is.
+        """
+        if not self.has_clean_targets:
+            super().fit_noise(batch, share)
+        elif self.likelihood.learns_noise:
+            self.likelihood.noise.set_moment(self.residual_energy(batch))
+
+    def log_prob_given(self, batch: Batch) -> Tensor:
+        """Log-density of the targets given the rows, in nats and in the units of the data, ``(n,)``."""
+        return -self.likelihood.nll(batch.target, self.decode(self.encode(batch), batch), batch.counted)
 
     # -- greedy pretraining -------------------------------------------------------------------------------------------
 
@@ -180,7 +218,7 @@ class DenoisingModule(AutoEncoderModule):
         """
         encoder, decoder = _blocks(self.encoder), _blocks(self.decoder)[::-1]
         # Codes have no unit of their own: noise in the units of the data becomes noise in standard deviations.
-        unit = self._noise_unit().square().mean() / self.likelihood.column("spread").square().mean().clamp(min=1e-30)
+        unit = self._noise_unit().square().mean() / self.likelihood.input_column("spread").square().mean().clamp(min=1e-30)
         for i, (down, up) in enumerate(zip(encoder, decoder, strict=True)):
             stage = DenoisingModule(
                 down[0].in_features if i else self.n_features,
@@ -200,6 +238,17 @@ class DenoisingModule(AutoEncoderModule):
                     self.mask_value,
                 )
             yield stage
+
+
+def _clean_moments(clean: Tensor, observed: Tensor | None, share: Tensor, away: Tensor) -> tuple[Tensor, Tensor]:
+    """Means of clean rows, and their covariance with the deviations of rows; of every column over the rows that have it."""
+    if observed is None:
+        mean = share @ clean
+        return mean, ((clean - mean) * share.unsqueeze(1)).mT @ away
+    there = observed.to(clean) * share.unsqueeze(1)
+    known = there.sum(0).clamp(min=1e-30)
+    mean = (there * clean).sum(0) / known
+    return mean, ((clean - mean) * there).mT @ away / known.unsqueeze(1)
 
 
 def _blocks(network: nn.Module) -> list[list[Any]]:

@@ -51,7 +51,7 @@ class Readings(NamedTuple):
     joined : Tensor of shape (n, n_encoder_inputs)
         The same with what a model joins to it.
     response : Tensor of shape (n, n_outputs)
-        What the decoder would have to return, about.
+        What the decoder would have to return, about; the columns' means where entries are missing.
     weight : Tensor of shape (n,)
     observed : Tensor of bool, shape (n, n_inputs), or None
     condition : Tensor of shape (n, n_conditions) or None
@@ -68,7 +68,7 @@ class Readings(NamedTuple):
 def read(module: LatentModule, batch: Batch) -> Readings:
     """Read a batch whose rows are in double precision."""
     inputs = module.likelihood.network_input(batch.x)
-    response = module.likelihood.response(batch.x)
+    response = module.likelihood.response(batch.target)
     condition = None if batch.condition is None else batch.condition.double()
     joined = module.join_input(inputs, batch).double()
     return Readings(inputs, joined, response, batch.weight.double(), batch.observed, condition)
@@ -96,7 +96,7 @@ def principal_model(module: LatentModule, rows: Readings) -> LinearModel:
     mean, _ = fn.posterior_of_observed(factors, scaled, rows.observed)
     codes = unit * (mean @ factors.loadings.mT) @ left
     encoder, encoder_bias = fn.least_squares(rows.joined, codes, rows.weight, ridge=RIDGE)
-    if likelihood.is_location_family:
+    if likelihood.is_location_family and likelihood.input_units is None:
         decoder = inverse.unsqueeze(1) * left / unit, inverse * factors.mean
     else:
         decoder = decoder_of(module, codes, rows)

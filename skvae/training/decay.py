@@ -20,6 +20,7 @@ from torch import nn
 
 from skvae.data import Table
 from skvae.data.distinct import distinct_rows
+from skvae.data.groups import fold_groups
 from skvae.inference.measure import most_rows, rows_of
 from skvae.modules import Batch, LatentModule, TrainableModule
 from skvae.modules.networks.layers import Shortcut
@@ -76,7 +77,7 @@ class DecayCurve(NamedTuple):
 def search_decay(module: LatentModule, table: Table, device: torch.device, plan: Plan) -> DecayCurve:
     """Try weight decays of the networks beside a module's linear maps on rows of a table.
 
-    Equal rows are held out together and count as one of the weights of all.
+    Equal rows are held out together and count as one of the weights of all; rows of one group are held out together, too.
 
     Parameters
     ----------
@@ -99,13 +100,19 @@ def search_decay(module: LatentModule, table: Table, device: torch.device, plan:
     rows = rows._replace(x=rows.x.float(), target=rows.target.float(), weight=rows.weight.float())
     if rows.condition is not None:
         rows = rows._replace(condition=rows.condition.float())
-    return _search(module, rows, exact.x, plan)
+    return _search(module, rows, exact, plan, None if table.groups is None else table.groups[chosen])
 
 
-def _search(module: LatentModule, rows: Batch, exact: torch.Tensor, plan: Plan) -> DecayCurve:
+def _search(module: LatentModule, rows: Batch, exact: Batch, plan: Plan, groups: NDArray[np.intp] | None = None) -> DecayCurve:
     n_rows, device = len(rows.x), rows.x.device
     n_folds = next((n for most_rows_of, n in _FOLDS.items() if n_rows <= most_rows_of), 1)
-    fold = np.arange(n_rows) % (n_folds if n_folds > 1 else max(_FOLDS_OF_ONE, n_rows // _HELD_OUT_ROWS))
+    n_parts = n_folds if n_folds > 1 else max(_FOLDS_OF_ONE, n_rows // _HELD_OUT_ROWS)
+    if groups is None:
+        fold = np.arange(n_rows) % n_parts
+    else:
+        n_parts = min(n_parts, len(np.unique(groups)))
+        n_folds = min(n_folds, n_parts)
+        fold = fold_groups(groups, n_parts)
     train = [torch.from_numpy(np.flatnonzero(fold != i)) for i in range(n_folds)]
     held = [torch.from_numpy(np.flatnonzero(fold == i)) for i in range(n_folds)]
     weight = rows.weight.cpu().double().numpy()[np.concatenate(held)]
@@ -183,11 +190,11 @@ def _difference(one: NDArray[np.float64], other: NDArray[np.float64], weight: ND
     return mean, float(np.sqrt((weight**2) @ (apart - mean) ** 2))
 
 
-def _started(module: LatentModule, rows: Batch, exact: torch.Tensor, index: torch.Tensor) -> LatentModule:
+def _started(module: LatentModule, rows: Batch, exact: Batch, index: torch.Tensor) -> LatentModule:
     """Copy of a module that begins at the linear model of some rows."""
     started = copy.deepcopy(module).cpu()
     parts = (None if part is None else part.cpu()[index] for part in rows[2:-1])
-    started.start(Batch(exact[index], exact[index], *parts))  # type: ignore[arg-type]
+    started.start(Batch(exact.x[index], exact.target[index], *parts))  # type: ignore[arg-type]
     started.to(rows.x.device).train().before_training()
     return started
 

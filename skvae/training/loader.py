@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
 
 from skvae.data import Table
-from skvae.data.sources import BLOCK_BYTES, row_blocks
+from skvae.data.sources import BLOCK_BYTES, Source, row_blocks
+from skvae.inference.runner import filled_target
 from skvae.modules import Batch, Likelihood
 
 RESIDENT_BYTES = 2**31  # rows that take more, in float32, are standardized block by block in every epoch
@@ -49,11 +51,12 @@ class Rows:
         index: np.ndarray | None = None,
         missing: bool = False,
     ):
-        self.source, self.likelihood, self.device, self.index = table.source, likelihood, device, index
+        self.source, self.target, self.likelihood, self.device, self.index = table.source, table.target, likelihood, device, index
         self.missing = missing
         shape = table.shape[1:]
         self.n_features = prod(shape)
         self._resident: torch.Tensor | None = None
+        self._resident_target: torch.Tensor | None = None
         n_rows = table.n_rows if index is None else len(index)
         self.is_weighted = table.weight is not None
         if table.weight is not None:
@@ -65,21 +68,27 @@ class Rows:
         if table.condition is not None:
             chosen = table.condition if index is None else table.condition[index]
             self.condition = torch.from_numpy(chosen.astype(np.float32)).to(device)
-        if self.source.is_resident and fits_on(device, 4 * n_rows * self.n_features):
-            resident = torch.empty(n_rows, *shape, dtype=torch.float32)
-            for block in row_blocks(n_rows, self.n_features):
-                self._standardize(block, out=resident[block])
-            self._resident = resident.to(device)
+        sources = [self.source] if self.target is None else [self.source, self.target]
+        if all(source.is_resident for source in sources) and fits_on(device, 4 * n_rows * self.n_features * len(sources)):
+            residents = []
+            for source in sources:
+                resident = torch.empty(n_rows, *shape, dtype=torch.float32)
+                for block in row_blocks(n_rows, self.n_features):
+                    self._standardize(source, block, out=resident[block])
+                residents.append(resident.to(device))
+            self._resident = residents[0]
+            self._resident_target = residents[1] if len(residents) > 1 else None
 
     def __len__(self) -> int:
         return len(self.weight)
 
-    def _standardize(self, rows: slice | np.ndarray, out: torch.Tensor | None = None) -> torch.Tensor:
+    def _standardize(self, source: Source, rows: slice | np.ndarray, out: torch.Tensor | None = None) -> torch.Tensor:
         rows = rows if self.index is None else self.index[rows]
         if self.likelihood is None:
-            given = torch.from_numpy(self.source.read(rows).astype(np.float32))
+            given = torch.from_numpy(source.read(rows).astype(np.float32))
             return given if out is None else out.copy_(given)
-        return self.likelihood.standardize(self.source, rows, out=out)
+        standardize = self.likelihood.standardize if source is self.target else self.likelihood.standardize_inputs
+        return standardize(source, rows, out=out)
 
     @property
     def is_resident(self) -> bool:
@@ -90,7 +99,22 @@ class Rows:
         """Rows of these positions (a tensor on the device), standardized and on the device."""
         if self._resident is not None:
             return self._resident.index_select(0, index)
-        return self._standardize(index.cpu().numpy()).to(self.device)
+        return self._standardize(self.source, index.cpu().numpy()).to(self.device)
+
+    def take_target(
+        self, index: torch.Tensor, x: torch.Tensor, observed: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return what rows of these positions should be, and which entries of that count, from the filled rows and theirs.
+
+        The latter is None where they are the same entries as those of the rows; see `Batch.target_observed`.
+        """
+        if self.target is None or self.likelihood is None:
+            return x, None
+        if self._resident_target is not None:
+            target = self._resident_target.index_select(0, index)
+        else:
+            target = self._standardize(self.target, index.cpu().numpy()).to(self.device)
+        return filled_target(self.likelihood, self.target, target, observed)
 
     def fill(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Fill missing entries of rows that `take` handed out, and return which are observed, if any may be missing."""
@@ -160,17 +184,29 @@ class BatchLoader:
             )
             noise = {name: self._draw((n_rows, *shape)).split(sizes) for name, shape in self.noise_shapes.items()}
             conditions = None if self.rows.condition is None else self.rows.condition.index_select(0, index).split(sizes)
-            for i, (x, observed) in enumerate(self._gather(index, sizes)):
+            for i, (x, target, observed, counted) in enumerate(self._gather(index, sizes)):
                 condition = None if conditions is None else conditions[i]
-                yield Batch(x, x, weight[i], condition, observed, {name: draws[i] for name, draws in noise.items()})
+                drawn = {name: draws[i] for name, draws in noise.items()}
+                yield Batch(x, target, weight[i], condition, observed, counted, drawn)
 
-    def _gather(self, index: torch.Tensor, sizes: list[int]) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
-        """Rows of one batch after the other, and what is observed of them, gathered for as many at once as memory allows."""
+    def _gather(self, index: torch.Tensor, sizes: list[int]) -> Iterator[tuple[Any, ...]]:
+        """Rows and targets of one batch after the other, and what is observed of both.
+
+        They are gathered for as many batches at once as memory allows.
+        """
         for start in range(0, len(sizes), self._gathered):
             part = sizes[start : start + self._gathered]
             here, index = index.tensor_split([sum(part)])
             x, observed = self.rows.fill(self.rows.take(here))
-            yield from zip(x.split(part), [None] * len(part) if observed is None else observed.split(part), strict=True)
+            target, counted = self.rows.take_target(here, x, observed)
+            pieces = x.split(part)
+            yield from zip(
+                pieces,
+                pieces if target is x else target.split(part),
+                [None] * len(part) if observed is None else observed.split(part),
+                [None] * len(part) if counted is None else counted.split(part),
+                strict=True,
+            )
 
     def _draw(self, shape: tuple[int, ...]) -> torch.Tensor:
         noise = torch.randn(shape, generator=self.noise, device=self.noise.device, dtype=torch.float32)

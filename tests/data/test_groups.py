@@ -1,62 +1,35 @@
-"""Columns that are one-hot together, found in a table."""
-
 import numpy as np
 import pytest
-from scipy import sparse
 
-from skvae.data.groups import one_hot_groups
-
-RNG = np.random.default_rng(0)
+from skvae.data.groups import draw_groups, fold_groups, group_numbers
 
 
-def one_hot(labels):
-    return np.eye(labels.max() + 1)[labels]
+@pytest.mark.parametrize("groups", [[7, 7, 3, 7, 1], ["b", "b", "a", "b", "c"], [("x", 1), ("x", 1), 2, ("x", 1), None]], ids=str)
+def test_groups_are_numbered_as_they_come(groups):
+    held = np.empty(len(groups), dtype=object)
+    held[:] = groups
+    np.testing.assert_array_equal(group_numbers(held), [0, 0, 1, 0, 2])
 
 
-def found_in(table):
-    return [group.tolist() for group in one_hot_groups(table)]
+@pytest.mark.parametrize("n_groups", [2, 3, 10, 50])
+@pytest.mark.parametrize("n_rows", [1, 10, 90])
+def test_whole_groups_of_about_the_number_of_rows_are_drawn(n_groups, n_rows):
+    groups = np.random.default_rng(0).integers(n_groups, size=100)
+    drawn = draw_groups(groups, n_rows, 0)
+    assert 0 < drawn.sum() < 100
+    assert set(groups[drawn]).isdisjoint(groups[~drawn])
+    assert abs(drawn.sum() - n_rows) <= np.bincount(groups).max()
+    np.testing.assert_array_equal(drawn, draw_groups(groups, n_rows, 0))
+    assert len({tuple(draw_groups(groups, n_rows, seed)) for seed in range(20)}) > 1
 
 
-def a_table(n_rows=200):
-    """Two labels, a number, a column of zeros and ones of its own, one that is constant, and another label."""
-    sizes = (3, 5, 2)
-    first, second, third = (one_hot(RNG.integers(n, size=n_rows)) for n in sizes)
-    own, number = RNG.integers(2, size=(n_rows, 1)), RNG.normal(size=(n_rows, 1))
-    return np.hstack([first, second, number, own, np.zeros((n_rows, 1)), third])
-
-
-GROUPS = [[0, 1, 2], [3, 4, 5, 6, 7], [11, 12]]
-
-
-@pytest.mark.parametrize("form", [np.asarray, np.float32, sparse.csr_array, sparse.csc_matrix])
-def test_groups_side_by_side(form):
-    assert found_in(form(a_table())) == GROUPS
-
-
-def test_groups_in_any_order():
-    order = RNG.permutation(13)
-    assert found_in(a_table()[:, order]) == sorted(sorted(np.flatnonzero(np.isin(order, group))) for group in GROUPS)
-
-
-def test_groups_are_of_columns_that_have_zeros_and_ones():
-    table = a_table()
-    assert found_in(2 * table) == []
-    assert found_in(np.hstack([np.zeros((9, 2)), np.ones((9, 1))])) == []
-    assert found_in(RNG.normal(size=(50, 4))) == []
-    table[0, :3] = 0  # a row without, or with two
-    assert found_in(table) == GROUPS[1:]
-    table[1, 3:5] = 1
-    assert found_in(table) == GROUPS[2:]
-
-
-def test_columns_are_in_one_group():
-    label = one_hot(RNG.integers(3, size=100))
-    assert found_in(np.hstack([1 - label[:, :1], label])) == [[1, 2, 3]]  # the wider one of two that share a column
-    assert found_in(np.hstack([label, label])) in ([[0, 1, 2], [3, 4, 5]],)
-    both = one_hot(RNG.integers(2, size=100))
-    assert found_in(np.hstack([both, label])) == [[0, 1], [2, 3, 4]]
-
-
-def test_tables_with_very_many_ways_to_group_end():
-    assert found_in(np.hstack([one_hot(RNG.integers(2, size=30)) for _ in range(40)])[:, RNG.permutation(80)])
-    assert isinstance(found_in((RNG.random((60, 300)) < 0.03).astype(float)), list)
+@pytest.mark.parametrize("n_folds", [2, 3, 5])
+def test_folds_are_of_whole_groups_and_about_equal(n_folds):
+    groups = np.random.default_rng(0).integers(20, size=200) * 3
+    fold = fold_groups(groups, n_folds)
+    assert set(fold) == set(range(n_folds))
+    assert all(len(set(fold[groups == group])) == 1 for group in set(groups))
+    assert np.ptp(np.bincount(fold)) <= np.bincount(groups).max()
+    lopsided = np.r_[np.zeros(100, dtype=int), np.arange(1, 100)]
+    sizes = np.bincount(fold_groups(lopsided, n_folds))
+    assert abs(sizes[0] - 199 / n_folds) == np.abs(sizes - 199 / n_folds).min()

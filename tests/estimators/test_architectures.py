@@ -210,7 +210,7 @@ def test_parameters_of_convolutions():
     assert copy == spec
     assert copy is not spec
     assert copy.set_params(residual_blocks=0) != spec
-    assert Conv() == Conv(channels=(32, 64))
+    assert Conv() == Conv(channels="auto") != Conv(channels=(32, 64))
     assert Conv() != Net(Encoder)
     assert pickle.loads(pickle.dumps(spec)) == spec
 

@@ -444,11 +444,36 @@ def test_arguments_of_a_network_not_given_leave_images_convolved(images, cls, fo
     flat = {"hidden_layer_sizes": model.hidden_layer_sizes, "activation": model.activation}
     widths = asked.get("hidden_layer_sizes", model.hidden_layer_sizes)
     if owner == "encoder":
-        assert encoder == Conv(**{"hidden_layer_sizes": widths, **asked})
-        assert decoder == ("tied" if cls is ContractiveAE else Conv(**{"hidden_layer_sizes": widths[::-1], **asked}))
+        assert encoder == Conv((32, 64), **{"hidden_layer_sizes": widths, **asked})
+        assert decoder == ("tied" if cls is ContractiveAE else Conv((32, 64), **{"hidden_layer_sizes": widths[::-1], **asked}))
     else:
-        assert encoder == Conv(**flat)
-        assert decoder == Conv(**{"hidden_layer_sizes": model.hidden_layer_sizes[::-1], **asked})
+        assert encoder == Conv((32, 64), **flat)
+        assert decoder == Conv((32, 64), **{"hidden_layer_sizes": model.hidden_layer_sizes[::-1], **asked})
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("cls", OF_IMAGES, ids=lambda cls: cls.__name__)
+def test_networks_for_large_images_are_deep_instead_of_wide(cls):
+    shape = (1, 70, 81)
+    images = np.random.default_rng(0).normal(size=(6, *shape))
+    model = cls(max_epochs=1, random_state=0, **({"code_prior": None} if cls is VQVAE else {"n_components": 2}))
+    encoder, decoder = networks_of(model, images)
+    assert encoder.channels == (32, 64, 64)
+    assert decoder == "tied" if cls is ContractiveAE else decoder.channels == (32, 64, 64)
+    assert model.n_parameters_ < 6e6
+    back = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(back.module_.encoder[1].weight.detach(), model.module_.encoder[1].weight.detach())
+    model.set_params(warm_start=True, encoder=Conv((32, 64, 64)))
+    networks_of(model, images)  # which are the same
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_wide_code_of_large_images_is_read_of_fewer_places():
+    images = np.random.default_rng(0).normal(size=(2, 1, 24, 500))
+    model = VAETransformer(300, max_epochs=1, random_state=0)
+    assert networks_of(model, images)[0].channels == (32, 64, 64)
+    assert model.set_params(n_components=900)._networks()[0].channels == (32, 64, 64, 64)
+    assert model.set_params(n_components="auto")._networks()[0].channels == (32, 64, 64)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -153,9 +153,9 @@ def test_late_columns_of_sequences():
 
 def test_rows_that_anomalies_are_compared_with_keep_their_values():
     model = quick().partial_fit(CONSTANT)
-    known = model.module_.likelihood.from_comparable(torch.tensor(model._references.x))
+    known = model.module_.likelihood.from_comparable(torch.tensor(model._kept_rows.x))
     model.partial_fit(X[:200])
-    kept = model.module_.likelihood.from_comparable(torch.tensor(model._references.x))
+    kept = model.module_.likelihood.from_comparable(torch.tensor(model._kept_rows.x))
     n_old = sum(np.abs(known - row).max(axis=1).min() < 1e-4 for row in kept)
     assert n_old > 20
 

@@ -78,7 +78,8 @@ def test_a_collapsed_code_warns_and_says_what_to_change():
 
 def test_beta_trades_kl_for_reconstruction():
     X = load_wine().data
-    kls = [VAETransformer(4, beta=beta, linear_path=LinearPath(1.0), random_state=0).fit(X).kl_per_component_.sum() for beta in (0.1, 1.0, 5.0)]
+    models = [VAETransformer(4, beta=beta, linear_path=LinearPath(1.0), random_state=0).fit(X) for beta in (0.1, 1.0, 5.0)]
+    kls = [model.kl_per_component_.sum() for model in models]
     assert kls[0] > kls[1] > kls[2]
 
 

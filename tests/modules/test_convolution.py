@@ -6,8 +6,27 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from skvae.modules import AutoEncoderModule, Batch, Conv, conv_decoder, conv_encoder
-from skvae.modules.networks.convolution import ResidualBlock, TiedConvTranspose
+from skvae.modules import (
+    MLP,
+    AutoEncoderModule,
+    Batch,
+    Conv,
+    DefaultNet,
+    VQVAEModule,
+    build_networks,
+    conv_decoder,
+    conv_encoder,
+    resolve_networks,
+)
+from skvae.modules.networks.convolution import (
+    ResidualBlock,
+    TiedConvTranspose,
+    default_channels,
+    grid_decoder,
+    grid_encoder,
+    grid_size,
+)
+from skvae.modules.vqvae import plan_levels
 
 SHAPES = [(1, 8, 8), (3, 16, 16), (1, 10, 14), (2, 5, 7), (1, 1, 30), (1, 3, 1), (1, 1, 1)]
 SPECS = [
@@ -285,3 +304,94 @@ def test_work_of_a_row(spec, params, work):
 def test_widest_layer_is_measured_in_numbers_of_a_row():
     module = AutoEncoderModule(64, 2, image_shape=(1, 8, 8), encoder=Conv(channels=(32,)), hidden_layer_sizes=(8,))
     assert module.widest_layer == 32 * 4 * 4
+
+
+# -- channels that are left open --------------------------------------------------------------------------------------
+
+SMALL = [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 64, 64), (5, 64, 64), (2, 63, 61), (1, 1, 256), (1, 32, 128), (1, 1, 1)]
+LARGE = [(3, 512, 512), (1, 256, 256), (3, 97, 131), (1, 16, 4096), (1, 4096, 16), (1, 1, 65536), (12, 100, 1001), (1, 68, 68)]
+
+
+def dense_weights(network):
+    return sum(layer.weight.numel() for layer in network.modules() if isinstance(layer, nn.Linear))
+
+
+@pytest.mark.parametrize("n_components", [0, 2, 5000])
+@pytest.mark.parametrize("shape", SMALL, ids=str)
+def test_small_images_are_halved_twice(shape, n_components):
+    assert default_channels(shape, n_components) == (32, 64)
+    down, up = resolve_networks(None, None, (128, 64), "relu", shape, n_components)
+    assert down == Conv((32, 64), hidden_layer_sizes=(128, 64), activation="relu")
+    assert up == Conv((32, 64), hidden_layer_sizes=(64, 128), activation="relu")
+
+
+@pytest.mark.parametrize("shape", LARGE, ids=str)
+def test_large_images_are_halved_until_few_places_are_left(shape):
+    channels = default_channels(shape)
+    assert channels[:3] == (32, 64, 64)
+    assert set(channels[1:]) == {64}
+    assert prod(grid_size(Conv(channels), shape)[1]) <= 256 < prod(grid_size(Conv(channels[:-1]), shape)[1])
+    assert grid_size(Conv(), shape) == grid_size(Conv(channels), shape)
+
+
+@pytest.mark.parametrize("shape", LARGE, ids=str)
+@pytest.mark.parametrize("n_components", [2, 300, 900])
+def test_weights_stay_bounded(shape, n_components):
+    hidden = (max(128, n_components), max(64, n_components))
+    with torch.device("meta"):
+        networks = build_networks(
+            prod(shape), n_components, 2 * n_components, prod(shape), image_shape=shape, hidden_layer_sizes=hidden
+        )
+    for network in networks:
+        behind = hidden[0] * hidden[1] + 2 * n_components * hidden[1]
+        assert dense_weights(network) <= 2**22 + behind
+        assert sum(weight.numel() for weight in network.parameters()) < 8e6
+
+
+@pytest.mark.parametrize("shape", [(1, 68, 69), (2, 5, 900)], ids=str)
+@pytest.mark.parametrize("spec", [Conv(), Conv(residual_blocks=1), Conv(upsampling="nearest")], ids=str)
+def test_networks_of_open_channels(shape, spec):
+    assert conv_decoder(spec, shape, 2, (7,))(conv_encoder(spec, shape, 2, (7,))(torch.randn(2, prod(shape)))).shape == (
+        2,
+        prod(shape),
+    )
+    grid = grid_encoder(spec, shape, 3)(torch.randn(2, prod(shape)))
+    assert grid.shape[2:] == grid_size(spec, shape)[1]
+    assert grid_decoder(spec, shape, 3)(grid).shape == (2, prod(shape))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "decoder", "channels"),
+    [
+        (Conv((4, 6)), None, ((4, 6), (4, 6))),
+        (Conv((4, 6)), DefaultNet(dropout=0.1), ((4, 6), (4, 6))),
+        (None, Conv((4, 6)), ((32, 64, 64), (4, 6))),
+        (Conv(residual_blocks=1), DefaultNet(upsampling="nearest"), ((32, 64, 64), (32, 64, 64))),
+        (DefaultNet(dropout=0.1), Conv(), ((32, 64, 64), (32, 64, 64))),
+        (DefaultNet(channels=(4,)), None, ((4,), (4,))),
+    ],
+    ids=str,
+)
+def test_channels_that_are_given_stay(encoder, decoder, channels):
+    down, up = resolve_networks(encoder, decoder, (8,), "relu", (1, 100, 100))
+    assert (down.channels, up.channels) == channels
+
+
+def test_a_perceptron_beside_open_channels():
+    assert resolve_networks(MLP(), Conv(), (8,), "relu", (1, 100, 100))[1].channels == (32, 64, 64)
+    assert resolve_networks(MLP(), DefaultNet(upsampling="nearest"), (8,), "relu", (1, 100, 100))[1].channels == (32, 64, 64)
+    assert resolve_networks(Conv(), MLP(), (8,), "relu", (1, 100, 100))[0].channels == (32, 64, 64)
+
+
+@pytest.mark.parametrize("channels", ["two", 3, (0,), (1.5,), None])
+def test_channels_that_are_none(channels):
+    with pytest.raises(ValueError, match="must be a sequence of integers of at least 1, or 'auto'"):
+        Conv(channels).check()
+
+
+def test_a_grid_of_codes_follows_the_image():
+    levels = plan_levels(n_levels=2, image_shape=(3, 256, 256))
+    assert [level.shape for level in levels] == [(8, 8), (16, 16)]
+    with torch.device("meta"):
+        module = VQVAEModule(3 * 72 * 90, n_embeddings=4, embedding_dim=2, image_shape=(3, 72, 90))
+    assert module.levels[0].shape == (9, 11)

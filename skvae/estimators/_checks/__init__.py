@@ -27,6 +27,7 @@ from skvae.estimators._checks.parameters import (
     resolve_device,
 )
 from skvae.estimators._checks.rows import check_rows, validate_rows
+from skvae.estimators._checks.targets import check_clean, choose_clean
 from skvae.estimators._checks.weights import check_score_weights, check_weights
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "check_architecture",
     "check_batches",
     "check_class_labels",
+    "check_clean",
     "check_codes",
     "check_columns",
     "check_corruption",
@@ -53,6 +55,7 @@ __all__ = [
     "check_score_weights",
     "check_sizes",
     "check_weights",
+    "choose_clean",
     "column_names",
     "is_nan",
     "list_callbacks",

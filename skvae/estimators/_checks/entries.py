@@ -21,10 +21,12 @@ class _Column:
 
     Attributes
     ----------
+    table : str
+        What the table is called.
     name : object
         Its name or position.
     access : str
-        How it is read off X, in Python.
+        How it is read off the table, in Python.
     values : ndarray of shape (n,)
     library : str
         "pandas", "polars" or "numpy", whose column it is.
@@ -32,6 +34,7 @@ class _Column:
         Of the column itself.
     """
 
+    table: str
     name: Any
     access: str
     values: np.ndarray
@@ -39,13 +42,14 @@ class _Column:
     dtype: Any
 
 
-def refuse_text(X: Any) -> None:
-    """Raise an error that names the columns which hold text, dates or other things that are no numbers, and says what to do.
+def refuse_text(X: Any, table: str = "X") -> None:
+    """Raise an error that names the columns of a table which hold text, dates or other things that are no numbers.
 
+    It says what makes numbers of them.
     It is a TypeError, as of scikit-learn, where a column holds things that nobody would take for a number, and else a ValueError.
     """
     found: dict[str, list[tuple[_Column, Any]]] = {}
-    for column in _columns_of(X):
+    for column in _columns_of(X, table):
         kind, example = _what(column.values)
         if kind is not None:
             found.setdefault(kind, []).append((column, example))
@@ -54,35 +58,36 @@ def refuse_text(X: Any) -> None:
         raise (TypeError if found.keys() <= {"nested", "others"} else ValueError)(message)
 
 
-def _columns_of(X: Any) -> list[_Column]:
+def _columns_of(X: Any, table: str) -> list[_Column]:
     """Columns that are not known to hold numbers."""
     if hasattr(X, "columns") and hasattr(X, "dtypes"):
         library = "pandas" if hasattr(X, "iloc") else "polars"
         columns = zip(frame_columns(X), X.dtypes, strict=True)
         return [
-            _Column(name, f"X[{name!r}]", np.asarray(column), library, dtype)
+            _Column(table, name, f"{table}[{name!r}]", np.asarray(column), library, dtype)
             for (name, column), dtype in columns
             if getattr(dtype, "kind", "O") not in "biuf"
         ]
     if not hasattr(X, "shape") and (isinstance(X, (str, bytes, dict, set, frozenset)) or hasattr(X, "__next__")):
-        cure = {str: "pd.read_csv(X)", bytes: "pd.read_csv(X)", dict: "pd.DataFrame(X)"}.get(type(X), "np.asarray(list(X))")
-        raise TypeError(f"X is of type {type(X).__name__!r}; it must be a table of numbers, for example {cure}.")
-    access = "X[:, {}]"
+        cure = {str: "pd.read_csv", bytes: "pd.read_csv", dict: "pd.DataFrame"}.get(type(X))
+        cure = f"np.asarray(list({table}))" if cure is None else f"{cure}({table})"
+        raise TypeError(f"{table} is of type {type(X).__name__!r}; it must be a table of numbers, for example {cure}.")
+    access = table + "[:, {}]"
     if isinstance(X, (list, tuple)):
-        X, access = _array_of(X), "[row[{}] for row in X]"
+        X, access = _array_of(X, table), "[row[{}] for row in " + table + "]"
     if not isinstance(X, np.ndarray) or X.dtype.kind in "biuf":
         return []
     if X.dtype.names:
         raise ValueError(
-            f"X is a structured array with the fields {', '.join(X.dtype.names)}; pass a matrix of numbers, "
-            "np.lib.recfunctions.structured_to_unstructured(X), or a data frame, pd.DataFrame(X)."
+            f"{table} is a structured array with the fields {', '.join(X.dtype.names)}; pass a matrix of numbers, "
+            f"np.lib.recfunctions.structured_to_unstructured({table}), or a data frame, pd.DataFrame({table})."
         )
     if X.ndim != 2:
         return []
-    return [_Column(j, access.format(j), X[:, j], "numpy", X.dtype) for j in range(X.shape[1])]
+    return [_Column(table, j, access.format(j), X[:, j], "numpy", X.dtype) for j in range(X.shape[1])]
 
 
-def _array_of(X: Any) -> np.ndarray | None:
+def _array_of(X: Any, table: str) -> np.ndarray | None:
     """Rows that come as a list, as an array; None where they are no matrix."""
     try:
         values = np.asarray(X)
@@ -91,7 +96,7 @@ def _array_of(X: Any) -> np.ndarray | None:
         lengths = sorted({len(row) for row in X if hasattr(row, "__len__")})
         if len(lengths) > 1 and not any(hasattr(entry, "__len__") for entry in X[0]):
             raise ValueError(
-                f"X is a list of rows of different lengths, {lengths[0]} to {lengths[-1]}; all must have as many entries."
+                f"{table} is a list of rows of different lengths, {lengths[0]} to {lengths[-1]}; all must have as many entries."
             ) from None
         return _of_objects(X)
     except TypeError:
@@ -190,7 +195,7 @@ _Found = list[tuple[_Column, Any]]
 
 def _listed(found: _Found, *, with_example: bool = True) -> str:
     parts = [f"{column.name!r} (e.g. {example!r})" if with_example else repr(column.name) for column, example in found]
-    return f"Column(s) {', '.join(parts[:_LISTED])}{and_more(found, _LISTED)} of X"
+    return f"Column(s) {', '.join(parts[:_LISTED])}{and_more(found, _LISTED)} of {found[0][0].table}"
 
 
 def _text(found: _Found) -> str:
@@ -204,8 +209,8 @@ def _text(found: _Found) -> str:
 
 def _absent(found: _Found) -> str:
     return (
-        f"{_listed(found, with_example=False)} hold pandas.NA among other objects; X.convert_dtypes() makes columns of numbers "
-        "with missing entries of them."
+        f"{_listed(found, with_example=False)} hold pandas.NA among other objects; {found[0][0].table}.convert_dtypes() makes "
+        "columns of numbers with missing entries of them."
     )
 
 

@@ -51,8 +51,10 @@ def mark_missing(X: Any, missing: Any) -> Any:
     return np.where(is_missing, X.dtype.type(np.nan), X) if is_missing.any() else X
 
 
-def check_missing(estimator: Any, table: Table, *, begins_stream: bool = False) -> None:
+def check_missing(estimator: Any, table: Table, of: str = "X", *, begins_stream: bool = False) -> None:
     """Raise a ValueError about columns all of whose entries are missing; of a stream, others may have some."""
+    if table.target is not None:
+        check_missing(estimator, table.entries(), "the clean rows", begins_stream=begins_stream)
     if not table.has_missing:
         return
     empty = np.flatnonzero(table.n_missing == table.n_rows)
@@ -62,6 +64,6 @@ def check_missing(estimator: Any, table: Table, *, begins_stream: bool = False) 
         if begins_stream:
             cure = "begin with rows that have some, or fit to a sample of all rows first, or drop the column(s)"
         raise ValueError(
-            f"Column(s) {listing}{and_more(empty, 5)} of X have no entry that is not missing, so that there is nothing to "
+            f"Column(s) {listing}{and_more(empty, 5)} of {of} have no entry that is not missing, so that there is nothing to "
             f"learn; {cure}."
         )

@@ -155,7 +155,7 @@ def check_corruption(module: nn.Module, table: Table, batch_size: int) -> None:
     rows, likelihood = table.source.read_exactly(slice(None, None, -(-table.n_rows // batch_size))), module.likelihood
     some = torch.from_numpy(rows.astype(np.float32)).to(likelihood.weight.device)
     if table.has_missing:
-        some = likelihood.to_data(likelihood.fill(likelihood.standardize(rows).to(some))[0])
+        some = likelihood.inputs.to_data(likelihood.fill(likelihood.standardize_inputs(rows).to(some))[0])
     given = module.as_given(some)
     asked, shape = f"corruption={module.corruption!r}", tuple(given.shape)
     try:

@@ -58,6 +58,7 @@ class Likelihood(nn.Module):
         super().__init__()
         self.n_features = n_features
         self.units = Units(n_features, raw=self.reads_raw)
+        self.input_units: Units | None = None
         self.noise = self._make_noise(noise if isinstance(noise, str) else float(noise))
         self.register_buffer("training_weight", torch.full((n_features,), self.unit_weight))
         self.register_buffer("varying", torch.ones(n_features), persistent=False)  # which follows from the units
@@ -121,15 +122,38 @@ class Likelihood(nn.Module):
         Likelihood
             The object itself.
         """
-        if isinstance(self.noise.mode, str) and self.noise.mode != "auto":
-            shared = self.noise.mode == "shared"
-        columns = self.units.fit(X, sample_weight, shared=shared, standardize=standardize)
+        columns = self.units.fit(X, sample_weight, shared=self._shares(shared), standardize=standardize)
         self._follow_units()
         if self.has_noise:
             weight = self.unit_weight * (columns.scale / columns.std) ** self.energy_power
             self.training_weight.copy_(torch.from_numpy(weight) * self.varying)
         self.noise.fit(columns)
         return self
+
+    def fit_inputs(self, X: Any, sample_weight: NDArray[np.float64] | None = None, *, shared: bool | None = None) -> Likelihood:
+        """Measure the columns of rows that are not what the likelihood is about, but what the encoder reads of them.
+
+        They are standardized by means and standard deviations of their own.
+
+        Parameters
+        ----------
+        X : Source, ndarray or CSR matrix of shape (n_samples, n_features)
+        sample_weight : ndarray of shape (n_samples,), optional
+        shared : bool, optional
+            Whether the columns share a unit; found out from the data by default.
+
+        Returns
+        -------
+        Likelihood
+            The object itself.
+        """
+        self.input_units = Units(self.n_features, raw=self.reads_raw)
+        self.input_units.fit(X, sample_weight, shared=self._shares(shared))
+        return self
+
+    def _shares(self, shared: bool | None) -> bool | None:
+        """Whether the columns share a unit, as far as it is not left to the data."""
+        return self.noise.mode == "shared" if isinstance(self.noise.mode, str) and self.noise.mode != "auto" else shared
 
     def extend(self, X: Any, sample_weight: NDArray[np.float64] | None, n_before: int) -> NDArray[np.intp]:
         """Measure columns that were constant so far and are not in more rows; all others stay as they are.
@@ -177,11 +201,15 @@ class Likelihood(nn.Module):
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return what `state_dict` keeps beside the tensors."""
-        return self.units.state
+        return self.units.state if self.input_units is None else {**self.units.state, "inputs": self.input_units.state}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what `get_extra_state` returned."""
-        self.units.set_state(state)
+        inputs, self.input_units = state.get("inputs"), None
+        if inputs is not None:
+            self.input_units = Units(self.n_features, raw=self.reads_raw)
+            self.input_units.set_state(inputs)
+        self.units.set_state({name: value for name, value in state.items() if name != "inputs"})
         self._follow_units()
 
     def check(self, X: Any, name: Callable[[int], Any] = int) -> None:
@@ -201,10 +229,14 @@ class Likelihood(nn.Module):
         """Rows of `X` in standardized units; see `Units.standardize`."""
         return self.units.standardize(X, rows, out=out)
 
+    def standardize_inputs(self, X: Any, rows: Any = slice(None), *, out: Tensor | None = None) -> Tensor:
+        """Rows of `X` in the units in which the encoder reads them; see `fit_inputs`."""
+        return self.inputs.standardize(X, rows, out=out)
+
     @property
     def passes_rows_on(self) -> bool:
         """Whether the encoder reads standardized rows as they lie in memory."""
-        return not self.has_constant
+        return not self.has_constant and self.input_units is None
 
     def read(self, x: Tensor, columns: Tensor | slice = slice(None)) -> Tensor:
         """Return what networks read of standardized entries, each by itself: numbers of about unit variance around zero.
@@ -224,7 +256,21 @@ class Likelihood(nn.Module):
 
     def network_input(self, x: Tensor) -> Tensor:
         """Return what the encoder reads of standardized rows."""
-        return self.hide_constant(self.read(x))
+        if self.input_units is None:
+            return self.hide_constant(self.read(x))
+        return self.read(x) * self.input_varying.to(x)
+
+    @property
+    def inputs(self) -> Units:
+        """Units of what the encoder reads, which are those of the rows unless `fit_inputs` has measured others."""
+        return self.units if self.input_units is None else self.input_units
+
+    @property
+    def input_varying(self) -> Tensor:
+        """Which columns vary among what the encoder reads, as zeros and ones, ``(n_features,)``."""
+        if self.input_units is None:
+            return self.varying
+        return self.input_units.cached("varying", self.weight.device, (~self.input_units.is_constant).astype(np.float64))
 
     def locate(self, output: Tensor) -> Tensor:
         """Location of the likelihood, in standardized units, from a decoder's output; constant columns stay put."""
@@ -234,8 +280,14 @@ class Likelihood(nn.Module):
         """Change of the location, for a change of the decoder's output."""
         return change * self.varying.to(change) if self.has_constant else change
 
-    def fill(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def fill(self, x: Tensor, *, is_target: bool = False) -> tuple[Tensor, Tensor]:
         """Put the columns' means in place of the missing entries of standardized rows ``(..., n_features)``, which are NaN.
+
+        Parameters
+        ----------
+        x : Tensor
+            Rows as the encoder reads them or, with `is_target`, as they should be.
+        is_target : bool, default=False
 
         Returns
         -------
@@ -244,20 +296,26 @@ class Likelihood(nn.Module):
             Which entries are not missing.
         """
         observed = ~x.isnan()
-        return torch.where(observed, x, self.column("mean") if self.reads_raw else 0.0), observed
+        if not self.reads_raw:
+            return torch.where(observed, x, 0.0), observed
+        return torch.where(observed, x, self.column("mean") if is_target else self.input_column("mean")), observed
 
     def column(self, name: str) -> Tensor:
         """Return a statistic of the columns, float32 of shape (n_features,) on the module's device; see `Units.column`."""
         return self.units.column(name, self.weight.device)
 
+    def input_column(self, name: str) -> Tensor:
+        """Return what `column` does, of what the encoder reads and in its units."""
+        return self.inputs.column(name, self.weight.device)
+
     def standardized_value(self, value: float) -> Tensor:
-        """Return a value of all columns, in the units of the data, in those of the network, ``(n_features,)``."""
-        return self.units.value(value, self.weight.device)
+        """Return a value of all columns, in the units of the data, in those that the encoder reads, ``(n_features,)``."""
+        return self.inputs.value(value, self.weight.device)
 
     @property
     def blank(self) -> Tensor | float:
         """What entries become that are masked: the columns' means, or zero where the network reads the data as it is."""
-        return 0.0 if self.reads_raw else self.column("mean")
+        return 0.0 if self.reads_raw else self.input_column("mean")
 
     def comparable(self, x: Tensor) -> Tensor:
         """Standardized entries in units in which columns compare, and residuals of small and large entries do."""

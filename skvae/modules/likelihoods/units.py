@@ -190,16 +190,17 @@ class Units:
         device : torch.device
         """
         if name == "unit":
-            return self._cached(name, device, 1.0 / self.scale)
+            return self.cached(name, device, 1.0 / self.scale)
         if name == "spread":
-            return self._cached(name, device, self.state[name] / self.scale)
-        return self._cached(name, device, (self.state[name] - self.center) / self.scale)
+            return self.cached(name, device, self.state[name] / self.scale)
+        return self.cached(name, device, (self.state[name] - self.center) / self.scale)
 
     def value(self, value: float, device: torch.device) -> Tensor:
         """Return a value of all columns, in the units of the data, in those of the network, ``(n_features,)``."""
-        return self._cached(str(value), device, (value - self.center) / self.scale)
+        return self.cached(str(value), device, (value - self.center) / self.scale)
 
-    def _cached(self, name: str, device: torch.device, values: NDArray[np.float64]) -> Tensor:
+    def cached(self, name: str, device: torch.device, values: NDArray[np.float64]) -> Tensor:
+        """Return values by columns as a tensor of single precision on a device, which is made once for each name."""
         if (name, device) not in self._cache:
             self._cache[name, device] = torch.from_numpy(values.astype(np.float32)).to(device)
         return self._cache[name, device]

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from skvae.modules.networks.convolution import Shape, conv_decoder, conv_encoder
+from skvae.modules.networks.convolution import Shape, conv_decoder, conv_encoder, sized
 from skvae.modules.networks.layers import ACTIVATIONS, mlp, shortcut_mlp, tied_mlp, tied_shortcut
 from skvae.modules.networks.specs import MLP, Conv, DefaultNet, Layered, Net, completed, convolves, fill, hidden_of
 
@@ -66,7 +66,7 @@ def build_networks(
     ValueError
         If the specifications do not go together.
     """
-    down, up = resolve_networks(encoder, decoder, hidden_layer_sizes, activation, image_shape)
+    down, up = resolve_networks(encoder, decoder, hidden_layer_sizes, activation, image_shape, n_components)
     n_beside = n_indicators + (n_conditions if encode_condition else 0)
     first: Any
     if isinstance(down, Net):
@@ -107,6 +107,7 @@ def resolve_networks(
     hidden_layer_sizes: Sequence[int],
     activation: str | type[nn.Module],
     image_shape: Shape | None,
+    n_components: int = 0,
 ) -> tuple[Network, Network | str]:
     """Complete specifications of an encoder and a decoder, which go together.
 
@@ -123,11 +124,14 @@ def resolve_networks(
         Their activation, likewise.
     image_shape : tuple of int or None
         Channels, height and width.
+    n_components : int, default=0
+        Size of the code, on which convolutions of large images depend where their channels are left open; 0 for codes at the
+        places of a grid.
 
     Returns
     -------
     encoder, decoder : MLP, Conv, Net or "tied"
-        Nothing in them is None that could be filled in.
+        Nothing in them is None, or "auto", that could be filled in.
 
     Raises
     ------
@@ -142,27 +146,30 @@ def resolve_networks(
                 f"{name}={spec!r} convolves images: set image_shape=(channels, height, width), or pass X of that shape, "
                 "(n_samples, channels, height, width)."
             )
-    given = resolve_encoder(encoder, image_shape)
+    given = resolve_encoder(encoder, image_shape, n_components)
     down = fill(given, hidden_layer_sizes, activation) if isinstance(given, Layered) else given
     if isinstance(decoder, str):
         _check_tied(given)
         return down, decoder
-    mirror = mirrored(down if isinstance(down, Layered) else fill(_default(image_shape), hidden_layer_sizes, activation))
+    default = resolve_encoder(None, image_shape, n_components)
+    assert isinstance(default, Layered)
+    mirror = mirrored(down if isinstance(down, Layered) else fill(default, hidden_layer_sizes, activation))
     if decoder is None:
         return down, mirror
     up = completed(decoder, mirror) if isinstance(decoder, DefaultNet) else decoder
+    up = sized(up, image_shape, n_components) if isinstance(up, Conv) else up
     return down, fill(up, mirror.hidden_layer_sizes, mirror.activation) if isinstance(up, Layered) else up
 
 
-def resolve_encoder(encoder: Given, image_shape: Shape | None) -> Network:
+def resolve_encoder(encoder: Given, image_shape: Shape | None, n_components: int = 0) -> Network:
     """Specification of an encoder that is decided: convolutions for images and a perceptron for rows where it is left open."""
+    default = MLP() if image_shape is None else Conv()
+    spec: Network
     if encoder is None:
-        return _default(image_shape)
-    return completed(encoder, _default(image_shape)) if isinstance(encoder, DefaultNet) else encoder
-
-
-def _default(image_shape: Shape | None) -> MLP | Conv:
-    return MLP() if image_shape is None else Conv()
+        spec = default
+    else:
+        spec = completed(encoder, default) if isinstance(encoder, DefaultNet) else encoder
+    return sized(spec, image_shape, n_components) if isinstance(spec, Conv) else spec
 
 
 def mirrored(spec: MLP | Conv) -> MLP | Conv:

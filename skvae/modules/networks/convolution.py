@@ -11,7 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skvae.modules.networks.layers import after, mlp, tied_mlp
-from skvae.modules.networks.specs import Conv
+from skvae.modules.networks.specs import AUTO, Conv
+
+_CHANNELS, _MOST_PLACES = (32, 64), 256  # of images of up to 64 x 64 pixels, and where larger ones come to
+_MOST_WEIGHTS = 2**22  # between what convolutions leave of a larger image and a hidden layer as wide as the code
 
 Pair = tuple[int, int]
 Shape = tuple[int, int, int]
@@ -124,6 +127,45 @@ def _measured(layer: Any, sides: Pair, n_outputs: int, n_positions: int) -> nn.M
     return measured
 
 
+def default_channels(image_shape: Shape, n_components: int = 0) -> tuple[int, ...]:
+    """Channels of convolutions that are left open: more halvings for larger images, so that the weights behind stay bounded.
+
+    Parameters
+    ----------
+    image_shape : tuple of int
+        Channels, height and width.
+    n_components : int, default=0
+        Size of the code, for which hidden layers may be widened; 0 for codes at the places of a grid.
+
+    Returns
+    -------
+    tuple of int
+
+    Examples
+    --------
+    >>> default_channels((1, 28, 28)), default_channels((3, 256, 256))
+    ((32, 64), (32, 64, 64, 64))
+    """
+    channels: tuple[int, ...] = _CHANNELS
+    sides = _halvings(image_shape, channels)[-1].half
+    if prod(sides) <= _MOST_PLACES:
+        return channels
+    # A layer as wide as the code that reads fewer numbers would waste its own.
+    numbers = max(n_components, _MOST_WEIGHTS // max(1, n_components))
+    most = min(_MOST_PLACES, numbers // channels[-1])
+    while prod(sides) > most:
+        sides = _Halving(sides).half
+        channels = (*channels, channels[-1])
+    return channels
+
+
+def sized(spec: Conv, image_shape: Shape | None, n_components: int = 0) -> Conv:
+    """Specification whose channels are decided; see `default_channels`."""
+    if image_shape is None or not isinstance(spec.channels, str) or spec.channels != AUTO:
+        return spec
+    return Conv(**{**spec.get_params(), "channels": default_channels(image_shape, n_components)})
+
+
 def _halvings(image_shape: Shape, channels: Sequence[int]) -> list[_Halving]:
     steps: list[_Halving] = []
     sides = image_shape[1:]
@@ -163,6 +205,7 @@ def conv_encoder(
     >>> conv_encoder(Conv(channels=(8,)), (1, 20, 28), 3, ())(torch.zeros(2, 560)).shape
     torch.Size([2, 3])
     """
+    spec = sized(spec, image_shape)
     convolutions, width, sides = _convolutions(spec, image_shape, **hidden)
     features: list[nn.Module] = [*convolutions, nn.Flatten()]
     if n_beside:
@@ -199,6 +242,7 @@ def conv_decoder(
     Sequential
         Maps codes ``(n_samples, n_inputs)`` to rows ``(n_samples, prod(image_shape))``.
     """
+    spec = sized(spec, image_shape)
     width, sides = grid_size(spec, image_shape)
     if tied_to is None:
         layers = [*mlp(n_inputs, hidden_layer_sizes[::-1], width * prod(sides), **hidden)]
@@ -212,6 +256,7 @@ def conv_decoder(
 
 def grid_size(spec: Conv, image_shape: Shape) -> tuple[int, Pair]:
     """Channels and sides of what the convolutions of a specification make of an image."""
+    spec = sized(spec, image_shape)
     steps = _halvings(image_shape, spec.channels)
     return (int(spec.channels[-1]), steps[-1].half) if steps else (image_shape[0], image_shape[1:])
 
@@ -241,7 +286,7 @@ def grid_encoder(spec: Conv, image_shape: Shape, n_outputs: int | None = None, *
     >>> grid_encoder(Conv(channels=(8, 8)), (1, 20, 28), 3)(torch.zeros(2, 560)).shape
     torch.Size([2, 3, 5, 7])
     """
-    layers, width, sides = _convolutions(spec, image_shape, **hidden)
+    layers, width, sides = _convolutions(sized(spec, image_shape), image_shape, **hidden)
     return nn.Sequential(*layers, *([] if n_outputs is None else [pointwise(width, n_outputs, sides)]))
 
 
@@ -263,6 +308,7 @@ def grid_decoder(spec: Conv, image_shape: Shape, n_inputs: int, **hidden: Any) -
     Sequential
         Maps grids ``(n_samples, n_inputs, height, width)`` to rows ``(n_samples, prod(image_shape))``.
     """
+    spec = sized(spec, image_shape)
     width, sides = grid_size(spec, image_shape)
     layers = [_same(n_inputs, width, sides)]
     if len(spec.channels):

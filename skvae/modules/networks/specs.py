@@ -143,8 +143,8 @@ def _check_normalization(spec: Layered) -> None:
 
 
 def _check_channels(spec: Any) -> None:
-    if not _are_counts(spec.channels):
-        raise ValueError(f"{spec!r}: channels={spec.channels!r} must be a sequence of integers of at least 1.")
+    if not _is_auto(spec.channels) and not _are_counts(spec.channels):
+        raise ValueError(f"{spec!r}: channels={spec.channels!r} must be a sequence of integers of at least 1, or 'auto'.")
 
 
 def _check_residual_blocks(spec: Any) -> None:
@@ -181,6 +181,10 @@ def layer_sizes(sizes: Any) -> tuple[int, ...]:
     if widths.ndim != 1 or widths.dtype.kind not in "iu" or (widths < 1).any():
         raise ValueError(f"hidden_layer_sizes={sizes!r} must be a sequence of integers of at least 1, or empty.")
     return tuple(int(width) for width in widths)
+
+
+def _is_auto(value: Any) -> bool:
+    return isinstance(value, str) and value == AUTO
 
 
 def _are_counts(values: Any) -> bool:
@@ -234,8 +238,10 @@ class Conv(Layered):
 
     Parameters
     ----------
-    channels : sequence of int, default=(32, 64)
-        Channels behind each halving, from the image inward, for encoder and decoder alike.
+    channels : sequence of int or "auto", default="auto"
+        Channels behind each halving, from the image inward, for encoder and decoder alike. "auto" is (32, 64) for images of up to
+        64 x 64 pixels. Larger ones are halved further, to 64 channels each time, until no more than 256 places are left, or fewer
+        for codes of more than 256 components, so that the hidden layers behind have weights by the million at most.
     residual_blocks : int, default=0
         Residual blocks, of two convolutions each, at every size.
     upsampling : {"transposed", "nearest"}, default="transposed"
@@ -261,7 +267,7 @@ class Conv(Layered):
 
     def __init__(
         self,
-        channels: Any = (32, 64),
+        channels: Any = AUTO,
         *,
         residual_blocks: int = 0,
         upsampling: str = "transposed",
@@ -340,11 +346,7 @@ def asked_of(spec: Layered) -> dict[str, Any]:
     """Return the arguments that a specification does not leave to others, by name."""
     if not isinstance(spec, DefaultNet):
         return spec.get_params()
-    return {
-        name: value
-        for name, value in spec.get_params().items()
-        if not (value is None if name in _FLAT else isinstance(value, str) and value == AUTO)
-    }
+    return {name: value for name, value in spec.get_params().items() if not (value is None if name in _FLAT else _is_auto(value))}
 
 
 def convolves(spec: Any) -> bool:
