@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
@@ -23,6 +24,7 @@ _FIRST_BETA = 0.01
 _GAP_FEATURES = 16
 _QUIET = 0.1  # factor on the first weights of what departs from the belief
 _BEND = 0.3  # factor on the first weights of what departs from a linear map
+_UNGUIDED = 0.25  # share of the draws behind a score that come from the prediction
 
 Moments = Callable[[int, Sequence[Tensor]], tuple[Tensor, Tensor]]
 
@@ -362,33 +364,55 @@ class TDVAEModule(LatentModule):
         """Draw the states one step later."""
         return self.draw(self.transition_moments(state, _gaps(state, 1)), noise)
 
-    def step_log_weights(self, before: Tensor, after: Tensor, target: Tensor, noise: Tensor) -> Tensor:
+    def step_log_weights(
+        self, before: Tensor, after: Tensor, target: Tensor, noise: Tensor, *, unguided: float = _UNGUIDED
+    ) -> Tensor:
         r"""Log importance weights of the next frame given the sequence before it.
 
         The belief before a frame, the transition and the decoder predict it,
         :math:`p(x_t|x_{<t}) = \int p_B(z_{t-1}|b_{t-1})\,p_T(z_t|z_{t-1})\,p_D(x_t|z_t)`; the belief after it and the
-        smoothing distribution propose states.
+        smoothing distribution propose states. A belief may be surer of itself than it should, above all about frames that are
+        rare: some draws come from the prediction itself, and all are weighed by the mixture of both, so that no weight
+        exceeds the likelihood of the frame by more than the inverse of their share.
 
         Parameters
         ----------
         before, after : Tensor of shape (n, n_components)
         target : Tensor of shape (n, n_features)
         noise : Tensor of shape (n, n_draws, 2 * state_size)
+        unguided : float
+            Share of the draws that come from the prediction, rounded up; at least one does not.
 
         Returns
         -------
         Tensor of shape (n, n_draws)
         """
+        n_draws = noise.shape[1]
+        n_unguided = min(math.ceil(unguided * n_draws), n_draws - 1)
         present, past = noise.chunk(2, dim=-1)
-        before, after = (belief.unsqueeze(1).expand(-1, noise.shape[1], -1) for belief in (before, after))
-        believed, expected = self.belief_moments(after), self.belief_moments(before)
-        later = self.draw(believed, present)
-        gap = _gaps(later, 1)
-        smoothed = self.smoothing_moments(later, before, after, gap, expected)
-        earlier = self.draw(smoothed, past)
+        before, after = (belief.unsqueeze(1).expand(-1, n_draws, -1) for belief in (before, after))
+        gap = _gaps(noise, 1)
+
+        def part(rows: slice) -> tuple[Moments, Moments]:
+            return self.belief_moments(after[:, rows]), self.belief_moments(before[:, rows])
+
+        guided, free = slice(n_draws - n_unguided), slice(n_draws - n_unguided, None)
+        believed, expected = part(guided)
+        later = self.draw(believed, present[:, guided])
+        smoothed = self.smoothing_moments(later, before[:, guided], after[:, guided], gap[:, guided], expected)
+        earlier = self.draw(smoothed, past[:, guided])
+        if n_unguided:
+            first = self.draw(part(free)[1], past[:, free])
+            second = self.draw(self.transition_moments(first, gap[:, free]), present[:, free])
+            later, earlier = torch.cat([later, second], dim=1), torch.cat([earlier, first], dim=1)
+            believed, expected = part(slice(None))
+            smoothed = self.smoothing_moments(later, before, after, gap, expected)
         proposed = self.log_density(later, believed) + self.log_density(earlier, smoothed)
-        expected_density = self.log_density(earlier, expected) + self.log_density(later, self.transition_moments(earlier, gap))
-        return expected_density - proposed - self.likelihood.nll(target.unsqueeze(1), self.decoder(later))
+        predicted = self.log_density(earlier, expected) + self.log_density(later, self.transition_moments(earlier, gap))
+        if n_unguided:
+            share = n_unguided / n_draws
+            proposed = torch.logaddexp(proposed + math.log1p(-share), predicted + math.log(share))
+        return predicted - proposed - self.likelihood.nll(target.unsqueeze(1), self.decoder(later))
 
     def prediction(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of frames over draws of their state, and with the likelihood's noise, in standardized units.

@@ -462,6 +462,18 @@ def test_a_step_is_scored_by_its_distance_from_the_prediction(X):
     np.testing.assert_allclose(model.explain_anomaly(X)[:, 6] * LENGTH, expected, rtol=0.3, atol=0.05)
 
 
+def test_the_density_of_two_steps_integrates_to_one():
+    """Of a series that jumps between places, of which beliefs are sure: what is rare must not be overlooked."""
+    rng = np.random.default_rng(0)
+    first = rng.choice([-2, 2], 200) + 0.3 * rng.normal(size=200)
+    X = np.stack([first, rng.choice([-1, 1], 200) * first + 0.3 * rng.normal(size=200)], axis=1)
+    model = quick(n_components=16, n_latents=4, hidden_layer_sizes=(16,), n_pairs=16, max_epochs=60, n_score_draws=16).fit(X)
+    grid = np.linspace(-10, 10, 101)
+    pairs = np.stack(np.meshgrid(grid, grid, indexing="ij"), axis=-1).reshape(-1, 2)
+    pairs[:, 0] += 0.01 * pairs[:, 1]  # sheared, so that no two begin alike, and draws differ
+    assert np.exp(model.score_samples(pairs)).sum() * (grid[1] - grid[0]) ** 2 == pytest.approx(1.0, abs=0.05)
+
+
 def test_scores_do_not_depend_on_the_random_state(X):
     model = quick().fit(X)
     scores, forecast = model.score_samples(X), model.forecast(X, 4)
