@@ -41,14 +41,16 @@ class TDVAE(SeriesMixin, BaseAutoEncoder):
 
     X has the shape ``(n_sequences, n_timesteps, n_features)``, with NaN behind the end of shorter sequences, or is a list
     of arrays ``(n_timesteps, n_features)``. Rows are taken, too, so that sequences pass through scikit-learn's tools:
-    flattened, with `n_timesteps` given, or univariate with one column a step. What has the shape of X comes back in it.
+    flattened, with `n_timesteps` given, or univariate with one column a step. What has the shape of X comes back in it. One
+    long series is cut into windows first, see :func:`~skvae.sliding_windows`.
 
     Parameters
     ----------
     n_components : int, default=64
         Size of the belief, which is the width of the recurrent network.
     n_timesteps : int or None, default=None
-        Steps of the sequences that the rows of a two-dimensional X are; None takes every column for a step.
+        Steps of the sequences that the rows of a two-dimensional X are; None takes every column for a step. Where it is given,
+        `fit` does not ask about shapes of X that can be read in two ways.
     scaling : {"mean", "standard"} or None, default=None
         Scale of its own for every sequence and feature, found from its steps alone, for sequences that are alike but for it:
         "mean" divides by the mean magnitude, "standard" subtracts the mean and divides by the standard deviation. Results are in

@@ -264,6 +264,75 @@ def test_univariate_sequences(X):
     np.testing.assert_array_equal(quick().fit(ragged).transform(ragged), quick().fit(np.array(ragged, object)).transform(ragged))
 
 
+def test_one_long_series_is_cut_into_windows_first():
+    series = np.sin(0.3 * np.arange(240))
+    both = np.column_stack([series, np.cos(0.3 * np.arange(240))])
+    cure = r"cut into windows first, skvae\.sliding_windows"
+    for X in (
+        series,
+        series.tolist(),
+        pd.Series(series),
+        series[None],
+        series[:, None],
+        series[None, :, None],
+        [both],
+        [both.tolist()],
+    ):
+        with pytest.raises(ValueError, match=cure):
+            quick().fit(X)
+        with pytest.raises(ValueError, match=cure):
+            quick().partial_fit(X)
+    for X in (series[:, None, None], both[:, None], list(both[:, None])):
+        with pytest.raises(ValueError, match=rf"1 step\(s\).*{cure}"):
+            quick().fit(X)
+    with pytest.raises(
+        ValueError, match=r"n_timesteps=24 does not divide.*Windows of 24 steps .* skvae\.sliding_windows\(X, 24\)\.X"
+    ):
+        quick(n_timesteps=24).fit(both)
+    model = quick().fit(skvae.sliding_windows(both, 24, step=12).X)
+    with pytest.raises(ValueError, match=rf"set n_timesteps\. .*{cure}.*by itself is X\[np\.newaxis\]"):
+        model.transform(both)
+    with pytest.raises(ValueError, match=rf"1D array instead: X has shape \(240,\)\. .*{cure}.*X\.reshape\(1, -1\)"):
+        model.transform(series)
+
+
+def test_windows_there_and_back():
+    series = np.sin(0.3 * np.arange(240)) + 0.1 * np.random.default_rng(0).normal(size=240)
+    windows = skvae.sliding_windows(series, 24, step=6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "The state of TDVAE has collapsed")
+        model = quick(max_epochs=20).fit(windows.X)
+    repaired = skvae.join_windows(model.reconstruct(windows.X), windows.rows)
+    assert repaired.shape == (240,)
+    assert np.isfinite(repaired).all()
+    spiked = series.copy()
+    spiked[100] += 4.0
+    windows = skvae.sliding_windows(spiked, 24, step=6)
+    scores = skvae.join_windows(model.score_anomaly_steps(windows.X), windows.rows)
+    assert scores.argmax() == 100
+
+
+def test_shapes_that_can_be_read_in_two_ways_are_asked_about(X):
+    series = np.random.default_rng(0).normal(size=(240, 2)).cumsum(axis=0)
+    swapped = np.swapaxes(np.tile(X, (2, 1, 1)), 1, 2)
+    for data, message in (
+        (series, r"X of shape \(240, 2\) is read as 240 sequences of 2 steps.*skvae\.sliding_windows.*n_timesteps=2 says so"),
+        (pd.DataFrame(series), "read as 240 sequences of 2 steps"),
+        (series.tolist(), "read as 240 sequences of 2 steps"),
+        (np.repeat(swapped, 4, axis=2), r"read as 48 sequences of 3 steps of 40 feature.*np\.swapaxes\(X, 2, 1\)"),
+        (list(np.repeat(swapped, 4, axis=2)), r"pass \[x\.T for x in X\]"),
+    ):
+        with pytest.warns(UserWarning, match=message) as record:
+            quick(max_epochs=1).fit(data)
+        assert record[0].filename == __file__
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            warnings.filterwarnings("ignore", "The state of TDVAE has collapsed|Most of the variance")
+            n_timesteps = 2 if len(data) == 240 else 3
+            quick(max_epochs=1, n_timesteps=n_timesteps).fit(data).transform(data)
+
+
 @pytest.mark.parametrize("length", [LENGTH, LENGTH + 4])
 def test_lists_and_padding_agree_bit_for_bit(X, ragged, length):
     model, other = quick().fit(ragged), quick().fit(padded(ragged, length))
