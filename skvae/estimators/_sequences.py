@@ -35,9 +35,11 @@ def check_sequences(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -
     """
     is_list = isinstance(X, (list, tuple))
     X, is_rows = _as_array(X, None if reset else columns_of_rows(estimator))
-    if is_rows and np.ndim(X) == 1:
-        alone = f"{_CUT}; a sequence by itself is X.reshape(1, -1)."
-        raise ValueError(f"Expected sequences, got 1D array instead: X has shape {np.shape(X)}. {alone}")
+    if getattr(X, "ndim", None) == 1 or (isinstance(X, (list, tuple)) and not any(hasattr(x, "__len__") for x in X)):
+        raise ValueError(
+            f"Expected sequences, got 1D array instead: X has shape ({len(X)},). {_CUT}. Reshape your data if it is a sequence "
+            "by itself: X.reshape(1, -1)."
+        )
     options: Any = {"dtype": [np.float64, np.float32], "ensure_all_finite": "allow-nan", "ensure_min_samples": min_rows}
     if is_rows:
         check.refuse_text(X)

@@ -292,7 +292,7 @@ def test_one_long_series_is_cut_into_windows_first():
     model = quick().fit(skvae.sliding_windows(both, 24, step=12).X)
     with pytest.raises(ValueError, match=rf"set n_timesteps\. .*{cure}.*by itself is X\[np\.newaxis\]"):
         model.transform(both)
-    with pytest.raises(ValueError, match=rf"1D array instead: X has shape \(240,\)\. .*{cure}.*X\.reshape\(1, -1\)"):
+    with pytest.raises(ValueError, match=rf"1D array instead: X has shape \(240,\)\. {cure}.*itself: X\.reshape\(1, -1\)"):
         model.transform(series)
 
 
