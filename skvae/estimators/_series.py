@@ -83,12 +83,6 @@ class SeriesMixin:
                 f"scaling={self.scaling!r} measures every sequence in a scale of its own, in which likelihood={spec!r} has no "
                 "meaning; take likelihood='gaussian' or 'laplace', or scaling=None."
             )
-        series = getattr(self, "_series", None)
-        if self.scaling != (None if series is None else series.mode):
-            raise ValueError(
-                "scaling changed since the model was built; warm_start and partial_fit go on with the same network. Use a clone, "
-                "or fit with warm_start=False."
-            )
 
     def _drowned(self, run: FitRun) -> list[str]:
         if self.scaling is not None or not run.module.likelihood.is_location_family:

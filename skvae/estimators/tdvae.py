@@ -245,6 +245,7 @@ class TDVAE(SeriesMixin, BaseAutoEncoder):
             "encoder": as_argument("encoder", self.encoder),
             "n_timesteps": self.n_timesteps_,
             "max_gap": int(gap),
+            "scaling": self.scaling,
             **{name: int(getattr(self, name)) for name in whole},
             **{name: float(getattr(self, name)) for name in real},
         }

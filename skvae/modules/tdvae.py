@@ -24,6 +24,7 @@ _FIRST_BETA = 0.01
 _GAP_FEATURES = 16
 _QUIET = 0.1  # factor on the first weights of what departs from the belief
 _BEND = 0.3  # factor on the first weights of what departs from a linear map
+_SEEN_WHOLE, _MOST_RESCALED = 0.5, 5.0  # share of sequences measured by all of their steps, and bounds of the factor otherwise
 _UNGUIDED = 0.25  # share of the draws behind a score that come from the prediction
 
 Moments = Callable[[int, Sequence[Tensor]], tuple[Tensor, Tensor]]
@@ -81,6 +82,9 @@ class TDVAEModule(LatentModule):
         Fraction of the run over which the weight grows from a hundredth of `beta`.
     auxiliary : float
         Weight of the auxiliary term to begin with.
+    scaling : {"mean", "standard"}, optional
+        How sequences have been measured, each by all of its steps: training then measures half of them by their first steps
+        alone, as they are where what follows is not known yet.
     encoder : Recurrent or str, optional
         The recurrent network behind the belief, or its cell.
     decoder : MLP, optional
@@ -112,6 +116,7 @@ class TDVAEModule(LatentModule):
         beta: float = 1.0,
         kl_warmup: float = 0.8,
         auxiliary: float = 1.0,
+        scaling: str | None = None,
         encoder: Recurrent | str = "lstm",
         decoder: MLP | None = None,
         hidden_layer_sizes: Sequence[int] = (64,),
@@ -122,7 +127,7 @@ class TDVAEModule(LatentModule):
         self.state_size = n_latents * n_latent_layers
         self.n_timesteps, self.max_gap = n_timesteps, max_gap
         self.n_pairs, self.one_step_fraction = n_pairs, one_step_fraction
-        self.beta, self.kl_warmup, self.auxiliary = beta, kl_warmup, auxiliary
+        self.beta, self.kl_warmup, self.auxiliary, self.scaling = beta, kl_warmup, auxiliary, scaling
         recurrent, perceptron = resolve_recurrent(encoder, decoder, hidden_layer_sizes, activation)
         super().__init__(n_features, n_components, likelihood=likelihood, encoder=recurrent, decoder=perceptron)
         sizes, hidden = perceptron.hidden_layer_sizes[::-1], hidden_of(perceptron)
@@ -142,6 +147,8 @@ class TDVAEModule(LatentModule):
             for parameter in self.smoothing.parameters():
                 parameter.mul_(_QUIET)
         self.noise_shapes = {"pairs": (n_pairs, 3), "present": (n_pairs, self.state_size), "past": (n_pairs, self.state_size)}
+        if scaling is not None:
+            self.noise_shapes["prefix"] = (2,)
 
     def _build_networks(self, **networks: Any) -> tuple[nn.Module, nn.Module]:
         recurrent, perceptron = networks["encoder"], networks["decoder"]
@@ -280,8 +287,26 @@ class TDVAEModule(LatentModule):
         second = gap + (place * (length - gap + 1)).long().clamp(max=length - gap)
         return gap, second
 
+    def rescaled(self, x: Tensor, noise: Tensor) -> Tensor:
+        """Measure some sequences by their first steps, how many of which normal numbers ``(n, 2)`` decide."""
+        which, place = torch.special.ndtr(noise).unbind(-1)
+        length = lengths(x)
+        seen = torch.where(which < _SEEN_WHOLE, length, 1 + (place * length).long()).clamp(max=length)
+        unit, zero = self.likelihood.column("unit"), self.likelihood.to_data(x.new_zeros(x.shape[-1]))
+        frames = x / unit + zero
+        is_seen = (torch.arange(x.shape[1], device=x.device) < seen.unsqueeze(1)).unsqueeze(-1)
+        shown, count = frames.nan_to_num(0.0) * is_seen, seen.view(-1, 1, 1)
+        if self.scaling == "mean":
+            scale, location = shown.abs().sum(1, keepdim=True) / count, zero.new_zeros(())
+        else:
+            location = shown.sum(1, keepdim=True) / count
+            scale = (((shown - location) * is_seen).square().sum(1, keepdim=True) / count).sqrt()
+        # What has no scale of its own, and first steps that tell nothing of it, must not become a spike.
+        scale = scale.clamp(1.0 / _MOST_RESCALED, _MOST_RESCALED)
+        return ((frames - location) / scale - zero) * unit
+
     def loss(self, batch: Batch, schedule: Schedule) -> Loss:
-        x = batch.x
+        x = batch.x if self.scaling is None else self.rescaled(batch.x, batch.drawn("prefix"))
         gap, second = self.pairs(batch.drawn("pairs"), lengths(x))
         beliefs = nn.functional.pad(self.read(x)[0], (0, 0, 1, 0))
         before, after = _steps(beliefs, second - gap), _steps(beliefs, second)

@@ -292,7 +292,7 @@ def test_one_long_series_is_cut_into_windows_first():
     model = quick().fit(skvae.sliding_windows(both, 24, step=12).X)
     with pytest.raises(ValueError, match=rf"set n_timesteps\. .*{cure}.*by itself is X\[np\.newaxis\]"):
         model.transform(both)
-    with pytest.raises(ValueError, match=rf"1D array instead: X has shape \(240,\)\. {cure}.*itself: X\.reshape\(1, -1\)"):
+    with pytest.raises(ValueError, match=rf"1D array instead: X has shape \(240,\)\. .*{cure}.*itself: X\.reshape\(1, -1\)"):
         model.transform(series)
 
 
@@ -446,11 +446,12 @@ def test_a_sequence_in_another_unit_has_the_same_results_in_that_unit(magnitudes
 
 @pytest.mark.parametrize("scaling", SCALINGS)
 def test_a_model_with_scales_of_its_own_is_one_of_sequences_in_these(magnitudes, scaling):
-    """What `fit` does is to divide; and scores have the term that division takes."""
+    """What the module reads is divided; and scores have the term that division takes."""
     model = quick(scaling=scaling).fit(magnitudes)
     location, scale = model.series_scale(magnitudes)
     by_hand = (magnitudes - location[:, None]) / scale[:, None]
-    plain = quick().fit(by_hand)
+    plain = copy.copy(model)
+    plain._series = None
     np.testing.assert_array_equal(model.transform(magnitudes), plain.transform(by_hand))
     jacobian = LENGTH * np.log(scale).sum(axis=1)
     np.testing.assert_allclose(model.score_samples(magnitudes), plain.score_samples(by_hand) - jacobian)

@@ -399,6 +399,34 @@ def test_a_belief_that_is_too_sure_of_itself_does_not_hide_what_is_rare(n_draws)
         assert missed[0] > -1.5 > -4.0 > missed[1]
 
 
+@pytest.mark.parametrize("scaling", ["mean", "standard"])
+def test_half_of_the_sequences_are_measured_by_their_first_steps(scaling):
+    X = 1.0 + 0.5 * np.random.default_rng(0).normal(size=(400, 9, 2)) + np.linspace(0.0, 1.0, 9)[:, None]
+    X[np.arange(9) >= np.arange(400)[:, None] % 8 + 2] = np.nan
+    module = build(scaling=scaling)
+    module.likelihood.fit(X[~np.isnan(X[..., 0])])
+    units = module.likelihood.units
+    x = torch.from_numpy((X - units.center) / units.scale)
+    noise = torch.randn(400, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = module.rescaled(x, noise).numpy() * units.scale + units.center
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(X))
+    matched = []
+    for given, result in zip(X, found, strict=True):
+        length = int((~np.isnan(given[:, 0])).sum())
+        for seen in range(1, length + 1):
+            start = given[:seen]
+            location = 0.0 if scaling == "mean" else start.mean(0)
+            scale = np.clip(np.abs(start).mean(0) if scaling == "mean" else start.std(0), 0.2, 5.0)
+            if np.allclose(result[:length], (given[:length] - location) / scale, rtol=1e-4, atol=1e-5):
+                matched.append(seen / length)
+    assert len(matched) == 400
+    assert np.mean(np.array(matched) == 1.0) == pytest.approx(0.5 + 0.5 * np.mean(1.0 / (np.arange(400) % 8 + 2)), abs=0.08)
+    assert (np.array(matched) < 0.5).mean() > 0.1
+    batch = {"pairs": (module.n_pairs, 3), "present": (module.n_pairs, module.state_size), "prefix": (2,)}
+    assert {name: module.noise_shapes[name] for name in batch} == batch
+    assert "prefix" not in build().noise_shapes
+
+
 # -- jumps ------------------------------------------------------------------------------------------------------------
 
 
