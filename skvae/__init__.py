@@ -1,7 +1,7 @@
 """Autoencoders that behave like any other scikit-learn estimator."""
 
 from skvae.anomaly import AnomalyDetector
-from skvae.data import Windows, join_windows, sliding_windows
+from skvae.data import join_windows, sliding_windows
 from skvae.estimators import (
     CVAE,
     TDVAE,
@@ -64,7 +64,6 @@ __all__ = [
     "SparseAE",
     "TopK",
     "VAETransformer",
-    "Windows",
     "join_windows",
     "reconstruct",
     "sample",

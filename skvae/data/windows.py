@@ -113,7 +113,7 @@ def join_windows(values: Any, rows: Any, *, n_rows: int | None = None) -> NDArra
         One for every step of a window, such as what `score_anomaly_steps` or `reconstruct` return; or (n_windows,), one for a
         window, which counts for all of its steps.
     rows : array-like of int, shape (n_windows, n_timesteps)
-        Of the :class:`Windows` that :func:`sliding_windows` returned.
+        Those that :func:`sliding_windows` returned beside the windows.
     n_rows : int or None, default=None
         Rows of the series; by default, up to the last that is in a window.
 
@@ -130,6 +130,12 @@ def join_windows(values: Any, rows: Any, *, n_rows: int | None = None) -> NDArra
     See Also
     --------
     sliding_windows : Cuts them.
+
+    Examples
+    --------
+    >>> from skvae import join_windows
+    >>> join_windows([[1.0, 2.0], [4.0, 5.0]], [[0, 1], [1, 2]]).tolist()
+    [1.0, 3.0, 5.0]
     """
     rows, values = np.asarray(rows), np.asarray(values)
     if rows.ndim != 2 or rows.dtype.kind not in "iu":

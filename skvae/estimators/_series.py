@@ -55,7 +55,7 @@ class SeriesMixin:
 
     scaling: str | None
     n_step_features_: int
-    _series: SeriesScaling | None
+    _series: SeriesScaling | None = None
 
     def series_scale(self, X):
         """Find what sequences are measured in, with `scaling`.

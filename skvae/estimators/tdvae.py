@@ -222,8 +222,6 @@ class TDVAE(SeriesMixin, BaseAutoEncoder):
         if not run.resumes:
             noted["n_timesteps_"] = X.shape[1] if self._gives_rows else longest
         X = X[:, :longest]
-        if not run.resumes:
-            noted["_series"] = None
         if self.scaling is not None:
             series = self._series.extended(X, table.weight) if run.resumes else SeriesScaling.of(X, table.weight, self.scaling)
             noted["_series"], X = series, series.measure(X).apply(X)

@@ -229,7 +229,12 @@ class TDVAEModule(LatentModule):
 
     def belief_moments(self, belief: Tensor) -> Moments:
         """p_B(z|b)."""
-        return _once(lambda layer, above: _split(self.belief[layer](torch.cat([belief, *above], dim=-1))))
+
+        def moments(layer: int, above: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+            given = belief.expand(*above[0].shape[:-1], -1) if above else belief  # of one belief, several states above
+            return _split(self.belief[layer](torch.cat([given, *above], dim=-1)))
+
+        return _once(moments)
 
     def smoothing_moments(self, later: Tensor, before: Tensor, after: Tensor, gap: Tensor, expected: Moments) -> Moments:
         """q_S(z_t1|z_t2, b_t1, b_t2), which departs from p_B(z_t1|b_t1), the last argument."""
@@ -415,22 +420,16 @@ class TDVAEModule(LatentModule):
         n_draws = noise.shape[1]
         n_unguided = min(math.ceil(unguided * n_draws), n_draws - 1)
         present, past = noise.chunk(2, dim=-1)
+        believed, expected = self.belief_moments(after.unsqueeze(1)), self.belief_moments(before.unsqueeze(1))
         before, after = (belief.unsqueeze(1).expand(-1, n_draws, -1) for belief in (before, after))
-        gap = _gaps(noise, 1)
-
-        def part(rows: slice) -> tuple[Moments, Moments]:
-            return self.belief_moments(after[:, rows]), self.belief_moments(before[:, rows])
-
-        guided, free = slice(n_draws - n_unguided), slice(n_draws - n_unguided, None)
-        believed, expected = part(guided)
+        gap, guided, free = _gaps(noise, 1), slice(n_draws - n_unguided), slice(n_draws - n_unguided, None)
         later = self.draw(believed, present[:, guided])
         smoothed = self.smoothing_moments(later, before[:, guided], after[:, guided], gap[:, guided], expected)
         earlier = self.draw(smoothed, past[:, guided])
         if n_unguided:
-            first = self.draw(part(free)[1], past[:, free])
+            first = self.draw(expected, past[:, free])
             second = self.draw(self.transition_moments(first, gap[:, free]), present[:, free])
             later, earlier = torch.cat([later, second], dim=1), torch.cat([earlier, first], dim=1)
-            believed, expected = part(slice(None))
             smoothed = self.smoothing_moments(later, before, after, gap, expected)
         proposed = self.log_density(later, believed) + self.log_density(earlier, smoothed)
         predicted = self.log_density(earlier, expected) + self.log_density(later, self.transition_moments(earlier, gap))
