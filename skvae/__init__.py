@@ -1,6 +1,7 @@
 """Autoencoders that behave like any other scikit-learn estimator."""
 
 from skvae.anomaly import AnomalyDetector
+from skvae.data import join_windows, sliding_windows
 from skvae.estimators import (
     CVAE,
     TDVAE,
@@ -63,8 +64,10 @@ __all__ = [
     "SparseAE",
     "TopK",
     "VAETransformer",
+    "join_windows",
     "reconstruct",
     "sample",
     "score_anomaly",
+    "sliding_windows",
     "step_score",
 ]

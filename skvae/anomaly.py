@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 from inspect import signature
-from math import floor
+from math import ceil
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from sklearn import get_config
 from sklearn.base import BaseEstimator, OutlierMixin, _fit_context, clone
-from sklearn.model_selection import KFold
 from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing, check_random_state, get_tags
 from sklearn.utils._param_validation import HasMethods, Interval, InvalidParameterError, StrOptions
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_sample_weight, _num_samples, check_is_fitted, has_fit_parameter
 
+from skvae._calibration import (
+    MIN_TRAINING,
+    Part,
+    check_groups,
+    folds,
+    hold_out,
+    least_rows,
+    most_held_out,
+    rows_needed,
+    snap,
+    splits,
+    upper_quantile,
+    worth_of_a_row,
+)
 from skvae._shares import columns_behind
 from skvae.data import is_sparse
 from skvae.estimators import CVAE, VQVAE, AutoEncoder
@@ -26,7 +39,6 @@ from skvae.estimators._specs import NestedMixin
 from skvae.pipeline import find_step, flat_steps, forth, is_active
 from skvae.warnings import warn_user
 
-_MIN_TRAINING = 2  # rows that an estimator of the package needs
 _Fitted = tuple[list[Any], np.ndarray, np.ndarray]  # models, calibration rows, scores of rows by models that did not see them
 _ENOUGH = 100  # calibration rows beyond the threshold, after which more add little
 
@@ -48,13 +60,15 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
     contamination : float or None, default=None
         Takes the place of `alpha`: the share of the training rows that are flagged, in (0, 0.5]. All rows then train, none is
         held out, and there are no p-values.
-    calibration : {"split", "cross"}, default="split"
+    calibration : {"split", "cross"}, splitter or list of pairs, default="split"
         How rows are held out. "split" holds out one part of the rows, once. "cross" fits `n_repeats` times `n_folds`
         estimators, so that every row is held out `n_repeats` times and trained on otherwise; of each repetition one estimator
-        is kept.
+        is kept. Both keep `groups` together. Otherwise a splitter of scikit-learn, such as ``GroupShuffleSplit(1)``, or its
+        pairs of positions, to train on and to hold out; every row that it holds out is held out equally often. Where it does so
+        in several parts, as ``TimeSeriesSplit()`` does, the estimator of the last is kept.
     calibration_fraction : float or "auto", default="auto"
         Share of the rows that "split" holds out. "auto" is a quarter, or less if there are plenty of rows, or up to two thirds
-        if `alpha` needs as many.
+        if `alpha` needs as many. Of `groups`, "auto" holds out as many as `alpha` would need of rows, but no more than half.
     n_folds : int, default=3
         Number of parts into which "cross" divides the rows.
     n_repeats : int, default=3
@@ -113,6 +127,12 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
     Rows with equal scores count against each other in full, which makes p-values larger, never smaller. Weights count
     calibration rows by their weight over the mean weight; a new row has the mean weight. The guarantee then is approximate.
 
+    Rows that resemble each other, such as windows that overlap, are not exchangeable with new ones where some of them were
+    trained on: the rate is too high. With `groups` it is about :math:`\alpha` for rows of new groups, spread as if there were
+    fewer calibration rows, the more alike the scores of a group are; at least :math:`1/\alpha` groups that are held out make
+    up for it. A new row then counts as more than one: midway to the design effect, which is how much more the mean ranks of
+    groups vary than those of independent rows would.
+
     References
     ----------
     .. [1] Vovk, Gammerman and Shafer, "Algorithmic learning in a random world", Springer 2005.
@@ -138,7 +158,7 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
         "estimator": [HasMethods(["fit", "score_anomaly"]), Pipeline, None],
         "alpha": [Interval(Real, 0, 1, closed="neither")],
         "contamination": [Interval(Real, 0, 0.5, closed="right"), None],
-        "calibration": [StrOptions({"split", "cross"})],
+        "calibration": [StrOptions({"split", "cross"}), HasMethods(["split", "get_n_splits"]), list, tuple],
         "calibration_fraction": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="neither")],
         "n_folds": [Interval(Integral, 2, None, closed="left")],
         "n_repeats": [Interval(Integral, 1, None, closed="left")],
@@ -175,7 +195,7 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
     # -- fitting ------------------------------------------------------------------------------------------------------
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y=None, sample_weight=None):
+    def fit(self, X, y=None, sample_weight=None, groups=None):
         """Fit the estimator and find the scores of rows that it was not trained on.
 
         Parameters
@@ -186,6 +206,9 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
             Ignored, whatever labels it has: all rows count as normal ones.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows, in training and in calibration; rows of weight zero are left out.
+        groups : array-like of shape (n_samples,), default=None
+            Labels of rows that resemble each other, such as overlapping windows of one series, of which some must not be trained
+            on while others are held out: rows of one group are all on one side. See :func:`skvae.sliding_windows`.
 
         Returns
         -------
@@ -195,7 +218,7 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
         Raises
         ------
         ValueError
-            If a parameter or X is not as it should be, or the estimator takes no weights and was given some.
+            If a parameter, `groups` or X is not as it should be, or the estimator takes no weights and was given some.
         TypeError
             If no step of the estimator can score anomalies.
 
@@ -212,14 +235,17 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
             weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
             rows = np.flatnonzero(weight > 0)
         given = None if sample_weight is None else weight
+        groups = check_groups(groups, n_rows, rows)
         random = check_random_state(self.random_state)
         if self.contamination is not None:
-            self._need_rows(len(rows), _MIN_TRAINING)
+            if groups is not None:
+                raise ValueError("groups was given, but with contamination all rows train, and none is held out; leave it out.")
+            self._need_rows(len(rows), MIN_TRAINING)
             models, held_out, scores = [self._new_fit(template, X, rows, given, self._seed(random))], rows[:0], None
-        elif self.calibration == "split":
-            models, held_out, scores = self._fit_split(template, X, rows, given, random)
+        elif isinstance(self.calibration, str) and self.calibration == "split":
+            models, held_out, scores = self._fit_split(template, X, rows, given, random, groups)
         else:
-            models, held_out, scores = self._fit_cross(template, X, rows, given, random)
+            models, held_out, scores = self._fit_parts(template, X, given, random, *self._parts(rows, n_rows, groups, random))
         decision_scores = self._mean_score(models, X)
         if scores is not None:
             known = ~np.isnan(scores)  # of rows that were held out
@@ -231,9 +257,10 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
         self.calibration_scores_ = decision_scores[held_out]
         self.decision_scores_ = decision_scores
         self._calibration_weight = weight[held_out] / weight[held_out].mean() if len(held_out) else weight[held_out]
+        self._worth = worth_of_a_row(self.calibration_scores_, None if groups is None else groups[held_out])
         self._fixed_threshold = None
         if self.contamination is not None:
-            self._fixed_threshold = _upper_quantile(
+            self._fixed_threshold = upper_quantile(
                 decision_scores[rows], given if given is None else given[rows], self.contamination
             )
         self._contamination = self.contamination
@@ -274,55 +301,60 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
                 f"AnomalyDetector needs at least {least} rows with a positive weight here, but got n_samples = {n_rows}."
             )
 
-    def _fit_split(self, template: Any, X: Any, rows: np.ndarray, weight: Any, random: Any) -> _Fitted:
+    def _fit_split(self, template: Any, X: Any, rows: np.ndarray, weight: Any, random: Any, groups: Any) -> _Fitted:
         """Hold out some rows, fit to the others."""
-        self._need_rows(len(rows), _MIN_TRAINING + 1)
+        self._need_rows(len(rows), MIN_TRAINING + 1)
         n_held_out = self._n_held_out(len(rows))
-        if len(rows) - n_held_out < _MIN_TRAINING:
+        if len(rows) - n_held_out < MIN_TRAINING:
             raise ValueError(
                 f"calibration_fraction={self.calibration_fraction} of {len(rows)} rows leaves {len(rows) - n_held_out} to train "
-                f"on; at least {_MIN_TRAINING} are needed."
+                f"on; at least {MIN_TRAINING} are needed."
             )
-        order = random.permutation(rows)
-        held_out = np.sort(order[:n_held_out])
-        model = self._new_fit(template, X, np.sort(order[n_held_out:]), weight, self._seed(random))
+        n_groups = least_rows(1, self.alpha) if self.calibration_fraction == "auto" else 1
+        train, test = hold_out(rows, groups, n_held_out, n_groups, random)
+        model = self._new_fit(template, X, train, weight, self._seed(random))
         scores = np.full(_num_samples(X), np.nan)
-        scores[held_out] = self._score_held_out(model, _safe_indexing(X, held_out))
-        return [model], held_out, scores
+        scores[test] = self._score_held_out(model, _safe_indexing(X, test))
+        return [model], test if groups is None else self._some(test, random), scores
+
+    def _some(self, rows: np.ndarray, random: Any) -> np.ndarray:
+        """Choose calibration rows, of those that were held out, whose number goes with `alpha`."""
+        return np.sort(random.permutation(rows)[: snap(len(rows), self.alpha)])
 
     def _n_held_out(self, n_rows: int) -> int:
         """Count the rows that "split" holds out."""
-        need = _least_rows(1, self.alpha)
+        need = least_rows(1, self.alpha)
         if self.calibration_fraction != "auto":
-            return _snap(max(1, round(self.calibration_fraction * n_rows)), self.alpha)
+            return snap(max(1, round(self.calibration_fraction * n_rows)), self.alpha)
         quarter = max(1, int(min(n_rows / 4, _ENOUGH / self.alpha)))
-        if quarter < need <= _most_held_out(n_rows):
+        if quarter < need <= most_held_out(n_rows):
             return need
-        return _snap(quarter, self.alpha)
+        return snap(quarter, self.alpha)
 
-    def _fit_cross(self, template: Any, X: Any, rows: np.ndarray, weight: Any, random: Any) -> _Fitted:
+    def _parts(self, rows: np.ndarray, n_rows: int, groups: Any, random: Any) -> tuple[list[Part], int]:
+        """Divide rows into those that train and those that are held out, several times, and say how often each is held out."""
+        if isinstance(self.calibration, str):
+            self._need_rows(len(rows), max(self.n_folds, MIN_TRAINING + 1))
+            return folds(rows, groups, self.n_folds, self.n_repeats, random)
+        self._need_rows(len(rows), MIN_TRAINING + 1)
+        return splits(self.calibration, rows, n_rows, groups)
+
+    def _fit_parts(self, template: Any, X: Any, weight: Any, random: Any, parts: list[Part], n_times: int) -> _Fitted:
         """Hold out every part of the rows in turn; keep one model of each division.
 
         New rows must be scored as held-out rows are: by as many models that are trained on as many rows. A mean over all
         models, or a model fitted to all rows, has less spread, and flags too few.
         """
-        self._need_rows(len(rows), max(self.n_folds, _MIN_TRAINING + 1))
-        parts = [
-            part
-            for _ in range(self.n_repeats)
-            for part in KFold(self.n_folds, shuffle=True, random_state=random.randint(2**31 - 1)).split(rows)
-        ]
         seeds = [self._seed(random) for _ in parts]
         done = Parallel(n_jobs=self.n_jobs)(
-            delayed(_fit_and_score)(self, template, X, rows[train], rows[test], weight, seed, number % self.n_folds == 0)
-            for number, ((train, test), seed) in enumerate(zip(parts, seeds, strict=True))
+            delayed(_fit_and_score)(self, template, X, part, weight, seed) for part, seed in zip(parts, seeds, strict=True)
         )
         scores = np.full(_num_samples(X), np.nan)
+        rows = np.unique(np.concatenate([part.test for part in parts]))
         scores[rows] = 0.0
-        for (_, test), (_, held_out) in zip(parts, done, strict=True):
-            scores[rows[test]] += held_out / self.n_repeats
-        kept = np.sort(random.permutation(rows)[: _snap(len(rows), self.alpha)])
-        return [model for model, _ in done if model is not None], kept, scores
+        for part, (_, held_out) in zip(parts, done, strict=True):
+            scores[part.test] += held_out / n_times
+        return [model for model, _ in done if model is not None], self._some(rows, random), scores
 
     def _seed(self, random: Any) -> int | None:
         return None if self.random_state is None else int(random.randint(2**31 - 1))
@@ -440,8 +472,8 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
         Returns
         -------
         p : ndarray of shape (n_samples,)
-            :math:`(1 + \#\{i: s_i \ge s\})/(n + 1)`, of the scores :math:`s_i` of `n` calibration rows; never 0. `predict` flags
-            the rows with a p-value of at most `alpha`.
+            :math:`(1 + \#\{i: s_i \ge s\})/(n + 1)`, of the scores :math:`s_i` of `n` calibration rows; never 0. With `groups`
+            whose scores are alike, the ones are larger, see Notes. `predict` flags the rows with a p-value of at most `alpha`.
 
         Raises
         ------
@@ -456,7 +488,7 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
             )
         scores = -self.score_samples(X)
         above, total = self._weight_above(scores, side="left"), len(self.calibration_scores_)
-        return (1.0 + above) / (1.0 + total)
+        return (self._worth + above) / (self._worth + total)
 
     def _weight_above(self, scores: np.ndarray, *, side: str) -> np.ndarray:
         """Weight of the calibration rows with at least ("left") or more than ("right") a score."""
@@ -534,7 +566,7 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
                 "threshold at a false-alarm rate. Fit with contamination=None."
             )
         values = np.unique(self.calibration_scores_)
-        p_beyond = (1.0 + self._weight_above(values, side="right")) / (1.0 + len(self.calibration_scores_))
+        p_beyond = (self._worth + self._weight_above(values, side="right")) / (self._worth + len(self.calibration_scores_))
         reached = values[p_beyond <= alpha]
         return float(reached[0]) if len(reached) else np.inf
 
@@ -560,13 +592,17 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
 
     def _warn_of_too_few(self) -> None:
         """Warn that no row can be flagged, and say how many calibration rows are needed."""
-        need, n_held_out = _least_rows(1, self.alpha), len(self.calibration_scores_)
+        need, n_held_out = ceil(self._worth * least_rows(1, self.alpha)), len(self.calibration_scores_)
         if n_held_out >= need:  # whose scores are infinite
             return
-        if self.calibration == "cross":
+        if self._worth > 1.0:
+            advice = "Scores within groups are alike: more groups must be held out"
+        elif not isinstance(self.calibration, str):
+            advice = f"Hold out more rows than calibration={self.calibration!r} does"
+        elif self.calibration == "cross":
             advice = f"calibration='cross' calibrates with every row, so {max(need, self.n_folds)} rows are enough"
         else:
-            enough = _rows_needed(need, self.calibration_fraction)
+            enough = rows_needed(need, self.calibration_fraction)
             advice = f"calibration='split' with calibration_fraction={self.calibration_fraction!r} needs {enough} rows in all"
             advice += f", calibration='cross' {max(need, self.n_folds)}"
         warn_user(
@@ -597,56 +633,11 @@ def _indexable(X: Any) -> Any:
     return np.asarray(X)
 
 
-def _fit_and_score(detector: Any, template: Any, X: Any, train: Any, test: Any, weight: Any, seed: Any, is_kept: bool) -> Any:
+def _fit_and_score(detector: Any, template: Any, X: Any, part: Part, weight: Any, seed: Any) -> Any:
     """Fit to some rows, score others; return the model where it is kept."""
-    model = detector._new_fit(template, X, train, weight, seed)
-    scores = detector._score_held_out(model, _safe_indexing(X, test))
-    return (model if is_kept else None), scores
-
-
-# -- how many rows ----------------------------------------------------------------------------------------------------
-
-
-def _least_rows(n_flagged: int, alpha: float) -> int:
-    """Fewest calibration rows of which, with a new one, a share of at most `alpha` is this many."""
-    n = max(floor(n_flagged / alpha) - 2, n_flagged)
-    while n_flagged / (n + 1) > alpha:  # as p-values are compared, so that rounding cannot disagree
-        n += 1
-    return n
-
-
-def _snap(n_rows: int, alpha: float) -> int:
-    """Most calibration rows, at most so many, whose number plus one times `alpha` is as good as whole."""
-    n_flagged = floor(alpha * (n_rows + 1)) + 1
-    while n_flagged and _least_rows(n_flagged, alpha) > n_rows:
-        n_flagged -= 1
-    return _least_rows(n_flagged, alpha) if n_flagged else n_rows
-
-
-def _most_held_out(n_rows: int) -> int:
-    return min(2 * n_rows // 3, n_rows - _MIN_TRAINING)
-
-
-def _rows_needed(need: int, fraction: float | str) -> int:
-    """Fewest rows of which "split" holds out as many as are needed."""
-    if fraction == "auto":
-        return max(-(-3 * need // 2), need + _MIN_TRAINING)
-    n = max(need + _MIN_TRAINING, floor((need - 1) / fraction))
-    while round(fraction * n) < need:
-        n += 1
-    return n
-
-
-def _upper_quantile(scores: np.ndarray, weight: np.ndarray | None, share: float) -> float:
-    """Score above which a share of the rows lies; a row of weight two is two of weight one."""
-    if weight is None:
-        return float(np.percentile(scores, 100.0 * (1.0 - share)))
-    order = np.argsort(scores)
-    last = np.cumsum(weight[order])
-    first = last - weight[order]
-    last -= weight.min()
-    places = np.column_stack([first, last]).ravel()
-    return float(np.interp((1.0 - share) * last[-1], places, np.repeat(scores[order], 2)))
+    model = detector._new_fit(template, X, part.train, weight, seed)
+    scores = detector._score_held_out(model, _safe_indexing(X, part.test))
+    return (model if part.is_kept else None), scores
 
 
 # -- estimators and pipelines -----------------------------------------------------------------------------------------

@@ -18,7 +18,20 @@ from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
 from sklearn.feature_selection import VarianceThreshold
 from sklearn.metrics import get_scorer, roc_auc_score
-from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
+from sklearn.model_selection import (
+    GridSearchCV,
+    GroupKFold,
+    GroupShuffleSplit,
+    KFold,
+    LeaveOneGroupOut,
+    PredefinedSplit,
+    RepeatedKFold,
+    ShuffleSplit,
+    StratifiedKFold,
+    TimeSeriesSplit,
+    cross_val_score,
+)
+from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, Normalizer, StandardScaler
 from sklearn.utils import estimator_checks as checks
@@ -26,7 +39,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import skvae
 from skvae import CVAE, TDVAE, VQVAE, AnomalyDetector, AutoEncoder, AutoencoderImputer, ContractiveAE, VAETransformer
-from skvae.anomaly import _least_rows, _rows_needed, _snap, _upper_quantile
+from skvae._calibration import least_rows, rows_needed, snap, upper_quantile, worth_of_a_row
 from skvae.training.code_priors import CodePriors
 
 pytestmark = pytest.mark.usefixtures("one_core")
@@ -173,13 +186,13 @@ def test_thresholds_from_rows_trained_on_are_too_low():
 @pytest.mark.parametrize("alpha", [0.01, 0.05, 0.1, 0.03, 0.29, 0.07, 1 / 3, 0.5, 0.9])
 def test_numbers_of_calibration_rows_hit_alpha(alpha):
     for n in range(1, 400):
-        snapped = _snap(n, alpha)
-        if snapped == n < _least_rows(1, alpha):
+        snapped = snap(n, alpha)
+        if snapped == n < least_rows(1, alpha):
             continue
         assert n - 1.0 / alpha - 1 <= snapped <= n
         n_flagged = int(alpha * (snapped + 1) + 1e-9)
         assert n_flagged / (snapped + 1) <= alpha < n_flagged / snapped
-    assert (_least_rows(1, 0.05), _least_rows(1, 0.01), _least_rows(1, 0.1)) == (19, 99, 9)
+    assert (least_rows(1, 0.05), least_rows(1, 0.01), least_rows(1, 0.1)) == (19, 99, 9)
 
 
 @pytest.mark.parametrize("fraction", ["auto", 0.01, 0.3, 1 / 3, 0.5, 0.77, 0.99])
@@ -188,9 +201,9 @@ def test_advice_is_the_smallest_number_of_rows_that_is_enough(fraction):
         return min(2 * n // 3 if fraction == "auto" else round(fraction * n), n - 2)
 
     for need in (1, 2, 3, 9, 19, 99):
-        enough = _rows_needed(need, fraction)
+        enough = rows_needed(need, fraction)
         assert n_held_out(enough) >= need > n_held_out(enough - 1)
-    assert _rows_needed(10**12, fraction) > 10**12  # at once
+    assert rows_needed(10**12, fraction) > 10**12  # at once
 
 
 def test_weights_of_one_and_repeated_rows_count_alike_with_contamination():
@@ -198,10 +211,10 @@ def test_weights_of_one_and_repeated_rows_count_alike_with_contamination():
     scores, weight = rng.normal(size=30), rng.integers(1, 4, size=30)
     weight[4] = 1
     for share in (0.05, 0.1, 0.333, 0.5):
-        assert _upper_quantile(scores, np.ones(30), share) == pytest.approx(_upper_quantile(scores, None, share))
-        repeated = _upper_quantile(np.repeat(scores, weight), None, share)
-        assert _upper_quantile(scores, weight, share) == pytest.approx(repeated)
-        assert _upper_quantile(scores, 0.01 * weight, share) == pytest.approx(repeated)
+        assert upper_quantile(scores, np.ones(30), share) == pytest.approx(upper_quantile(scores, None, share))
+        repeated = upper_quantile(np.repeat(scores, weight), None, share)
+        assert upper_quantile(scores, weight, share) == pytest.approx(repeated)
+        assert upper_quantile(scores, 0.01 * weight, share) == pytest.approx(repeated)
 
 
 @pytest.mark.parametrize("estimator", [ContractiveAE, partial(AutoEncoder, decoder="tied")], ids=["contractive", "tied"])
@@ -281,6 +294,173 @@ def test_weights_count_in_calibration():
     assert model.p_values(X[:1])[0] == pytest.approx(expected)
     np.testing.assert_array_equal(detector().fit(X, sample_weight=np.full(200, 7.0)).p_values(X), detector().fit(X).p_values(X))
     assert model.estimators_[0].mean_ != pytest.approx(model.estimators_[0].rows_.mean(axis=0))
+
+
+# -- rows that resemble each other ------------------------------------------------------------------------------------
+
+
+class Nearest(BaseEstimator):
+    """Distance to the nearest row that was trained on: remembers all of them."""
+
+    def fit(self, X, y=None, sample_weight=None):
+        self.n_features_in_, self.rows_ = X.shape[1], X
+        self.nearest_ = NearestNeighbors(n_neighbors=1).fit(X)
+        return self
+
+    def score_anomaly(self, X):
+        return self.nearest_.kneighbors(X)[0][:, 0]
+
+
+def smooth(rng, n, width=10):
+    """Noise of which neighbors are alike."""
+    return np.convolve(rng.normal(size=n + width - 1), np.full(width, width**-0.5), "valid")
+
+
+@pytest.mark.parametrize(
+    "calibration", ["split", "cross", GroupKFold(4), GroupShuffleSplit(1, test_size=0.4, random_state=0)], ids=str
+)
+def test_the_false_alarm_rate_is_alpha_where_windows_overlap(calibration):
+    rates, without = [], []
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        series, new = smooth(rng, 1200), skvae.sliding_windows(smooth(rng, 1200), 16).X
+        windows = skvae.sliding_windows(series, 16, n_blocks=40)
+        model = detector(Nearest(), calibration=calibration, random_state=seed)
+        rates.append((model.fit(windows.X, groups=windows.groups).predict(new) == -1).mean())
+        without.append(
+            (detector(Nearest(), random_state=seed).fit(skvae.sliding_windows(series, 16).X).predict(new) == -1).mean()
+        )
+    error = np.std(rates) / np.sqrt(len(rates))
+    assert abs(np.mean(rates) - 0.05) < 2.5 * error
+    assert error < 0.01
+    assert np.mean(without) > 0.075  # neighbors were trained on
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(
+    "calibration", ["split", "cross", GroupKFold(3), LeaveOneGroupOut(), GroupShuffleSplit(1, random_state=0)], ids=str
+)
+def test_groups_are_on_one_side(calibration, weighted):
+    rng = np.random.default_rng(0)
+    groups = rng.permutation(np.repeat(np.array([f"series {i}" for i in range(12)]), rng.integers(3, 30, 12)))
+    X = np.column_stack([rng.normal(size=(len(groups), 2)), np.arange(len(groups))])
+    weight = rng.integers(0, 3, len(groups)) if weighted else None
+    seen = []
+
+    class Watching(Distance):
+        def fit(self, X, y=None, sample_weight=None):
+            self.trained_ = groups[X[:, -1].astype(int)]
+            assert weight is None or (weight[X[:, -1].astype(int)] > 0).all()
+            return super().fit(X, sample_weight=sample_weight)
+
+        def score_anomaly(self, X):
+            if len(X) < len(groups):  # held out
+                seen.append(not np.intersect1d(self.trained_, groups[np.asarray(X)[:, -1].astype(int)]).size)
+            return super().score_anomaly(X)
+
+    model = detector(Watching(), calibration=calibration, alpha=0.2, n_repeats=2).fit(X, sample_weight=weight, groups=groups)
+    assert seen
+    assert all(seen)
+    flagged = model.predict(X) == -1
+    np.testing.assert_array_equal(flagged, model.p_values(X) <= 0.2)
+    np.testing.assert_array_equal(flagged, model.decision_function(X) < 0)
+    assert weight is None or (weight[model.calibration_indices_] > 0).all()
+    again = detector(Distance(), calibration=calibration, alpha=0.2, n_repeats=2)
+    numbers = np.unique(groups, return_inverse=True)[1]
+    for labels in (list(numbers), pd.Series(numbers, index=np.arange(len(X)) + 5)):
+        again.fit(X, sample_weight=weight, groups=labels)
+        np.testing.assert_array_equal(again.calibration_indices_, model.calibration_indices_)
+    assert len(model.estimators_) == (2 if isinstance(calibration, str) and calibration == "cross" else 1)
+
+
+def test_split_holds_out_as_many_groups_as_alpha_needs_but_no_more_than_half():
+    groups = np.repeat(np.arange(100), 10)
+    X = np.random.default_rng(0).normal(size=(1000, 2))
+    for alpha, n_groups in ((0.05, 24), (0.02, 49), (0.01, 50)):
+        model = detector(alpha=alpha).fit(X, groups=groups)
+        trained = {tuple(row) for row in model.estimators_[0].rows_}
+        held_out = [g for g in range(100) if not any(tuple(row) in trained for row in X[groups == g])]
+        assert len(held_out) == n_groups
+        assert len(trained) == 10 * (100 - n_groups)
+    few = detector(calibration_fraction=0.1).fit(X, groups=groups)
+    assert len(np.unique(groups[few.calibration_indices_])) == 10
+
+
+def test_a_new_row_counts_as_many_rows_as_scores_of_a_group_are_alike():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(50), 8)
+    assert worth_of_a_row(rng.normal(size=400), None) == 1.0
+    assert worth_of_a_row(rng.normal(size=400), groups) == pytest.approx(1.0, abs=0.2)
+    assert worth_of_a_row(np.repeat(rng.normal(size=50), 8), groups) == pytest.approx(0.5 * (1 + 8), rel=0.05)
+    assert worth_of_a_row(np.repeat(rng.normal(size=50), 8) + rng.normal(size=400), groups) == pytest.approx(2.75, abs=0.5)
+    assert worth_of_a_row(np.ones(400), groups) == worth_of_a_row(rng.normal(size=400), groups * 0) == 1.0
+    X = np.repeat(rng.normal(size=(50, 1)), 8, axis=0)
+    model = detector(calibration="cross", n_repeats=1, alpha=0.1).fit(X, groups=groups)
+    assert model.p_values([[1e6]])[0] == pytest.approx(4.5 / (4.5 + len(model.calibration_scores_)), rel=0.1)
+    with pytest.warns(
+        UserWarning, match=r"alpha=0\.01 needs at least \d+ calibration rows.*Scores within groups are alike: more groups"
+    ):
+        detector(calibration="cross", n_repeats=1, alpha=0.01).fit(X, groups=groups)
+
+
+def test_splitters_say_what_is_held_out(X):
+    X = np.tile(X, (3, 1)) + np.random.default_rng(0).normal(size=(240, 5))
+    pairs = [(np.arange(150), np.arange(160, 240))]
+    mask = np.arange(240) < 150
+    for calibration, held_out, trained in (
+        (pairs, np.arange(160, 240), 150),
+        (tuple(pairs), np.arange(160, 240), 150),
+        ([(mask, ~mask)], np.arange(150, 240), 150),
+        (PredefinedSplit(np.where(mask, -1, 0)), np.arange(150, 240), 150),
+        (TimeSeriesSplit(3, gap=5), np.arange(60, 240), 175),
+        (KFold(4), np.arange(240), 180),
+        (ShuffleSplit(1, test_size=60, random_state=0), None, 180),
+    ):
+        model = detector(calibration=calibration, alpha=0.1).fit(X)
+        assert len(model.estimators_) == 1
+        assert len(model.estimators_[0].rows_) == trained
+        if held_out is not None:
+            assert set(model.calibration_indices_) <= set(held_out)
+            assert len(model.calibration_indices_) > len(held_out) - 11
+    repeated = detector(calibration=RepeatedKFold(n_splits=3, n_repeats=2, random_state=0)).fit(X)
+    assert [len(one.rows_) for one in repeated.estimators_] == [160, 160]
+    weight = (np.arange(240) % 3 > 0).astype(float)
+    weighted, alone = (
+        detector(calibration=KFold(4)).fit(X, sample_weight=weight),
+        detector(calibration=KFold(4)).fit(X[weight > 0]),
+    )
+    np.testing.assert_array_equal(weighted.p_values(X), alone.p_values(X))
+    by_hand = detector(calibration=pairs, alpha=0.1).fit(X, sample_weight=weight)
+    assert set(by_hand.calibration_indices_) <= set(np.flatnonzero(weight)) & set(range(160, 240))
+    with config_context(enable_metadata_routing=True):
+        detector().set_fit_request(groups=True)
+
+
+@pytest.mark.filterwarnings("ignore:The groups parameter is ignored")
+@pytest.mark.parametrize(
+    ("params", "groups", "message"),
+    [
+        ({}, [1, 2], r"groups has shape \(2,\), but X has 80 rows"),
+        ({}, [1] * 80, r"groups has one label for all rows.*skvae\.sliding_windows\(\.\.\., n_blocks=20\)"),
+        ({}, [1.0] * 79 + [np.nan], "groups has missing labels"),
+        ({}, [1] * 79 + [None], "groups has (missing labels|labels that cannot be compared)"),
+        ({"contamination": 0.1}, [1, 2] * 40, "groups was given, but with contamination all rows train"),
+        ({"calibration": "cross"}, [1, 2] * 40, "n_folds=3 divides groups, but 2 of them have rows"),
+        ({"calibration": KFold(4)}, [1, 2] * 40, "divides the rows of a group; groups are kept together by GroupKFold"),
+        ({"calibration": GroupKFold(2)}, None, "groups"),
+        ({"calibration": ShuffleSplit(3, random_state=0)}, None, "holds some rows out more often than others.*n_splits=1"),
+        ({"calibration": []}, None, "has no split"),
+        ({"calibration": [(np.arange(50), np.arange(40, 80))]}, None, "split, number 0, that holds out rows which it trains on"),
+        ({"calibration": [(np.arange(1), np.arange(40, 80))]}, None, r"number 0, with 1 row\(s\) to train on and 40 to hold out"),
+        ({"calibration": [(np.arange(50), np.arange(60, 81))]}, None, "not made of positions from 0 to 79"),
+        ({"calibration": [(np.arange(50), np.ones(3))]}, None, "not made of positions from 0 to 79"),
+        ({"calibration": "groups"}, None, "calibration"),
+        ({"calibration": 5}, None, "calibration"),
+    ],
+)
+def test_groups_and_splitters_that_do_not_fit(X, params, groups, message):
+    with pytest.raises(ValueError, match=message):
+        detector(**params).fit(X, groups=groups)
 
 
 # -- alpha and contamination ------------------------------------------------------------------------------------------

@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_array, validate_data
 
+from skvae.data.axes import doubt_about_axes
 from skvae.estimators import _checks as check
+from skvae.warnings import warn_user
 
 MIN_TIMESTEPS = 2
+_CUT = "One long series is cut into windows first, skvae.sliding_windows(X, n_timesteps).X"
 
 
 def holds_rows(X: Any, n_columns: int | None = None) -> bool:
@@ -30,7 +33,13 @@ def check_sequences(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -
     Takes that, a list of arrays ``(n_timesteps, n_features)`` or ``(n_timesteps,)``, or rows: flattened sequences of
     `n_timesteps` steps or, without, univariate ones. Where `reset`, notes numbers and names of the columns.
     """
+    is_list = isinstance(X, (list, tuple))
     X, is_rows = _as_array(X, None if reset else columns_of_rows(estimator))
+    if getattr(X, "ndim", None) == 1 or (isinstance(X, (list, tuple)) and not any(hasattr(x, "__len__") for x in X)):
+        raise ValueError(
+            f"Expected sequences, got 1D array instead: X has shape ({len(X)},). {_CUT}. Reshape your data if it is a sequence "
+            "by itself: X.reshape(1, -1)."
+        )
     options: Any = {"dtype": [np.float64, np.float32], "ensure_all_finite": "allow-nan", "ensure_min_samples": min_rows}
     if is_rows:
         check.refuse_text(X)
@@ -41,11 +50,17 @@ def check_sequences(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -
         n_columns, n_timesteps = X.shape[1], _timesteps_of_rows(estimator, X.shape[1], reset=reset)
         X = X.reshape(len(X), n_timesteps, n_columns // n_timesteps)
     else:
-        X = check_array(X, allow_nd=True, input_name="X", estimator=estimator, **options)
+        try:
+            X = check_array(X, allow_nd=True, input_name="X", estimator=estimator, **options)
+        except ValueError as error:
+            raise _with_advice(error) from None
         if X.shape[2] == 0:
             raise ValueError(f"Found array with 0 feature(s) (shape={X.shape}) while a minimum of 1 is required.")
     _check_padding(X, min_timesteps=MIN_TIMESTEPS if reset else 1)
     if reset:
+        doubt = doubt_about_axes(X, estimator.n_timesteps, is_rows=is_rows, is_list=is_list)
+        if doubt is not None:
+            warn_user(doubt)
         if is_rows:
             estimator._n_columns = n_columns
         else:
@@ -66,9 +81,15 @@ def _validate_rows(estimator: Any, X: Any, *, reset: bool, **options: Any) -> np
         return validate_data(estimator, X, reset=reset, **options)
     except ValueError as error:
         if reset or not columns_of_rows(estimator) or "features, but" not in str(error):
-            raise
+            raise _with_advice(error) from None
         advice = "Sequences of other lengths are passed as (n_sequences, n_timesteps, 1) or as a list of arrays."
         raise ValueError(f"{str(error).rstrip('.')}. {advice}") from None
+
+
+def _with_advice(error: ValueError) -> ValueError:
+    """Return an error that says what is to be done about a sequence that comes alone."""
+    is_alone = "1 sample(s)" in str(error) and "minimum of" in str(error)
+    return type(error)(f"{str(error).rstrip('.')}. {_CUT}.") if is_alone else error
 
 
 def _as_array(X: Any, n_columns: int | None) -> tuple[Any, bool]:
@@ -151,20 +172,26 @@ def _timesteps_of_rows(estimator: Any, n_columns: int, *, reset: bool) -> int:
         if not reset and estimator.n_step_features_ > 1:
             raise ValueError(
                 f"X has rows, but {type(estimator).__name__} was fitted on sequences of {estimator.n_step_features_} features a "
-                "step: pass (n_sequences, n_timesteps, n_features), or set n_timesteps."
+                f"step: pass (n_sequences, n_timesteps, n_features), or set n_timesteps.{_advice_about(n_columns, estimator)}"
             )
         if reset and n_columns < MIN_TIMESTEPS:
             raise ValueError(
                 f"X has {n_columns} feature(s), which with n_timesteps=None are the steps of a sequence; at least "
-                f"{MIN_TIMESTEPS} are needed."
+                f"{MIN_TIMESTEPS} are needed. {_CUT}."
             )
         return n_columns
     if n_columns % n_timesteps:
         raise ValueError(
             f"X has {n_columns} column(s), which n_timesteps={n_timesteps} does not divide: rows are flattened sequences, the "
-            f"features of the first step first. {_divisors(n_columns)}."
+            f"features of the first step first. {_divisors(n_columns)}. Windows of {n_timesteps} steps of one long series are "
+            f"skvae.sliding_windows(X, {n_timesteps}).X."
         )
     return int(n_timesteps)
+
+
+def _advice_about(n_columns: int, estimator: Any) -> str:
+    """Return what is to be done with frames that come without an axis of sequences."""
+    return f" {_CUT}; a sequence by itself is X[np.newaxis]." if n_columns == estimator.n_step_features_ else ""
 
 
 def _divisors(n: int) -> str:
@@ -190,4 +217,5 @@ def _check_padding(X: np.ndarray, *, min_timesteps: int) -> None:
         i = int(length.argmin())
         found = f"{int(length[i])} step(s)" if length[i] else "no step that is not NaN" if X.shape[1] else "no step"
         needed = "one is" if min_timesteps == 1 else f"{min_timesteps} are"
-        raise ValueError(f"Sequence {i} has {found}; at least {needed} needed.")
+        advice = f" {_CUT}." if X.shape[1] == 1 else ""
+        raise ValueError(f"Sequence {i} has {found}; at least {needed} needed.{advice}")

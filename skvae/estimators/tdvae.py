@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from numbers import Integral, Real
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_array, check_is_fitted
 
 from skvae.data import Table, is_sparse
+from skvae.data.series import SCALINGS, SeriesScaling
 from skvae.data.sources import as_source
 from skvae.estimators import _checks as check
 from skvae.estimators._base import BaseAutoEncoder
 from skvae.estimators._docs import document
 from skvae.estimators._fit import FitRun
 from skvae.estimators._sequences import MIN_TIMESTEPS, check_sequences, columns_of_rows, holds_rows
+from skvae.estimators._series import BeliefState, Given, SeriesMixin, in_data_units
 from skvae.estimators._specs import as_argument
 from skvae.inference import sequences
 from skvae.modules import CELLS, MLP, Recurrent, TDVAEModule, layer_sizes, resolve_recurrent
@@ -31,23 +32,8 @@ _NOISE_ROWS, _USAGE_ROWS = 512, 256
 _FORECAST_DRAWS = 32
 
 
-class BeliefState(NamedTuple):
-    """What is believed about sequences that go on.
-
-    Attributes
-    ----------
-    belief : ndarray of shape (n_sequences, n_components_)
-        What `transform` gives for the frames so far; `forecast_beliefs` and `inverse_transform` take it.
-    memory : tuple of ndarray
-        What the recurrent network remembers; `update_belief` goes on from there.
-    """
-
-    belief: np.ndarray
-    memory: tuple[np.ndarray, ...]
-
-
 @document
-class TDVAE(BaseAutoEncoder):
+class TDVAE(SeriesMixin, BaseAutoEncoder):
     r"""Temporal difference variational autoencoder: beliefs about the state of sequences, which jump ahead in time [1]_.
 
     A recurrent network reads sequences and holds a belief about the hidden state behind them. A transition jumps from
@@ -57,14 +43,20 @@ class TDVAE(BaseAutoEncoder):
 
     X has the shape ``(n_sequences, n_timesteps, n_features)``, with NaN behind the end of shorter sequences, or is a list
     of arrays ``(n_timesteps, n_features)``. Rows are taken, too, so that sequences pass through scikit-learn's tools:
-    flattened, with `n_timesteps` given, or univariate with one column a step. What has the shape of X comes back in it.
+    flattened, with `n_timesteps` given, or univariate with one column a step. What has the shape of X comes back in it. One
+    long series is cut into windows first, see :func:`~skvae.sliding_windows`.
 
     Parameters
     ----------
     n_components : int, default=64
         Size of the belief, which is the width of the recurrent network.
     n_timesteps : int or None, default=None
-        Steps of the sequences that the rows of a two-dimensional X are; None takes every column for a step.
+        Steps of the sequences that the rows of a two-dimensional X are; None takes every column for a step. Where it is given,
+        `fit` does not ask about shapes of X that can be read in two ways.
+    scaling : {"mean", "standard"} or None, default=None
+        Scale of its own for every sequence and feature, found from its steps alone, for sequences that are alike but for it:
+        "mean" divides by the mean magnitude, "standard" subtracts the mean and divides by the standard deviation. Results are in
+        the units of X all the same. None measures columns over all sequences.
     n_latents : int, default=8
         Size of the state, in each of its layers.
     n_latent_layers : int, default=1
@@ -104,7 +96,7 @@ class TDVAE(BaseAutoEncoder):
     n_timesteps_ : int
         Steps of the longest sequence in training; with `partial_fit`, of those of the first call.
     noise_scale_ : ndarray of shape (n_step_features_,)
-        Scale of the likelihood's noise of every feature, in the units of X.
+        Scale of the likelihood's noise of every feature, in the units of X; with `scaling`, in those of a sequence's own scale.
     n_step_features_ : int
         Columns of a frame.
     max_gap_ : int
@@ -137,13 +129,14 @@ class TDVAE(BaseAutoEncoder):
     """
 
     _module_class = TDVAEModule
-    _private_state = (*BaseAutoEncoder._private_state, "_gives_rows", "_n_columns")
+    _private_state = (*BaseAutoEncoder._private_state, "_gives_rows", "_n_columns", "_series")
     _unfitted: ClassVar[set[str]] = {"image_shape_"}
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **{name: constraint for name, constraint in BaseAutoEncoder._parameter_constraints.items() if name != "image_shape"},
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "n_timesteps": [Interval(Integral, MIN_TIMESTEPS, None, closed="left"), None],
+        "scaling": [StrOptions(set(SCALINGS)), None],
         "n_latents": [Interval(Integral, 1, None, closed="left")],
         "n_latent_layers": [Interval(Integral, 1, None, closed="left")],
         "encoder": [StrOptions(set(CELLS)), Recurrent],
@@ -162,6 +155,7 @@ class TDVAE(BaseAutoEncoder):
         n_components=64,
         *,
         n_timesteps=None,
+        scaling=None,
         n_latents=8,
         n_latent_layers=1,
         max_gap="auto",
@@ -189,6 +183,7 @@ class TDVAE(BaseAutoEncoder):
     ):
         self.n_components = n_components
         self.n_timesteps = n_timesteps
+        self.scaling = scaling
         self.n_latents = n_latents
         self.n_latent_layers = n_latent_layers
         self.max_gap = max_gap
@@ -228,10 +223,15 @@ class TDVAE(BaseAutoEncoder):
         longest = int((~np.isnan(X[..., 0])).sum(axis=1).max())
         if not run.resumes:
             noted["n_timesteps_"] = X.shape[1] if self._gives_rows else longest
-        return replace(table, source=as_source(X[:, :longest])), noted
+        X = X[:, :longest]
+        if self.scaling is not None:
+            series = self._series.extended(X, table.weight) if run.resumes else SeriesScaling.of(X, table.weight, self.scaling)
+            noted["_series"], X = series, series.measure(X).apply(X)
+        return replace(table, source=as_source(X)), noted
 
     def _module_arguments(self, n_features: int) -> dict[str, Any]:
         longest = self.n_timesteps_ - 1
+        self._check_scaling()
         if self.max_gap != "auto" and self.max_gap > longest:
             raise ValueError(
                 f"max_gap={self.max_gap} is longer than the longest sequence, which has {self.n_timesteps_} steps; "
@@ -245,6 +245,7 @@ class TDVAE(BaseAutoEncoder):
             "encoder": as_argument("encoder", self.encoder),
             "n_timesteps": self.n_timesteps_,
             "max_gap": int(gap),
+            "scaling": self.scaling,
             **{name: int(getattr(self, name)) for name in whole},
             **{name: float(getattr(self, name)) for name in real},
         }
@@ -264,6 +265,9 @@ class TDVAE(BaseAutoEncoder):
         return {"max_gap_": run.module.max_gap, "n_active_units_": n_active}
 
     def _concerns(self, run: FitRun) -> list[str]:
+        return [*self._drowned(run), *self._collapsed()]
+
+    def _collapsed(self) -> list[str]:
         if self.n_active_units_:
             return []
         return [
@@ -287,12 +291,12 @@ class TDVAE(BaseAutoEncoder):
         Z : ndarray of shape (n_sequences, n_components_)
             Beliefs after the last step.
         """
-        X, device = self._ready(X)
-        return self._last_beliefs(X, device).astype(X.dtype, copy=False)
+        given = self._ready(X)
+        return self._last_beliefs(given).astype(given.dtype, copy=False)
 
-    def _last_beliefs(self, X: np.ndarray, device: torch.device) -> np.ndarray:
-        last = (~np.isnan(X[..., 0])).sum(axis=1) - 1
-        return sequences.beliefs(self.module_, X, device)[np.arange(len(X)), last]
+    def _last_beliefs(self, given: Given) -> np.ndarray:
+        last = (~np.isnan(given.X[..., 0])).sum(axis=1) - 1
+        return sequences.beliefs(self.module_, given.X, given.device)[np.arange(len(last)), last]
 
     def beliefs(self, X):
         """Read sequences and return what is believed after every step.
@@ -307,11 +311,13 @@ class TDVAE(BaseAutoEncoder):
         beliefs : ndarray of shape (n_sequences, n_timesteps, n_components_)
             NaN behind the end of a sequence.
         """
-        X, device = self._ready(X)
-        return sequences.beliefs(self.module_, X, device).astype(X.dtype, copy=False)
+        given = self._ready(X)
+        return sequences.beliefs(self.module_, given.X, given.device).astype(given.dtype, copy=False)
 
     def update_belief(self, x, state=None):
         """Read one frame more of every sequence, without reading the sequences again.
+
+        With `scaling`, what a sequence is measured in moves with every frame: those so far are kept, and read again.
 
         Parameters
         ----------
@@ -358,6 +364,8 @@ class TDVAE(BaseAutoEncoder):
         if state is not None and len(state.belief) != len(x):
             raise ValueError(f"state is about {len(state.belief)} sequences, but x has frames of {len(x)}.")
         memory = None if state is None else state.memory
+        if self._series is not None:
+            return self._reread(x, memory)
         if memory is not None and [part.shape for part in memory] != self.module_.memory_shapes(len(x)):
             raise ValueError(f"state comes from another model: what it remembers does not fit this {type(self).__name__}.")
         belief, memory = sequences.update(self.module_, x, memory, check.resolve_device(self.device))
@@ -365,23 +373,31 @@ class TDVAE(BaseAutoEncoder):
 
     # -- frames -------------------------------------------------------------------------------------------------------
 
-    def inverse_transform(self, Z):
+    def inverse_transform(self, Z, *, scale=None):
         """Decode beliefs.
 
         Parameters
         ----------
         Z : array-like of shape (n_sequences, n_components_)
             Beliefs.
+        scale : SeriesScale or None, default=None
+            With `scaling`, what the sequences are measured in, which a belief does not tell: what `series_scale` returns.
 
         Returns
         -------
         X : ndarray of shape (n_sequences, n_step_features_)
             The frames that they have seen last, in the units of the training data.
+
+        Raises
+        ------
+        ValueError
+            If `scale` is missing, or does not fit.
         """
         check_is_fitted(self, "module_")
         Z = check.check_codes(self, Z)
+        scale = self._scale_of(scale, len(Z))
         frames = sequences.present_frames(self.module_, Z, check.resolve_device(self.device))
-        return frames.astype(Z.dtype, copy=False)
+        return in_data_units(frames, scale).astype(Z.dtype, copy=False)
 
     def reconstruct(self, X):
         """Decode what is believed after every step.
@@ -398,11 +414,12 @@ class TDVAE(BaseAutoEncoder):
         """
         check_is_fitted(self, "module_")
         is_rows = holds_rows(X, columns_of_rows(self))
-        X, device = self._ready(X)
-        present = ~np.isnan(X[..., 0])
-        frames = np.full(X.shape, np.nan, dtype=X.dtype)
-        frames[present] = sequences.present_frames(self.module_, sequences.beliefs(self.module_, X, device)[present], device)
-        return self._as_given(frames, is_rows)
+        given = self._ready(X)
+        present = ~np.isnan(given.X[..., 0])
+        believed = sequences.beliefs(self.module_, given.X, given.device)[present]
+        frames = np.full(given.X.shape, np.nan)
+        frames[present] = sequences.present_frames(self.module_, believed, given.device)
+        return self._as_given(given.back(frames), is_rows)
 
     @staticmethod
     def _as_given(X: np.ndarray, is_rows: bool) -> np.ndarray:
@@ -430,10 +447,10 @@ class TDVAE(BaseAutoEncoder):
         ValueError
             If a horizon is less than a step.
         """
-        X, device = self._ready(X)
-        return self._forecast(self._last_beliefs(X, device), horizon, n_draws).astype(X.dtype, copy=False)
+        given = self._ready(X)
+        return given.back(self._forecast(self._last_beliefs(given), horizon, n_draws))
 
-    def forecast_beliefs(self, Z, horizon=1, *, n_draws=_FORECAST_DRAWS):
+    def forecast_beliefs(self, Z, horizon=1, *, n_draws=_FORECAST_DRAWS, scale=None):
         """Foresee a frame from what is believed, such as the belief of `update_belief` or of one step of `beliefs`.
 
         Parameters
@@ -444,15 +461,24 @@ class TDVAE(BaseAutoEncoder):
             How many steps later.
         n_draws : int, default=32
             Draws of the state that are averaged.
+        scale : SeriesScale or None, default=None
+            With `scaling`, what the sequences are measured in, which a belief does not tell: the `scale` of what `update_belief`
+            returned, or what `series_scale` returns for the sequences.
 
         Returns
         -------
         frames : ndarray of shape (n_sequences, n_step_features_) or (n_sequences, n_horizons, n_step_features_)
             Expected frames, the latter for several horizons.
+
+        Raises
+        ------
+        ValueError
+            If a horizon is less than a step, or `scale` is missing or does not fit.
         """
         check_is_fitted(self, "module_")
         Z = check.check_codes(self, Z)
-        return self._forecast(Z, horizon, n_draws).astype(Z.dtype, copy=False)
+        scale = self._scale_of(scale, len(Z))
+        return in_data_units(self._forecast(Z, horizon, n_draws), scale).astype(Z.dtype, copy=False)
 
     def _forecast(self, Z: np.ndarray, horizon: Any, n_draws: Any) -> np.ndarray:
         n_draws = check.check_count("n_draws", n_draws)
@@ -485,11 +511,11 @@ class TDVAE(BaseAutoEncoder):
         frames : ndarray of shape (n_sequences, n_futures, n_steps, n_step_features_)
             What may follow.
         """
-        X, device = self._ready(X)
+        given = self._ready(X)
         n_steps, n_futures = check.check_count("n_steps", n_steps), check.check_count("n_futures", n_futures)
-        (seed,) = self._draw_seeds(len(X), random_state, n=1)
-        Z = self._last_beliefs(X, device)
-        return sequences.futures(self.module_, Z, n_steps, n_futures, seed, device, mean=mean).astype(X.dtype, copy=False)
+        (seed,) = self._draw_seeds(len(given.X), random_state, n=1)
+        Z = self._last_beliefs(given)
+        return given.back(sequences.futures(self.module_, Z, n_steps, n_futures, seed, given.device, mean=mean))
 
     def sample(self, n_samples=1, *, n_timesteps=None, mean=False, random_state=None):
         """Draw new sequences, from their first step on.
@@ -508,7 +534,8 @@ class TDVAE(BaseAutoEncoder):
         Returns
         -------
         X : ndarray of shape (n_samples, n_timesteps, n_step_features_)
-            Sequences in the units of the training data; flattened where `fit` was given rows, and `n_timesteps` is that of these.
+            Sequences in the units of the training data, with `scaling` in scales of some from training; flattened where `fit` was
+            given rows, and `n_timesteps` is that of these.
         """
         check_is_fitted(self, "module_")
         n_timesteps = self.n_timesteps_ if n_timesteps is None else check.check_count("n_timesteps", n_timesteps)
@@ -516,6 +543,7 @@ class TDVAE(BaseAutoEncoder):
         nothing = np.zeros((n_samples, self.n_components_), dtype=np.float32)
         device = check.resolve_device(self.device)
         drawn = sequences.futures(self.module_, nothing, n_timesteps, 1, seed, device, mean=mean)[:, 0]
+        drawn = in_data_units(drawn, None if self._series is None else self._series.draw(n_samples, seed))
         return self._as_given(drawn, self._gives_rows and n_timesteps == self.n_timesteps_)
 
     # -- scores -------------------------------------------------------------------------------------------------------
@@ -533,10 +561,14 @@ class TDVAE(BaseAutoEncoder):
         Returns
         -------
         log_likelihood : ndarray of shape (n_sequences,)
-            Nats per sequence, of the density in the units of X; higher is more normal.
+            Nats per sequence, of the density in the units of X; higher is more normal. With `scaling`, of the density given the
+            scale of the sequence, which is read off all of its steps: such scores compare among each other.
         """
-        X, device = self._ready(X, scored=True)
-        return sequences.log_likelihood(self.module_, X, self.n_score_draws, device)
+        given = self._ready(X, scored=True)
+        scores = sequences.log_likelihood(self.module_, given.X, self.n_score_draws, given.device)
+        if given.scale is not None:
+            scores -= (~np.isnan(given.X[..., 0])).sum(axis=1) * np.log(given.scale.scale).sum(axis=1)
+        return scores
 
     def score_anomaly(self, X):
         """Score how far frames lie from what those before them foretell.
@@ -567,8 +599,8 @@ class TDVAE(BaseAutoEncoder):
             Nats by which the likelihood of a frame falls short of the best possible, under a prediction that is summed up by its
             mean and variance: for a Gaussian, squared deviations over twice the variance. NaN behind the end of a sequence.
         """
-        X, device = self._ready(X, scored=True)
-        return sequences.step_deviance(self.module_, X, _FORECAST_DRAWS, device).sum(axis=2)
+        given = self._ready(X, scored=True)
+        return sequences.step_deviance(self.module_, given.X, _FORECAST_DRAWS, given.device).sum(axis=2)
 
     def explain_anomaly(self, X):
         """Split the anomaly score of sequences into the shares of their entries.
@@ -585,17 +617,21 @@ class TDVAE(BaseAutoEncoder):
         """
         check_is_fitted(self, "module_")
         is_rows = holds_rows(X, columns_of_rows(self))
-        X, device = self._ready(X, scored=True)
-        shares = sequences.step_deviance(self.module_, X, _FORECAST_DRAWS, device)
-        shares /= (~np.isnan(X[..., 0])).sum(axis=1)[:, np.newaxis, np.newaxis]
+        given = self._ready(X, scored=True)
+        shares = sequences.step_deviance(self.module_, given.X, _FORECAST_DRAWS, given.device)
+        shares /= (~np.isnan(given.X[..., 0])).sum(axis=1)[:, np.newaxis, np.newaxis]
         return self._as_given(shares, is_rows)
 
-    def _ready(self, X: Any, *, scored: bool = False) -> tuple[np.ndarray, torch.device]:
+    def _ready(self, X: Any, *, scored: bool = False) -> Given:
         check_is_fitted(self, "module_")
         X = self._check_rows(X, reset=False)
+        dtype, scale = X.dtype, None
+        if self._series is not None:
+            scale = self._series.measure(X)
+            X = scale.apply(X)
         if scored:
             self.module_.likelihood.check(Table.of(X).entries().source)
-        return X, check.resolve_device(self.device)
+        return Given(X, dtype, scale, check.resolve_device(self.device))
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
@@ -23,6 +24,8 @@ _FIRST_BETA = 0.01
 _GAP_FEATURES = 16
 _QUIET = 0.1  # factor on the first weights of what departs from the belief
 _BEND = 0.3  # factor on the first weights of what departs from a linear map
+_SEEN_WHOLE, _MOST_RESCALED = 0.5, 5.0  # share of sequences measured by all of their steps, and bounds of the factor otherwise
+_UNGUIDED = 0.25  # share of the draws behind a score that come from the prediction
 
 Moments = Callable[[int, Sequence[Tensor]], tuple[Tensor, Tensor]]
 
@@ -79,6 +82,9 @@ class TDVAEModule(LatentModule):
         Fraction of the run over which the weight grows from a hundredth of `beta`.
     auxiliary : float
         Weight of the auxiliary term to begin with.
+    scaling : {"mean", "standard"}, optional
+        How sequences have been measured, each by all of its steps: training then measures half of them by their first steps
+        alone, as they are where what follows is not known yet.
     encoder : Recurrent or str, optional
         The recurrent network behind the belief, or its cell.
     decoder : MLP, optional
@@ -110,6 +116,7 @@ class TDVAEModule(LatentModule):
         beta: float = 1.0,
         kl_warmup: float = 0.8,
         auxiliary: float = 1.0,
+        scaling: str | None = None,
         encoder: Recurrent | str = "lstm",
         decoder: MLP | None = None,
         hidden_layer_sizes: Sequence[int] = (64,),
@@ -120,7 +127,7 @@ class TDVAEModule(LatentModule):
         self.state_size = n_latents * n_latent_layers
         self.n_timesteps, self.max_gap = n_timesteps, max_gap
         self.n_pairs, self.one_step_fraction = n_pairs, one_step_fraction
-        self.beta, self.kl_warmup, self.auxiliary = beta, kl_warmup, auxiliary
+        self.beta, self.kl_warmup, self.auxiliary, self.scaling = beta, kl_warmup, auxiliary, scaling
         recurrent, perceptron = resolve_recurrent(encoder, decoder, hidden_layer_sizes, activation)
         super().__init__(n_features, n_components, likelihood=likelihood, encoder=recurrent, decoder=perceptron)
         sizes, hidden = perceptron.hidden_layer_sizes[::-1], hidden_of(perceptron)
@@ -140,6 +147,8 @@ class TDVAEModule(LatentModule):
             for parameter in self.smoothing.parameters():
                 parameter.mul_(_QUIET)
         self.noise_shapes = {"pairs": (n_pairs, 3), "present": (n_pairs, self.state_size), "past": (n_pairs, self.state_size)}
+        if scaling is not None:
+            self.noise_shapes["prefix"] = (2,)
 
     def _build_networks(self, **networks: Any) -> tuple[nn.Module, nn.Module]:
         recurrent, perceptron = networks["encoder"], networks["decoder"]
@@ -220,7 +229,12 @@ class TDVAEModule(LatentModule):
 
     def belief_moments(self, belief: Tensor) -> Moments:
         """p_B(z|b)."""
-        return _once(lambda layer, above: _split(self.belief[layer](torch.cat([belief, *above], dim=-1))))
+
+        def moments(layer: int, above: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+            given = belief.expand(*above[0].shape[:-1], -1) if above else belief  # of one belief, several states above
+            return _split(self.belief[layer](torch.cat([given, *above], dim=-1)))
+
+        return _once(moments)
 
     def smoothing_moments(self, later: Tensor, before: Tensor, after: Tensor, gap: Tensor, expected: Moments) -> Moments:
         """q_S(z_t1|z_t2, b_t1, b_t2), which departs from p_B(z_t1|b_t1), the last argument."""
@@ -278,8 +292,26 @@ class TDVAEModule(LatentModule):
         second = gap + (place * (length - gap + 1)).long().clamp(max=length - gap)
         return gap, second
 
+    def rescaled(self, x: Tensor, noise: Tensor) -> Tensor:
+        """Measure some sequences by their first steps, how many of which normal numbers ``(n, 2)`` decide."""
+        which, place = torch.special.ndtr(noise).unbind(-1)
+        length = lengths(x)
+        seen = torch.where(which < _SEEN_WHOLE, length, 1 + (place * length).long()).clamp(max=length)
+        unit, zero = self.likelihood.column("unit"), self.likelihood.to_data(x.new_zeros(x.shape[-1]))
+        frames = x / unit + zero
+        is_seen = (torch.arange(x.shape[1], device=x.device) < seen.unsqueeze(1)).unsqueeze(-1)
+        shown, count = frames.nan_to_num(0.0) * is_seen, seen.view(-1, 1, 1)
+        if self.scaling == "mean":
+            scale, location = shown.abs().sum(1, keepdim=True) / count, zero.new_zeros(())
+        else:
+            location = shown.sum(1, keepdim=True) / count
+            scale = (((shown - location) * is_seen).square().sum(1, keepdim=True) / count).sqrt()
+        # What has no scale of its own, and first steps that tell nothing of it, must not become a spike.
+        scale = scale.clamp(1.0 / _MOST_RESCALED, _MOST_RESCALED)
+        return ((frames - location) / scale - zero) * unit
+
     def loss(self, batch: Batch, schedule: Schedule) -> Loss:
-        x = batch.x
+        x = batch.x if self.scaling is None else self.rescaled(batch.x, batch.drawn("prefix"))
         gap, second = self.pairs(batch.drawn("pairs"), lengths(x))
         beliefs = nn.functional.pad(self.read(x)[0], (0, 0, 1, 0))
         before, after = _steps(beliefs, second - gap), _steps(beliefs, second)
@@ -362,33 +394,49 @@ class TDVAEModule(LatentModule):
         """Draw the states one step later."""
         return self.draw(self.transition_moments(state, _gaps(state, 1)), noise)
 
-    def step_log_weights(self, before: Tensor, after: Tensor, target: Tensor, noise: Tensor) -> Tensor:
+    def step_log_weights(
+        self, before: Tensor, after: Tensor, target: Tensor, noise: Tensor, *, unguided: float = _UNGUIDED
+    ) -> Tensor:
         r"""Log importance weights of the next frame given the sequence before it.
 
         The belief before a frame, the transition and the decoder predict it,
         :math:`p(x_t|x_{<t}) = \int p_B(z_{t-1}|b_{t-1})\,p_T(z_t|z_{t-1})\,p_D(x_t|z_t)`; the belief after it and the
-        smoothing distribution propose states.
+        smoothing distribution propose states. A belief may be surer of itself than it should, above all about frames that are
+        rare: some draws come from the prediction itself, and all are weighed by the mixture of both, so that no weight
+        exceeds the likelihood of the frame by more than the inverse of their share.
 
         Parameters
         ----------
         before, after : Tensor of shape (n, n_components)
         target : Tensor of shape (n, n_features)
         noise : Tensor of shape (n, n_draws, 2 * state_size)
+        unguided : float
+            Share of the draws that come from the prediction, rounded up; at least one does not.
 
         Returns
         -------
         Tensor of shape (n, n_draws)
         """
+        n_draws = noise.shape[1]
+        n_unguided = min(math.ceil(unguided * n_draws), n_draws - 1)
         present, past = noise.chunk(2, dim=-1)
-        before, after = (belief.unsqueeze(1).expand(-1, noise.shape[1], -1) for belief in (before, after))
-        believed, expected = self.belief_moments(after), self.belief_moments(before)
-        later = self.draw(believed, present)
-        gap = _gaps(later, 1)
-        smoothed = self.smoothing_moments(later, before, after, gap, expected)
-        earlier = self.draw(smoothed, past)
+        believed, expected = self.belief_moments(after.unsqueeze(1)), self.belief_moments(before.unsqueeze(1))
+        before, after = (belief.unsqueeze(1).expand(-1, n_draws, -1) for belief in (before, after))
+        gap, guided, free = _gaps(noise, 1), slice(n_draws - n_unguided), slice(n_draws - n_unguided, None)
+        later = self.draw(believed, present[:, guided])
+        smoothed = self.smoothing_moments(later, before[:, guided], after[:, guided], gap[:, guided], expected)
+        earlier = self.draw(smoothed, past[:, guided])
+        if n_unguided:
+            first = self.draw(expected, past[:, free])
+            second = self.draw(self.transition_moments(first, gap[:, free]), present[:, free])
+            later, earlier = torch.cat([later, second], dim=1), torch.cat([earlier, first], dim=1)
+            smoothed = self.smoothing_moments(later, before, after, gap, expected)
         proposed = self.log_density(later, believed) + self.log_density(earlier, smoothed)
-        expected_density = self.log_density(earlier, expected) + self.log_density(later, self.transition_moments(earlier, gap))
-        return expected_density - proposed - self.likelihood.nll(target.unsqueeze(1), self.decoder(later))
+        predicted = self.log_density(earlier, expected) + self.log_density(later, self.transition_moments(earlier, gap))
+        if n_unguided:
+            share = n_unguided / n_draws
+            proposed = torch.logaddexp(proposed + math.log1p(-share), predicted + math.log(share))
+        return predicted - proposed - self.likelihood.nll(target.unsqueeze(1), self.decoder(later))
 
     def prediction(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of frames over draws of their state, and with the likelihood's noise, in standardized units.

@@ -365,9 +365,66 @@ def test_importance_weights_of_a_perfect_proposal_are_all_the_density():
     module.smoothing[0].linear.weight[0, 0] = 0.5
     module.smoothing[0].linear.weight[0, 1] = -0.5
     module.smoothing[0].linear.bias[1] = 0.5 * math.log(0.5)
-    log_weights = module.step_log_weights(before, after, x, torch.randn(1, 50, 2, dtype=torch.float64))
+    log_weights = module.step_log_weights(before, after, x, torch.randn(1, 50, 2, dtype=torch.float64), unguided=0.0)
     exact = torch.distributions.MultivariateNormal(torch.full((2,), m).double(), torch.full((2, 2), 2.0).double() + torch.eye(2))
     torch.testing.assert_close(log_weights, exact.log_prob(x).unsqueeze(1).expand(1, 50))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("n_draws", [2, 16, 64])
+def test_a_belief_that_is_too_sure_of_itself_does_not_hide_what_is_rare(n_draws):
+    """The density of the next frame integrates to one, wherever the proposal looks."""
+    module = build(hidden_layer_sizes=(), n_latents=1)
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    module.likelihood.noise.set_moment(torch.ones(2))
+    module.jumps[0] = 1.0
+    module.decoder.linear.weight[:] = 1.0
+    module.belief[0].linear.weight[1, 2] = math.log(0.3)
+    grid = torch.linspace(-8.0, 8.0, 33, dtype=torch.float64)
+    x = torch.cartesian_prod(grid, grid)
+    before, after = torch.zeros(1, 3, dtype=torch.float64), torch.tensor([[0.0, 0.0, 1.0]], dtype=torch.float64)
+    before, after = before.expand(len(x), -1), after.expand(len(x), -1)
+    noise = torch.randn(len(x), n_draws, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    log_weights = module.step_log_weights(before, after, x, noise)
+    total = log_weights.exp().mean(1).sum() * (grid[1] - grid[0]) ** 2
+    assert float(total) == pytest.approx(1.0, abs=4.0 / math.sqrt(33 * n_draws))
+    # No weight exceeds the likelihood of the frame by more than the inverse of the share of unguided draws.
+    assert (log_weights <= -math.log(2 * math.pi) + math.log(4.0) + 1e-6).all()
+    if n_draws == 64:
+        exact = torch.distributions.MultivariateNormal(torch.zeros(2).double(), torch.full((2, 2), 2.0).double() + torch.eye(2))
+        far = (x.mean(1).abs() > 3.0) & ((x[:, 0] - x[:, 1]).abs() < 2.0) & (x.abs() < 6.0).all(1)
+        alone = module.step_log_weights(before, after, x, noise, unguided=0.0)
+        missed = [(each.logsumexp(1) - math.log(n_draws) - exact.log_prob(x))[far].median() for each in (log_weights, alone)]
+        assert missed[0] > -1.5 > -4.0 > missed[1]
+
+
+@pytest.mark.parametrize("scaling", ["mean", "standard"])
+def test_half_of_the_sequences_are_measured_by_their_first_steps(scaling):
+    X = 1.0 + 0.5 * np.random.default_rng(0).normal(size=(400, 9, 2)) + np.linspace(0.0, 1.0, 9)[:, None]
+    X[np.arange(9) >= np.arange(400)[:, None] % 8 + 2] = np.nan
+    module = build(scaling=scaling)
+    module.likelihood.fit(X[~np.isnan(X[..., 0])])
+    units = module.likelihood.units
+    x = torch.from_numpy((X - units.center) / units.scale)
+    noise = torch.randn(400, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = module.rescaled(x, noise).numpy() * units.scale + units.center
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(X))
+    matched = []
+    for given, result in zip(X, found, strict=True):
+        length = int((~np.isnan(given[:, 0])).sum())
+        for seen in range(1, length + 1):
+            start = given[:seen]
+            location = 0.0 if scaling == "mean" else start.mean(0)
+            scale = np.clip(np.abs(start).mean(0) if scaling == "mean" else start.std(0), 0.2, 5.0)
+            if np.allclose(result[:length], (given[:length] - location) / scale, rtol=1e-4, atol=1e-5):
+                matched.append(seen / length)
+    assert len(matched) == 400
+    assert np.mean(np.array(matched) == 1.0) == pytest.approx(0.5 + 0.5 * np.mean(1.0 / (np.arange(400) % 8 + 2)), abs=0.08)
+    assert (np.array(matched) < 0.5).mean() > 0.1
+    batch = {"pairs": (module.n_pairs, 3), "present": (module.n_pairs, module.state_size), "prefix": (2,)}
+    assert {name: module.noise_shapes[name] for name in batch} == batch
+    assert "prefix" not in build().noise_shapes
 
 
 # -- jumps ------------------------------------------------------------------------------------------------------------
