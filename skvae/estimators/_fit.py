@@ -15,6 +15,7 @@ from skvae import inference
 from skvae._spec import Spec, differences
 from skvae.data import Table
 from skvae.data.columns import SpreadError
+from skvae.data.gross import find_gross_errors
 from skvae.estimators import _checks as check
 from skvae.estimators._specs import NAMED, NETWORKS, resolve
 from skvae.inference.anomaly import references_of
@@ -92,8 +93,10 @@ class FitRun:
     device : torch.device
     rows : Table
         All rows that were passed in.
+    given : Table
+        Those that are learned from, with what belongs to each, as they were passed in.
     table : Table
-        Those that are learned from, with what belongs to each.
+        The same, with gross errors moved to the end of the range of all other entries of their columns.
     progress : Progress
         Before this fit.
     share : float
@@ -101,6 +104,8 @@ class FitRun:
     module : LatentModule
     prepared : dict
         What `_prepare` returned.
+    concern : str or None
+        What is said about gross errors.
     chooses_decay : bool
         Whether the weight decay beside a linear path is left to the fit.
     new_energy : ndarray of shape (n_features,) or None
@@ -109,6 +114,7 @@ class FitRun:
 
     device: torch.device
     rows: Table
+    given: Table
     table: Table
     progress: Progress
     module: LatentModule
@@ -118,6 +124,7 @@ class FitRun:
     def __init__(self, estimator: BaseAutoEncoder, *, single_pass: bool, callbacks: list[Any]):
         self.single_pass, self.callbacks = single_pass, callbacks
         self.new_energy: np.ndarray | None = None
+        self.concern: str | None = None
         self.resumes = hasattr(estimator, "module_") and (single_pass or estimator.warm_start)
         self.goes_on = single_pass and self.resumes
         self.draft = draft_of(estimator, with_state=self.resumes)
@@ -153,6 +160,8 @@ class FitRun:
         self.module.to(self.device)
         with PrivateRandomness(self.progress.seed):
             check.check_network(self.module, *(self.arguments[name] for name in NETWORKS))
+        if self.concern is not None:
+            warn_user(self.concern)
         noise_before = self.module.likelihood.noise.moment.clone()
         rows, valid = self._training_rows(train_index), None
         if valid_index is not None:
@@ -182,8 +191,19 @@ class FitRun:
         self.rows = Table.of(X)
         empty = self.rows.empty_rows if draft._drops_empty_rows else None
         kept, weight = check.check_weights(sample_weight, X, empty, min_rows=min_rows)
-        self.table, noted = draft._make_table(self, kept, weight, **side)
+        self.given, noted = draft._make_table(self, kept, weight, **side)
         vars(draft).update(noted)
+        self.table = self.given
+        entries = self.given.entries()
+        errors = find_gross_errors(entries.source, entries.weight)
+        if errors is None:
+            return
+        self.table = replace(self.given, source=errors.winsorize(self.given.source))
+        numbers = np.arange(self.rows.n_rows)[kept] if entries is self.given else None
+        self.concern = (
+            f"{errors.describe(self.given.name, numbers)}. {type(draft).__name__} learns as if what lies outside were at the end "
+            "of that range, and scores rows as they are. Correct such entries, or leave their rows out."
+        )
 
     def _check_unchanged(self) -> None:
         """Raise if parameters that shape the module changed since it was built."""
@@ -232,10 +252,8 @@ class FitRun:
             arguments["linear_path"] = STREAM_DECAY
         draft._arguments = arguments
         module = build_module(draft._module_class, arguments, self.progress)
-        entries = table.entries()
-        module.likelihood.check(entries.source, table.name)
-        if measured is not table:
-            entries = measured.entries()
+        module.likelihood.check(self.given.entries().source, table.name)
+        entries = measured.entries()
         is_image = getattr(draft, "image_shape_", None) is not None
         try:
             module.likelihood.fit(entries.source, entries.weight, shared=True if is_image else None)
@@ -267,7 +285,7 @@ class FitRun:
 
     def _resumed_module(self) -> LatentModule:
         module = copy.deepcopy(self.draft.module_)
-        module.likelihood.check(self.table.entries().source, self.table.name)
+        module.likelihood.check(self.given.entries().source, self.table.name)
         return module
 
     def _split(self, validation_fraction: float | None) -> tuple[np.ndarray | None, np.ndarray | None]:
