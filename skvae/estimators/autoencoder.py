@@ -47,7 +47,8 @@ class AutoEncoder(ContinuousAutoEncoder):
     %(architecture)s
     density : density estimator or None, default=None
         Density of the codes: any scikit-learn estimator with `fit`, `score_samples` and `sample`, such as GaussianMixture or
-        KernelDensity. None is one Gaussian with a full covariance.
+        KernelDensity. None is one Gaussian with a full covariance; `fit` takes a mixture of several where that describes the
+        codes better, or is decoded to rows more like those of training. ``GaussianMixture(1)`` is one in any case.
     %(training)s
 
     Attributes

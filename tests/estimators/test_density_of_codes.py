@@ -46,20 +46,21 @@ def check_moments(model, X):
 # -- samples ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "mixed"])
-@pytest.mark.parametrize("cls", MODELS)
+@pytest.mark.parametrize(
+    ("cls", "kind"),
+    [*((cls, "mixed") for cls in MODELS), *((cls, "exponential") for cls in (AutoEncoder, SparseAE)), (AutoEncoder, "uniform")],
+)
 def test_draws_have_the_moments_of_the_columns(cls, kind):
-    X = table(kind, 500)
-    parameters = {} if cls is SparseAE else {"linear_path": None}
-    check_moments(cls(max_epochs=60, random_state=0, **parameters).fit(X), X)
+    X = table(kind, 300)
+    parameters = {"linear_path": None} if "linear_path" in cls().get_params() else {}
+    check_moments(cls(max_epochs="auto" if cls is SparseAE else 60, random_state=0, **parameters).fit(X), X)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n_rows", [300, 1000])
 @pytest.mark.parametrize("kind", [*KINDS, "mixed"])
 @pytest.mark.parametrize("cls", MODELS)
-def test_draws_at_the_defaults(cls, kind, n_rows):
-    X = table(kind, n_rows)
+def test_draws_at_the_defaults(cls, kind):
+    X = table(kind, 400)
     check_moments(cls(random_state=0).fit(X), X)
 
 
@@ -77,11 +78,11 @@ def test_new_rows_score_higher_than_by_one_gaussian(kind):
 
 def test_score_and_sample_are_of_one_density():
     X = table("exponential", 400, n_columns=2, n_factors=1, strength=1.0)
-    model = AutoEncoder(1, linear_path=None, max_epochs=60, n_score_draws=256, random_state=0).fit(X)
+    model = AutoEncoder(1, linear_path=None, max_epochs=60, random_state=0).fit(X)
     assert isinstance(model.density_, MixtureDensity)
     drawn = model.sample(20000, random_state=0)
     low, high = drawn.min(axis=0) - 1.0, drawn.max(axis=0) + 1.0
-    axes = [np.linspace(*ends, 200) for ends in zip(low, high, strict=True)]
+    axes = [np.linspace(*ends, 100) for ends in zip(low, high, strict=True)]
     grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
     share = np.exp(model.score_samples(grid)) * (axes[0][1] - axes[0][0]) * (axes[1][1] - axes[1][0])
     assert share.sum() == pytest.approx(1.0, abs=0.05)
@@ -109,7 +110,7 @@ def test_streams_have_one_gaussian():
 def test_new_rows_do_not_widen_the_noise_beyond_the_columns():
     X = table("mixed", 300)
     new_energy = np.full(X.shape[1], 1e3)
-    totals = []
+    totals, alone = [], []
     for model in (
         AutoEncoder(3, linear_path=None, max_epochs=20, random_state=0),
         VAETransformer(3, max_epochs=20, random_state=0),
@@ -120,8 +121,8 @@ def test_new_rows_do_not_widen_the_noise_beyond_the_columns():
         after = module.likelihood.noise_scale()
         assert (after >= before * (1.0 - 1e-6)).all()
         totals.append(np.hypot(model.reconstruct(X).std(axis=0), after) / X.std(axis=0))
-        alone = np.hypot(model.reconstruct(X).std(axis=0), before) / X.std(axis=0)
-    assert (totals[0] <= np.maximum(1.0, alone) + 0.05).all()
+        alone.append(np.hypot(model.reconstruct(X).std(axis=0), before) / X.std(axis=0))
+    assert (totals[0] <= np.maximum(1.0, alone[0]) + 0.01).all()
     assert (totals[0] > 0.95).all()
     assert (totals[1] > 5.0).all()  # a variational autoencoder's is what held-out rows say
 
