@@ -140,6 +140,47 @@ class SparseSource(Source):
         return entries
 
 
+class WinsorizedSource(Source):
+    """Rows of another source, of which the entries of some columns are moved to the ends of a range where they lie outside of it.
+
+    What is `stored` are the entries as they were given.
+
+    Parameters
+    ----------
+    source : Source of shape (n_samples, ..., n_features)
+    positions : ndarray of int, shape (n_columns,)
+        Of the columns.
+    low, high : ndarray of shape (n_columns,)
+        Their ranges.
+    """
+
+    def __init__(self, source: Source, positions: NDArray[np.intp], low: NDArray[np.float64], high: NDArray[np.float64]):
+        self.source, self.positions, self.low, self.high = source, positions, low, high
+        self.shape, self.dtype, self.is_resident = source.shape, source.dtype, source.is_resident
+
+    @property
+    def has_missing(self) -> bool:  # type: ignore[override]
+        """Whether any entry is NaN, which the other source knows."""
+        return self.source.has_missing
+
+    def read(self, rows: Any) -> NDArray[Any]:
+        block = np.array(self.source.read(rows))
+        low, high = self.low.astype(self.dtype), self.high.astype(self.dtype)
+        block[..., self.positions] = np.clip(block[..., self.positions], low, high)
+        return block
+
+    def take(self, rows: Any) -> Source:
+        return WinsorizedSource(self.source.take(rows), self.positions, self.low, self.high)
+
+    def columns(self, positions: NDArray[np.intp]) -> Source:
+        kept = np.arange(self.shape[-1])[positions]
+        places, own = np.nonzero(kept[:, np.newaxis] == self.positions)
+        return WinsorizedSource(self.source.columns(positions), places, self.low[own], self.high[own])
+
+    def stored(self) -> NDArray[Any]:
+        return self.source.stored()
+
+
 def is_sparse(X: Any) -> bool:
     """Whether `X` is a sparse matrix or array, of any format."""
     return hasattr(X, "toarray")

@@ -13,6 +13,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import has_fit_parameter
 
 _MAX_PATTERNS = 4096  # rows whose patterns of activity are kept
+_MAX_NUMBERS, _FEWEST_PATTERNS = 2**21, 256  # activations of these, of wide codes
+_NEW = 0.3  # part of a draw, relative to its spread, that is not the training row's
 
 
 class GaussianDensity(DensityMixin, BaseEstimator):
@@ -50,7 +52,7 @@ class GaussianDensity(DensityMixin, BaseEstimator):
 
 
 class ActivityDensity:
-    """Patterns of activity that occurred in training, and how strong active and inactive units are.
+    """Patterns of activity that occurred in training, and how strong active and inactive units are, together.
 
     Parameters
     ----------
@@ -77,28 +79,41 @@ class ActivityDensity:
         self.rate = (weight @ active + 0.5 * weight.mean()) / (weight.sum() + weight.mean())
         self.n_free = max(1, int(active.sum(axis=1).max()))
         self.on, self.off = _moments_where(codes, active, weight), _moments_where(codes, ~active, weight)
-        kept = np.random.default_rng(seed).choice(len(codes), size=min(len(codes), _MAX_PATTERNS), p=weight / weight.sum())
+        most = int(np.clip(_MAX_NUMBERS // codes.shape[1], _FEWEST_PATTERNS, _MAX_PATTERNS))
+        n_kept = min(len(codes), most)
+        # As often as their weights say, give or take one, so that samples have the moments of the codes.
+        places = (np.arange(n_kept) + np.random.default_rng(seed).random()) / n_kept
+        kept = np.minimum(np.searchsorted(np.cumsum(weight / weight.sum()), places, side="right"), len(codes) - 1)
         self._patterns = np.packbits(active[kept], axis=1)
+        self._codes = codes[kept].astype(np.float32)
 
     def remember(self, old, rate, seed):
         """Take in what was known before, with the weight ``1 - rate``."""
         self.on = _blend_where(old.on, (1 - rate) * old.rate, self.on, rate * self.rate)
         self.off = _blend_where(old.off, (1 - rate) * (1 - old.rate), self.off, rate * (1 - self.rate))
         self.rate = (1 - rate) * old.rate + rate * self.rate
-        rng, total = np.random.default_rng(seed), min(_MAX_PATTERNS, len(old._patterns) + len(self._patterns))
+        most = int(np.clip(_MAX_NUMBERS // len(self.rate), _FEWEST_PATTERNS, _MAX_PATTERNS))
+        rng, total = np.random.default_rng(seed), min(most, len(old._patterns) + len(self._patterns))
         n_new = max(1, round(rate * total))
-        kept = rng.permutation(old._patterns)[: total - n_new]
-        self._patterns = np.concatenate([kept, self._patterns[rng.integers(len(self._patterns), size=n_new)]])
+        kept, drawn = rng.permutation(len(old._patterns))[: total - n_new], rng.integers(len(self._patterns), size=n_new)
+        self._patterns = np.concatenate([old._patterns[kept], self._patterns[drawn]])
+        self._codes = np.concatenate([old._codes[kept], self._codes[drawn]])
         n_active = np.unpackbits(self._patterns, axis=1, count=len(self.rate)).sum(axis=1, dtype=int).max()
         self.n_free = max(self.n_free, int(n_active))
 
     def sample(self, n_samples, seed):
-        """Draw codes: a pattern of a training row, and normal activations within the range that occurred."""
+        """Draw codes: those of training rows, a little changed, but for their patterns and within the range that occurred.
+
+        Units stay as correlated as they are, and keep their moments.
+        """
         rng = np.random.default_rng(seed)
         rows = rng.integers(len(self._patterns), size=n_samples)
         active = np.unpackbits(self._patterns[rows], axis=1, count=len(self.rate)).astype(bool)
-        noise = rng.standard_normal(active.shape)
-        (on, off) = (np.clip(mean + std * noise, low, high) for mean, std, low, high in (self.on, self.off))
+        noise, codes = rng.standard_normal(active.shape), self._codes[rows]
+        on, off = (
+            np.clip(mean + np.sqrt(1.0 - _NEW**2) * (codes - mean) + _NEW * std * noise, low, high)
+            for mean, std, low, high in (self.on, self.off)
+        )
         return np.where(active, on, off)
 
 

@@ -15,6 +15,7 @@ from skvae import inference
 from skvae._spec import Spec, differences
 from skvae.data import Table
 from skvae.data.columns import SpreadError
+from skvae.data.gross import find_gross_errors
 from skvae.data.groups import draw_groups
 from skvae.estimators import _checks as check
 from skvae.estimators._held_out import HeldOut
@@ -96,8 +97,10 @@ class FitRun:
     device : torch.device
     rows : Table
         All rows that were passed in.
+    given : Table
+        Those that are learned from, with what belongs to each, as they were passed in.
     table : Table
-        Those that are learned from, with what belongs to each.
+        The same, with gross errors moved to the end of the range of all other entries of their columns.
     progress : Progress
         Before this fit.
     share : float
@@ -107,6 +110,8 @@ class FitRun:
         What `_prepare` returned.
     validates : bool
         Whether the rows at hand are those that were passed in to validate on.
+    concern : str or None
+        What is said about gross errors.
     chooses_decay : bool
         Whether the weight decay beside a linear path is left to the fit.
     new_energy : ndarray of shape (n_features,) or None
@@ -115,6 +120,7 @@ class FitRun:
 
     device: torch.device
     rows: Table
+    given: Table
     table: Table
     progress: Progress
     module: LatentModule
@@ -125,6 +131,7 @@ class FitRun:
     def __init__(self, estimator: BaseAutoEncoder, *, single_pass: bool, callbacks: list[Any]):
         self.single_pass, self.callbacks = single_pass, callbacks
         self.new_energy: np.ndarray | None = None
+        self.concern: str | None = None
         self.resumes = hasattr(estimator, "module_") and (single_pass or estimator.warm_start)
         self.goes_on = single_pass and self.resumes
         self.draft = draft_of(estimator, with_state=self.resumes)
@@ -165,6 +172,8 @@ class FitRun:
         self.module.to(self.device)
         with PrivateRandomness(self.progress.seed):
             check.check_network(self.module, *(self.arguments[name] for name in NETWORKS))
+        if self.concern is not None:
+            warn_user(self.concern)
         noise_before = self.module.likelihood.noise.moment.clone()
         if held_out.groups is not None:
             self._check_groups(stopping)
@@ -198,8 +207,28 @@ class FitRun:
         self.rows = replace(Table.of(X), groups=held_out.numbers(X))
         empty = self.rows.empty_rows if draft._drops_empty_rows else None
         kept, weight = check.check_weights(sample_weight, X, empty, min_rows=min_rows)
-        self.table, noted = draft._make_table(self, kept, weight, **side)
+        self.given, noted = draft._make_table(self, kept, weight, **side)
         vars(draft).update(noted)
+        self.table = self._without_gross_errors(np.arange(self.rows.n_rows)[kept])
+
+    def _without_gross_errors(self, numbers: np.ndarray) -> Table:
+        """Return the given rows, and clean ones, with gross errors moved to where others lie, and note what is said about them."""
+        table, concerns, given = self.given, [], replace(self.given, target=None)
+        for part, what, rows in (("source", "X", given), ("target", "the clean rows", self.given)):
+            if part == "target" and table.target is None:
+                continue
+            entries = rows.entries()
+            errors = find_gross_errors(entries.source, entries.weight)
+            if errors is not None:
+                table = replace(table, **{part: errors.winsorize(getattr(table, part))})
+                is_flat = entries.n_rows == len(numbers)
+                concerns.append(errors.describe(table.name, numbers if is_flat else None, of=what))
+        if concerns:
+            self.concern = (
+                f"{'. '.join(concerns)}. {type(self.draft).__name__} learns as if what lies outside were at the end of that "
+                "range, and scores rows as they are. Correct such entries, or leave their rows out."
+            )
+        return table
 
     def _read_validation(self, held_out: HeldOut) -> Table:
         """Make the table of rows to validate on, which are read as rows of a later call, and of which nothing is noted."""
@@ -281,10 +310,8 @@ class FitRun:
             arguments["linear_path"] = STREAM_DECAY
         draft._arguments = arguments
         module = build_module(draft._module_class, arguments, self.progress)
-        entries = table.entries()
-        module.likelihood.check(entries.source, table.name)
-        if measured is not table:
-            entries = measured.entries()
+        module.likelihood.check(self.given.entries().source, table.name)
+        entries = measured.entries()
         is_image = getattr(draft, "image_shape_", None) is not None
         what = "X" if measured.target is None else "the clean rows"
         try:
@@ -321,7 +348,7 @@ class FitRun:
     def _resumed_module(self) -> LatentModule:
         draft, entries = self.draft, self.table.entries()
         module = copy_of(draft.module_)
-        module.likelihood.check(entries.source, self.table.name)
+        module.likelihood.check(self.given.entries().source, self.table.name)
         try:
             columns = module.likelihood.extend(entries.source, entries.weight, draft._progress.n_rows)
         except SpreadError as error:

@@ -20,6 +20,7 @@ from skvae.estimators._density import (
 )
 from skvae.estimators._docs import document
 from skvae.estimators._fit import FitRun
+from skvae.estimators._mixture import choose_density
 from skvae.modules import AutoEncoderModule
 from skvae.runtime.randomness import Stream
 
@@ -46,7 +47,8 @@ class AutoEncoder(ContinuousAutoEncoder):
     %(architecture)s
     density : density estimator or None, default=None
         Density of the codes: any scikit-learn estimator with `fit`, `score_samples` and `sample`, such as GaussianMixture or
-        KernelDensity. None is one Gaussian with a full covariance.
+        KernelDensity. None is one Gaussian with a full covariance; `fit` takes a mixture of several where that describes the
+        codes better, or is decoded to rows more like those of training. ``GaussianMixture(1)`` is one in any case.
     %(training)s
 
     Attributes
@@ -140,8 +142,15 @@ class AutoEncoder(ContinuousAutoEncoder):
         codes = inference.training_codes(run.module, run.table, run.device).astype(np.float64)
         moments = run.module.prior.fit(*code_moments(codes, run.table.weight), share=run.share)
         density = getattr(self, "density_", None)
-        if self.density is None:
+        if self.density is None and run.single_pass:
             density = GaussianDensity.of(*moments)
+        elif self.density is None:
+            spread = run.module.likelihood.units.state["spread"]
+
+            def decode(drawn: np.ndarray) -> np.ndarray:
+                return inference.decode(run.module, drawn, run.device)
+
+            density = choose_density(codes, run.table.weight, moments, decode, spread)
         elif run.share == 1.0 or len(codes) >= DENSITY_ROWS:
             density = fit_density(self.density, codes, run.table.weight, run.progress.stream(Stream.MEASUREMENT, of_pass=True))
         inference.fit_noise(run.module, run.table, run.device, max_rows=NOISE_ROWS, share=run.share)

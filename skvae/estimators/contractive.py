@@ -58,8 +58,7 @@ class ContractiveAE(AutoEncoder):
         transposed, with biases of its own; "auto" ties it where that is possible, and mirrors the encoder elsewhere.
     %(architecture)s
     density : density estimator or None, default=None
-        Density of the codes: any scikit-learn estimator with `fit`, `score_samples` and `sample`, such as GaussianMixture or
-        KernelDensity. None is one Gaussian with a full covariance.
+        Density of the codes, as in :class:`~skvae.AutoEncoder`.
     %(training)s
 
     Attributes

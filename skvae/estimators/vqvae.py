@@ -361,7 +361,7 @@ class VQVAE(ClustersMixin, TableAutoEncoder):
         codes = inference.training_codes(module, table, run.device)
         fitted: dict[str, Any] = {"n_codes_": module.n_codes, "code_shapes_": list(module.level_shapes)}
         if module.n_codes == 1:
-            found = codes if table.n_rows == run.rows.n_rows else inference.find_codes(module, run.rows, run.device)
+            found = codes if table.source is run.rows.source else inference.find_codes(module, run.rows, run.device)
             fitted["labels_"] = found[:, 0].astype(np.int64)
         return {**fitted, **self._count_codes(run, codes), **self._fit_priors(run, codes)}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import nn
@@ -13,6 +15,7 @@ from skvae.inference.runner import filled_target, misses_entries, place, rows_at
 from skvae.modules import Batch, LatentModule
 from skvae.modules.likelihoods.units import MAX_STANDARDIZED
 from skvae.modules.posterior import DiagonalNormal
+from skvae.modules.priors.fitted import FittedPrior
 from skvae.runtime.cudnn import steady
 from skvae.runtime.randomness import make_generator, private_randomness
 from skvae.runtime.threads import one_thread, threads_for
@@ -22,6 +25,7 @@ _ENERGY_ROWS = 4096
 _PRIOR_ROWS = 10.0  # rows that speak for all columns together, beside those there are
 _FEWEST_LINEAR_ROWS = 1024
 _LINEAR_WORK = 2**34
+_MOST_SPREAD = 1.0  # of what is drawn, relative to the column's own
 
 
 def start(module: LatentModule, data: Table, device: torch.device) -> None:
@@ -87,6 +91,8 @@ def fit_noise(module: LatentModule, data: Table, device: torch.device, *, max_ro
 def widen_noise(module: LatentModule, data: Table, device: torch.device, new_energy: np.ndarray) -> None:
     """Widen the likelihood's noise by as much as residuals of new rows are larger than those of rows that were trained on.
 
+    A model whose codes get their density afterwards is given no noise with which a column would vary much more than it does.
+
     Parameters
     ----------
     module : LatentModule
@@ -108,7 +114,22 @@ def widen_noise(module: LatentModule, data: Table, device: torch.device, new_ene
         ratio = torch.where(known, new / energy, 1.0)
         overall = ratio[known].log().mean().exp()
         ratio = torch.where(known, (len(batch.x) * ratio + _PRIOR_ROWS * overall) / (len(batch.x) + _PRIOR_ROWS), 1.0)
-        likelihood.noise.set_moment(likelihood.noise.moment * ratio.clamp(min=1.0).to(likelihood.noise.moment))
+        moment, ratio = likelihood.noise.moment, ratio.clamp(min=1.0).to(likelihood.noise.moment)
+        if isinstance(module.prior, FittedPrior):
+            ratio = torch.minimum(ratio, _room(module, batch, moment).clamp(min=1.0))
+        likelihood.noise.set_moment(moment * ratio)
+
+
+@torch.no_grad()
+def _room(module: LatentModule, batch: Batch, moment: torch.Tensor) -> torch.Tensor:
+    """Ratio by which the noise may grow before reconstructions of rows, with the noise, vary too much, ``(n_features,)``."""
+    likelihood = module.likelihood
+    rows = likelihood.expectation(module.decode(module.encode(batch), batch)).double()
+    share = (batch.weight / batch.weight.sum()).double()
+    variance = share @ (rows - share @ rows).square()
+    most = (_MOST_SPREAD * likelihood.column("spread").double()).square() - variance
+    now = (2.0 / likelihood.energy_power) * moment.double().log() + 2.0 * math.log(likelihood.std_per_scale)
+    return (0.5 * likelihood.energy_power * (most.clamp(min=1e-30).log() - now)).exp().to(moment)
 
 
 def _sample(module: LatentModule, data: Table, device: torch.device, max_rows: int) -> Batch:

@@ -72,7 +72,7 @@ def test_densities_on_request(X, density):
     # Two clumps: one Gaussian on the codes must do worse than a density that can follow them.
     rng = np.random.default_rng(0)
     X = rng.normal(size=(400, 3)) * 0.3 + np.where(rng.random((400, 1)) < 0.5, -4, 4)
-    plain = AutoEncoder(1, max_epochs=60, random_state=0).fit(X)
+    plain = AutoEncoder(1, max_epochs=60, density=GaussianMixture(1), random_state=0).fit(X)
     model = AutoEncoder(1, max_epochs=60, density=density, random_state=0).fit(X)
     assert model.score(X) > plain.score(X) + 0.1
     assert type(model.density_) is type(density)

@@ -512,7 +512,7 @@ def test_divergence_in_the_first_epoch_is_an_error(cls, X):
 def test_the_message_names_a_column_that_lies_far_out(X):
     model = make(AutoEncoder).fit(X)
     far = X.copy()
-    far[0, 3] = 1e6
+    far[::3, 3] = 1e6
     with pytest.raises(ValueError, match="stopped being finite") as error:
         model.set_params(learning_rate=1e30, warm_start=True).fit(X)
     assert "Column" not in str(error.value)

@@ -1,0 +1,245 @@
+"""The density of the codes where nobody asks for another one: a Gaussian, or a mixture of a few where one is not enough."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from scipy.linalg import solve_triangular
+from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.utils import check_random_state
+
+from skvae.estimators._density import GaussianDensity
+
+_MOST_COMPONENTS = 32
+_CODES_PER_PARAMETER = 3  # different codes that there must be
+_MOST_CODES = 4096  # that mixtures are fitted to
+_ITERATIONS, _TOLERANCE = 40, 1e-4  # of expectation-maximization; gain in nats a code at which it ends
+_APART = 0.7  # distance of the halves of a component from its middle, in standard deviations
+_PRIOR_CODES = 2  # codes that each covariance begins with, beside as many as they have entries
+_FEWEST_DRAWS, _MOST_DRAWS, _DRAWN_NUMBERS = 512, 2**14, 2**22  # codes that are drawn and decoded to look at a density
+_DRAWS_PER_CODE = 16
+_MEAN_ERROR, _STD_ERROR = 0.05, 0.1  # of a column, in its standard deviations, that decoded draws may have
+_ALIKE = 1.2  # times the smallest error, where all are larger
+_SEED = 20140130
+
+
+class MixtureDensity(DensityMixin, BaseEstimator):
+    """Mixture of normal distributions with full covariances, with the moments of the codes as a whole.
+
+    Attributes
+    ----------
+    weights_ : ndarray of shape (n_mixed,)
+    means_ : ndarray of shape (n_mixed, n_features)
+    covariances_ : ndarray of shape (n_mixed, n_features, n_features)
+    mean_ : ndarray of shape (n_features,)
+        Of all together.
+    covariance_ : ndarray of shape (n_features, n_features)
+    """
+
+    @classmethod
+    def of(cls, weights: np.ndarray, means: np.ndarray, covariances: np.ndarray) -> MixtureDensity:
+        """Make a fitted density from its components."""
+        density = cls()
+        density.weights_, density.means_, density.covariances_ = weights, means, covariances
+        density.mean_ = weights @ means
+        apart = means - density.mean_
+        density.covariance_ = np.einsum("c,cij->ij", weights, covariances + apart[:, :, np.newaxis] * apart[:, np.newaxis])
+        return density
+
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers are free."""
+        n_mixed, width = self.means_.shape
+        return n_mixed * (1 + width + width * (width + 1) // 2) - 1
+
+    def log_joint(self, X: np.ndarray, *, alone: bool = False) -> np.ndarray:
+        """Log-density of codes together with each component, ``(n_samples, n_mixed)``.
+
+        With `alone`, that of a code does not depend on its neighbors, for there is no matrix product.
+        """
+        width, columns = X.shape[1], np.ascontiguousarray(X.T)
+        square_of = _squares if alone else _squares_by_product
+        found = np.empty((len(self.weights_), len(X)))
+        for c, (weight, mean, covariance) in enumerate(zip(self.weights_, self.means_, self.covariances_, strict=True)):
+            factor = np.linalg.cholesky(covariance)
+            square = square_of(solve_triangular(factor, np.eye(width), lower=True), columns, mean)
+            found[c] = np.log(weight) - np.log(np.diag(factor)).sum() - 0.5 * (width * np.log(2.0 * np.pi) + square)
+        return found.T
+
+    def score_samples(self, X: np.ndarray) -> np.ndarray:
+        """Log-density of codes."""
+        return _log_sum_exp(self.log_joint(X, alone=True))
+
+    def sample(self, n_samples: int = 1, random_state: Any = None) -> np.ndarray:
+        """Draw codes."""
+        generator = check_random_state(random_state)
+        normal = generator.standard_normal((n_samples, self.means_.shape[1]))
+        return self._draws(normal, generator.uniform(size=n_samples))
+
+    def _draws(self, normal: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+        """Turn standard normal and uniform numbers into codes."""
+        which = np.searchsorted(np.cumsum(self.weights_)[:-1], uniform, side="right")
+        factors = np.linalg.cholesky(self.covariances_)
+        return self.means_[which] + np.einsum("nij,nj->ni", factors[which], normal)
+
+    def even_draws(self, n_samples: int, seed: int) -> np.ndarray:
+        """Draws in pairs, with each component's share and the moments of the density: what varies least over seeds."""
+        generator = np.random.default_rng(seed)
+        normal = generator.standard_normal((n_samples // 2, self.means_.shape[1]))
+        uniform = (generator.permutation(n_samples // 2) + 0.5) / (n_samples // 2)
+        drawn = self._draws(np.concatenate([normal, -normal]), np.tile(uniform, 2))
+        center = drawn.mean(axis=0)
+        # There may be fewer draws than entries of a code.
+        covariance = np.cov(drawn.T, ddof=0).reshape(self.covariance_.shape) + 1e-9 * self.covariance_
+        stretch = np.linalg.cholesky(self.covariance_) @ np.linalg.inv(np.linalg.cholesky(covariance))
+        return self.mean_ + (drawn - center) @ stretch.T
+
+
+def choose_density(
+    codes: np.ndarray,
+    weight: np.ndarray | None,
+    moments: tuple[np.ndarray, np.ndarray],
+    decode: Callable[[np.ndarray], np.ndarray],
+    spread: np.ndarray,
+) -> GaussianDensity | MixtureDensity:
+    """Fit the density that describes codes best among those whose draws are decoded to what the codes themselves are.
+
+    One Gaussian stays where it does. Mixtures grow by halving their components; they have the moments given.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n_samples, n_components)
+    weight : ndarray of shape (n_samples,) or None
+    moments : tuple of ndarray
+        Mean and covariance of the codes.
+    decode : callable
+        Turns codes into rows in the units of the data.
+    spread : ndarray of shape (n_features,)
+        Standard deviations of the columns, zero where they are constant.
+    """
+    chosen = slice(None, None, -(-len(codes) // (4 * _MOST_CODES)))
+    codes, weight = codes[chosen], None if weight is None else weight[chosen]
+    distinct, index = np.unique(codes, axis=0, return_inverse=True)
+    share = np.bincount(index.ravel(), weights=weight, minlength=len(distinct)).astype(np.float64)
+    stride = -(-len(distinct) // _MOST_CODES)
+    distinct, share = distinct[::stride], share[::stride] / share[::stride].sum()
+    n_codes = len(distinct)
+    width = codes.shape[1]
+    if _CODES_PER_PARAMETER * (2 + width * (width + 3)) > n_codes:  # there is no room for two components
+        return GaussianDensity.of(*moments)
+    look = _Decoded(distinct, share, decode, spread)
+    candidates, values, errors = [], [], []
+    for density, log_likelihood in _grow(distinct, share, moments):
+        candidates.append(density)
+        values.append(log_likelihood - 0.5 * np.log(n_codes) * density.n_parameters / n_codes)
+        errors.append(look.error_of(density))
+        if len(values) > 1 and min(errors) <= 1.0 and values[-1] <= max(values[:-1]):
+            break
+    most = max(1.0, _ALIKE * min(errors))
+    best = max((i for i, error in enumerate(errors) if error <= most), key=lambda i: values[i])
+    return candidates[best] if best else GaussianDensity.of(*moments)
+
+
+class _Decoded:
+    """What draws of a density are decoded to, beside what codes are."""
+
+    def __init__(self, codes: np.ndarray, share: np.ndarray, decode: Callable[[np.ndarray], np.ndarray], spread: np.ndarray):
+        most = min(_MOST_DRAWS, _DRAWS_PER_CODE * len(codes), _DRAWN_NUMBERS // len(spread))
+        self._n_draws = 2 * (max(_FEWEST_DRAWS, most) // 2)
+        stride = -(-len(codes) // self._n_draws)
+        codes, share = codes[::stride], share[::stride] / share[::stride].sum()
+        self._varying, self._decode = spread > 0.0, decode
+        self._spread = spread[self._varying]
+        rows = self._rows(codes)
+        self._mean = share @ rows
+        self._std = np.sqrt(share @ (rows - self._mean) ** 2)
+
+    def _rows(self, codes: np.ndarray) -> np.ndarray:
+        return np.asarray(self._decode(codes), dtype=np.float64)[:, self._varying] / self._spread
+
+    def error_of(self, density: MixtureDensity) -> float:
+        """Largest error in the moments of a column, in units of those that are allowed."""
+        if not len(self._spread):
+            return 0.0
+        rows = self._rows(density.even_draws(self._n_draws, _SEED))
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean, std = np.abs(rows.mean(axis=0) - self._mean), np.abs(rows.std(axis=0) - self._std)
+            error = max(mean.max() / _MEAN_ERROR, std.max() / _STD_ERROR)
+        return float(error) if np.isfinite(error) else np.inf
+
+
+def _grow(codes: np.ndarray, share: np.ndarray, moments: tuple[np.ndarray, np.ndarray]) -> Iterator[tuple[MixtureDensity, float]]:
+    """Mixtures of ever more components, and the mean log-likelihood of the codes, beginning with one Gaussian."""
+    mean, covariance = moments
+    density = MixtureDensity.of(np.ones(1), mean[np.newaxis], covariance[np.newaxis])
+    while True:
+        yield density, float(share @ _log_sum_exp(density.log_joint(codes)))
+        density = _halved(density)
+        if len(density.weights_) > _MOST_COMPONENTS or _CODES_PER_PARAMETER * density.n_parameters > len(codes):
+            return
+        density = _with_moments(_maximized(density, codes, share, covariance), mean, covariance)
+
+
+def _halved(density: MixtureDensity) -> MixtureDensity:
+    """Every component as two, side by side along its longest axis."""
+    variance, axes = np.linalg.eigh(density.covariances_)
+    largest = axes[:, :, -1]
+    largest = largest * np.where(largest[np.arange(len(largest)), np.abs(largest).argmax(axis=1)] < 0.0, -1.0, 1.0)[:, np.newaxis]
+    step = _APART * np.sqrt(np.maximum(variance[:, -1:], 0.0)) * largest
+    covariances = density.covariances_ - step[:, :, np.newaxis] * step[:, np.newaxis]
+    means = np.concatenate([density.means_ - step, density.means_ + step])
+    return MixtureDensity.of(np.tile(0.5 * density.weights_, 2), means, np.tile(covariances, (2, 1, 1)))
+
+
+def _maximized(density: MixtureDensity, codes: np.ndarray, share: np.ndarray, covariance: np.ndarray) -> MixtureDensity:
+    """Expectation-maximization, with covariances that begin with what a few codes as far apart as all say."""
+    n_codes, width = codes.shape
+    n_mixed = len(density.weights_)
+    prior = (width + _PRIOR_CODES) / n_codes
+    begin = prior * n_mixed ** (-2.0 / width) * covariance
+    before = -np.inf
+    for _ in range(_ITERATIONS):
+        joint = density.log_joint(codes)
+        total = _log_sum_exp(joint)
+        now = float(share @ total)
+        if now - before < _TOLERANCE:
+            break
+        before = now
+        taken = np.exp(joint - total[:, np.newaxis]) * share[:, np.newaxis]
+        weights = np.maximum(taken.sum(axis=0), 1e-12)
+        means = (taken.T @ codes) / weights[:, np.newaxis]
+        covariances = np.empty_like(density.covariances_)
+        for c in range(n_mixed):
+            apart = codes - means[c]
+            covariances[c] = ((taken[:, c, np.newaxis] * apart).T @ apart + begin) / (weights[c] + prior)
+        density = MixtureDensity.of(weights / weights.sum(), means, covariances)
+    return density
+
+
+def _with_moments(density: MixtureDensity, mean: np.ndarray, covariance: np.ndarray) -> MixtureDensity:
+    """Move and stretch a mixture such that it has these moments as a whole."""
+    stretch = np.linalg.cholesky(covariance) @ np.linalg.inv(np.linalg.cholesky(density.covariance_))
+    means = mean + (density.means_ - density.mean_) @ stretch.T
+    return MixtureDensity.of(density.weights_, means, stretch @ density.covariances_ @ stretch.T)
+
+
+def _squares(whitening: np.ndarray, columns: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    square = np.zeros(columns.shape[1])
+    for i in range(len(mean)):
+        white = whitening[i, 0] * (columns[0] - mean[0])
+        for j in range(1, i + 1):
+            white += whitening[i, j] * (columns[j] - mean[j])
+        square += white * white
+    return square
+
+
+def _squares_by_product(whitening: np.ndarray, columns: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    white = whitening @ (columns - mean[:, np.newaxis])
+    return np.einsum("in,in->n", white, white)
+
+
+def _log_sum_exp(joint: np.ndarray) -> np.ndarray:
+    highest = joint.max(axis=1)
+    return highest + np.log(np.exp(joint - highest[:, np.newaxis]).sum(axis=1))
