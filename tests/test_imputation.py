@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skvae import CVAE, AutoEncoder, AutoencoderImputer, DenoisingAE, VAETransformer
+from skvae import CVAE, AutoEncoder, AutoencoderImputer, DenoisingAE, LinearPath, VAETransformer
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
@@ -182,6 +182,14 @@ def test_mechanisms(gaps, mechanism, likelihood):
         ({"estimator": LogisticRegression()}, "estimator"),
         ({"estimator": AutoEncoder(), "mechanism": "linear"}, "needs a VAETransformer"),
         ({"n_draws": 0}, "n_draws"),
+        ({"locality": 1.0}, "locality"),
+        ({"locality": (0.5,)}, r"locality=\(0.5,\) must be 'auto', a number from 0 to below 1, or two of them"),
+        ({"locality": (0.5, -0.5)}, "locality"),
+        ({"locality": 0.5, "mechanism": "linear"}, r"locality=0.5 needs a VAETransformer with a linear path"),
+        ({"locality": 0.5, "estimator": AutoEncoder(2, hidden_layer_sizes=(8,), max_epochs=3)}, "locality=0.5 needs"),
+        ({"estimator": VAETransformer(2, likelihood="bernoulli", linear_path=LinearPath())}, "linear_path=.* is for likelihoods"),
+        ({"estimator": VAETransformer(2, linear_path=LinearPath()), "mechanism": "linear"}, "linear_path=.* missing at random"),
+        ({"estimator": VAETransformer(2, decoder="tied", linear_path=LinearPath())}, "linear_path=.* cannot be 'tied'"),
     ],
 )
 def test_bad_parameters(gaps, params, match):
@@ -254,6 +262,9 @@ OBEYED = [
     ("mechanism", MASKED, "nonlinear", transform),
     ("masking_sign", MASKED, "positive", transform),
     ("masking_sign", {**MASKED, "masking_sign": "positive"}, "negative", transform),
+    ("locality", {}, 0.6, transform),
+    ("locality", {}, (0.0, 0.6), impute),
+    ("locality", {"locality": 0.6}, 0.0, transform),
     ("n_training_draws", {}, 1, transform),
     ("n_draws", {}, 51, transform),
     ("n_draws", {}, 51, impute),
