@@ -163,6 +163,8 @@ class FitRun:
             try:
                 self.prepared = draft._prepare(self, rows, plan)
                 self._begin_at_linear_model(self.table if train_index is None else self.table.take(train_index), plan)
+                if self.module.is_solved:  # one pass, for what is noted of passes
+                    plan, self.new_energy = replace(plan, n_epochs=1, learning_rate=0.0), None
             except DivergedError:
                 raise ValueError(self._divergence()) from None
         outcome = self._train(rows, valid, plan)

@@ -23,6 +23,7 @@ MECHANISMS = ("random", "self_masking", "linear", "nonlinear")
 _MASK_WIDTH = 32
 _MOST_HIDDEN = 0.3  # share of a row's entries that training hides at most
 _MOST_LEFT_OUT = 0.6  # the same where they are left out of the bound, too
+_BORROWED = 4  # rows whose draws a held-out one takes, its own included
 _MOST_STRETCH = 5.0  # logarithm of it, by which proposals are wider or narrower than the posteriors of a linear model
 _FIRST_SLOPE = 1.0
 # By which steps of a logistic regression are larger than those of a network: its few numbers have further to go. While its
@@ -184,8 +185,28 @@ class MIWAEModule(VAEModule):
         else:
             log_weights, _, energy, _ = self.weigh_masks(batch)
         share = torch.softmax(log_weights.detach(), 1)
-        learned = self._noise_learned(batch, energy, share, complete=self.mask_model is not None)
+        learned = {} if self.is_solved else self._noise_learned(batch, energy, share, complete=self.mask_model is not None)
         return Loss({"reconstruction": math.log(log_weights.shape[1]) - torch.logsumexp(log_weights, dim=1)}, learned)
+
+    @property
+    def is_solved(self) -> bool:
+        return self.linear_path == math.inf
+
+    def held_out_loss(self, batch: Batch, schedule: Schedule) -> Tensor:
+        """Return squared errors of what is hidden of rows, filled in from what is not; the objective without a linear path."""
+        if not (self.is_factored and self.hides):
+            return super().held_out_loss(batch, schedule)
+        noise, seen = batch.drawn("posterior"), self._hide(batch)
+        # Every row borrows draws of the others: few would say more about chance than about the model.
+        several = torch.cat([noise.roll(i, 0) for i in range(_BORROWED)], dim=1)
+        draws = self.importance_draws(
+            seen._replace(target=batch.target, noise={"posterior": torch.cat([several, -several], dim=1)})
+        )
+        share = torch.softmax(draws.log_weights, dim=1)
+        mean = torch.einsum("nk,nkd->nd", share, self.likelihood.expectation(draws.output))
+        assert seen.observed is not None
+        hidden = ~seen.observed if batch.observed is None else batch.observed & ~seen.observed
+        return torch.where(hidden, mean - batch.target, 0.0).square().sum(1)
 
     # -- beside a linear path: proposals are the posteriors of the decoder's linear map, which the encoder moves --------
 
@@ -204,7 +225,7 @@ class MIWAEModule(VAEModule):
             deviation = likelihood.hide_constant(batch.x - likelihood.locate(torch.as_tensor(linear.bias)))
             noise = torch.where(likelihood.varying > 0.0, likelihood.variance(torch.zeros_like(likelihood.weight)), 1.0)
             q = FactorPosterior.of(deviation, observed, loadings, noise)
-        if self.linear_path == math.inf:
+        if self.is_solved:
             return q
         shift, log_scale = self.encoder_output(batch).chunk(2, dim=-1)
         known = observed.any(1, keepdim=True)
@@ -223,8 +244,8 @@ class MIWAEModule(VAEModule):
         if not self.is_factored:
             return super().residual_energy(batch)
         noise = batch.drawn("posterior")
-        z = self._factor_posterior(batch).propose(noise.unsqueeze(1) if noise.dim() == 2 else noise[:, :1]).z.squeeze(1)
-        energy = self.likelihood.energies(batch.target, self.decode(z, batch))
+        z = self.propose(batch._replace(noise={"posterior": noise.unsqueeze(1) if noise.dim() == 2 else noise[:, :1]})).z
+        energy = self.likelihood.energies(batch.target, self.decode(z.squeeze(1), batch))
         return self.likelihood.mean_energy(energy, batch.weight, batch.observed)
 
     # -- where entries are missing because of their values --------------------------------------------------------------
