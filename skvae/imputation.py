@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+import torch
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context, clone
 from sklearn.impute import MissingIndicator
 from sklearn.utils import check_random_state
@@ -22,8 +23,9 @@ from skvae.estimators._fit import MAX_SEED, draft_of
 from skvae.estimators._held_out import HeldOut
 from skvae.estimators._imputing import SIGNS, ImportanceWeightedVAE
 from skvae.estimators._specs import NestedMixin
+from skvae.inference.donors import GRID, Strengths, find_donors, try_strengths
 from skvae.inference.imputation import impute
-from skvae.modules import MECHANISMS
+from skvae.modules import MECHANISMS, Donors, can_lean
 from skvae.runtime.randomness import Stream, seed_streams
 from skvae.warnings import warn_user
 
@@ -58,6 +60,12 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
         All but the first need a `VAETransformer`.
     masking_sign : {"positive", "negative"} or None, default=None
         With "self_masking", what is known of its direction: "positive" where large values are missing more often than small ones.
+    locality : "auto", float or tuple of two floats, default="auto"
+        How much imputations lean on single rows of the training set, which are drawn on as centers of what the model says:
+        0.0 leaves it to the model alone, close to 1 is next to filling in from the rows that are most alike. Two
+        numbers have it so for codes and for what the decoder leaves of rows. "auto" chooses by entries of training rows that are
+        hidden and filled in from the other rows. Needs a `VAETransformer` with a linear path and normal noise, and `mechanism`
+        "random"; "auto" is 0.0 elsewhere.
     n_training_draws : int, default=5
         Importance draws per row and training step of a `VAETransformer`; more make the bound tighter.
     n_draws : int, default=1000
@@ -74,6 +82,8 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
     ----------
     estimator_ : estimator
         The trained model, of the columns that are kept.
+    locality_ : tuple of two floats
+        What `locality` came to, for codes and for residuals.
     indicator_ : MissingIndicator or None
         Where entries were missing in `fit`.
     n_features_in_ : int
@@ -110,13 +120,14 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
     (5, 178, 13)
     """
 
-    _private_state = ("_is_empty",)
+    _private_state = ("_is_empty", "_donors", "_stretch")
 
     _parameter_constraints: dict[str, list[Any]] = {
         "estimator": [HasMethods(["fit", "transform"]), None],
         "missing_values": check.MISSING_VALUES[:1],
         "mechanism": [StrOptions(set(MECHANISMS))],
         "masking_sign": [StrOptions({"positive", "negative"}), None],
+        "locality": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="left"), tuple, list],
         "n_training_draws": [Interval(Integral, 1, None, closed="left")],
         "n_draws": [Interval(Integral, 1, None, closed="left")],
         "add_indicator": ["boolean"],
@@ -131,6 +142,7 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
         missing_values=np.nan,
         mechanism="random",
         masking_sign=None,
+        locality="auto",
         n_training_draws=5,
         n_draws=1000,
         add_indicator=False,
@@ -141,6 +153,7 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
         self.missing_values = missing_values
         self.mechanism = mechanism
         self.masking_sign = masking_sign
+        self.locality = locality
         self.n_training_draws = n_training_draws
         self.n_draws = n_draws
         self.add_indicator = add_indicator
@@ -175,6 +188,7 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
         fitted = draft_of(self)  # which takes this one's place once all has gone well
         check.check_missing_values(self)
         model = self._model()
+        self._strengths()
         X = fitted._check_rows(X, reset=True)
         is_empty = np.isnan(X).all(axis=0)
         if is_empty.all():
@@ -203,6 +217,7 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
             except ValueError as error:
                 raise ValueError(f"validation_data: {error}") from error
         fitted.estimator_ = model.fit(X[:, ~is_empty], **held_out)
+        fitted.locality_, fitted._donors, fitted._stretch = self._lean(fitted.estimator_, X[:, ~is_empty])
         vars(self).clear()
         vars(self).update(vars(fitted))
         return self
@@ -241,6 +256,32 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
         if model.random_state is None:
             model.set_params(random_state=int(check_random_state(self.random_state).randint(MAX_SEED)))
         return model
+
+    def _strengths(self) -> Strengths | None:
+        """Return what `locality` asks for, or None where it is to be chosen."""
+        if isinstance(self.locality, str):
+            return None
+        pair = (self.locality,) * 2 if isinstance(self.locality, Real) else tuple(self.locality)
+        if len(pair) != 2 or not all(isinstance(value, Real) and 0.0 <= value < 1.0 for value in pair):
+            raise ValueError(f"locality={self.locality!r} must be 'auto', a number from 0 to below 1, or two of them.")
+        return float(pair[0]), float(pair[1])
+
+    def _lean(self, model: Any, X: np.ndarray) -> tuple[Strengths, tuple[np.ndarray, ...] | None, np.ndarray | None]:
+        """Find how much to lean on training rows, what is kept of them, and by how much draws are to be spread further."""
+        strengths, device = self._strengths(), check.resolve_device(model.device)
+        if not can_lean(model.module_):
+            if strengths is not None and any(strengths):
+                raise ValueError(
+                    f"locality={self.locality!r} needs a VAETransformer with a linear path and likelihood='gaussian', and "
+                    "mechanism='random'; leave it 'auto', which is 0.0 elsewhere."
+                )
+            return (0.0, 0.0), None, None
+        table = Table.of(X)
+        donors = find_donors(model.module_, table, device)
+        curve = try_strengths(model.module_, table, donors, device, GRID if strengths is None else (strengths,))
+        first, second = (float(value) for value in curve.strengths[curve.best])
+        kept = tuple(part.cpu().numpy() for part in donors) if first or second else None
+        return (first, second), kept, curve.stretch[curve.best]
 
     def _check_rows(self, X: Any, *, reset: bool) -> np.ndarray:
         """Rows with NaN for whatever is missing."""
@@ -302,14 +343,19 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
         rows = np.flatnonzero((missing & ~self._is_empty).any(axis=1))
         if len(rows):
             model, known = self.estimator_, ~self._is_empty
+            device = check.resolve_device(model.device)
+            kept = None if self._donors is None else Donors(*(torch.from_numpy(part).to(device) for part in self._donors))
             filled = impute(
                 model.module_,
                 Table.of(X[np.ix_(rows, known)]),
-                check.resolve_device(model.device),
+                device,
                 n_draws=int(self.n_draws),
                 n_imputations=n_imputations,
                 seed=seed,
                 log_density=model._log_density(),
+                donors=kept,
+                strengths=self.locality_,
+                stretch=self._stretch,
             )
             part = result[:, rows][:, :, known]
             np.copyto(part, filled.swapaxes(0, 1), where=missing[np.ix_(rows, known)], casting="same_kind")

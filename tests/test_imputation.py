@@ -1,5 +1,6 @@
 import inspect
 import pickle
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -8,14 +9,18 @@ import torch
 from numpydoc.docscrape import NumpyDocString
 from sklearn import config_context
 from sklearn.base import clone
-from sklearn.impute import KNNImputer
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris, load_wine
+from sklearn.experimental import enable_iterative_imputer  # noqa: F401
+from sklearn.impute import IterativeImputer, KNNImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skvae import CVAE, AutoEncoder, AutoencoderImputer, DenoisingAE, VAETransformer
+from skvae import CVAE, AutoEncoder, AutoencoderImputer, DenoisingAE, LinearPath, VAETransformer
+from skvae.data import Table
+from skvae.inference.donors import find_donors, try_strengths
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
@@ -182,6 +187,14 @@ def test_mechanisms(gaps, mechanism, likelihood):
         ({"estimator": LogisticRegression()}, "estimator"),
         ({"estimator": AutoEncoder(), "mechanism": "linear"}, "needs a VAETransformer"),
         ({"n_draws": 0}, "n_draws"),
+        ({"locality": 1.0}, "locality"),
+        ({"locality": (0.5,)}, r"locality=\(0.5,\) must be 'auto', a number from 0 to below 1, or two of them"),
+        ({"locality": (0.5, -0.5)}, "locality"),
+        ({"locality": 0.5, "mechanism": "linear"}, r"locality=0.5 needs a VAETransformer with a linear path"),
+        ({"locality": 0.5, "estimator": AutoEncoder(2, hidden_layer_sizes=(8,), max_epochs=3)}, "locality=0.5 needs"),
+        ({"estimator": VAETransformer(2, likelihood="bernoulli", linear_path=LinearPath())}, "linear_path=.* is for likelihoods"),
+        ({"estimator": VAETransformer(2, linear_path=LinearPath()), "mechanism": "linear"}, "linear_path=.* missing at random"),
+        ({"estimator": VAETransformer(2, decoder="tied", linear_path=LinearPath())}, "linear_path=.* cannot be 'tied'"),
     ],
 )
 def test_bad_parameters(gaps, params, match):
@@ -254,6 +267,9 @@ OBEYED = [
     ("mechanism", MASKED, "nonlinear", transform),
     ("masking_sign", MASKED, "positive", transform),
     ("masking_sign", {**MASKED, "masking_sign": "positive"}, "negative", transform),
+    ("locality", {}, 0.6, transform),
+    ("locality", {}, (0.0, 0.6), impute),
+    ("locality", {"locality": 0.6}, 0.0, transform),
     ("n_training_draws", {}, 1, transform),
     ("n_draws", {}, 51, transform),
     ("n_draws", {}, 51, impute),
@@ -326,6 +342,119 @@ def test_intervals_cover_and_means_beat_the_columns_means():
     low, high = np.quantile(imputer.impute(gaps, 100), [0.05, 0.95], axis=0)
     assert np.sqrt(np.mean(error**2)) < 0.75 * X[deleted].std()
     assert 0.85 <= ((low <= X) & (X <= high))[deleted].mean() <= 0.95
+
+
+SETS = {"breast cancer": load_breast_cancer, "wine": load_wine, "iris": load_iris, "diabetes": load_diabetes}
+
+
+def table(name):
+    """Standardized rows of a kind: linear in a few factors, curved, in a circle that no correlation tells, or real."""
+    rng = np.random.default_rng(7)
+    if name in SETS:
+        X = SETS[name]().data
+    elif name == "linear":
+        X = rng.normal(size=(240, 3)) @ rng.normal(size=(3, 12)) + 0.3 * rng.normal(size=(240, 12))
+    elif name == "collinear":
+        X = rng.normal(size=(240, 5)) @ rng.normal(size=(5, 10)) + 0.02 * rng.normal(size=(240, 10))
+    elif name == "curved":
+        angle = rng.uniform(-1, 1, size=(240, 2)) @ rng.normal(size=(2, 10)) * 2 + rng.uniform(0, 6, 10)
+        X = np.sin(angle) + 0.1 * rng.normal(size=(240, 10))
+    else:
+        angle = rng.uniform(0, 2 * np.pi, 240)
+        X = np.column_stack([np.cos(angle), np.sin(angle), np.cos(2 * angle), np.sin(2 * angle), np.sin(3 * angle)])
+        X += 0.05 * rng.normal(size=X.shape)
+    return StandardScaler().fit_transform(X)
+
+
+def errors_beside(X, imputer, share, fitted):
+    """Errors of an imputer on rows that it has not seen and the best one of scikit-learn's, and how many intervals cover."""
+    rng = np.random.default_rng(0)
+    order = rng.permutation(len(X))
+    train, test = X[order[: len(X) // 2]].copy(), X[order[len(X) // 2 :]]
+    if fitted == "gaps":
+        train[rng.random(train.shape) < share] = np.nan
+    missing = rng.random(test.shape) < share
+    gaps = np.where(missing, np.nan, test)
+    peers = KNNImputer(), IterativeImputer(random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        best = min(np.sqrt(np.mean((peer.fit(train).transform(gaps) - test)[missing] ** 2)) for peer in peers)
+    error = np.sqrt(np.mean((imputer.fit(train).transform(gaps) - test)[missing] ** 2))
+    low, high = np.quantile(imputer.impute(gaps, 60), [0.05, 0.95], axis=0)
+    return error, best, np.mean(((low <= test) & (test <= high))[missing])
+
+
+@pytest.mark.parametrize("fitted", ["complete", "gaps"])
+@pytest.mark.parametrize("name", ["linear", "collinear", "curved", "circle", "breast cancer", "iris"])
+def test_as_good_as_the_imputers_of_scikit_learn(name, fitted):
+    """Also in few steps, without a choice of the decay; see the slow test for the defaults."""
+    model = VAETransformer(hidden_layer_sizes=(64,), activation="elu", max_epochs=40)
+    error, best, covered = errors_beside(table(name), AutoencoderImputer(model, n_draws=200, random_state=0), 0.2, fitted)
+    assert error < 1.1 * best
+    assert 0.78 <= covered <= 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.5])
+@pytest.mark.parametrize("fitted", ["complete", "gaps"])
+@pytest.mark.parametrize("name", ["linear", "collinear", "curved", "circle", *SETS])
+def test_as_good_as_the_imputers_of_scikit_learn_at_the_defaults(name, fitted, share):
+    error, best, covered = errors_beside(table(name), AutoencoderImputer(random_state=0), share, fitted)
+    assert error < 1.1 * best
+    assert 0.75 <= covered <= 1.0
+
+
+def test_locality_is_chosen_by_the_rows():
+    choices = {}
+    for name in ("linear", "circle"):
+        imputer = AutoencoderImputer(VAETransformer(2, max_epochs=5), n_draws=100, random_state=0).fit(table(name))
+        choices[name] = imputer.locality_
+    assert choices["circle"][1] >= 0.7
+    assert choices["linear"][1] == 0.0
+
+
+def test_near_one_it_is_next_to_filling_in_from_the_most_similar_row():
+    X = table("circle")
+    gaps = X.copy()
+    gaps[:, 2:] = np.nan
+    model = VAETransformer(2, max_epochs=5)
+    far, near = (AutoencoderImputer(model, locality=value, random_state=0).fit(X).transform(gaps) for value in (0.0, 0.999))
+    assert np.abs(near - X)[:, 2:].mean() < 0.2
+    assert np.abs(far - X)[:, 2:].mean() > 0.5
+
+
+def test_donors_that_are_alike_count_by_how_many_there_are():
+    """Of a table twice over nothing else is learned where the rows are centers, and no row is its own twin."""
+    X = table("circle")[:60]
+    device = torch.device("cpu")
+    estimator = AutoencoderImputer(VAETransformer(2, max_epochs=5), locality=0.0, random_state=0).fit(X).estimator_
+    once, twice = (find_donors(estimator.module_, Table.of(rows), device) for rows in (X, np.repeat(X, 2, axis=0)))
+    for one, other in zip(once, twice, strict=True):
+        torch.testing.assert_close(one, other)
+    curves = [try_strengths(estimator.module_, Table.of(rows), once, device) for rows in (X, np.repeat(X, 2, axis=0))]
+    np.testing.assert_allclose(curves[0].error, curves[1].error)
+    assert curves[0].error[0] > curves[0].error[-1]
+
+
+@pytest.mark.parametrize("locality", ["auto", 0.7])
+def test_rows_far_out_and_constant_columns(locality):
+    X = np.column_stack([table("linear")[:80], np.full(80, 3.0)])
+    imputer = AutoencoderImputer(VAETransformer(2, max_epochs=5), locality=locality, n_draws=50, random_state=0).fit(X)
+    far = np.full((4, 13), np.nan)
+    far[:3, 0] = [1e3, -1e9, 1e200]
+    filled, drawn = imputer.transform(far), imputer.impute(far, 3)
+    assert np.isfinite(filled).all()
+    assert np.isfinite(drawn).all()
+    np.testing.assert_allclose(filled[:, 12], 3.0)
+    assert (np.abs(filled[3]) < 4).all()
+
+
+def test_a_linear_model_is_not_trained_on():
+    X = delete(table("linear"), 0.1)
+    model = VAETransformer(3, linear_path=LinearPath(float("inf")))
+    one, other = (AutoencoderImputer(model, random_state=0, **params).fit(X) for params in ({}, {"n_training_draws": 2}))
+    assert one.estimator_.n_iter_ == 1
+    np.testing.assert_array_equal(one.transform(X), other.transform(X))
 
 
 def test_a_model_of_the_mask_finds_values_that_are_missing_because_of_themselves():

@@ -188,6 +188,8 @@ class FitRun:
             try:
                 self.prepared = draft._prepare(self, rows, plan)
                 self._begin_at_linear_model(self.table if train_index is None else self.table.take(train_index), plan)
+                if self.module.is_solved:  # one pass, for what is noted of passes
+                    plan, self.new_energy = replace(plan, n_epochs=1, learning_rate=0.0), None
             except DivergedError:
                 raise ValueError(self._divergence()) from None
         outcome = self._train(rows, valid, plan)
@@ -212,7 +214,7 @@ class FitRun:
         self.table = self._without_gross_errors(np.arange(self.rows.n_rows)[kept])
 
     def _without_gross_errors(self, numbers: np.ndarray) -> Table:
-        """Return the given rows, and clean ones, with gross errors moved to where others lie, and note what is said about them."""
+        """Return the given rows, and clean ones, with gross errors moved to where others lie, and note what is said of them."""
         table, concerns, given = self.given, [], replace(self.given, target=None)
         for part, what, rows in (("source", "X", given), ("target", "the clean rows", self.given)):
             if part == "target" and table.target is None:

@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 from sklearn.utils._param_validation import Options, StrOptions
 
+from skvae.data import Table
 from skvae.estimators._fit import FitRun
+from skvae.estimators._specs import resolve
 from skvae.estimators.vae import VAETransformer
 from skvae.modules import MECHANISMS, MIWAEModule
+from skvae.training.factors import choose_factors
 
 _STEPS, _FEWEST_EPOCHS = 3000, 10
 _MOST_EPOCHS, _MOST_EPOCHS_WITH_MECHANISM = 300, 600  # the mechanism and the rows are learned from each other, which takes longer
@@ -24,6 +27,7 @@ class ImportanceWeightedVAE(VAETransformer):
     """
 
     _module_class = MIWAEModule
+    _private_state = (*VAETransformer._private_state, "_n_factors")
 
     _parameter_constraints = {
         **VAETransformer._parameter_constraints,
@@ -97,12 +101,35 @@ class ImportanceWeightedVAE(VAETransformer):
         """Make one with the parameters of another."""
         return cls(**{**estimator.get_params(deep=False), "n_draws": n_draws, "mechanism": mechanism, "sign": sign})
 
+    def _make_table(self, run: FitRun, kept: Any, weight: Any, **side: Any) -> tuple[Table, dict[str, Any]]:
+        """Choose how many components there are, as well, where that is left open and they are factors to begin with."""
+        table, noted = super()._make_table(run, kept, weight, **side)
+        if (
+            self.n_components == "auto"
+            and not run.resumes
+            and self._module_arguments(table.n_features)["linear_path"] is not None
+        ):
+            most = self._most_components(table.n_features)
+            fewest = min(most, super()._auto_components(table.n_features))
+            noted["_n_factors"] = choose_factors(table, fewest, most)
+        return table, noted
+
     def _auto_components(self, n_features: int) -> int:
+        chosen: int | None = getattr(self, "_n_factors", None)
+        return self._most_components(n_features) if chosen is None else chosen
+
+    def _most_components(self, n_features: int) -> int:
         """Half as many as columns: what is missing depends on more than a summary of the row."""
         return max(min(2, n_features), -(-n_features // 2))
 
     def _misfit_of_linear_path(self, encoder: Any, decoder: Any) -> str | None:
-        return "begins at what a linear encoder makes of rows, which is far off where it was fitted to rows with other gaps"
+        if self.mechanism != "random":
+            return f"is for entries that are missing at random, but mechanism={self.mechanism!r}"
+        if decoder == "tied":
+            return "has an encoder that is found from the decoder, which cannot be 'tied' to it"
+        if not resolve("likelihood", self.likelihood)._module_class.is_location_family:
+            return f"is for likelihoods of real numbers, not for likelihood={self.likelihood!r}"
+        return super()._misfit_of_linear_path(encoder, decoder)
 
     def _auto_training(self, n_batches: int) -> tuple[int, float]:
         most = _MOST_EPOCHS if self.mechanism == "random" else _MOST_EPOCHS_WITH_MECHANISM

@@ -17,6 +17,7 @@ from skvae.functional.factors import (
     least_squares,
     linear_denoiser,
     posterior_of_observed,
+    precision_of_observed,
     principal_axes,
 )
 from skvae.functional.likelihood import (
@@ -68,6 +69,7 @@ __all__ = [
     "normal_cdf",
     "normal_log_prob",
     "posterior_of_observed",
+    "precision_of_observed",
     "principal_axes",
     "rotate_to",
     "salt_and_pepper",

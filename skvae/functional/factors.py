@@ -277,15 +277,26 @@ def _follow_observed(
     return found
 
 
+def precision_of_observed(loadings: Tensor, noise: Tensor, observed: Tensor) -> Tensor:
+    """Precisions ``(n, n_factors, n_factors)`` of the factors of rows, given what is observed of them.
+
+    Parameters
+    ----------
+    loadings : Tensor of shape (n_features, n_factors)
+    noise : Tensor of shape (n_features,)
+    observed : Tensor of bool, shape (n, n_features)
+    """
+    pairs = (loadings.unsqueeze(2) * loadings.unsqueeze(1)).flatten(1)
+    n_factors = loadings.shape[1]
+    precision = torch.unflatten((observed.to(loadings) / noise) @ pairs, 1, (n_factors, n_factors))
+    return precision + torch.eye(n_factors, dtype=loadings.dtype, device=loadings.device)
+
+
 def posterior_of_observed(found: Factors, x: Tensor, observed: Tensor, beta: float = 1.0) -> tuple[Tensor, Tensor]:
     """Means ``(n, n_factors)`` and covariances of the factors of rows some entries of which are missing."""
-    weighted = observed.to(x) / (beta * found.noise)
-    pairs = (found.loadings.unsqueeze(2) * found.loadings.unsqueeze(1)).flatten(1)
-    n_factors = found.loadings.shape[1]
-    precision = torch.unflatten(weighted @ pairs, 1, (n_factors, n_factors))
-    precision.diagonal(dim1=1, dim2=2).add_(1.0)
-    covariance = torch.linalg.inv(precision)
-    force = ((x - found.mean) * weighted) @ found.loadings
+    noise = beta * found.noise
+    covariance = torch.linalg.inv(precision_of_observed(found.loadings, noise, observed))
+    force = ((x - found.mean) * (observed.to(x) / noise)) @ found.loadings
     return (covariance @ force.unsqueeze(2)).squeeze(2), covariance
 
 

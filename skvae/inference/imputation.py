@@ -9,10 +9,14 @@ import torch
 from torch import nn
 
 from skvae.data import Table
+from skvae.functional import normal_cdf
+from skvae.inference.donors import spread_out
 from skvae.inference.importance import density_of, pooled_noise
-from skvae.inference.runner import Runner, whole_tiles
-from skvae.modules import MIWAEModule
+from skvae.inference.runner import Runner, place, whole_tiles
+from skvae.modules import Donors, LocalModel, MIWAEModule
+from skvae.runtime.precision import single_precision
 from skvae.runtime.randomness import make_generator
+from skvae.runtime.threads import one_thread
 
 _CHUNK_NUMBERS = 2**21  # that the widest layer, or a row's draws, may hold at once
 
@@ -26,6 +30,9 @@ def impute(
     n_imputations: int | None = None,
     seed: int = 0,
     log_density: Callable[[np.ndarray], np.ndarray] | None = None,
+    donors: Donors | None = None,
+    strengths: tuple[float, float] = (0.0, 0.0),
+    stretch: np.ndarray | None = None,
 ) -> np.ndarray:
     """Complete rows by the conditional mean of what is missing, or by draws from its conditional distribution [1]_.
 
@@ -46,6 +53,12 @@ def impute(
         Decides the draws.
     log_density : callable or None
         Log-density of codes under a prior that the module does not own.
+    donors : Donors, optional
+        Training rows near which codes and noise are drawn.
+    strengths : tuple of float
+        How near; see `LocalModel`.
+    stretch : ndarray of shape (n_features,), optional
+        Factors by which draws are further from the conditional means.
 
     Returns
     -------
@@ -56,13 +69,22 @@ def impute(
     ----------
     .. [1] Mattei and Frellsen, "MIWAE: deep generative modelling and imputation of incomplete data sets", ICML 2019.
     """
+    place(module, device)
+    local = None
+    if donors is not None and any(strengths):
+        with torch.no_grad(), single_precision(), one_thread():
+            local = LocalModel(module, donors, strengths)
     widest = max(module.widest_layer, module.n_components)
+    if local is not None:  # in double precision
+        widest = max(2 * widest, 2 * len(local.center) * module.n_components // n_draws)
     size = max(1, min(256, _CHUNK_NUMBERS // (widest * n_draws)))
     if n_imputations is None:  # which depends on the row alone, and not on its place
         size = max(whole_tiles(size), whole_tiles(min(size, 48), 6))
     runner = Runner(module, device, size=size, scores=True)
     generator = make_generator(seed, device)
     widths = {"posterior": module.n_components, "entries": module.n_features}
+    if local is not None:
+        widths["entries"] = 1
     pools = {name: pooled_noise(width, n_draws, device) for name, width in widths.items()}
     log_prior = density_of(log_density)
 
@@ -75,24 +97,37 @@ def impute(
         }
 
     batch = runner.batches(table, noise=noise)
+    factor = None if stretch is None else torch.from_numpy(stretch).float().to(device)
 
     def step(rows: slice) -> np.ndarray:
         drawn = None
-        if isinstance(module, MIWAEModule):
+        if local is not None:
+            each = batch(rows)
+            picks = spread_out(normal_cdf(each.drawn("entries")[:, 0, 0]), n_draws)
+            log_weights, output = local.draw(each, each.drawn("posterior"), picks)
+        elif isinstance(module, MIWAEModule):
             log_weights, output, _, drawn = module.weigh_masks(batch(rows))
         else:
             log_weights, output, _ = module.importance_draws(batch(rows), log_prior)
         log_weights = log_weights.nan_to_num(nan=-torch.inf, neginf=-torch.finfo(torch.float32).max)
         share = torch.softmax(log_weights.to(torch.float32 if device.type == "mps" else torch.float64), dim=1)
+        mean = None
+        if n_imputations is None or stretch is not None:
+            location = output if local is not None else _means(module, output, drawn)
+            mean = torch.einsum("nk,nkd->nd", share.to(output), location).unsqueeze(1)
         if n_imputations is None:
-            values = torch.einsum("nk,nkd->nd", share.to(output), _means(module, output, drawn)).unsqueeze(1)
+            values = mean
         else:
             chosen = torch.multinomial(share, n_imputations, replacement=True, generator=generator)
             chosen = chosen.unsqueeze(-1).expand(-1, -1, module.n_features)
-            if drawn is None:
+            if local is not None:
+                values = local.scatter(output.gather(1, chosen), generator)
+            elif drawn is None:
                 values = _draw(module, output.gather(1, chosen), generator)
             else:
                 values = drawn.gather(1, chosen)
+            if mean is not None:
+                values = mean + factor * (values - mean)
         values = values[: rows.stop - rows.start]
         return module.likelihood.rescale(values.flatten(0, 1)).reshape(len(values), -1, module.n_features)
 

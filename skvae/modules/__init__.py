@@ -6,6 +6,7 @@ from skvae.modules.batch import Batch, Loss
 from skvae.modules.contractive import JACOBIANS, ContractiveModule
 from skvae.modules.cvae import CVAEModule
 from skvae.modules.denoising import CORRUPTIONS, DenoisingModule
+from skvae.modules.donors import Donors, LocalModel, can_lean
 from skvae.modules.likelihoods import LIKELIHOODS, NOISE_MODES, Likelihood, LikelihoodSpec, resolve_likelihood
 from skvae.modules.likelihoods.bernoulli import Bernoulli, BernoulliLikelihood
 from skvae.modules.likelihoods.gaussian import Gaussian, GaussianLikelihood
@@ -87,6 +88,7 @@ __all__ = [
     "Conv",
     "DefaultNet",
     "DenoisingModule",
+    "Donors",
     "FittedGaussian",
     "Gaussian",
     "GaussianLikelihood",
@@ -98,6 +100,7 @@ __all__ = [
     "Likelihood",
     "LikelihoodSpec",
     "LinearPath",
+    "LocalModel",
     "Loss",
     "MIWAEModule",
     "MaskModel",
@@ -121,6 +124,7 @@ __all__ = [
     "VectorQuantizer",
     "asked_of",
     "build_networks",
+    "can_lean",
     "can_tie",
     "completed",
     "conv_decoder",

@@ -88,6 +88,16 @@ class TrainableModule(nn.Module):
         raise NotImplementedError
 
     @property
+    def is_solved(self) -> bool:
+        """Whether what a module begins at is the best that training could come to, the noise included."""
+        return False
+
+    def held_out_loss(self, batch: Batch, schedule: Schedule) -> Tensor:
+        """Return by what rows that are held out tell how good the module is, ``(n,)``: the objective, or what a model is for."""
+        first, *others = (term.expand(len(batch.x)) for term in self.loss(batch, schedule).terms.values())
+        return sum(others, first)
+
+    @property
     def decay(self) -> float:
         """Decoupled weight decay of `decayed_parameters`, relative to the learning rate."""
         return 0.0

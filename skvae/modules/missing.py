@@ -14,12 +14,17 @@ from torch import Tensor, nn
 from skvae import functional as fn
 from skvae.modules.base import Schedule
 from skvae.modules.batch import Batch, Loss
-from skvae.modules.networks.layers import mlp
+from skvae.modules.linear import LinearModel, Readings
+from skvae.modules.networks.layers import linear_map_of, mlp
+from skvae.modules.posterior import DiagonalNormal, FactorPosterior, Proposal
 from skvae.modules.vae import VAEModule
 
 MECHANISMS = ("random", "self_masking", "linear", "nonlinear")
 _MASK_WIDTH = 32
 _MOST_HIDDEN = 0.3  # share of a row's entries that training hides at most
+_MOST_LEFT_OUT = 0.6  # the same where they are left out of the bound, too
+_BORROWED = 4  # rows whose draws a held-out one takes, its own included
+_MOST_STRETCH = 5.0  # logarithm of it, by which proposals are wider or narrower than the posteriors of a linear model
 _FIRST_SLOPE = 1.0
 # By which steps of a logistic regression are larger than those of a network: its few numbers have further to go. While its
 # sign is open they wait for what the network finds.
@@ -149,6 +154,7 @@ class MIWAEModule(VAEModule):
         indicated = tuple(range(n_features)) if hides else indicated
         super().__init__(n_features, n_components, n_draws=n_draws, indicated=indicated, **autoencoder)
         self.hides = hides
+        self.solves_per_row = self.is_factored = self.linear_path is not None
         self.noise_shapes = {"posterior": (n_draws, n_components)}
         if hides:
             self.noise_shapes["hidden"] = (n_features + 1,)
@@ -164,20 +170,85 @@ class MIWAEModule(VAEModule):
 
     def _hide(self, batch: Batch) -> Batch:
         """Batch of which some entries are hidden: of every row a share of its own."""
-        uniform = fn.normal_cdf(batch.drawn("hidden"))
-        seen = uniform[:, :-1] >= _MOST_HIDDEN * uniform[:, -1:]
+        uniform, most = fn.normal_cdf(batch.drawn("hidden")), _MOST_LEFT_OUT if self.is_factored else _MOST_HIDDEN
+        seen = uniform[:, :-1] >= most * uniform[:, -1:]
         seen = seen if batch.observed is None else seen & batch.observed
         blank = self.likelihood.column("mean") if self.likelihood.reads_raw else batch.x.new_zeros(())
         return batch._replace(x=torch.where(seen, batch.x, blank), observed=seen)
 
     def loss(self, batch: Batch, schedule: Schedule) -> Loss:
-        if self.hides:
+        if self.hides and self.is_factored:
+            batch = self._hide(batch)
+            log_weights, _, energy = self.importance_draws(batch)
+        elif self.hides:
             log_weights, _, energy = self.importance_draws(batch, seen=self._hide(batch))
         else:
             log_weights, _, energy, _ = self.weigh_masks(batch)
         share = torch.softmax(log_weights.detach(), 1)
-        learned = self._noise_learned(batch, energy, share, complete=self.mask_model is not None)
+        learned = {} if self.is_solved else self._noise_learned(batch, energy, share, complete=self.mask_model is not None)
         return Loss({"reconstruction": math.log(log_weights.shape[1]) - torch.logsumexp(log_weights, dim=1)}, learned)
+
+    @property
+    def is_solved(self) -> bool:
+        return self.linear_path == math.inf
+
+    def held_out_loss(self, batch: Batch, schedule: Schedule) -> Tensor:
+        """Return squared errors of what is hidden of rows, filled in from what is not; the objective without a linear path."""
+        if not (self.is_factored and self.hides):
+            return super().held_out_loss(batch, schedule)
+        noise, seen = batch.drawn("posterior"), self._hide(batch)
+        # Every row borrows draws of the others: few would say more about chance than about the model.
+        several = torch.cat([noise.roll(i, 0) for i in range(_BORROWED)], dim=1)
+        draws = self.importance_draws(
+            seen._replace(target=batch.target, noise={"posterior": torch.cat([several, -several], dim=1)})
+        )
+        share = torch.softmax(draws.log_weights, dim=1)
+        mean = torch.einsum("nk,nkd->nd", share, self.likelihood.expectation(draws.output))
+        assert seen.observed is not None
+        hidden = ~seen.observed if batch.observed is None else batch.observed & ~seen.observed
+        return torch.where(hidden, mean - batch.target, 0.0).square().sum(1)
+
+    # -- beside a linear path: proposals are the posteriors of the decoder's linear map, which the encoder moves --------
+
+    def _linear_model(self, factors: fn.Factors, rows: Readings, slopes: Tensor, beta: float) -> LinearModel:
+        """Return the factors as a decoder; the encoder begins with nothing to add to their posteriors."""
+        shape = (self.n_components, rows.joined.shape[1])
+        zeros = rows.joined.new_zeros(shape)
+        return LinearModel(zeros, zeros[:, 0], factors.loadings, factors.mean)
+
+    def _factor_posterior(self, batch: Batch) -> FactorPosterior:
+        linear, likelihood = linear_map_of(self.decoder), self.likelihood
+        assert isinstance(linear, nn.Linear)
+        observed = torch.ones_like(batch.x, dtype=torch.bool) if batch.observed is None else batch.observed
+        with torch.no_grad():  # any proposal will do: this one follows the decoder by itself
+            loadings = likelihood.location_change(linear.weight.T).T
+            deviation = likelihood.hide_constant(batch.x - likelihood.locate(torch.as_tensor(linear.bias)))
+            noise = torch.where(likelihood.varying > 0.0, likelihood.variance(torch.zeros_like(likelihood.weight)), 1.0)
+            q = FactorPosterior.of(deviation, observed, loadings, noise)
+        if self.is_solved:
+            return q
+        shift, log_scale = self.encoder_output(batch).chunk(2, dim=-1)
+        known = observed.any(1, keepdim=True)
+        return q.moved(shift * known, log_scale.clamp(-_MOST_STRETCH, _MOST_STRETCH) * known)
+
+    def posterior(self, batch: Batch) -> DiagonalNormal:
+        return self._factor_posterior(batch).diagonal() if self.is_factored else super().posterior(batch)
+
+    def encode(self, batch: Batch) -> Tensor:
+        return self._factor_posterior(batch).mean if self.is_factored else super().encode(batch)
+
+    def propose(self, batch: Batch) -> Proposal:
+        return self._factor_posterior(batch).propose(batch.drawn("posterior")) if self.is_factored else super().propose(batch)
+
+    def residual_energy(self, batch: Batch) -> Tensor:
+        if not self.is_factored:
+            return super().residual_energy(batch)
+        noise = batch.drawn("posterior")
+        z = self.propose(batch._replace(noise={"posterior": noise.unsqueeze(1) if noise.dim() == 2 else noise[:, :1]})).z
+        energy = self.likelihood.energies(batch.target, self.decode(z.squeeze(1), batch))
+        return self.likelihood.mean_energy(energy, batch.weight, batch.observed)
+
+    # -- where entries are missing because of their values --------------------------------------------------------------
 
     def weigh_masks(self, batch: Batch) -> MaskedDraws:
         """Log importance weights of draws of what is not observed, given what is and which it is.

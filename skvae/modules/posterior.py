@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skvae.functional import normal_log_prob
+from skvae.functional import normal_log_prob, precision_of_observed
 
 Moments = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -54,6 +54,59 @@ class DiagonalNormal(NamedTuple):
         """Draws from standard normal numbers ``(n, n_draws, n_components)``, with their log-densities."""
         normalizer = self.mean.shape[-1] * math.log(2.0 * math.pi)
         return Proposal(self.from_noise(noise), -0.5 * (noise.square().sum(-1) + self.log_var.sum(-1, keepdim=True) + normalizer))
+
+
+class FactorPosterior(NamedTuple):
+    """Normal distributions around what a factor model makes of rows, with components that depend on each other.
+
+    Attributes
+    ----------
+    mean : Tensor of shape (n, n_components)
+    root : Tensor of shape (n, n_components, n_components)
+        Upper triangular; its product with its transpose is the covariance.
+    log_det : Tensor of shape (n,)
+        Logarithm of the root's determinant.
+    """
+
+    mean: Tensor
+    root: Tensor
+    log_det: Tensor
+
+    @classmethod
+    def of(cls, deviation: Tensor, observed: Tensor, loadings: Tensor, noise: Tensor) -> FactorPosterior:
+        """Posteriors of the factors of rows, given what is observed of them.
+
+        Parameters
+        ----------
+        deviation : Tensor of shape (n, n_features)
+            From the factor model's mean; any finite number where an entry is not observed.
+        observed : Tensor of bool, shape (n, n_features)
+        loadings : Tensor of shape (n_features, n_components)
+        noise : Tensor of shape (n_features,)
+        """
+        exact = exact_dtype(deviation)
+        loadings, noise = loadings.to(exact), noise.to(exact)
+        factor = torch.linalg.cholesky(precision_of_observed(loadings, noise, observed))
+        identity = torch.eye(factor.shape[-1], dtype=exact, device=factor.device)
+        root = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False).mT
+        force = torch.where(observed, deviation.to(exact) / noise, 0.0) @ loadings
+        mean = (root @ (root.mT @ force.unsqueeze(-1))).squeeze(-1)
+        log_det = -factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return cls(*(part.to(deviation.dtype) for part in (mean, root, log_det)))
+
+    def moved(self, shift: Tensor, log_scale: Tensor) -> FactorPosterior:
+        """Posteriors with other means, and stretched along the columns of the root."""
+        return FactorPosterior(self.mean + shift, self.root * log_scale.exp().unsqueeze(-2), self.log_det + log_scale.sum(-1))
+
+    def diagonal(self) -> DiagonalNormal:
+        """Return the same means and variances, without the covariances."""
+        return DiagonalNormal(self.mean, self.root.square().sum(-1).log())
+
+    def propose(self, noise: Tensor) -> Proposal:
+        """Draws from standard normal numbers ``(n, n_draws, n_components)``, with their log-densities."""
+        normalizer = 0.5 * self.mean.shape[-1] * math.log(2.0 * math.pi)
+        z = self.mean.unsqueeze(1) + noise @ self.root.mT
+        return Proposal(z, -0.5 * noise.square().sum(-1) - (self.log_det.unsqueeze(1) + normalizer))
 
 
 class Free(NamedTuple):

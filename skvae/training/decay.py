@@ -298,9 +298,7 @@ def _losses(modules: Sequence[LatentModule], held_out: Sequence[tuple[Batch, int
     for module, (batch, n_times) in zip(modules, held_out, strict=True):
         module.eval()
         with torch.set_grad_enabled(getattr(module, "draws_in_training", False)):  # functions of the user's own may differentiate
-            terms = module.loss(batch, ScheduleTensors(module, plain_ones=True)(1.0)).terms.values()
-        loss = sum(term.detach().expand(len(batch.x)) for term in terms)
-        assert isinstance(loss, torch.Tensor)
+            loss = module.held_out_loss(batch, ScheduleTensors(module, plain_ones=True)(1.0)).detach()
         found.append(loss.reshape(-1, n_times).mean(1).double().cpu().numpy())
         module.train()
     return np.concatenate(found)

@@ -205,3 +205,75 @@ def test_draws_by_normal_numbers_follow_the_likelihood(cls):
     distribution = {GaussianLikelihood: stats.norm, LaplaceLikelihood: stats.laplace}[cls]
     scale = float(likelihood.noise_scale()[0] / likelihood.units.scale[0])
     assert stats.kstest(drawn, distribution(scale=scale).cdf).pvalue > 1e-3
+
+
+# -- beside a linear path ---------------------------------------------------------------------------------------------
+
+
+def log_density(module, x, observed):
+    """Log-density of what is observed of rows under the factor model that a linear decoder is."""
+    linear = module.decoder[0]
+    loadings, bias = (part.detach().double().numpy() for part in (linear.weight, linear.bias))
+    covariance = loadings @ loadings.T + np.diag(0.5 / module.likelihood.weight.double().numpy())
+    found = []
+    for row, seen in zip(x.double().numpy(), observed.numpy(), strict=True):
+        o = np.flatnonzero(seen)
+        found.append(stats.multivariate_normal(bias[o], covariance[np.ix_(o, o)]).logpdf(row[o]) if len(o) else 0.0)
+    return np.array(found)
+
+
+def test_proposals_of_a_linear_model_are_exact():
+    module, mask = make(linear_path=np.inf), masks()
+    module.likelihood.noise.set_moment(torch.tensor([0.5, 1e-3, 0.2, 0.8]))
+    batch = batch_for(module, mask)
+    with torch.no_grad():
+        log_weights = module.importance_draws(batch).log_weights
+        nothing = batch._replace(observed=torch.zeros_like(mask))
+        codes = module.propose(nothing).z
+    expected = torch.from_numpy(log_density(module, batch.x, mask)).float()
+    torch.testing.assert_close(log_weights, expected.unsqueeze(1).expand_as(log_weights), atol=2e-3, rtol=1e-4)
+    torch.testing.assert_close(codes, batch.drawn("posterior"))  # from the prior
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "laplace"])
+def test_encoders_move_proposals_and_weights_make_up_for_it(likelihood):
+    module, mask = make(linear_path=1.0, n_draws=4000, likelihood=likelihood), masks()
+    batch = batch_for(module, mask)
+    with torch.no_grad():
+        before = module.log_prob(batch)
+        module.encoder.linear.bias.copy_(torch.tensor([0.3, -0.2, 0.2, 0.1]))
+        assert not torch.equal(module.encode(batch), make(linear_path=1.0, likelihood=likelihood).encode(batch))
+        assert (module.log_prob(batch) - before).abs().mean() < 0.03
+
+
+@pytest.mark.parametrize("linear_path", [1.0, np.inf])
+def test_what_is_hidden_beside_a_linear_path_is_left_out(linear_path):
+    module = make(linear_path=linear_path, hides=True).train()
+    batch = batch_for(module, None)
+    first = loss_of(module, batch)
+    seen = module._hide(batch).observed
+    assert 0.05 < 1.0 - seen.float().mean() < 0.6
+    other = batch._replace(x=torch.where(seen, batch.x, 9.0), target=torch.where(seen, batch.target, 9.0))
+    torch.testing.assert_close(first._asdict(), loss_of(module, other)._asdict(), rtol=0.0, atol=0.0)
+    first.terms["reconstruction"].mean().backward()
+    trained = dict(module.named_parameters())
+    if np.isinf(linear_path):  # which needs no encoder
+        trained = {name: value for name, value in trained.items() if not name.startswith("encoder")}
+    assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in trained.values())
+
+
+def test_a_linear_path_begins_at_factor_analysis():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 2)) @ rng.normal(size=(2, D)) + 0.3 * rng.normal(size=(300, D))
+    module = make(linear_path=1.0, hides=True)
+    module.likelihood.fit(X)
+    x = module.likelihood.units.standardize_exactly(X)
+    module.start(Batch.of(x))
+    rows = Batch.of(x.float(), observed=torch.from_numpy(rng.random(X.shape) < 0.7))
+    q = module.posterior(rows)
+    assert (q.mean.var(0) + q.log_var.exp().mean(0) - 1.0).abs().max() < 0.15  # the prior's, over all rows
+    complete = Batch.of(x.float())
+    left = (module.decode(module.encode(complete), complete) - complete.x).square().mean(0)
+    noise = module.likelihood.variance(left)
+    assert (left.detach() < noise + 0.02).all()  # less than the noise, as codes follow the rows
+    assert noise.mean() < 0.3
