@@ -50,8 +50,8 @@ class SeriesScaling:
     ----------
     mode : {"mean", "standard"}
         Divide by the mean magnitude; or subtract the mean, and divide by the standard deviation.
-    typical : ndarray of shape (n_features,)
-        Scale of a series that is zero throughout, which tells nothing of its own: the median in training.
+    smallest : ndarray of shape (n_features,)
+        Smallest scale in training, which a series has that is zero throughout: what is made of it stays near zero.
     relative : ndarray of shape (n_features,)
         Standard deviation over mean magnitude of a typical series in training, for those that do not vary.
     known : SeriesScale
@@ -60,7 +60,7 @@ class SeriesScaling:
     """
 
     mode: str
-    typical: Array
+    smallest: Array
     relative: Array
     known: SeriesScale
     weight: Array
@@ -72,11 +72,12 @@ class SeriesScaling:
         magnitude, _, spread = _moments(X)
         scale = magnitude if mode == "mean" else spread
         n_features = X.shape[2]
-        typical = np.array([_median(scale[:, j], share, default=1.0) for j in range(n_features)])
+        smallest = np.min(scale, axis=0, where=scale > 0.0, initial=np.inf)
+        smallest[np.isinf(smallest)] = 1.0
         ratio = np.divide(spread, magnitude, out=np.zeros_like(spread), where=magnitude > 0.0)
         relative = np.array([_median(ratio[:, j], share, default=1.0) for j in range(n_features)])
         nothing = SeriesScale(np.empty((0, n_features)), np.empty((0, n_features)))
-        return cls(mode, typical, relative, nothing, np.empty(0)).extended(X, weight)
+        return cls(mode, smallest, relative, nothing, np.empty(0)).extended(X, weight)
 
     def extended(self, X: NDArray[np.floating], weight: Array | None) -> SeriesScaling:
         """Add the scales of more series to those that are known."""
@@ -90,9 +91,9 @@ class SeriesScaling:
         """Find the scales of series from their own steps alone."""
         magnitude, mean, spread = _moments(X)
         if self.mode == "mean":
-            return SeriesScale(np.zeros_like(mean), np.where(magnitude > 0.0, magnitude, self.typical))
+            return SeriesScale(np.zeros_like(mean), np.where(magnitude > 0.0, magnitude, self.smallest))
         scale = np.where(spread > 0.0, spread, self.relative * magnitude)
-        return SeriesScale(mean, np.where(scale > 0.0, scale, self.typical))
+        return SeriesScale(mean, np.where(scale > 0.0, scale, self.smallest))
 
     def draw(self, n_series: int, seed: int) -> SeriesScale:
         """Draw scales of new series from those that are known."""

@@ -173,8 +173,8 @@ def _positive(name: str, value: Any) -> int:
 
 def _one_table(X: Any, groups: Any) -> tuple[NDArray[Any], NDArray[Any], list[int] | None]:
     """Rows of all series, one below the other, and labels: of the rows, or of the series whose lengths come with them."""
-    is_list = isinstance(X, (list, tuple)) and any(getattr(x, "ndim", 0) or isinstance(x, (list, tuple)) for x in X)
-    if not is_list or (not hasattr(X[0], "ndim") and not _is_nested(X)):
+    is_list = isinstance(X, (list, tuple)) and any(len(getattr(x, "shape", ())) or isinstance(x, (list, tuple)) for x in X)
+    if not is_list or (not hasattr(X[0], "shape") and not _is_nested(X)):
         values = _numbers(X, "X")
         if groups is None:
             return values, np.zeros(1, dtype=np.intp), [len(values)]

@@ -69,8 +69,8 @@ class SeriesMixin:
         -------
         scale : SeriesScale
             `location` and `scale` of every sequence, each of shape (n_sequences, n_step_features_), found from its own steps:
-            zero and its mean magnitude, or its mean and standard deviation. A sequence that is zero throughout, or one that does
-            not vary, has the scale of a typical one in training. Zeros and ones without `scaling`.
+            zero and its mean magnitude, or its mean and standard deviation. One that is zero throughout has the smallest scale in
+            training, one that does not vary what its level would have in a typical one. Zeros and ones without `scaling`.
         """
         given = self._ready(X)
         shape = (len(given.X), self.n_step_features_)

@@ -54,7 +54,7 @@ def test_scales_follow_the_unit(X, mode, unit):
     np.testing.assert_allclose(other.scale / unit, scale.scale, rtol=1e-9)
 
 
-def test_series_that_say_nothing_of_their_scale_have_a_typical_one(X):
+def test_series_that_say_nothing_of_their_scale(X):
     X[0] = 0.0
     X[1] = 5.0
     X[2, 1:] = np.nan
@@ -62,8 +62,8 @@ def test_series_that_say_nothing_of_their_scale_have_a_typical_one(X):
         scaling = SeriesScaling.of(X, None, mode)
         scale = scaling.measure(X).scale
         assert (scale > 0.0).all()
-        np.testing.assert_array_equal(scale[0], scaling.typical)
-        assert scaling.typical[0] in scale[1:, 0]
+        np.testing.assert_array_equal(scale[0], scaling.smallest)
+        np.testing.assert_array_equal(scaling.smallest, scale[1:].min(axis=0) if mode == "mean" else scale[3:].min(axis=0))
         if mode == "standard":  # a part of its level, as that of others is
             np.testing.assert_allclose(scale[1], 5.0 * scaling.relative)
             np.testing.assert_allclose(scale[2], np.abs(X[2, 0]) * scaling.relative)
@@ -84,7 +84,7 @@ def test_rounding_is_no_spread():
 def test_a_weight_of_two_is_a_series_twice(X, mode):
     counts = np.random.default_rng(2).integers(1, 4, size=N)
     weighted, repeated = SeriesScaling.of(X, counts * 0.7, mode), SeriesScaling.of(np.repeat(X, counts, axis=0), None, mode)
-    np.testing.assert_array_equal(weighted.typical, repeated.typical)
+    np.testing.assert_array_equal(weighted.smallest, repeated.smallest)
     np.testing.assert_array_equal(weighted.relative, repeated.relative)
     drawn = weighted.draw(20_000, 0)
     shares = [(drawn.scale[:, 0] == scale).mean() for scale in weighted.known.scale[:, 0]]
@@ -92,10 +92,10 @@ def test_a_weight_of_two_is_a_series_twice(X, mode):
     np.testing.assert_array_equal(weighted.draw(5, 3).scale, weighted.draw(5, 3).scale)
 
 
-def test_a_stream_adds_what_it_brings_and_keeps_the_typical_scale(X):
+def test_a_stream_adds_what_it_brings_and_keeps_the_smallest_scale(X):
     scaling = SeriesScaling.of(X[:6], None, "mean")
     longer = scaling.extended(X[6:], np.full(6, 2.0))
-    np.testing.assert_array_equal(longer.typical, scaling.typical)
+    np.testing.assert_array_equal(longer.smallest, scaling.smallest)
     np.testing.assert_array_equal(longer.known.scale, np.concatenate([scaling.known.scale, longer.measure(X[6:]).scale]))
     assert longer.weight.tolist() == [1.0] * 6 + [2.0] * 6
     many = longer.extended(np.tile(X, (200, 1, 1)), None)

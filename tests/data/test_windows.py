@@ -1,5 +1,6 @@
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 
 from skvae import join_windows, sliding_windows
@@ -94,7 +95,9 @@ def test_containers():
     np.testing.assert_array_equal(sliding_windows(frame, 5, groups=labels).groups, [0] * 6 + [1] * 6)
     for one in (frame["a"], SERIES[:, 0].tolist(), range(0, 40, 2)):
         np.testing.assert_array_equal(sliding_windows(one, 5).X, expected[..., 0])
-    for several in ([frame, frame[:7]], (SERIES, SERIES[:7].tolist())):
+    polars = pl.DataFrame(SERIES, schema=["a", "b"])
+    np.testing.assert_array_equal(sliding_windows(polars, 5).X, expected)
+    for several in ([frame, frame[:7]], (SERIES, SERIES[:7].tolist()), [polars, polars[:7]]):
         assert sliding_windows(several, 5).X.shape == (19, 5, 2)
     ragged = [[1.0, 2.0, 3.0], [4.0, 5.0]]
     np.testing.assert_array_equal(sliding_windows(ragged, 2).X, [[1, 2], [2, 3], [4, 5]])
