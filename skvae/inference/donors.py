@@ -183,11 +183,11 @@ def _compare(
         if weight @ apart <= _ALIKE * np.sqrt(weight**2 @ (apart - weight @ apart) ** 2):
             best = i
             break
-    found, told = (np.einsum("n,gnd->gd", weight, values) for values in (errors, variances))
-    overall = (found.sum(1) / told.sum(1).clip(1e-300))[:, np.newaxis]
-    prior = _PRIOR_ENTRIES / len(weight) * told / (weight @ hidden).clip(1.0 / len(weight))
-    stretch = np.sqrt(((found + prior * overall) / (told + prior).clip(1e-300)).clip(1.0, _MOST_STRETCH))
-    return LocalityCurve(grid, mean / total, best, np.where(told > 0.0, stretch, 1.0))
+    found, stated = (np.einsum("n,gnd->gd", weight, values) for values in (errors, variances))
+    overall = (found.sum(1) / stated.sum(1).clip(1e-300))[:, np.newaxis]
+    prior = _PRIOR_ENTRIES / len(weight) * stated / (weight @ hidden).clip(1.0 / len(weight))
+    stretch = np.sqrt(((found + prior * overall) / (stated + prior).clip(1e-300)).clip(1.0, _MOST_STRETCH))
+    return LocalityCurve(grid, mean / total, best, np.where(stated > 0.0, stretch, 1.0))
 
 
 def spread_out(uniform: torch.Tensor, n_draws: int) -> torch.Tensor:
