@@ -13,7 +13,7 @@ from sklearn.utils import check_random_state
 from skvae.estimators._density import GaussianDensity
 
 _MOST_COMPONENTS = 32
-_CODES_PER_PARAMETER = 3  # different codes that there must be
+_CODES_PER_PARAMETER, _CODES_PER_PARAMETER_OF_TWO = 1, 3  # different codes that there must be, and for two components
 _MOST_CODES = 4096  # that mixtures are fitted to
 _ITERATIONS, _TOLERANCE = 40, 1e-4  # of expectation-maximization; gain in nats a code at which it ends
 _APART = 0.7  # distance of the halves of a component from its middle, in standard deviations
@@ -21,6 +21,7 @@ _PRIOR_CODES = 2  # codes that each covariance begins with, beside as many as th
 _FEWEST_DRAWS, _MOST_DRAWS, _DRAWN_NUMBERS = 512, 2**14, 2**22  # codes that are drawn and decoded to look at a density
 _DRAWS_PER_CODE = 16
 _MEAN_ERROR, _STD_ERROR = 0.05, 0.1  # of a column, in its standard deviations, that decoded draws may have
+_BACKGROUND = 0.03  # share of one Gaussian in a mixture, for codes further out than those of training
 _ALIKE = 1.2  # times the smallest error, where all are larger
 _SEED = 20140130
 
@@ -106,7 +107,8 @@ def choose_density(
 ) -> GaussianDensity | MixtureDensity:
     """Fit the density that describes codes best among those whose draws are decoded to what the codes themselves are.
 
-    One Gaussian stays where it does. Mixtures grow by halving their components; they have the moments given.
+    One Gaussian stays where it does. Mixtures grow by halving their components; they have the moments given, and one Gaussian of
+    these among them, so that codes far outside cost little.
 
     Parameters
     ----------
@@ -127,7 +129,7 @@ def choose_density(
     distinct, share = distinct[::stride], share[::stride] / share[::stride].sum()
     n_codes = len(distinct)
     width = codes.shape[1]
-    if _CODES_PER_PARAMETER * (2 + width * (width + 3)) > n_codes:  # there is no room for two components
+    if _CODES_PER_PARAMETER_OF_TWO * (2 + width * (width + 3)) > n_codes:  # there is no room for two components
         return GaussianDensity.of(*moments)
     look = _Decoded(distinct, share, decode, spread)
     candidates, values, errors = [], [], []
@@ -173,13 +175,21 @@ class _Decoded:
 def _grow(codes: np.ndarray, share: np.ndarray, moments: tuple[np.ndarray, np.ndarray]) -> Iterator[tuple[MixtureDensity, float]]:
     """Mixtures of ever more components, and the mean log-likelihood of the codes, beginning with one Gaussian."""
     mean, covariance = moments
-    density = MixtureDensity.of(np.ones(1), mean[np.newaxis], covariance[np.newaxis])
+    gaussian = density = MixtureDensity.of(np.ones(1), mean[np.newaxis], covariance[np.newaxis])
     while True:
-        yield density, float(share @ _log_sum_exp(density.log_joint(codes)))
+        whole = density if density is gaussian else _joined(density, gaussian)
+        yield whole, float(share @ _log_sum_exp(whole.log_joint(codes)))
         density = _halved(density)
         if len(density.weights_) > _MOST_COMPONENTS or _CODES_PER_PARAMETER * density.n_parameters > len(codes):
             return
         density = _with_moments(_maximized(density, codes, share, covariance), mean, covariance)
+
+
+def _joined(density: MixtureDensity, background: MixtureDensity) -> MixtureDensity:
+    """Mixture with a background of the same moments."""
+    weights = np.append((1.0 - _BACKGROUND) * density.weights_, _BACKGROUND * background.weights_)
+    pairs = ((density.means_, background.means_), (density.covariances_, background.covariances_))
+    return MixtureDensity.of(weights, *map(np.concatenate, pairs))
 
 
 def _halved(density: MixtureDensity) -> MixtureDensity:
