@@ -93,7 +93,8 @@ def find_donors(module: MIWAEModule, table: Table, device: torch.device) -> Dono
             residuals.append(torch.where(module.likelihood.varying > 0.0, residual, 0.0).flatten(0, 1))
     log_weight = torch.from_numpy(np.log(weight / weight.sum() / copies)).float().repeat_interleave(copies)
     row = torch.arange(len(chosen)).repeat_interleave(copies)
-    return Donors(torch.cat(codes), torch.cat(residuals), log_weight.to(device), row.to(device))
+    entries = batch.x if batch.observed is None else torch.where(batch.observed, batch.x, torch.nan)
+    return Donors(torch.cat(codes), torch.cat(residuals), log_weight.to(device), row.to(device), entries)
 
 
 def try_strengths(
@@ -183,11 +184,11 @@ def _compare(
         if weight @ apart <= _ALIKE * np.sqrt(weight**2 @ (apart - weight @ apart) ** 2):
             best = i
             break
-    found, told = (np.einsum("n,gnd->gd", weight, values) for values in (errors, variances))
-    overall = (found.sum(1) / told.sum(1).clip(1e-300))[:, np.newaxis]
-    prior = _PRIOR_ENTRIES / len(weight) * told / (weight @ hidden).clip(1.0 / len(weight))
-    stretch = np.sqrt(((found + prior * overall) / (told + prior).clip(1e-300)).clip(1.0, _MOST_STRETCH))
-    return LocalityCurve(grid, mean / total, best, np.where(told > 0.0, stretch, 1.0))
+    found, foreseen = (np.einsum("n,gnd->gd", weight, values) for values in (errors, variances))
+    overall = (found.sum(1) / foreseen.sum(1).clip(1e-300))[:, np.newaxis]
+    prior = _PRIOR_ENTRIES / len(weight) * foreseen / (weight @ hidden).clip(1.0 / len(weight))
+    stretch = np.sqrt(((found + prior * overall) / (foreseen + prior).clip(1e-300)).clip(1.0, _MOST_STRETCH))
+    return LocalityCurve(grid, mean / total, best, np.where(foreseen > 0.0, stretch, 1.0))
 
 
 def spread_out(uniform: torch.Tensor, n_draws: int) -> torch.Tensor:
