@@ -351,7 +351,7 @@ def table(name):
     """Standardized rows of a kind: linear in a few factors, curved, in a circle that no correlation tells, or real."""
     rng = np.random.default_rng(7)
     if name in SETS:
-        X = SETS[name]().data
+        X = SETS[name]().data[:: 2 if name == "breast cancer" else 1]
     elif name == "linear":
         X = rng.normal(size=(240, 3)) @ rng.normal(size=(3, 12)) + 0.3 * rng.normal(size=(240, 12))
     elif name == "collinear":
@@ -371,6 +371,7 @@ def errors_beside(X, imputer, share, fitted):
     rng = np.random.default_rng(0)
     order = rng.permutation(len(X))
     train, test = X[order[: len(X) // 2]].copy(), X[order[len(X) // 2 :]]
+    test = np.tile(test, (-(-240 // len(test)), 1))  # with other gaps each time
     if fitted == "gaps":
         train[rng.random(train.shape) < share] = np.nan
     missing = rng.random(test.shape) < share
