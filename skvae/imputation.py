@@ -44,8 +44,9 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
         An :class:`~skvae.VAETransformer`, which is trained by the importance-weighted bound, or an
         :class:`~skvae.AutoEncoder`, :class:`~skvae.DenoisingAE`, :class:`~skvae.SparseAE` or :class:`~skvae.ContractiveAE`,
         which are trained as they are. None is ``VAETransformer(hidden_layer_sizes=(64,), activation="elu")``. "auto" means
-        half as many components of a `VAETransformer` as columns here, and 3,000 steps in 10 to 300 passes, or up to 600 where
-        `mechanism` is not "random"; its `beta`, `kl_warmup`, `capacity` and `n_draws` have no effect, as the bound here is
+        up to half as many components of a `VAETransformer` as columns here, as many as fill in hidden entries best beside a
+        linear path, and 3,000 steps in 10 to 300 passes, or up to 600 where `mechanism` is not "random", which has no linear
+        path; its `beta`, `kl_warmup`, `capacity` and `n_draws` have no effect, as the bound here is
         another one.
     missing_values : float, default=np.nan
         What stands for a missing entry.
@@ -62,8 +63,8 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
         With "self_masking", what is known of its direction: "positive" where large values are missing more often than small ones.
     locality : "auto", float or tuple of two floats, default="auto"
         How much imputations lean on single rows of the training set, which are drawn on as centers of what the model says:
-        0.0 leaves it to the model alone, close to 1 is next to filling in from the rows that are most alike. Two
-        numbers have it so for codes and for what the decoder leaves of rows. "auto" chooses by entries of training rows that are
+        0.0 leaves it to the model alone, close to 1 is next to filling in from the rows that are most alike. Two numbers are
+        one for codes and one for what the decoder leaves of rows. "auto" chooses by entries of training rows that are
         hidden and filled in from the other rows. Needs a `VAETransformer` with a linear path and normal noise, and `mechanism`
         "random"; "auto" is 0.0 elsewhere.
     n_training_draws : int, default=5
@@ -98,6 +99,12 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
 
     Notes
     -----
+    The defaults are chosen from the training rows alone, by entries that are hidden: the number of components and the weight
+    decay of the networks beside the linear path by rows that are held out, the locality by filling in every row from
+    the others. Where networks do not pay, the model is factor analysis and `transform` its conditional mean. Up to a thousand
+    training rows are kept with the imputer where `locality_` is not zero. The same errors say by how much draws of `impute` are
+    spread further than the model has them.
+
     Observed entries come back as they are, bit for bit. A row of which nothing is observed is accepted, and filled with the
     model's means. A column whose entries were all there in `fit` may have missing ones later, which count as missing at random.
 

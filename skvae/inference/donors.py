@@ -26,6 +26,7 @@ GRID: tuple[Strengths, ...] = (  # those first that follow other rows less
 )
 _MOST_ROWS, _TRIED_ROWS = 1000, 256
 _COPIES = 3  # draws of a row that has missing entries
+_MOST_TIMES = 6
 _DRAWS, _TRIED_DRAWS = 200, 64
 _HIDDEN = (0.1, 0.3, 0.5)  # shares of entries, in turn
 _ALIKE = 0.1  # standard errors by which weaker strengths may be worse than the best
@@ -93,7 +94,8 @@ def find_donors(module: MIWAEModule, table: Table, device: torch.device) -> Dono
             residuals.append(torch.where(module.likelihood.varying > 0.0, residual, 0.0).flatten(0, 1))
     log_weight = torch.from_numpy(np.log(weight / weight.sum() / copies)).float().repeat_interleave(copies)
     row = torch.arange(len(chosen)).repeat_interleave(copies)
-    return Donors(torch.cat(codes), torch.cat(residuals), log_weight.to(device), row.to(device))
+    entries = batch.x if batch.observed is None else torch.where(batch.observed, batch.x, torch.nan)
+    return Donors(torch.cat(codes), torch.cat(residuals), log_weight.to(device), row.to(device), entries)
 
 
 def try_strengths(
@@ -114,25 +116,27 @@ def try_strengths(
     """
     kept = table if table.empty_rows is None else table.take(~table.empty_rows)
     chosen, weight = distinct_rows(kept, _SEED, max_rows=_TRIED_ROWS)  # the first of those that donors were drawn for
-    batch, weight = _batch(module, kept.take(chosen), device), weight / weight.sum()
+    n_times = max(1, min(_MOST_TIMES, _TRIED_ROWS // len(chosen)))  # few rows are looked at several times
+    which = np.tile(np.arange(len(chosen)), n_times)
+    share = np.array(_HIDDEN)[(which + np.repeat(np.arange(n_times), len(chosen))) % len(_HIDDEN)][:, np.newaxis]
+    batch, weight = _batch(module, kept.take(chosen[which]), device), weight[which] / weight[which].sum()
     rng = np.random.default_rng(_SEED)
-    share = np.resize(_HIDDEN, len(chosen))[:, np.newaxis]
     seen = torch.from_numpy(rng.random(batch.x.shape) >= share).to(device)
     there = torch.ones_like(seen) if batch.observed is None else batch.observed
     hidden, seen = there & ~seen & (module.likelihood.varying > 0.0), there & seen
     blank = module.likelihood.column("mean") if module.likelihood.reads_raw else batch.x.new_zeros(())
     filled = torch.where(seen, batch.x, blank)
     masked = batch._replace(x=filled, target=filled, observed=seen)
-    noise = torch.from_numpy(rng.standard_normal((len(chosen), _TRIED_DRAWS, module.n_components), dtype=np.float32)).to(device)
-    picks = spread_out(torch.from_numpy(rng.random(len(chosen), dtype=np.float32)).to(device), _TRIED_DRAWS)
+    noise = torch.from_numpy(rng.standard_normal((len(which), _TRIED_DRAWS, module.n_components), dtype=np.float32)).to(device)
+    picks = spread_out(torch.from_numpy(rng.random(len(which), dtype=np.float32)).to(device), _TRIED_DRAWS)
     errors, variances = [], []
     with _computing(module, device):
         models = [LocalModel(module, donors, strengths) if any(strengths) else None for strengths in grid]
         for local in models:
             lost, expected = [], []
-            for rows in torch.arange(len(chosen), device=device).split(_CHUNK):
+            for rows in torch.arange(len(which), device=device).split(_CHUNK):
                 part = Batch(*(None if value is None else value[rows] for value in masked[:-1]))  # type: ignore[arg-type]
-                excluded = donors.row.unsqueeze(0) == rows.unsqueeze(1)
+                excluded = donors.row.unsqueeze(0) == rows.unsqueeze(1) % len(chosen)
                 mean, variance = _moments(module, local, part, noise[rows], picks[rows], excluded)
                 away = torch.where(hidden[rows], mean - batch.x[rows], 0.0)
                 lost.append(away.double().square().cpu().numpy())
@@ -183,11 +187,11 @@ def _compare(
         if weight @ apart <= _ALIKE * np.sqrt(weight**2 @ (apart - weight @ apart) ** 2):
             best = i
             break
-    found, stated = (np.einsum("n,gnd->gd", weight, values) for values in (errors, variances))
-    overall = (found.sum(1) / stated.sum(1).clip(1e-300))[:, np.newaxis]
-    prior = _PRIOR_ENTRIES / len(weight) * stated / (weight @ hidden).clip(1.0 / len(weight))
-    stretch = np.sqrt(((found + prior * overall) / (stated + prior).clip(1e-300)).clip(1.0, _MOST_STRETCH))
-    return LocalityCurve(grid, mean / total, best, np.where(stated > 0.0, stretch, 1.0))
+    found, foreseen = (np.einsum("n,gnd->gd", weight, values) for values in (errors, variances))
+    overall = (found.sum(1) / foreseen.sum(1).clip(1e-300))[:, np.newaxis]
+    prior = _PRIOR_ENTRIES / len(weight) * foreseen / (weight @ hidden).clip(1.0 / len(weight))
+    stretch = np.sqrt(((found + prior * overall) / (foreseen + prior).clip(1e-300)).clip(1.0, _MOST_STRETCH))
+    return LocalityCurve(grid, mean / total, best, np.where(foreseen > 0.0, stretch, 1.0))
 
 
 def spread_out(uniform: torch.Tensor, n_draws: int) -> torch.Tensor:

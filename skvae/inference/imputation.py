@@ -104,7 +104,7 @@ def impute(
         if local is not None:
             each = batch(rows)
             picks = spread_out(normal_cdf(each.drawn("entries")[:, 0, 0]), n_draws)
-            log_weights, output = local.draw(each, each.drawn("posterior"), picks)
+            log_weights, output = local.draw(each, each.drawn("posterior"), picks, local.donors.of_same_rows(each))
         elif isinstance(module, MIWAEModule):
             log_weights, output, _, drawn = module.weigh_masks(batch(rows))
         else:

@@ -28,12 +28,26 @@ class Donors(NamedTuple):
     log_weight : Tensor of shape (n_donors,)
     row : Tensor of int, shape (n_donors,)
         Which training row each was drawn for.
+    entries : Tensor of shape (n_rows, n_features)
+        Training rows in standardized units, NaN where an entry is missing.
     """
 
     code: Tensor
     residual: Tensor
     log_weight: Tensor
     row: Tensor
+    entries: Tensor
+
+    def of_same_rows(self, batch: Batch) -> Tensor | None:
+        """Which donors are of a row itself, ``(n, n_donors)``: the same entries are there, and they say nothing of the others."""
+        if batch.observed is None:
+            return None
+        missing = self.entries.isnan()
+        same = torch.where(
+            missing, ~batch.observed.unsqueeze(1), (self.entries == batch.target.unsqueeze(1)) & batch.observed.unsqueeze(1)
+        )
+        same = same.all(2)[:, self.row]
+        return same & ~same.all(1, keepdim=True)
 
 
 class LocalDraws(NamedTuple):

@@ -128,9 +128,13 @@ class MIWAEModule(VAEModule):
         Shares of missing entries in the `indicated` columns.
     hides : bool
         Whether training hides entries from the encoder, up to three in ten of a row, that count in the bound all the same: it
-        then knows what to make of rows with more gaps than those it was trained on, and in other columns.
+        then knows what to make of rows with more gaps than those it was trained on, and in other columns. Beside a linear path
+        they are up to six in ten and do not count: nearly collinear columns would pass for noisy ones, were they explained by
+        draws that know nothing of them.
     n_features, n_components, **autoencoder
-        See `VAEModule`.
+        See `VAEModule`. Beside a linear path, proposals are the posteriors of the factor model that the decoder's linear map
+        and the noise are, whatever is observed of a row, and the encoder moves and stretches them: without networks, they
+        are exact.
 
     References
     ----------

@@ -20,7 +20,9 @@ def donors(seed=1):
     rng = np.random.default_rng(seed)
     weight = rng.random(N_DONORS)
     arrays = (rng.normal(size=(N_DONORS, K)), rng.normal(size=(N_DONORS, D)) * 0.4, np.log(weight / weight.sum()))
-    return Donors(*(torch.from_numpy(array).float() for array in arrays), torch.arange(N_DONORS))
+    return Donors(
+        *(torch.from_numpy(array).float() for array in arrays), torch.arange(N_DONORS), torch.full((N_DONORS, D), torch.nan)
+    )
 
 
 def rows(seed=2, share=0.4):

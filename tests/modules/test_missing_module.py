@@ -243,7 +243,7 @@ def test_encoders_move_proposals_and_weights_make_up_for_it(likelihood):
         before = module.log_prob(batch)
         module.encoder.linear.bias.copy_(torch.tensor([0.3, -0.2, 0.2, 0.1]))
         assert not torch.equal(module.encode(batch), make(linear_path=1.0, likelihood=likelihood).encode(batch))
-        assert (module.log_prob(batch) - before).abs().mean() < 0.03
+        assert (module.log_prob(batch) - before).abs().mean() < 0.05
 
 
 @pytest.mark.parametrize("linear_path", [1.0, np.inf])
