@@ -13,7 +13,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import has_fit_parameter
 
 _MAX_PATTERNS = 4096  # rows whose patterns of activity are kept
-_MAX_NUMBERS, _FEWEST_PATTERNS = 2**21, 256  # activations of these, of wide codes
+_MAX_NUMBERS, _FEWEST_PATTERNS = 2**15, 64  # activations of these, of wide codes
 _NEW = 0.3  # part of a draw, relative to its spread, that is not the training row's
 
 
@@ -85,7 +85,21 @@ class ActivityDensity:
         places = (np.arange(n_kept) + np.random.default_rng(seed).random()) / n_kept
         kept = np.minimum(np.searchsorted(np.cumsum(weight / weight.sum()), places, side="right"), len(codes) - 1)
         self._patterns = np.packbits(active[kept], axis=1)
-        self._codes = codes[kept].astype(np.float32)
+        self._keep(codes[kept])
+
+    def _keep(self, codes):
+        """Keep codes in half precision, which has a few digits of what is not larger than one."""
+        self._unit = np.maximum(np.abs(codes).max(axis=0), np.finfo(np.float32).tiny).astype(np.float32)
+        self._halves = (codes / self._unit).astype(np.float16)
+
+    @property
+    def _codes(self):
+        return self._halves.astype(np.float32) * self._unit
+
+    @property
+    def n_bytes(self):
+        """Bytes that are kept of codes."""
+        return self._halves.nbytes + self._patterns.nbytes
 
     def remember(self, old, rate, seed):
         """Take in what was known before, with the weight ``1 - rate``."""
@@ -97,7 +111,7 @@ class ActivityDensity:
         n_new = max(1, round(rate * total))
         kept, drawn = rng.permutation(len(old._patterns))[: total - n_new], rng.integers(len(self._patterns), size=n_new)
         self._patterns = np.concatenate([old._patterns[kept], self._patterns[drawn]])
-        self._codes = np.concatenate([old._codes[kept], self._codes[drawn]])
+        self._keep(np.concatenate([old._codes[kept], self._codes[drawn]]))
         n_active = np.unpackbits(self._patterns, axis=1, count=len(self.rate)).sum(axis=1, dtype=int).max()
         self.n_free = max(self.n_free, int(n_active))
 

@@ -43,7 +43,7 @@ class FittedGaussian(FittedPrior):
         super().__init__(n_components)
         self.exact_moments = np.zeros(n_components), np.eye(n_components)
         self.register_buffer("mean", torch.zeros(n_components))
-        self.register_buffer("whitening", torch.eye(n_components))
+        self.register_buffer("whitening", torch.eye(n_components), persistent=False)  # which follows from the covariance
         self.register_buffer("secant", torch.ones(n_components))
 
     @property
@@ -70,11 +70,14 @@ class FittedGaussian(FittedPrior):
             mean = before[0] + share * apart
             covariance = (1 - share) * before[1] + share * covariance + share * (1 - share) * np.outer(apart, apart)
         self.exact_moments = mean, covariance
-        exact = torch.from_numpy(covariance)
         self.mean.copy_(torch.from_numpy(mean))
-        self.whitening.copy_(torch.linalg.inv(torch.linalg.cholesky(exact)))
-        self.secant.copy_(_SECANT * exact.diagonal().sqrt())
+        self.secant.copy_(_SECANT * torch.from_numpy(covariance).diagonal().sqrt())
+        self._whiten()
         return self.exact_moments
+
+    def _whiten(self) -> None:
+        covariance = torch.tensor(self.exact_moments[1])  # a copy: the memory may be read-only
+        self.whitening.copy_(torch.linalg.inv(torch.linalg.cholesky(covariance)))
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return what `state_dict` keeps beside the tensors: the moments in double precision."""
@@ -83,6 +86,7 @@ class FittedGaussian(FittedPrior):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what `get_extra_state` returned."""
         self.exact_moments = state["mean"], state["covariance"]
+        self._whiten()
 
     def log_prob(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         white = (z - self.mean) @ self.whitening.mT
