@@ -25,7 +25,7 @@ _ENERGY_ROWS = 4096
 _PRIOR_ROWS = 10.0  # rows that speak for all columns together, beside those there are
 _FEWEST_LINEAR_ROWS = 1024
 _LINEAR_WORK = 2**34
-_MOST_SPREAD = 1.0  # of what is drawn, relative to the column's own
+_MOST_SPREAD = 1.1  # of what is drawn, relative to the column's own
 
 
 def start(module: LatentModule, data: Table, device: torch.device) -> None:

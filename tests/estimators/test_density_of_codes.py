@@ -122,8 +122,8 @@ def test_new_rows_do_not_widen_the_noise_beyond_the_columns():
         assert (after >= before * (1.0 - 1e-6)).all()
         totals.append(np.hypot(model.reconstruct(X).std(axis=0), after) / X.std(axis=0))
         alone.append(np.hypot(model.reconstruct(X).std(axis=0), before) / X.std(axis=0))
-    assert (totals[0] <= np.maximum(1.0, alone[0]) + 0.01).all()
-    assert (totals[0] > 0.95).all()
+    assert (totals[0] <= np.maximum(1.1, alone[0]) + 0.01).all()
+    assert (totals[0] > 1.0).all()
     assert (totals[1] > 5.0).all()  # a variational autoencoder's is what held-out rows say
 
 
