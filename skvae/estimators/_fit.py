@@ -448,8 +448,9 @@ class FitRun:
     def _room_for_rows(self, outcome: Outcome) -> float:
         """Bytes that rows may take, such that what is saved beside weights and optimizer is half as large and 200 kB at most."""
         weights = n_bytes_of(dict(self.module.named_parameters()))
-        measured = sum(getattr(value, "n_bytes", 0) for value in vars(self.draft).values())
-        return _ROOM + 0.5 * (weights + n_bytes_of(outcome.optimizer_state)) - (n_bytes_of(self.module.state_dict()) - weights) - measured
+        beside = n_bytes_of(self.module.state_dict()) - weights
+        beside += sum(getattr(value, "n_bytes", 0) for value in vars(self.draft).values())
+        return _ROOM + 0.5 * (weights + n_bytes_of(outcome.optimizer_state)) - beside
 
     def _note_progress(self, outcome: Outcome, plan: Plan) -> None:
         progress = self.progress
