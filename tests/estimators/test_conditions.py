@@ -494,7 +494,7 @@ def test_columns_of_x_that_are_conditions_are_named_as_they_are(X):
         ([["a", 1.0], ["b"]] * 3, "y is a list of rows of different lengths, 1 to 2"),
         ((letter for letter in "aaaaa"), "y is of type 'generator'; pass a list"),
     ],
-    ids=str,
+    ids=lambda value: value[:40] if isinstance(value, str) else type(value).__name__,
 )
 def test_conditions_that_do_not_fit_are_answered_with_some_that_do(X, given, message):
     model = quick().fit(X, FRAME)
