@@ -275,8 +275,9 @@ class FitRun:
             before = draft._arguments[name]
             if name == "linear_path" and value == AUTO and (hasattr(draft, "decay_curve_") or before == STREAM_DECAY):
                 continue  # the choice stays
-            if name == "kl_warmup" and getattr(draft, name) == AUTO and "linear_path" in changed:
-                continue  # which it follows from
+            follows = {"linear_path": NETWORKS, "kl_warmup": (*NETWORKS, "linear_path")}.get(name, ())
+            if getattr(draft, name, None) == AUTO and any(each.partition("__")[0] in follows for each in changed):
+                continue  # what follows from other parameters is named by them
             if name in NAMED:
                 before, value = (resolve(name, each) if isinstance(each, str) else each for each in (before, value))
             if before == value:

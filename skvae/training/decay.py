@@ -32,7 +32,7 @@ from skvae.training.optimizers import Optimizer, OptimizerError, build_optimizer
 from skvae.training.step import EagerStep, ScheduleTensors, StackedStep
 
 STRONGEST, PATH = 30.0, (10.0, 3.0, 1.0, 0.3, 0.0)
-COARSE_PATH, _FEW_ROWS = (10.0, 1.0, 0.0), 50  # of so few rows, decays close to each other look alike
+COARSE_PATH, _FEW_ROWS, _STEPS_OF_FEW = (10.0, 1.0, 0.0), 50, 45  # of so few rows, decays close to each other look alike
 FEWEST_ROWS = 12  # different ones, below which networks are left out
 _STEPS, _MOST_STEPS, _MOST_STEPS_ONE_FOLD = 60, 150, 300  # at each decay
 _SHARE_OF_RUN = 0.1  # steps at each decay, of those of the run
@@ -119,7 +119,10 @@ def _search(module: LatentModule, rows: Batch, exact: Batch, plan: Plan, groups:
     weight /= weight.sum()
     _, shuffle, noise, layers = seed_streams(plan.seed, Stream.DECAY, n=4)
     most = _MOST_STEPS if n_folds > 1 else _MOST_STEPS_ONE_FOLD
-    n_steps = min(int(np.clip(_SHARE_OF_RUN * plan.total_steps, _STEPS, most)), plan.total_steps // 4)
+    n_steps = min(
+        int(np.clip(_SHARE_OF_RUN * plan.total_steps, _STEPS if n_rows > _FEW_ROWS else _STEPS_OF_FEW, most)),
+        plan.total_steps // 4,
+    )
     begun = [_started(module, rows, exact, index) for index in train]
     batches = _batches(rows, [index.to(device) for index in train], plan.batch_size, module.noise_shapes, shuffle, noise)
     held_out = [_held_out(rows, index.to(device), module.noise_shapes, noise) for index in held]

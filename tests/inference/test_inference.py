@@ -567,7 +567,7 @@ def test_noise_and_usage_are_measured_on_spread_rows(max_rows, monkeypatch):
     module = VAEModule(3, 2, hidden_layer_sizes=())
     module.likelihood.fit(X)
     seen = []
-    monkeypatch.setattr(VAEModule, "fit_noise", lambda self, batch: seen.append(batch))
+    monkeypatch.setattr(VAEModule, "fit_noise", lambda self, batch, share: seen.append(batch))
     weight = np.linspace(0.5, 1.5, 500)
     inference.fit_noise(module, Table.of(X, weight), CPU, max_rows=max_rows)
     (batch,) = seen
