@@ -47,11 +47,11 @@ def test_a_short_last_chunk_does_not_undo_a_stream(quick, table, n_rows):
 
 
 def test_a_stream_of_small_chunks_settles_the_noise(quick, table):
-    model = quick(max_epochs=300)  # schedules stretch over as many chunks
-    for _ in range(30):
+    model = quick(max_epochs=150)  # schedules stretch over as many chunks
+    for _ in range(15):
         for chunk in np.split(table, 10):
             model.partial_fit(chunk)
-    assert model.score(table) > quick(max_epochs=30).fit(table).score(table) - 0.7
+    assert model.score(table) > quick(max_epochs=15).fit(table).score(table) - 0.7
 
 
 def test_a_density_on_request_survives_small_chunks(table):
