@@ -18,6 +18,7 @@ from skvae.modules.priors.fitted import FittedGaussian, FittedPrior
 
 _NOISE_ITERATIONS = 30
 _NOISE_TOLERANCE = 1e-4  # change of the noise, relative to the largest, at which iterations end
+_STREAM_TOLERANCE = 5e-4  # the same of all noise where few rows join many
 _EM_ROWS = 4096  # rows whose posteriors are looked at
 _FEWEST_ROWS = 64  # from which each column's noise can be estimated
 _TYPICAL = 0.25  # share of a column's energy in all rows that a sample must have, for it to decide on the column
@@ -222,7 +223,11 @@ class AutoEncoderModule(LatentModule):
             everything = likelihood.energies(batch.target, self.decode(self._code(batch)[0], batch))
             energy = likelihood.mean_energy(everything, batch.weight, batch.observed)
         decides = (start > _TYPICAL * energy) & (len(code) >= min(len(batch.x), _FEWEST_ROWS))
-        likelihood.noise.set_moment(torch.where(decides, start, energy))
+        tolerance = _NOISE_TOLERANCE
+        if share == 1.0:
+            likelihood.noise.set_moment(torch.where(decides, start, energy))
+        else:  # iterations go on from the noise of earlier rows, and chance makes more of a few than what is left
+            tolerance = _STREAM_TOLERANCE / share
         posterior = LaplacePosterior(code, free, slopes)
         # What is missing has infinite noise, which systems of the rows' size cannot have.
         is_wide = slopes.shape[1] > slopes.shape[2] and observed is None
@@ -235,7 +240,7 @@ class AutoEncoderModule(LatentModule):
             before = likelihood.noise.moment.clone()
             growth = expected.sum() / start.sum().clamp(min=1e-30)
             likelihood.noise.set_moment(torch.where(decides, expected, energy * growth))
-            if share * (likelihood.noise.moment - before).abs().max() <= _NOISE_TOLERANCE * likelihood.noise.moment.max():
+            if (likelihood.noise.moment - before).abs().max() <= tolerance * likelihood.noise.moment.max():
                 break
 
     def _affordable(self, batch: Batch) -> slice:

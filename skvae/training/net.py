@@ -120,7 +120,6 @@ class AutoEncoderNet(NeuralNet):
             n_steps=self.plan.first_step,
         )
         self._final_schedule = ScheduleTensors(self.module_)
-        self._good = self.snapshot()
         return self
 
     def _notify_gradient(self, batch: Batch) -> None:
@@ -209,10 +208,11 @@ class AutoEncoderNet(NeuralNet):
             self._check_finite(values)
 
     def _check_finite(self, values: list[float]) -> None:
-        """Keep the weights while they are good; raise if they no longer are."""
+        """Keep the weights while they are good, for a later epoch to go back to; raise if they no longer are."""
         if not all(np.isfinite(values)):
             raise DivergedError
-        self._good = self.snapshot()
+        if len(self.history) < self.plan.n_epochs:
+            self._good = self.snapshot()
 
     def notify(self, method_name, **kwargs):
         """Call the callbacks; those of skorch ask for an end by a KeyboardInterrupt, which is kept apart from a real one."""
