@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from scipy.linalg import solve_triangular
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils import check_random_state
 
@@ -62,11 +61,12 @@ class MixtureDensity(DensityMixin, BaseEstimator):
         """
         width, columns = X.shape[1], np.ascontiguousarray(X.T)
         square_of = _squares if alone else _squares_by_product
+        factors = np.linalg.cholesky(self.covariances_)
+        log_volume = np.log(np.diagonal(factors, axis1=1, axis2=2)).sum(axis=1)
+        constant = np.log(self.weights_) - log_volume - 0.5 * width * np.log(2.0 * np.pi)
         found = np.empty((len(self.weights_), len(X)))
-        for c, (weight, mean, covariance) in enumerate(zip(self.weights_, self.means_, self.covariances_, strict=True)):
-            factor = np.linalg.cholesky(covariance)
-            square = square_of(solve_triangular(factor, np.eye(width), lower=True), columns, mean)
-            found[c] = np.log(weight) - np.log(np.diag(factor)).sum() - 0.5 * (width * np.log(2.0 * np.pi) + square)
+        for c, (whitening, mean) in enumerate(zip(np.linalg.inv(factors), self.means_, strict=True)):
+            found[c] = constant[c] - 0.5 * square_of(whitening, columns, mean)
         return found.T
 
     def score_samples(self, X: np.ndarray) -> np.ndarray:
@@ -209,6 +209,11 @@ def _maximized(density: MixtureDensity, codes: np.ndarray, share: np.ndarray, co
     n_mixed = len(density.weights_)
     prior = (width + _PRIOR_CODES) / n_codes
     begin = prior * n_mixed ** (-2.0 / width) * covariance
+    # Centered, so that little is lost where the square of a mean is taken from a mean of squares.
+    center = share @ codes
+    apart = codes - center
+    row, column = np.tril_indices(width)
+    products = apart[:, row] * apart[:, column]
     before = -np.inf
     for _ in range(_ITERATIONS):
         joint = density.log_joint(codes)
@@ -217,14 +222,15 @@ def _maximized(density: MixtureDensity, codes: np.ndarray, share: np.ndarray, co
         if now - before < _TOLERANCE:
             break
         before = now
-        taken = np.exp(joint - total[:, np.newaxis]) * share[:, np.newaxis]
-        weights = np.maximum(taken.sum(axis=0), 1e-12)
-        means = (taken.T @ codes) / weights[:, np.newaxis]
-        covariances = np.empty_like(density.covariances_)
-        for c in range(n_mixed):
-            apart = codes - means[c]
-            covariances[c] = ((taken[:, c, np.newaxis] * apart).T @ apart + begin) / (weights[c] + prior)
-        density = MixtureDensity.of(weights / weights.sum(), means, covariances)
+        taken = np.ascontiguousarray(np.exp(joint - total[:, np.newaxis]).T) * share
+        weights = np.maximum(taken.sum(axis=1), 1e-12)
+        means = (taken @ apart) / weights[:, np.newaxis]
+        scatter = np.empty_like(density.covariances_)
+        scatter[:, row, column] = taken @ products
+        scatter[:, column, row] = scatter[:, row, column]
+        scatter -= weights[:, np.newaxis, np.newaxis] * means[:, :, np.newaxis] * means[:, np.newaxis]
+        covariances = (scatter + begin) / (weights + prior)[:, np.newaxis, np.newaxis]
+        density = MixtureDensity.of(weights / weights.sum(), center + means, covariances)
     return density
 
 
