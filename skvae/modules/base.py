@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -39,6 +39,8 @@ class TrainableModule(nn.Module):
 
     noise_shapes: dict[str, tuple[int, ...]]
     solves_per_row = False  # whether scoring solves a linear system per row
+    scheduled: ClassVar[frozenset[str]] = frozenset()  # settings that reach `loss` through `schedule` alone, or not at all
+    couples_rows = False  # whether what is made of a batch depends on how many rows it has, beyond their weights
     interval: int | None = None  # steps from one `after_interval` to the next, of which the first step has one; None for never
 
     def __init__(self) -> None:
@@ -157,6 +159,7 @@ class LatentModule(TrainableModule):
         See `skvae.modules.build_networks`.
     """
 
+    scheduled = frozenset({"linear_path"})
     encoder_outputs_per_component = 1
     learns_noise = False  # whether the loss has the likelihood's noise in it
     passes_rows_on = True  # whether encoder and decoder take rows and codes as they come, with nothing joined to them

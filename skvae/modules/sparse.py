@@ -123,6 +123,8 @@ class SparseModule(AutoEncoderModule):
     .. [3] Gao et al., "Scaling and evaluating sparse autoencoders", 2024, arXiv:2406.04093.
     """
 
+    scheduled = AutoEncoderModule.scheduled | {"k_annealing"}
+    couples_rows = True
     activity: Tensor
     idle: Tensor
     threshold: Tensor

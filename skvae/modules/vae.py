@@ -45,6 +45,7 @@ class VAEModule(LatentModule):
     .. [1] Burgess et al., "Understanding disentangling in beta-VAE", 2018, arXiv:1804.03599.
     """
 
+    scheduled = LatentModule.scheduled | {"beta", "kl_warmup", "capacity"}
     encoder_outputs_per_component = 2
     learns_noise = True
     takes_missing = True

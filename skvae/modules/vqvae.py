@@ -180,6 +180,7 @@ class VQVAEModule(LatentModule):
     .. [2] Razavi, van den Oord and Vinyals, "Generating diverse high-fidelity images with VQ-VAE-2", NeurIPS 2019.
     """
 
+    couples_rows = True
     passes_rows_on = False
 
     def __init__(

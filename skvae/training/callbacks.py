@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 
 from skorch.callbacks import Callback
@@ -74,7 +73,7 @@ class StopEarly(Callback):
         loss = net.history[-1]["valid_loss"]
         if loss < self.best_:
             self.best_ = loss
-            self.state_ = (net.snapshot(), copy.deepcopy(net.optimizer_.state_dict()))
+            self.state_ = (net.snapshot(), net.optimizer_snapshot())
         if loss < self.reference_ - self.spec.tol:
             self.reference_, self.waited_ = loss, 0
         elif net.progress >= self.warmup:
@@ -86,4 +85,4 @@ class StopEarly(Callback):
         if self.state_ is not None:
             weights, optimizer = self.state_
             net.restore(weights)
-            net.optimizer_.load_state_dict(optimizer)
+            net.restore_optimizer(optimizer)

@@ -16,20 +16,21 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from skvae.data import Table
 from skvae.data.distinct import distinct_rows
 from skvae.data.groups import fold_groups
 from skvae.inference.measure import most_rows, rows_of
-from skvae.modules import Batch, LatentModule, TrainableModule
+from skvae.modules import Batch, LatentModule
 from skvae.modules.networks.layers import Shortcut
 from skvae.runtime.cudnn import steady
-from skvae.runtime.randomness import Stream, draws_random_numbers, make_generator, private_randomness, seed_streams
+from skvae.runtime.meeting import meet
+from skvae.runtime.randomness import Stream, make_generator, private_randomness, seed_streams
 from skvae.runtime.threads import threads_for
 from skvae.training.net import Plan
-from skvae.training.optimizers import Optimizer, OptimizerError, build_optimizer
-from skvae.training.step import EagerStep, ScheduleTensors, StackedStep
+from skvae.training.optimizers import OptimizerError, build_optimizer
+from skvae.training.step import EagerStep, ScheduleTensors
+from skvae.training.together import Stretch, leave, take, take_alone
 
 STRONGEST, PATH = 30.0, (10.0, 3.0, 1.0, 0.3, 0.0)
 COARSE_PATH, _FEW_ROWS, _STEPS_OF_FEW = (10.0, 1.0, 0.0), 50, 45  # of so few rows, decays close to each other look alike
@@ -46,8 +47,6 @@ _REACHED = 0.9  # of the largest gain
 _ALIKE = 0.5  # standard errors by which a stronger decay may be worse than the best
 _SURE, _SURE_LAST = 0.5, 1.0  # standard errors by which the best must be better than no networks, and the last one tried
 _WORSE = 1.0  # standard errors by which two decays in a row must be worse than the best for weaker ones not to be tried
-# Optimizers that treat every entry of a parameter alike; another one's place is taken by Adam.
-_ENTRYWISE = {"adam", "adamw", "nadam", "radam", "rmsprop", "sgd", "adagrad", "adamax", "adadelta"}
 
 
 class DecayCurve(NamedTuple):
@@ -131,22 +130,22 @@ def _search(module: LatentModule, rows: Batch, exact: Batch, plan: Plan, groups:
 
     def follow(path: Sequence[float]) -> None:
         modules, n_worse = copy.deepcopy(begun), 0
-        step = _Steps(modules, plan, device)
-        for decay in path:
-            for i in range(n_steps):
-                share = 0.5 * (1.0 + math.cos(math.pi * i / n_steps))
-                step(next(batches), rate=plan.learning_rate * (_LAST_RATE + (1.0 - _LAST_RATE) * share), decay=decay)
-            step.finish()
-            loss = _losses(modules, held_out)
-            if not np.isfinite(loss).all():
-                return
-            decays.append(decay)
-            losses.append(loss)
-            energies.append(_energies(modules, held_out, trained))
-            worse, error = _difference(loss, min(losses, key=lambda values: values @ weight), weight)
-            n_worse = n_worse + 1 if worse > _WORSE * error else 0
-            if n_worse == 2:
-                return
+        steps = [_make_step(module, plan, device) for module in modules]
+        try:
+            for decay in path:
+                _take_steps(steps, batches, n_steps, plan, decay)
+                loss = _losses(modules, held_out)
+                if not np.isfinite(loss).all():
+                    return
+                decays.append(decay)
+                losses.append(loss)
+                energies.append(_energies(modules, held_out, trained))
+                worse, error = _difference(loss, min(losses, key=lambda values: values @ weight), weight)
+                n_worse = n_worse + 1 if worse > _WORSE * error else 0
+                if n_worse == 2:
+                    return
+        finally:
+            leave(steps)
 
     with threads_for(module, n_folds * plan.batch_size), steady(device), private_randomness(module.train(), layers):
         losses.append(_losses(begun, held_out))
@@ -202,60 +201,30 @@ def _started(module: LatentModule, rows: Batch, exact: Batch, index: torch.Tenso
     return started
 
 
-class _Steps:
-    """Steps of all folds: at once where they can be, or one fold after the other."""
-
-    def __init__(self, modules: list[LatentModule], plan: Plan, device: torch.device):
-        self._modules, self._spec, self._rate, self._device = modules, plan.optimizer, plan.learning_rate, device
-        is_entrywise = isinstance(self._spec.name, str) and self._spec.name in _ENTRYWISE
-        self._built = self._spec if is_entrywise else Optimizer()
-        self._stacked: StackedStep | None = None
-        self._each: list[EagerStep] | None = None
-        if len(modules) > 1 and all(map(_can_stack, modules)):
-            self._stacked = StackedStep(modules, self._make)
-
-    def _make(self, parameters: list[torch.Tensor]) -> torch.optim.Optimizer:
-        return build_optimizer(self._built, parameters, self._rate, self._device)
-
-    def __call__(self, batch: Batch, *, rate: float, decay: float) -> None:
-        """Take a step of every module."""
-        try:
-            if self._stacked is not None:
-                try:
-                    self._stacked(batch, rate=rate, decay=decay)
-                    return
-                except RuntimeError as error:
-                    if "vmap" not in str(error):
-                        raise
-                self._stacked = None  # some operation has no rule for several modules at once
-            self._take_each(batch, rate, decay)
-        except OptimizerError as failure:
-            raise failure.named(self._spec) from failure.__cause__
-
-    def _take_each(self, batch: Batch, rate: float, decay: float) -> None:
-        if self._each is None:
-            self._each = [
-                EagerStep(module, self._make(list(module.parameters())), learning_rate=self._rate) for module in self._modules
-            ]
-        for i, (module, step) in enumerate(zip(self._modules, self._each, strict=True)):
-            module.decay, step.learning_rate = decay, rate
-            parts = (None if part is None else part[i] for part in batch[:-1])
-            step(Batch(*parts, noise=batch.noise), 1.0)  # type: ignore[arg-type]
-
-    def finish(self) -> None:
-        """Give the modules the weights that they have come to."""
-        if self._stacked is not None:
-            self._stacked.copy_to(self._modules)
+def _make_step(module: LatentModule, plan: Plan, device: torch.device) -> EagerStep:
+    optimizer = build_optimizer(plan.optimizer, list(module.parameters()), plan.learning_rate, device)
+    spec = plan.optimizer
+    return EagerStep(module, optimizer, learning_rate=plan.learning_rate, clip_norm=spec.clip_norm, clip_value=spec.clip_value)
 
 
-def _can_stack(module: TrainableModule) -> bool:
-    """Whether a module's arithmetic has rules for several at once: its layers are known, and remember nothing of a batch."""
-    if draws_random_numbers(module) or getattr(module, "draws_in_training", False) or module.interval is not None:
-        return False
-    return all(
-        type(layer).__module__.startswith(("torch.nn.", "skvae.")) and not isinstance(layer, nn.modules.batchnorm._BatchNorm)
-        for layer in module.modules()
-    )
+def _take_steps(steps: list[EagerStep], batches: Iterator[Batch], n_steps: int, plan: Plan, decay: float) -> None:
+    """Take steps of all folds with a weight decay, from the whole learning rate down to a part of it."""
+    for step in steps:
+        step.module.decay = decay  # type: ignore[misc]
+
+    def begin_step(i: int) -> float:
+        share = _LAST_RATE + (1.0 - _LAST_RATE) * 0.5 * (1.0 + math.cos(math.pi * i / n_steps))
+        for step in steps:
+            step.learning_rate = plan.learning_rate * share
+        return 1.0
+
+    stretch = Stretch(steps, batches, n_steps, begin_step)
+    key = stretch.key("decay", 0)
+    try:
+        if key is None or meet(key, stretch, take) is None:
+            take_alone(stretch)
+    except OptimizerError as failure:
+        raise failure.named(plan.optimizer) from failure.__cause__
 
 
 def _batches(
@@ -275,10 +244,10 @@ def _batches(
         orders = [index[torch.randperm(len(index), generator=shuffle, device=device)[:n_rows]] for index in train]
         for chosen in torch.stack(orders).tensor_split(n_batches, dim=1):
             parts = [None if part is None else part[chosen] for part in rows[:-1]]
-            drawn = {
-                name: torch.randn(chosen.shape[1], *shape, generator=noise, device=device, dtype=torch.float32)
-                for name, shape in noise_shapes.items()
-            }
+            drawn = {}  # the same for all folds
+            for name, shape in noise_shapes.items():
+                values = torch.randn(chosen.shape[1], *shape, generator=noise, device=device, dtype=torch.float32)
+                drawn[name] = values.expand(len(train), *values.shape)
             yield Batch(*parts, noise=drawn)  # type: ignore[arg-type]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 
 from skvae.modules import Batch
 from skvae.runtime.cudnn import steady
+from skvae.runtime.meeting import is_together, meet
 from skvae.runtime.randomness import Stream, make_generator, private_randomness, seed_streams
 from skvae.runtime.state import load_optimizer_state, plain_optimizer_state
 from skvae.runtime.threads import threads_for
@@ -21,6 +23,7 @@ from skvae.training.callbacks import EarlyStopping, StopEarly, StopTraining
 from skvae.training.loader import BatchLoader, Rows
 from skvae.training.optimizers import Optimizer, OptimizerError, build_optimizer
 from skvae.training.step import ScheduleTensors, make_step
+from skvae.training.together import Stretch, Taken, alone, leave, part_of, take
 
 _BATCH_EVENTS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 
@@ -152,6 +155,17 @@ class AutoEncoderNet(NeuralNet):
         """Go back to a snapshot."""
         self.module_.load_state_dict(weights)
 
+    def optimizer_snapshot(self) -> dict[str, Any]:
+        """Copy of the optimizer's state."""
+        if self._step.stack is not None:
+            self._step.stack.write_moments(self._step)
+        return copy.deepcopy(self.optimizer_.state_dict())
+
+    def restore_optimizer(self, state: dict[str, Any]) -> None:
+        """Go back to a snapshot of the optimizer."""
+        leave([self._step])
+        self.optimizer_.load_state_dict(state)
+
     # -- the loop -----------------------------------------------------------------------------------------------------
 
     @property
@@ -175,13 +189,48 @@ class AutoEncoderNet(NeuralNet):
         """Run over all batches once and record the terms; reads from the device once, at the end."""
         if iterator is None:
             return
-        is_weighted = self._step.is_weighted = iterator.rows.is_weighted
+        self._step.is_weighted = iterator.rows.is_weighted
         self._set_training(training)
-        collected: dict[str, list[torch.Tensor]] = {}
-        weights: list[torch.Tensor] = []
+        batches: Iterable[Batch] = iterator
         if training:
             self.history.new_batch()  # one record for all, for callbacks that look for the last batch's
-        for batch in iterator:
+            taken, batches = self._take_together(iterator)
+            if taken is not None:
+                self._record(prefix, taken.means)
+                self._check_finite([*taken.means.values(), taken.norm])
+                return
+        means, norm = self._run_batches(batches, training, step_fn)
+        self._record(prefix, means)
+        if training:
+            self._check_finite([*means.values(), norm])
+
+    def _take_together(self, iterator: BatchLoader) -> tuple[Taken | None, Iterable[Batch]]:
+        """Take the steps of an epoch with those of other fits, if there are some to meet; or return the batches to take alone."""
+        if self._sends_batch_events or not is_together():
+            return None, iterator
+        if self.plan.callbacks:  # which may have frozen layers
+            self._step.shape = None
+        stretch = Stretch([self._step], map(alone, iterator), len(iterator), lambda i: self.progress)
+        key = stretch.key("epoch", len(iterator.rows))
+        try:
+            found = None if key is None else meet(key, stretch, take)
+        except OptimizerError as failure:
+            raise failure.named(self.plan.optimizer) from failure.__cause__
+        if found is None:
+            return None, (part_of(batch, 0) for batch in stretch.batches)
+        return found[0], iterator
+
+    def _record(self, prefix: str, means: dict[str, float]) -> None:
+        for name, value in means.items():
+            self.history.record(f"{prefix}_{name}", value)
+        self.history.record(f"{prefix}_loss", sum(means.values()))
+
+    def _run_batches(self, batches: Iterable[Batch], training: bool, step_fn: Any) -> tuple[dict[str, float], float]:
+        """Run over all batches; return the mean of every term and the norm of the weights, of which only training has one."""
+        is_weighted = self._step.is_weighted
+        collected: dict[str, list[torch.Tensor]] = {}
+        weights: list[torch.Tensor] = []
+        for batch in batches:
             if self._sends_batch_events:
                 self.notify("on_batch_begin", batch=batch, training=training)
             terms = step_fn(batch)
@@ -201,11 +250,7 @@ class AutoEncoderNet(NeuralNet):
         if training:
             means.append(nn.utils.get_total_norm(self._step.params))
         values = torch.stack(means).tolist()
-        for name, value in zip(collected, values, strict=False):
-            self.history.record(f"{prefix}_{name}", value)
-        self.history.record(f"{prefix}_loss", sum(values[: len(collected)]))
-        if training:
-            self._check_finite(values)
+        return dict(zip(collected, values, strict=False)), values[-1]
 
     def _check_finite(self, values: list[float]) -> None:
         """Keep the weights while they are good, for a later epoch to go back to; raise if they no longer are."""
@@ -318,6 +363,8 @@ def train(
                 load_optimizer_state(net.optimizer_, optimizer_state)
             finite = net.run(rows, valid_rows)
         finally:
+            if hasattr(net, "_step"):
+                leave([net._step])
             for param in module.parameters():
                 param.grad = None
             for param in trained:

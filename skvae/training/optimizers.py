@@ -93,6 +93,52 @@ class LeanAdamW(_LeanFused, optim.AdamW):
     _update = staticmethod(torch._fused_adamw_)
 
 
+def is_fused(optimizer: optim.Optimizer) -> bool:
+    """Whether `fused_update` can take the optimizer's steps."""
+    return type(optimizer) in _LEAN.values() and len(optimizer.param_groups) == 1
+
+
+def fused_update(
+    optimizer: optim.Optimizer,
+    params: list[torch.Tensor],
+    gradients: list[torch.Tensor],
+    exp_avgs: list[torch.Tensor],
+    exp_avg_sqs: list[torch.Tensor],
+    *,
+    count: float,
+    rate: float,
+) -> None:
+    """Update tensors as an optimizer that `is_fused` would, of whose parameters they may hold several side by side.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+        Whose settings are taken.
+    params, gradients, exp_avgs, exp_avg_sqs : list of Tensor
+    count : float
+        Steps that are taken with this one.
+    rate : float
+    """
+    (group,) = optimizer.param_groups
+    steps = [torch.tensor(count, dtype=torch.float32, device=params[0].device)] * len(params)
+    with torch.no_grad():
+        type(optimizer)._update(  # type: ignore[attr-defined]
+            params,
+            gradients,
+            exp_avgs,
+            exp_avg_sqs,
+            [],
+            steps,
+            lr=rate,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=group["maximize"],
+        )
+
+
 _LEAN = {optim.Adam: LeanAdam, optim.AdamW: LeanAdamW}
 _OPTIMIZERS = {
     name.lower(): value

@@ -1,23 +1,25 @@
-"""Ways of taking a training step: the same arithmetic of a module, run differently.
+"""A training step, run operation by operation.
 
-A module's `loss` is pure and its schedule's values are tensors, so that a step can be run operation by operation, and by a class
-beside this one in other ways: recorded once and replayed, or for several modules of one shape at once.
+A module's `loss` is pure and its schedule's values are tensors, so that the same arithmetic can be run in other ways: for several
+modules of one shape at once (`skvae.training.stack`), or by a class beside the one here, recorded once and replayed.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
-from torch.func import stack_module_state, vmap
 
 from skvae.modules import Batch, TrainableModule
 from skvae.modules.base import Schedule
 from skvae.training.optimizers import Optimizer, take_step
 from skvae.training.schedules import SCHEDULES
+
+if TYPE_CHECKING:
+    from skvae.training.stack import StackedStep
 
 
 class Step(Protocol):
@@ -88,7 +90,20 @@ class EagerStep:
         Called with the batch once gradients are there and clipped.
     n_steps : int, default=0
         Steps that lie behind.
+
+    Attributes
+    ----------
+    stack : StackedStep or None
+        What takes the steps of several modules at once, where this is one of them.
+    can_stack : bool
+        Whether it may be one.
+    shape : bytes or None
+        What these have in common, once it is known.
     """
+
+    stack: StackedStep | None = None
+    can_stack = True
+    shape: bytes | None = None
 
     def __init__(
         self,
@@ -117,25 +132,52 @@ class EagerStep:
         # Starting the backward pass at the terms, weighted, saves summing and averaging them first.
         share = self._share(batch)
         torch.autograd.backward(list(terms.values()), [share if term.dim() else None for term in terms.values()])
-        if self.clip_value is not None:
-            nn.utils.clip_grad_value_(self.params, self.clip_value)
-        if self.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.params, self.clip_norm)
+        self.clip()
         if self.on_gradient is not None:
             self.on_gradient(batch)
         self.module.after_step(learned)
         if self._interval is not None and self.n_steps % self._interval == 0:
             self.module.after_interval(learned, self.n_steps)
         self.n_steps += 1
-        rate = self.learning_rate * self.rate_factor(progress)
+        rate = self.rate(progress)
         if self.decayed and self.module.decay:
             shrink([param for param in self.decayed if param.grad is not None], rate * self.module.decay)
+        self.descend(rate)
+        return terms
+
+    @property
+    def clips(self) -> bool:
+        """Whether gradients are clipped."""
+        return self.clip_value is not None or self.clip_norm is not None
+
+    @cached_property
+    def settings(self) -> str:
+        """Settings of the optimizer, but for the learning rate."""
+        groups = [
+            {key: value for key, value in group.items() if key not in ("params", "lr")} for group in self.optimizer.param_groups
+        ]
+        return f"{type(self.optimizer).__name__} {groups!r}"
+
+    def rate(self, progress: float) -> float:
+        """Learning rate, a fraction `progress` of the run behind it."""
+        return self.learning_rate * self.rate_factor(progress)
+
+    def clip(self) -> None:
+        """Clip the gradients."""
+        if self.clip_value is not None:
+            nn.utils.clip_grad_value_(self.params, self.clip_value)
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.params, self.clip_norm)
+
+    def descend(self, rate: float) -> None:
+        """Have the optimizer take its step, and forget the gradients."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        take_step(self.optimizer)
-        for param in self.params:
-            param.grad = None
-        return terms
+        try:
+            take_step(self.optimizer)
+        finally:
+            for param in self.params:
+                param.grad = None
 
     def _share(self, batch: Batch) -> torch.Tensor:
         """Each row's part in the mean over a batch."""
@@ -145,107 +187,6 @@ class EagerStep:
         if n_rows not in self._shares:
             self._shares[n_rows] = batch.weight / n_rows
         return self._shares[n_rows]
-
-
-class StackedStep:
-    """One step of several modules of one shape at once, each on rows of its own, by an optimizer that works entry by entry.
-
-    Parameters
-    ----------
-    modules : sequence of TrainableModule
-        In training, of the same shape and with the same schedule. They lend their weights, and stay as they are.
-    make_optimizer : callable
-        Makes an optimizer of a list of parameters.
-
-    Attributes
-    ----------
-    weights : dict of Tensor
-        Parameters and buffers of the modules, by name, each with the modules along the first axis.
-    """
-
-    def __init__(self, modules: Sequence[TrainableModule], make_optimizer: Callable[[list[torch.Tensor]], torch.optim.Optimizer]):
-        self._module = copy.deepcopy(modules[0]).train()
-        params, buffers = stack_module_state(list(modules))  # type: ignore[arg-type]
-        self._params = {name: value.detach().requires_grad_() for name, value in params.items()}
-        # Handing a buffer to every call takes its time: those that are the same for all, and stay so, are left where they are.
-        self._buffers = {
-            name: value.clone()
-            for name, value in buffers.items()
-            if name.startswith(_LEARNED) or not all(torch.equal(value[0], other) for other in value[1:])
-        }
-        self.weights = {**self._params, **self._buffers}
-        self._slots = [_Slot(self._module, name) for name in self.weights]
-        decayed = {id(param) for param in self._module.decayed_parameters()}
-        self._decayed = [self.weights[name] for name, param in self._module.named_parameters() if id(param) in decayed]
-        self.optimizer = make_optimizer(list(self._params.values()))
-        self._schedule = ScheduleTensors(self._module, plain_ones=True)
-
-    def __call__(self, batch: Batch, *, rate: float, decay: float) -> None:
-        """Take a step at a learning rate and with a weight decay, at the end of the schedule.
-
-        Parameters
-        ----------
-        batch : Batch
-            What belongs to rows is ``(n_modules, n, ...)``; the noise is the same for all modules, ``(n, ...)``.
-        rate, decay : float
-        """
-        schedule, n_weights = self._schedule(1.0), len(self._slots)
-
-        def losses(*given: Any) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
-            """Terms of the loss of one module, and its buffers after the step."""
-            for slot, value in zip(self._slots, given, strict=False):
-                slot.fill(value)
-            terms, learned = self._module.loss(Batch(*given[n_weights:], noise=batch.noise), schedule)
-            with torch.no_grad():
-                changing = self._slots[len(self._params) :]
-                later = [slot.fill(slot.value.clone()) for slot in changing]
-                self._module.after_step({name: value.detach() for name, value in learned.items()})
-            return terms, later
-
-        given = (*self.weights.values(), *batch[:-1])
-        terms, later = vmap(losses, in_dims=tuple(None if part is None else 0 for part in given))(*given)
-        share = batch.weight / batch.weight.shape[1]
-        total = sum((share * term).sum() if term.dim() == 2 else term.sum() for term in terms.values())
-        assert isinstance(total, torch.Tensor)
-        total.backward()
-        for buffer, value in zip(self._buffers.values(), later, strict=True):
-            buffer.copy_(value)
-        shrink(self._decayed, rate * decay)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        take_step(self.optimizer)
-        for param in self._params.values():
-            param.grad = None
-
-    def copy_to(self, modules: Sequence[TrainableModule]) -> None:
-        """Give modules the weights that they have come to."""
-        for i, module in enumerate(modules):
-            state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-            with torch.no_grad():
-                for name, value in self.weights.items():
-                    state[name].copy_(value[i])
-
-
-_LEARNED = "likelihood.noise."  # buffers that `after_step` of a module without an `interval` changes
-
-
-class _Slot:
-    """The place of a parameter or buffer in a module, which takes any tensor: `torch.func.functional_call` takes far longer."""
-
-    def __init__(self, module: nn.Module, name: str):
-        path, _, self._name = name.rpartition(".")
-        owner = module.get_submodule(path)
-        self._place: dict[str, Any] = owner._parameters if self._name in owner._parameters else owner._buffers
-
-    @property
-    def value(self) -> torch.Tensor:
-        """What is there."""
-        return self._place[self._name]
-
-    def fill(self, value: torch.Tensor) -> torch.Tensor:
-        """Put a tensor there, and return it."""
-        self._place[self._name] = value
-        return value
 
 
 def shrink(params: list[Any], factor: float) -> None:

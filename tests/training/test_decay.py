@@ -8,7 +8,9 @@ from torch import nn
 from skvae import MLP, AutoEncoder, DenoisingAE, LinearPath, Optimizer, VAETransformer
 from skvae.modules import Batch
 from skvae.training import decay as decays
-from skvae.training.step import EagerStep, StackedStep
+from skvae.training import together
+from skvae.training.stack import CannotStackError, StackedStep
+from skvae.training.step import EagerStep
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
@@ -61,20 +63,20 @@ def test_the_choice_is_the_same_for_weights_and_repetitions(cls):
 def test_folds_at_once_take_the_steps_of_one_after_the_other(monkeypatch):
     X = curved(90)
     for cls in (AutoEncoder, VAETransformer):
-        together = cls(1, random_state=0, max_epochs=100).fit(X).decay_curve_["loss"]
+        at_once = cls(1, random_state=0, max_epochs=100).fit(X).decay_curve_["loss"]
         with monkeypatch.context() as patch:
-            patch.setattr(decays, "_can_stack", lambda module: False)
+            patch.setattr(together, "stack_key", lambda module: None)
             alone = cls(1, random_state=0, max_epochs=100).fit(X).decay_curve_["loss"]
-        np.testing.assert_allclose(together[:2], alone[:2], rtol=1e-2)
+        np.testing.assert_allclose(at_once[:2], alone[:2], rtol=1e-2)
 
 
 def test_what_has_no_rule_for_several_modules_is_done_one_by_one(monkeypatch):
     X, calls = curved(90), []
     expected = AutoEncoder(1, random_state=0, max_epochs=100).fit(X).decay_curve_["loss"]
 
-    def refuse(self, batch, **params):
+    def refuse(self, batch, progress):
         calls.append(batch)
-        raise RuntimeError("vmap: there is no rule for this operation")
+        raise CannotStackError
 
     monkeypatch.setattr(StackedStep, "__call__", refuse)
     found = AutoEncoder(1, random_state=0, max_epochs=100).fit(X).decay_curve_["loss"]
@@ -83,7 +85,7 @@ def test_what_has_no_rule_for_several_modules_is_done_one_by_one(monkeypatch):
 
 
 def test_other_errors_are_not_swallowed(monkeypatch):
-    def fail(self, batch, **params):
+    def fail(self, batch, progress):
         raise RuntimeError("something else")
 
     monkeypatch.setattr(StackedStep, "__call__", fail)

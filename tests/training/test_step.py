@@ -1,4 +1,4 @@
-"""Steps of training: what one does, and that several modules of one shape can take theirs at once."""
+"""Steps of training: what one does."""
 
 import copy
 import math
@@ -6,7 +6,6 @@ import math
 import pytest
 import torch
 from torch import nn
-from torch.func import functional_call, grad, stack_module_state, vmap
 
 from skvae.modules import (
     AutoEncoderModule,
@@ -14,7 +13,6 @@ from skvae.modules import (
     ContractiveModule,
     CVAEModule,
     DenoisingModule,
-    Gaussian,
     Loss,
     MIWAEModule,
     SparseModule,
@@ -23,7 +21,6 @@ from skvae.modules import (
     VQVAEModule,
 )
 from skvae.runtime.randomness import PrivateRandomness
-from skvae.training.optimizers import LeanAdam
 from skvae.training.schedules import SCHEDULES
 from skvae.training.step import EagerStep, ScheduleTensors
 
@@ -251,126 +248,3 @@ def test_a_loss_is_pure(cls, params, missing):
     changed = {name for name, value in state_of(module).items() if not torch.equal(value, before[name])}
     assert changed <= {name for name, _ in module.named_buffers()}
     assert changed >= LEARNED.get(cls, set())
-
-
-# -- several modules of one shape at once -----------------------------------------------------------------------------
-
-
-BETAS = [{"beta": 0.2}, {"beta": 1.0}, {"beta": 4.0, "kl_warmup": 0.5}]
-STACKED = {  # what modules are given each, what all of them are given, and whether entries are missing
-    "vae": (VAEModule, BETAS, {}, False),
-    "vae with missing entries": (VAEModule, BETAS, {}, True),
-    "vae with shared noise": (VAEModule, BETAS, {"likelihood": Gaussian(noise="shared")}, False),
-    "vae with shared noise and missing entries": (VAEModule, BETAS, {"likelihood": Gaussian(noise="shared")}, True),
-    "vae with draws and capacity": (
-        VAEModule,
-        [{"capacity": capacity} for capacity in (0.5, 1.0, 2.0)],
-        {"n_draws": 2, "likelihood": "laplace"},
-        False,
-    ),
-    "bernoulli vae": (VAEModule, BETAS, {"likelihood": "bernoulli"}, True),
-    "cvae": (CVAEModule, BETAS, {"n_conditions": N_CONDITIONS, "encode_condition": True, "prior": "conditional"}, False),
-    "miwae": (MIWAEModule, [{}] * 3, {"mechanism": "self_masking"}, True),
-    "autoencoder": (AutoEncoderModule, [{}] * 3, {"activation": "silu"}, False),
-    "denoising": (DenoisingModule, [{}] * 3, {}, True),
-    "contractive": (ContractiveModule, [{}] * 3, {}, False),
-    "sparse": (SparseModule, [{}] * 3, {"revival_weight": 0.5}, True),
-    "sparse by length": (SparseModule, [{}] * 3, {"penalty": "l1"}, False),
-    "top k": (SparseModule, [{"k_annealing": share} for share in (0.2, 0.5, 0.9)], {"penalty": "top_k"}, False),
-    "batch top k": (SparseModule, [{"k_annealing": share} for share in (0.2, 0.5, 0.9)], {"penalty": "batch_top_k"}, True),
-    "vqvae": (VQVAEModule, [{}] * 3, {"n_codes": 2, "embedding_dim": 2, "n_embeddings": 4}, False),
-    "vqvae of two levels": (
-        VQVAEModule,
-        [{}] * 3,
-        {"n_levels": 2, "n_codes": 2, "embedding_dim": 2, "n_embeddings": 4},
-        False,
-    ),
-    "vqvae of few codes": (VQVAEModule, [{}] * 3, {"n_codes": 2, "embedding_dim": 2, "n_embeddings": 64}, False),
-}
-RATES = (0.003, 0.01, 0.03)
-
-
-class Learn(nn.Module):
-    """A module's `after_step` and `after_interval` as its forward pass, which is what `functional_call` calls."""
-
-    def __init__(self, module):
-        super().__init__()
-        self.module = module
-
-    def forward(self, learned, n_steps):
-        self.module.after_step(learned)
-        if self.module.interval is not None and n_steps % self.module.interval == 0:
-            self.module.after_interval(learned, n_steps)
-        return learned  # `vmap` wants tensors
-
-
-class Losses(Learn):
-    """A module's `loss` as its forward pass."""
-
-    def forward(self, batch, schedule):
-        return self.module.loss(batch, schedule)
-
-
-def train_together(modules, data, rates, rate_factor, *, adam=True):
-    """Take steps of Adam, or plain ones, with all modules at once; return stacked parameters, buffers, and terms by step.
-
-    Parameters and buffers are stacked, schedules and learning rates are tensors with an entry for each module, and all
-    modules see the same batches.
-    """
-    base = copy.deepcopy(modules[0]).to("meta")
-    losses, learn = Losses(base).train(), Learn(base).train()
-    params, buffers = stack_module_state([Losses(module) for module in modules])
-    params = {name: value.detach() for name, value in params.items()}
-    first, second = ({name: torch.zeros_like(value) for name, value in params.items()} for _ in range(2))
-
-    def objective(params, buffers, batch, schedule):
-        terms, learned = functional_call(losses, (params, buffers), (batch, schedule))
-        total = sum((batch.weight * term).mean() if term.dim() else term for term in terms.values())
-        return total, (terms, learned)
-
-    gradient_of = vmap(grad(objective, has_aux=True), in_dims=(0, 0, None, 0))
-    rates, history = torch.tensor(rates), []
-    for i, batch in enumerate(data):
-        progress = i / len(data)
-        values = [module.schedule(progress) for module in modules]
-        schedule = {name: torch.tensor([each[name] for each in values]) for name in values[0]}
-        gradient, (terms, learned) = gradient_of(params, buffers, batch, schedule)
-        if learned:
-            vmap(lambda buffers, learned, n_steps=i: functional_call(learn, buffers, (learned, n_steps)))(buffers, learned)
-        rate = rates * rate_factor(progress)
-        for name, param in params.items():
-            rate_of = rate.view(-1, *[1] * (param.dim() - 1))
-            if not adam:
-                param.sub_(rate_of * gradient[name])
-                continue
-            first[name].lerp_(gradient[name], 0.1)
-            second[name].mul_(0.999).addcmul_(gradient[name], gradient[name], value=0.001)
-            spread = (second[name] / (1 - 0.999 ** (i + 1))).sqrt() + 1e-8
-            param.sub_(rate_of * (first[name] / (1 - 0.9 ** (i + 1))) / spread)
-        history.append(terms)
-    return params, buffers, history
-
-
-@pytest.mark.parametrize(("cls", "each", "common", "missing"), STACKED.values(), ids=STACKED)
-def test_modules_that_are_trained_together_get_what_they_get_alone(cls, each, common, missing):
-    modules = [make(cls, seed, **params, **common) for seed, params in enumerate(each)]
-    data = batches(modules[0], missing=missing)
-    if common.get("likelihood") == "bernoulli":
-        data = [batch._replace(x=torch.sigmoid(batch.x), target=torch.sigmoid(batch.x)) for batch in data]
-    # Vectors of several levels are standardized over a batch, so that the gradient of some biases is rounding alone, of which
-    # Adam would make steps of full size.
-    adam = common.get("n_levels", 1) == 1
-    params, buffers, history = train_together(modules, data, RATES, SCHEDULES["cosine"], adam=adam)
-    for k, (module, rate) in enumerate(zip(modules, RATES, strict=True)):
-        before = state_of(module)
-        optimizer = (LeanAdam if adam else torch.optim.SGD)(module.parameters(), lr=rate)
-        step = EagerStep(module, optimizer, learning_rate=rate, learning_rate_schedule="cosine")
-        for i, batch in enumerate(data):
-            for term_name, term in step(batch, i / len(data)).items():
-                torch.testing.assert_close(history[i][term_name][k], term.detach(), rtol=1e-5, atol=1e-6)
-        for part_name, value in state_of(module).items():
-            together = {**params, **buffers}[f"module.{part_name}"][k]
-            torch.testing.assert_close(together, value, rtol=1e-5, atol=1e-6)
-        moved = {name for name, value in state_of(module).items() if not torch.equal(value, before[name])}
-        assert moved >= {name for name, _ in module.named_parameters() if adam or not name.endswith("bias")}
-        assert ("likelihood.noise.moment" in moved) == (module.learns_noise and module.likelihood.learns_noise)

@@ -270,7 +270,7 @@ class Likelihood(nn.Module):
         """Which columns vary among what the encoder reads, as zeros and ones, ``(n_features,)``."""
         if self.input_units is None:
             return self.varying
-        return self.input_units.cached("varying", self.weight.device, (~self.input_units.is_constant).astype(np.float64))
+        return self.input_units.varying(self.weight.device)
 
     def locate(self, output: Tensor) -> Tensor:
         """Location of the likelihood, in standardized units, from a decoder's output; constant columns stay put."""

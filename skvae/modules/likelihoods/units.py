@@ -199,6 +199,10 @@ class Units:
         """Return a value of all columns, in the units of the data, in those of the network, ``(n_features,)``."""
         return self.cached(str(value), device, (value - self.center) / self.scale)
 
+    def varying(self, device: torch.device) -> Tensor:
+        """Return which columns vary, as zeros and ones, ``(n_features,)``."""
+        return self.cached("varying", device, (~self.is_constant).astype(np.float64))
+
     def cached(self, name: str, device: torch.device, values: NDArray[np.float64]) -> Tensor:
         """Return values by columns as a tensor of single precision on a device, which is made once for each name."""
         if (name, device) not in self._cache:

@@ -1,0 +1,410 @@
+"""Steps of several modules of one shape at once, each with rows, noise, schedule, rate and optimizer of its own.
+
+What the modules learn lies one behind the other in tensors with a leading axis; each module's own parameters, and what its
+optimizer has gathered, are views of these for as long as they are trained together, so that a callback, a snapshot or a norm sees
+them as if the module were trained alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.func import vmap
+
+from skvae.modules import Batch, TrainableModule
+from skvae.modules.likelihoods.units import Units
+from skvae.runtime.randomness import draws_random_numbers
+from skvae.runtime.state import copy_of
+from skvae.training.optimizers import OptimizerError, fused_update, is_fused
+from skvae.training.step import EagerStep, shrink
+
+_OF_ROWS = Batch._fields[:-1]
+_TORCH = frozenset(vars(nn.Module()))
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class CannotStackError(Exception):
+    """Modules have something that cannot be computed for several at once; nothing has changed yet."""
+
+
+def stack_key(module: TrainableModule) -> bytes | None:
+    """Return what modules have in common whose steps can be taken at once; None for those that take theirs alone.
+
+    These are the shapes of all they learn and all settings but those that reach the loss through the schedule.
+    """
+    if draws_random_numbers(module) or getattr(module, "draws_in_training", False):
+        return None
+    layers: list[Any] = [sorted(module.schedule(0.0))]
+    for name, layer in module.named_modules():
+        if not type(layer).__module__.startswith(("torch.nn.", "skvae.")) or isinstance(layer, _WITHOUT_A_RULE):
+            return None
+        settings = [
+            (key, type(value) if isinstance(value, Units) else value)
+            for key, value in sorted(vars(layer).items())
+            if key not in _TORCH
+            and key not in getattr(layer, "scheduled", ())
+            and not isinstance(getattr(type(layer), key, None), cached_property)
+        ]
+        tensors = [
+            (key, tuple(value.shape), str(value.dtype), str(value.device), value.requires_grad)
+            for key, value in (*layer._parameters.items(), *layer._buffers.items())
+            if value is not None
+        ]
+        layers.append((name, type(layer), settings, tensors))
+    try:
+        return pickle.dumps(layers)
+    except Exception:  # a function of the user's own, say, of which nothing is known
+        return None
+
+
+# Normalization over a batch remembers it, and recurrent layers are one operation.
+_WITHOUT_A_RULE = (nn.modules.batchnorm._BatchNorm, nn.RNNBase, nn.RNNCellBase)
+
+
+class StackedStep:
+    """One step of several modules at once.
+
+    Parameters
+    ----------
+    members : sequence of EagerStep
+        Of modules with one `stack_key`; neighbors with equal settings are updated at once. They keep their modules and optimizers,
+        and can take steps alone once they `leave`.
+
+    Attributes
+    ----------
+    members : list of EagerStep
+        In the order of the leading axis.
+    failures : dict of OptimizerError
+        What optimizers have failed by, by position; theirs take no more steps.
+    """
+
+    def __init__(self, members: Sequence[EagerStep]):
+        for step in members:
+            if step.stack is not None:
+                step.stack.leave(step)
+        self.members = list(members)
+        modules = [step.module for step in self.members]
+        self._template = copy_of(modules[0]).train()
+        named = [dict(module.named_parameters()) for module in modules]
+        self._params: dict[str, torch.Tensor] = {}
+        for name, first in named[0].items():
+            stacked = torch.stack([params[name].detach() for params in named])
+            for params, own in zip(named, stacked.unbind(), strict=True):
+                params[name].data = own
+            self._params[name] = stacked.requires_grad_(first.requires_grad)
+        names = {id(param): name for name, param in self._template.named_parameters()}
+        self._decayed = [names[id(param)] for param in self._template.decayed_parameters()]
+        self._stack_moments(named)
+        self._buffers: dict[str, torch.Tensor] = {}
+        self._learned: list[str] | None = None  # names of buffers that steps change, which the first batch tells
+        self._columns: list[_Column] = []
+        self._slots: list[_Slot] = []
+        self._values: list[dict[str, float]] = []
+        self._schedule: dict[str, torch.Tensor | float] = {}
+        self.failures: dict[int, OptimizerError] = {}
+        for step in self.members:
+            step.stack = self
+
+    def _stack_moments(self, named: list[dict[str, nn.Parameter]]) -> None:
+        """Put what fused optimizers have gathered side by side."""
+        self._is_fused = [is_fused(step.optimizer) and not step.clips for step in self.members]
+        self._moments: dict[str, tuple[torch.Tensor, ...]] = {}
+        self._slices: dict[tuple[int, int], dict[str, tuple[torch.Tensor, ...]]] = {}
+        states = [step.optimizer.state for step in self.members]
+        self._counts = [
+            max((float(entry["step"]) for entry in state.values() if "step" in entry), default=0.0) for state in states
+        ]
+        if not any(self._is_fused):
+            return
+        for name in self._params:
+            params = [each[name] for each in named]
+            found = []
+            for kind in _MOMENTS:
+                own = [
+                    state.get(param, {}).get(kind) if fused else None
+                    for state, param, fused in zip(states, params, self._is_fused, strict=True)
+                ]
+                found.append(
+                    torch.stack(
+                        [torch.zeros_like(param) if each is None else each for each, param in zip(own, params, strict=True)]
+                    )
+                )
+            self._moments[name] = tuple(found)
+
+    def leave(self, step: EagerStep) -> None:
+        """Give a module, and its optimizer, memory of their own again."""
+        for param in step.module.parameters():
+            param.data = param.detach().clone()
+        self.write_moments(step)
+        for name in self._learned or ():
+            slot = _Slot(step.module, name)
+            slot.fill(slot.value.clone())
+        step.stack = None
+
+    def write_moments(self, step: EagerStep) -> None:
+        """Have a module's optimizer know what it has gathered."""
+        i = next(i for i, each in enumerate(self.members) if each is step)
+        if not self._is_fused[i]:
+            return
+        for name, param in step.module.named_parameters():
+            if self._counts[i] and param.requires_grad:
+                entry = step.optimizer.state[param]
+                for kind, moments in zip(_MOMENTS, self._moments[name], strict=True):
+                    entry[kind] = moments[i].clone()
+                entry["step"] = torch.tensor(self._counts[i], dtype=torch.float32, device=param.device)
+        step.optimizer._lists = None  # type: ignore[attr-defined]
+
+    # -- the step -----------------------------------------------------------------------------------------------------
+
+    def __call__(self, batch: Batch, progress: Sequence[float]) -> dict[str, torch.Tensor]:
+        """Take a step of every module, and return the terms of the losses, each ``(n_members, ...)``.
+
+        Parameters
+        ----------
+        batch : Batch
+            Of all modules, ``(n_members, n, ...)``.
+        progress : sequence of float
+            Fraction of each run that lies behind.
+
+        Raises
+        ------
+        CannotStackError
+            If there is something that cannot be computed for several modules at once.
+        """
+        try:
+            if self._learned is None:
+                self._sort_buffers(batch, progress)
+            terms, later = self._losses(batch, progress)
+        except RuntimeError as error:
+            if "vmap" not in str(error):
+                raise
+            raise CannotStackError from error
+        share = batch.weight / batch.weight.shape[1]
+        total = sum((share * term).sum() if term.dim() > 1 else term.sum() for term in terms.values())
+        assert isinstance(total, torch.Tensor)
+        total.backward()
+        assert self._learned is not None
+        for name, value in zip(self._learned, later, strict=True):
+            self._buffers[name].copy_(value)
+        self._update(progress)
+        for param in self._params.values():
+            param.grad = None
+        return {name: term.detach() for name, term in terms.items()}
+
+    def norms(self) -> torch.Tensor:
+        """Norm of all parameters of each module, ``(n_members,)``."""
+        with torch.no_grad():
+            return torch.stack([param.flatten(1).square().sum(1) for param in self._params.values()]).sum(0).sqrt()
+
+    def _losses(self, batch: Batch, progress: Sequence[float]) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
+        """Terms of all losses, and the buffers after the step."""
+        template, n_steps = self._template, self.members[0].n_steps
+        has_interval = template.interval is not None and n_steps % template.interval == 0
+        schedule, noise = self._schedules(progress), batch.noise or {}
+        moving = {name: value for name, value in schedule.items() if isinstance(value, torch.Tensor)}
+        rows = {name: part for name, part in zip(_OF_ROWS, batch[:-1], strict=True) if part is not None}
+        is_own_target = batch.target is batch.x
+        if is_own_target:
+            del rows["target"]
+        parts: list[Sequence[torch.Tensor]] = [
+            [*self._params.values(), *self._buffers.values()],
+            [column.stacked for column in self._columns],
+            list(moving.values()),
+            list(rows.values()),
+            list(noise.values()),
+        ]
+        ends = list(itertools.accumulate(map(len, parts)))
+
+        def losses(given: list[torch.Tensor]) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
+            own, columns, moved, of_rows, drawn = (given[end - len(part) : end] for part, end in zip(parts, ends, strict=True))
+            for slot, value in zip(self._slots, own, strict=True):
+                slot.fill(value)
+            for column, value in zip(self._columns, columns, strict=True):
+                column.value = value
+            fields = dict(zip(rows, of_rows, strict=True))
+            if is_own_target:
+                fields["target"] = fields["x"]
+            now = Batch(**fields, noise=dict(zip(noise, drawn, strict=True)))
+            terms, learned = template.loss(now, {**schedule, **dict(zip(moving, moved, strict=True))})
+            with torch.no_grad():
+                changing = [slot for slot in self._slots if slot.is_learned]
+                later = [slot.fill(slot.value.clone()) for slot in changing]
+                learned = {name: value.detach() for name, value in learned.items()}
+                template.after_step(learned)
+                if has_interval:
+                    template.after_interval(learned, n_steps)
+            return terms, later
+
+        found: tuple[dict[str, torch.Tensor], list[torch.Tensor]] = vmap(losses)(list(itertools.chain(*parts)))
+        return found
+
+    def _schedules(self, progress: Sequence[float]) -> dict[str, torch.Tensor | float]:
+        """Values of the schedules, with an entry for each module; the number one where all have it."""
+        values = [step.module.schedule(at) for step, at in zip(self.members, progress, strict=True)]
+        if values != self._values:
+            if any(each.keys() != values[0].keys() for each in values):
+                raise CannotStackError
+            like = next(iter(self._params.values()))
+            self._schedule = {}
+            for name in values[0]:
+                own = [each[name] for each in values]
+                self._schedule[name] = 1.0 if own == [1.0] * len(own) else like.new_tensor(own)
+            self._values = values
+        return self._schedule
+
+    def _sort_buffers(self, batch: Batch, progress: Sequence[float]) -> None:
+        """Find out which buffers a step changes, and which statistics of columns a loss asks for, by those of one module.
+
+        Handing a buffer to every call takes its time: those that are the same for all, and stay so, are left where they are.
+        """
+        template, modules = self._template, [step.module for step in self.members]
+        parts = (None if part is None else part[0] for part in batch[:-1])
+        first = Batch(*parts, noise={name: value[0] for name, value in (batch.noise or {}).items()})  # type: ignore[arg-type]
+        self._columns = _watch_units(template, modules)
+        probe = dict(template.named_buffers())
+        versions = {name: value._version for name, value in probe.items()}
+        with torch.no_grad():
+            schedule = modules[0].schedule(progress[0])
+            _, learned = template.loss(first, {name: first.weight.new_tensor(value) for name, value in schedule.items()})
+            template.after_step(learned)
+            if template.interval is not None:
+                template.after_interval(learned, 0)
+        found = [name for name, value in probe.items() if value._version != versions[name]]
+        named = [dict(module.named_buffers()) for module in modules]
+        for name in probe:
+            values = [each[name] for each in named]
+            if name in found or not all(torch.equal(values[0], other) for other in values[1:]):
+                self._buffers[name] = torch.stack(values)
+            else:
+                _Slot(template, name).fill(values[0])
+        for name in found:
+            for module, own in zip(modules, self._buffers[name].unbind(), strict=True):
+                _Slot(module, name).fill(own)
+        self._slots = [_Slot(template, name, is_learned=name in found) for name in (*self._params, *self._buffers)]
+        self._learned = [name for name in self._buffers if name in found]
+
+    # -- the update ---------------------------------------------------------------------------------------------------
+
+    def _update(self, progress: Sequence[float]) -> None:
+        """Update every module by its own optimizer; those in a row with equal settings, and equal numbers of steps, at once."""
+        rates = [step.rate(at) for step, at in zip(self.members, progress, strict=True)]
+        self._shrink([rate * step.module.decay for step, rate in zip(self.members, rates, strict=True)])
+        settings = zip(self._is_fused, self._counts, rates, [step.settings for step in self.members], strict=True)
+        start = 0
+        for (fused, _, rate, _), group in itertools.groupby(list(settings)):
+            stop = start + len(list(group))
+            if fused:
+                self._update_at_once(start, stop, rate)
+            else:
+                for i in range(start, stop):
+                    self._update_alone(i, rate)
+            start = stop
+        for step in self.members:
+            step.n_steps += 1
+
+    def _shrink(self, factors: list[float]) -> None:
+        decayed = [self._params[name] for name in self._decayed if self._params[name].grad is not None]
+        if not decayed or not any(factors):
+            return
+        if len(set(factors)) == 1:
+            shrink(decayed, factors[0])
+            return
+        left = torch.tensor([max(0.0, 1.0 - factor) for factor in factors], device=decayed[0].device)
+        with torch.no_grad():
+            torch._foreach_mul_(decayed, [left.view(-1, *[1] * (param.dim() - 1)) for param in decayed])
+
+    def _update_at_once(self, start: int, stop: int, rate: float) -> None:
+        if (start, stop) not in self._slices:
+            self._slices[start, stop] = {
+                name: tuple(part.detach()[start:stop] for part in (self._params[name], *moments))
+                for name, moments in self._moments.items()
+            }
+        gradients = {name: param.grad for name, param in self._params.items()}
+        used = [
+            (own[0], gradient[start:stop], *own[1:])
+            for (_, own), gradient in zip(self._slices[start, stop].items(), gradients.values(), strict=True)
+            if gradient is not None
+        ]
+        count = self._counts[start] + 1.0
+        self._counts[start:stop] = [count] * (stop - start)
+        fused_update(self.members[start].optimizer, *(list(part) for part in zip(*used, strict=True)), count=count, rate=rate)
+
+    def _update_alone(self, i: int, rate: float) -> None:
+        step = self.members[i]
+        if i in self.failures:
+            return
+        for name, param in step.module.named_parameters():
+            gradient = self._params[name].grad
+            param.grad = None if gradient is None else gradient[i]
+        try:
+            step.clip()
+            step.descend(rate)
+        except OptimizerError as failure:
+            self.failures[i] = failure
+
+
+class _Slot:
+    """The place of a parameter or buffer in a module, which takes any tensor: `torch.func.functional_call` takes far longer."""
+
+    def __init__(self, module: nn.Module, name: str, *, is_learned: bool = False):
+        path, _, self._name = name.rpartition(".")
+        self.is_learned = is_learned
+        owner = module.get_submodule(path)
+        self._place: dict[str, Any] = owner._parameters if self._name in owner._parameters else owner._buffers
+
+    @property
+    def value(self) -> torch.Tensor:
+        """What is there."""
+        return self._place[self._name]
+
+    def fill(self, value: torch.Tensor) -> torch.Tensor:
+        """Put a tensor there, and return it."""
+        self._place[self._name] = value
+        return value
+
+
+class _Column:
+    """A statistic of columns that a loss asks for: of all modules, and of the one whose loss is computed."""
+
+    def __init__(self, values: list[torch.Tensor]):
+        self.stacked, self.value = torch.stack(values), values[0]
+
+
+class _WatchedUnits:
+    """Units of several modules in the place of those of one: notes what statistics are asked for, and hands out those of each."""
+
+    def __init__(self, units: list[Units], columns: list[_Column]):
+        self._units, self._columns = units, columns
+        self._found: dict[tuple[Any, ...], _Column] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("column", "value", "varying"):
+            return lambda *args: self._statistic(name, *args)
+        values = [getattr(units, name) for units in self._units]
+        if callable(values[0]) or not all(np.array_equal(values[0], value) for value in values[1:]):
+            raise CannotStackError
+        return values[0]
+
+    def _statistic(self, name: str, *args: Any) -> torch.Tensor:
+        if (name, *args) not in self._found:
+            column = self._found[name, *args] = _Column([getattr(units, name)(*args) for units in self._units])
+            self._columns.append(column)
+        return self._found[name, *args].value
+
+
+def _watch_units(template: TrainableModule, modules: list[TrainableModule]) -> list[_Column]:
+    """Watch what the loss of a template asks of units, for which it is given those of modules."""
+    columns: list[_Column] = []
+    for path, layer in template.named_modules():
+        for name, value in vars(layer).items():
+            if isinstance(value, Units):
+                units = [getattr(module.get_submodule(path), name) for module in modules]
+                vars(layer)[name] = _WatchedUnits(units, columns)
+    return columns

@@ -1,0 +1,210 @@
+"""Stretches of training: those of modules of one shape that meet are taken at once, others step by step."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from skvae.modules import Batch
+from skvae.training.optimizers import OptimizerError
+from skvae.training.stack import CannotStackError, StackedStep, stack_key
+from skvae.training.step import EagerStep
+
+
+@dataclass
+class Stretch:
+    """Steps of one module, or of some of one shape, up to where somebody looks at what has become of them.
+
+    Attributes
+    ----------
+    steps : sequence of EagerStep
+        Of the modules, with equal settings.
+    batches : iterator of Batch
+        What belongs to rows, and the noise, is ``(n_modules, n, ...)``.
+    n_steps : int
+        Of each module.
+    begin_step : callable
+        Called with the number of steps that lie behind, before each one; returns the fraction of the run that does.
+    """
+
+    steps: Sequence[EagerStep]
+    batches: Iterator[Batch]
+    n_steps: int
+    begin_step: Callable[[int], float]
+
+    def key(self, kind: str, n_rows: int) -> Hashable | None:
+        """Return what stretches have in common that can be taken at once; None for one that has to be taken by itself.
+
+        Parameters
+        ----------
+        kind : str
+            What they are stretches of.
+        n_rows : int
+            Rows that a module sees.
+        """
+        first = self.steps[0]
+        if first.shape is None and first.can_stack:
+            first.shape = stack_key(first.module)
+        if first.shape is None or not first.can_stack or first.on_gradient is not None:
+            first.can_stack = False
+            return None
+        phase = None if first.module.interval is None else first.n_steps
+        return kind, first.shape, self.n_steps, n_rows if first.module.couples_rows else None, phase
+
+
+@dataclass
+class Taken:
+    """What has come of a module's stretch: means of the terms of the loss, by name, and the norm of the weights."""
+
+    means: dict[str, float]
+    norm: float
+
+
+def take(stretches: Sequence[Stretch]) -> list[list[Taken] | OptimizerError | None]:
+    """Take stretches with one key at once.
+
+    Returns
+    -------
+    list
+        For each stretch what has come of its modules, the error that ended one of them, or None where it has to be taken by
+        itself, its batches from the first.
+    """
+    in_order = sorted(stretches, key=lambda each: (each.steps[0].settings, each.steps[0].n_steps, each.steps[0].learning_rate))
+    members = [step for stretch in in_order for step in stretch.steps]
+    if len(members) == 1:
+        leave(members)
+        return [None]
+    stack = members[0].stack
+    if (
+        stack is None
+        or len(stack.members) != len(members)
+        or any(a is not b for a, b in zip(stack.members, members, strict=True))
+    ):
+        stack = StackedStep(members)
+    sums = _Sums()
+    for i in range(in_order[0].n_steps):
+        progress = [at for stretch in in_order for at in [stretch.begin_step(i)] * len(stretch.steps)]
+        batches = [next(stretch.batches) for stretch in in_order]
+        try:
+            batch, weight = _joined(batches)
+            terms = stack(batch, progress)
+        except CannotStackError:
+            if i:
+                raise
+            leave(members)
+            for step in members:
+                step.can_stack = False
+            for stretch, given in zip(in_order, batches, strict=True):
+                stretch.batches = itertools.chain([given], stretch.batches)
+            return [None] * len(stretches)
+        sums.add(terms, weight)
+    taken, found = sums.taken(stack.norms()), {}
+    start = 0
+    for stretch in in_order:
+        stop = start + len(stretch.steps)
+        failures = [stack.failures[j] for j in range(start, stop) if j in stack.failures]
+        found[id(stretch)] = failures[0] if failures else taken[start:stop]
+        start = stop
+    return [found[id(stretch)] for stretch in stretches]
+
+
+def take_alone(stretch: Stretch) -> None:
+    """Take the steps of a stretch one by one."""
+    for i in range(stretch.n_steps):
+        progress, batch = stretch.begin_step(i), next(stretch.batches)
+        for j, step in enumerate(stretch.steps):
+            step(part_of(batch, j), progress)
+
+
+def leave(steps: Sequence[EagerStep]) -> None:
+    """Have modules take their steps alone from now on."""
+    for step in steps:
+        if step.stack is not None:
+            step.stack.leave(step)
+
+
+def alone(batch: Batch) -> Batch:
+    """Return a batch as that of the only one of several modules."""
+    x = batch.x.unsqueeze(0)
+    target = x if batch.target is batch.x else batch.target.unsqueeze(0)
+    others = (None if part is None else part.unsqueeze(0) for part in batch[2:-1])
+    return Batch(x, target, *others, noise={name: value.unsqueeze(0) for name, value in (batch.noise or {}).items()})  # type: ignore[arg-type]
+
+
+def part_of(batch: Batch, i: int) -> Batch:
+    """Return one module's part of the batch of several."""
+    x = batch.x[i]
+    target = x if batch.target is batch.x else batch.target[i]
+    others = (None if part is None else part[i] for part in batch[2:-1])
+    return Batch(x, target, *others, noise={name: value[i] for name, value in (batch.noise or {}).items()})  # type: ignore[arg-type]
+
+
+def _joined(batches: Sequence[Batch]) -> tuple[Batch, torch.Tensor]:
+    """Return the batches of all modules as one, and the weights of its rows.
+
+    Where some have more rows than others, these get rows of weight zero, and the weights of their own grow by as much, so that
+    a sum over rows divided by their number stays what it is.
+    """
+    if len(batches) == 1:
+        return batches[0], batches[0].weight
+    n_rows = max(batch.weight.shape[1] for batch in batches)
+    padded = [batch if batch.weight.shape[1] == n_rows else _padded(batch, n_rows) for batch in batches]
+    parts: list[torch.Tensor | None] = []
+    for each in zip(*(batch[:-1] for batch in padded), strict=True):
+        if any((part is None) != (each[0] is None) for part in each):
+            raise CannotStackError
+        parts.append(None if each[0] is None else torch.cat(each))
+    if all(batch.target is batch.x for batch in padded):
+        parts[1] = parts[0]
+    noise = {name: torch.cat([batch.drawn(name) for batch in padded]) for name in padded[0].noise or {}}
+    joined = Batch(*parts, noise=noise)  # type: ignore[arg-type]
+    if all(each is batch for each, batch in zip(padded, batches, strict=True)):
+        return joined, joined.weight
+    share = [batch.weight.shape[1] / n_rows for batch in batches for _ in range(len(batch.weight))]
+    return joined, joined.weight * joined.weight.new_tensor(share).unsqueeze(1)
+
+
+def _padded(batch: Batch, n_rows: int) -> Batch:
+    n_own = batch.weight.shape[1]
+    index = torch.arange(n_rows, device=batch.x.device)
+    index[n_own:] = 0
+
+    def grown(part: torch.Tensor) -> torch.Tensor:
+        return part.index_select(1, index)
+
+    x = grown(batch.x)
+    target = x if batch.target is batch.x else grown(batch.target)
+    weight = grown(batch.weight * (n_rows / n_own))
+    weight[:, n_own:] = 0.0
+    others = (None if part is None else grown(part) for part in batch[3:-1])
+    return Batch(x, target, weight, *others, noise={name: grown(value) for name, value in (batch.noise or {}).items()})  # type: ignore[arg-type]
+
+
+class _Sums:
+    """Sums of the terms of losses over a stretch, of every module."""
+
+    def __init__(self) -> None:
+        self._of_rows: dict[str, torch.Tensor] = {}
+        self._of_batches: dict[str, torch.Tensor] = {}
+        self._weight: torch.Tensor | None = None
+        self._n_steps = 0
+
+    def add(self, terms: dict[str, torch.Tensor], weight: torch.Tensor) -> None:
+        """Add terms ``(n_modules, n)`` or ``(n_modules,)``, with the weights of the rows."""
+        for name, term in terms.items():
+            sums = self._of_rows if term.dim() > 1 else self._of_batches
+            value = ((term * weight).sum(1) if term.dim() > 1 else term).double()
+            sums[name] = sums[name] + value if name in sums else value
+        of_rows = weight.sum(1).double()
+        self._weight = of_rows if self._weight is None else self._weight + of_rows
+        self._n_steps += 1
+
+    def taken(self, norms: torch.Tensor) -> list[Taken]:
+        """Return means and norms of every module; reads from the device once."""
+        means = {name: total / self._weight for name, total in self._of_rows.items()}
+        means.update({name: total / self._n_steps for name, total in self._of_batches.items()})
+        values = torch.stack([*means.values(), norms.double()], dim=1).tolist()
+        return [Taken(dict(zip(means, own[:-1], strict=True)), own[-1]) for own in values]
