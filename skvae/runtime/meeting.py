@@ -271,6 +271,8 @@ def _copied(error: BaseException) -> BaseException:
         return error
     other.__cause__, other.__context__ = error.__cause__, error.__context__
     other.__suppress_context__ = error.__suppress_context__
+    if hasattr(error, "__notes__"):
+        other.__notes__ = list(error.__notes__)
     return other.with_traceback(error.__traceback__)
 
 
