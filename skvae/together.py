@@ -19,7 +19,7 @@ from joblib.parallel import BatchedCalls, FallbackToBackend, ParallelBackendBase
 from sklearn import config_context
 from sklearn.utils.parallel import delayed
 
-from skvae.runtime.meeting import Aborted, Call, open_call
+from skvae.runtime.tasks import Aborted, Call, open_call
 
 EVERYTHING = 2**31 - 1  # as many jobs as there is work
 UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
@@ -70,7 +70,7 @@ def train_together(max_memory: int | float | str | None = None) -> Any:
 
     All tasks of a call are handed out at once, whatever its ``pre_dispatch`` says, and up to 256 of them are under way at a time.
     Backends that are asked for by name within a task, as by ``joblib.parallel_config("loky")``, are used as ever. A bagging
-    ensemble that is told to take ``n_jobs=1`` fits its members one after the other: leave it out, or give it another number.
+    ensemble with ``n_jobs=1`` fits its members one after the other: leave it out, or give it another number.
 
     Examples
     --------
@@ -199,7 +199,7 @@ class _CallBackend(_ThreadBackend):
         self.parallel = parallel
         parallel.pre_dispatch = "all"  # those that wait to be dispatched could not be met
         self._returns_list = not parallel.return_generator
-        # Tasks that share memory may add to it: unless they are told to run at the same time, they do so in their order.
+        # Tasks that share memory may add to it: unless they were asked to run at the same time, they do so in their order.
         is_ordered = require == "sharedmem" and self._n_jobs == self.default_n_jobs
         self._limit = 1 if is_ordered else _count(self._n_jobs)
         return self.effective_n_jobs(n_jobs)
