@@ -31,6 +31,7 @@ from skvae.modules import (
     TopK,
 )
 from skvae.pipeline import reconstruct, sample, score_anomaly, step_score
+from skvae.together import train_together
 from skvae.training import CodePrior, EarlyStopping, Optimizer
 
 __version__ = "0.1.0"
@@ -70,4 +71,5 @@ __all__ = [
     "score_anomaly",
     "sliding_windows",
     "step_score",
+    "train_together",
 ]

@@ -1,1 +1,1 @@
-"""How computations are run: private random numbers, threads, alignment in memory and plain state."""
+"""How computations are run: private random numbers, threads, meetings, alignment in memory and plain state."""
