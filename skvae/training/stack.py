@@ -74,8 +74,8 @@ class StackedStep:
     Parameters
     ----------
     members : sequence of EagerStep
-        Of modules with one `stack_key`; neighbors with equal settings are updated at once. They keep their modules and optimizers,
-        and can take steps alone once they `leave`.
+        Of modules with one `stack_key`; neighbors with equal settings are updated at once. They keep modules and optimizers of
+        their own, and can take steps alone once they `leave`.
 
     Attributes
     ----------
