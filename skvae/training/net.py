@@ -123,6 +123,8 @@ class AutoEncoderNet(NeuralNet):
             n_steps=self.plan.first_step,
         )
         self._final_schedule = ScheduleTensors(self.module_)
+        self._parameters = list(self.module_.parameters())
+        self._buffer_places = [(layer._buffers, name) for layer in self.module_.modules() for name in layer._buffers]
         return self
 
     def _notify_gradient(self, batch: Batch) -> None:
@@ -147,13 +149,26 @@ class AutoEncoderNet(NeuralNet):
 
     # -- weights ------------------------------------------------------------------------------------------------------
 
-    def snapshot(self) -> dict[str, Any]:
-        """Copy of the module's parameters and buffers."""
-        return {name: v.clone() if isinstance(v, torch.Tensor) else v for name, v in self.module_.state_dict().items()}
+    def snapshot(self) -> list[torch.Tensor]:
+        """Copies of the module's parameters and buffers."""
+        return [tensor.detach().clone() for tensor in self._tensors]
 
-    def restore(self, weights: dict[str, Any]) -> None:
+    def restore(self, weights: list[torch.Tensor]) -> None:
         """Go back to a snapshot."""
-        self.module_.load_state_dict(weights)
+        with torch.no_grad():
+            for tensor, value in zip(self._tensors, weights, strict=True):
+                tensor.copy_(value)
+
+    @property
+    def _tensors(self) -> list[torch.Tensor]:
+        """Parameters and buffers; the latter are looked up, since others may take their places."""
+        buffers = (place[name] for place, name in self._buffer_places)
+        return [*self._parameters, *(buffer for buffer in buffers if buffer is not None)]
+
+    def _set_training(self, training: bool = True) -> None:
+        """Have the module train, or not; whoever else has a say in that comes with a callback."""
+        if self.plan.callbacks or self.module_.training is not training:
+            self.module_.train(training)
 
     def optimizer_snapshot(self) -> dict[str, Any]:
         """Copy of the optimizer's state."""

@@ -68,7 +68,7 @@ def recorder():
         def on_epoch_end(self, net, **kwargs):
             self.events.append("epoch ends")
             if self.keep:
-                self.states.append((net.snapshot(), copy.deepcopy(net.optimizer_.state_dict())))
+                self.states.append((weights_of(net), copy.deepcopy(net.optimizer_.state_dict())))
 
         def on_batch_begin(self, net, batch, training, **kwargs):
             self.events.append("batch begins")
@@ -191,7 +191,7 @@ def results(monkeypatch):
         finite = run(self, rows, valid)
         again = self.get_iterator(valid, training=False)
         self.run_single_epoch(again, training=False, prefix="again", step_fn=self.validation_step)
-        seen.update(loss=self.history[-1]["again_loss"], weights=self.snapshot())
+        seen.update(loss=self.history[-1]["again_loss"], weights=weights_of(self))
         return finite
 
     monkeypatch.setattr(AutoEncoderNet, "run", run)
