@@ -110,6 +110,8 @@ class Call:
     def submit(self, function: Callable[[], Any], done: Callable[[Any, BaseException | None], None]) -> None:
         """Have a function called in a thread of its own, and then `done` with its value, or with what it raised.
 
+        Whoever waits for the tasks of a call stops as soon as one has raised something, by an exception.
+
         Raises
         ------
         Aborted
@@ -326,9 +328,10 @@ class Meeting:
             self.abort(call)
         with self._lock:
             self._calls.discard(call)
-            threads = self._threads
-        if call.parent is None:
-            left_behind[:] = [thread for thread in left_behind if thread.is_alive()] + _join(threads, GRACE)
+            if call.parent is not None:
+                return
+            threads, self._threads = self._threads, []
+        left_behind[:] = [thread for thread in left_behind if thread.is_alive()] + _join(threads, GRACE)
 
     # -- what tasks come for ------------------------------------------------------------------------------------------
 
@@ -500,12 +503,10 @@ class Meeting:
         call = task.call
         call.n_unfinished -= 1
         parent = call.parent
-        # From here on others wait for the parent, which goes on as soon as its own thread has noticed.
-        if (
-            parent is not None
-            and parent.state == WAITING
-            and (failed or not any(other.n_unfinished for other in parent.waits_for))
-        ):
+        if parent is None or parent.state != WAITING or call not in parent.waits_for:
+            return
+        # Once it is certain that the parent goes on, others wait for it, however late its own thread notices.
+        if not any(other.n_unfinished for other in parent.waits_for) or (failed and len(parent.waits_for) == 1):
             self._move(parent, RESUMING)
 
     def _settle(self, caller: Task | None = None) -> list[Task]:
