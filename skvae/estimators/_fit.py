@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, fields, replace
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,9 +23,10 @@ from skvae.estimators._held_out import HeldOut
 from skvae.estimators._specs import NAMED, NETWORKS, resolve
 from skvae.inference.anomaly import keep_rows
 from skvae.modules import DefaultNet, LatentModule, LinearPath, asked_of
+from skvae.runtime.meeting import reserve, waited
 from skvae.runtime.randomness import PrivateRandomness, Stream, seed_streams
 from skvae.runtime.state import copy_of, n_bytes_of
-from skvae.training import DivergedError, EarlyStopping, Outcome, Plan, Rows, has_networks, search_decay, train
+from skvae.training import DivergedError, EarlyStopping, Outcome, Plan, Rows, free_memory, has_networks, search_decay, train
 from skvae.warnings import warn_user
 
 if TYPE_CHECKING:
@@ -37,6 +39,9 @@ STREAM_DECAY = (
 FEWEST_STEPS = 100  # of a run, for a choice to be worth its time
 REMEMBERED_ROWS = 4096  # rows of earlier partial_fit calls that weigh against those of the present one
 MAX_SEED = 2**31 - 1
+# In training, at most: rows, those of the folds that choose a decay, in double precision too; weights and gradients of all folds,
+# what optimizers gather, and copies; layers of a batch with their gradients.
+_COPIES_OF_ROWS, _COPIES_OF_WEIGHTS, _LAYERS = 8, 30, 60
 _ROOM = 140_000  # bytes for training rows that are kept, the rest of 200 kB being for all that is small
 
 
@@ -160,6 +165,7 @@ class FitRun:
                 f"partial_fit does not support early_stopping={draft.early_stopping!r}: one pass has nothing to stop."
             )
         held_out.check(stopping)
+        began, waited_before = perf_counter(), waited()
         self.device = check.resolve_device(draft.device)
         if self.resumes:
             self._check_unchanged()
@@ -169,6 +175,29 @@ class FitRun:
         is_drawn = stopping is not None and given is None
         train_index, valid_index = self._split(stopping.validation_fraction if is_drawn else None)
         self.module = self._resumed_module() if self.resumes else self._new_module(train_index)
+        with reserve(self._n_bytes, of=free_memory(self.device)):
+            self._learn(train_index, valid_index, given, held_out, stopping)
+        draft.fit_seconds_ = perf_counter() - began - (waited() - waited_before)
+        return vars(draft)
+
+    @property
+    def _n_bytes(self) -> int:
+        """Bytes that training takes, about: rows and their standardized copies, and weights with all that goes with them."""
+        rows = _COPIES_OF_ROWS * self.table.n_rows * self.table.n_features
+        weights = sum(param.numel() for param in self.module.parameters())
+        layers = min(self.draft.batch_size, self.table.n_rows) * self.module.widest_layer
+        return 4 * (rows + _COPIES_OF_WEIGHTS * weights + _LAYERS * layers)
+
+    def _learn(
+        self,
+        train_index: np.ndarray | None,
+        valid_index: np.ndarray | None,
+        given: Table | None,
+        held_out: HeldOut,
+        stopping: EarlyStopping | None,
+    ) -> None:
+        """Train the module, and note what comes of it."""
+        draft = self.draft
         self.module.to(self.device)
         with PrivateRandomness(self.progress.seed):
             check.check_network(self.module, *(self.arguments[name] for name in NETWORKS))
@@ -199,7 +228,6 @@ class FitRun:
         if not self.single_pass and not outcome.diverged:
             for concern in draft._concerns(self):
                 warn_user(concern)
-        return vars(draft)
 
     # -- before training ----------------------------------------------------------------------------------------------
 

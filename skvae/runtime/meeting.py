@@ -53,10 +53,10 @@ def is_together() -> bool:
 
 
 @contextmanager
-def reserve(n_bytes: int) -> Iterator[None]:
+def reserve(n_bytes: int, *, of: int | None = None) -> Iterator[None]:
     """Hold so much memory within the context; wait for it at the beginning, in the order of tasks.
 
-    One that is first in line is let in when nobody else who is under way holds memory, however much it is. Outside of a task the
+    With `of`, it is memory of another place than that of the budget, which has so many bytes. One that is first in line is let in when nobody else who is under way holds memory, however much it is. Outside of a task the
     context does nothing.
 
     Raises
@@ -68,7 +68,7 @@ def reserve(n_bytes: int) -> Iterator[None]:
     if task is None:
         yield
         return
-    n_bytes = int(n_bytes)
+    n_bytes = int(n_bytes if of is None else n_bytes * (task.meeting.budget / max(1, of)))
     task.meeting.stand_in_line(task, n_bytes)
     try:
         yield

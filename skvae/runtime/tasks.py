@@ -221,7 +221,7 @@ class Meeting:
     """
 
     def __init__(self, *, budget: float = inf, max_tasks: int = MAX_TASKS):
-        self._budget, self._max_tasks = budget, max_tasks
+        self.budget, self._max_tasks = budget, max_tasks
         self._lock = threading.RLock()  # garbage may be collected under it, and a generator of results that dies there aborts
         self._calls: set[Call] = set()
         self._tasks: set[Task] = set()  # that have started, and not ended
@@ -513,10 +513,12 @@ class Meeting:
         """See to what can go on after a change; return the tasks whose threads are to be started once the lock is free."""
         if self._line:
             self._admit()
+            if self._line and self._is_full:
+                self._put_back()
         if not self._n_under_way and self._executor is None:
             if self._line and self._admit():
                 pass
-            elif self._pending and self._n_started < self._max_tasks and self._are_complete:
+            elif self._pending and not self._line and self._n_started < self._max_tasks and self._are_complete:
                 while self._pending and self._n_started < self._max_tasks:
                     task = heappop(self._pending)
                     self._tasks.add(task)
@@ -531,7 +533,7 @@ class Meeting:
         n_before = len(self._line)
         while self._line:
             first = self._line[0]
-            if self._held + first.wanted > self._budget and self._holders - {first}:
+            if self._held + first.wanted > self.budget and self._holders - {first}:
                 # Those who wait for tasks of their own, or in line, cannot give back what they hold before others have some.
                 if self._n_under_way or any(task.state == MEETING for task in self._holders):
                     break
@@ -543,6 +545,20 @@ class Meeting:
             self._move(first, READY)
             heappush(self._ready, first)
         return len(self._line) < n_before
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether the first in line waits for memory, and not for those before it."""
+        return self._held + self._line[0].wanted > self.budget
+
+    def _put_back(self) -> None:
+        """Have tasks wait that have not begun: they would only get what they need in memory, and then stand in line."""
+        for task in [task for task in self._ready if task.thread is None]:
+            self._move(task, PENDING)
+            self._tasks.discard(task)
+            heappush(self._pending, task)
+        self._ready = [task for task in self._ready if task.thread is not None]
+        heapify(self._ready)
 
     def _hold_meeting(self, caller: Task | None) -> None:
         groups = [_Group(sorted(tasks, key=by_index)) for tasks in self._arrived.values()]

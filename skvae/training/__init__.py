@@ -3,7 +3,7 @@
 from skvae.training.callbacks import EarlyStopping
 from skvae.training.code_priors import CodePrior
 from skvae.training.decay import DecayCurve, has_networks, search_decay
-from skvae.training.loader import BatchLoader, Rows
+from skvae.training.loader import BatchLoader, Rows, free_memory
 from skvae.training.net import DivergedError, Outcome, Plan, train
 from skvae.training.optimizers import OPTIMIZER_NAMES, Optimizer
 from skvae.training.pretraining import pretrain
@@ -21,6 +21,7 @@ __all__ = [
     "Outcome",
     "Plan",
     "Rows",
+    "free_memory",
     "has_networks",
     "pretrain",
     "search_decay",

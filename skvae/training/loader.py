@@ -18,12 +18,18 @@ RESIDENT_BYTES = 2**31  # rows that take more, in float32, are standardized bloc
 _BLOCK_BATCHES = 64
 
 
+def free_memory(device: torch.device) -> int | None:
+    """Return the bytes of a GPU that may be taken, half of those that are free; None for what shares the memory of the process."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return free // 2
+
+
 def fits_on(device: torch.device, n_bytes: int) -> bool:
     """Whether standardized rows may stay on a device for the whole run."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return n_bytes < free // 2
-    return n_bytes <= RESIDENT_BYTES
+    free = free_memory(device)
+    return n_bytes <= RESIDENT_BYTES if free is None else n_bytes < free
 
 
 class Rows:

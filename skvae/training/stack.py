@@ -42,11 +42,12 @@ def stack_key(module: TrainableModule) -> bytes | None:
     if draws_random_numbers(module) or getattr(module, "draws_in_training", False):
         return None
     layers: list[Any] = [sorted(module.schedule(0.0))]
+    names = {id(layer): name for name, layer in module.named_modules()}
     for name, layer in module.named_modules():
         if not type(layer).__module__.startswith(("torch.nn.", "skvae.")) or isinstance(layer, _WITHOUT_A_RULE):
             return None
         settings = [
-            (key, type(value) if isinstance(value, Units) else value)
+            (key, _setting(value, names))
             for key, value in sorted(vars(layer).items())
             if key not in _TORCH
             and key not in getattr(layer, "scheduled", ())
@@ -62,6 +63,15 @@ def stack_key(module: TrainableModule) -> bytes | None:
         return pickle.dumps(layers)
     except Exception:  # a function of the user's own, say, of which nothing is known
         return None
+
+
+def _setting(value: Any, names: dict[int, str]) -> Any:
+    """Return what can be compared of a setting: of a layer that another one knows, where it is; of units, that there are some."""
+    if isinstance(value, nn.Module):
+        return type(value), names.get(id(value))
+    if isinstance(value, (tuple, list)):
+        return [_setting(each, names) for each in value]
+    return type(value) if isinstance(value, Units) else value
 
 
 # Normalization over a batch remembers it, and recurrent layers are one operation.

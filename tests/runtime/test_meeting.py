@@ -415,7 +415,9 @@ class Stubborn(Exception):
         super().__init__(f"{a} and {b}")
 
 
-@pytest.mark.parametrize("error", [Stop("text"), SystemExit(3), KeyboardInterrupt(), Stubborn(1, 2)], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize(
+    "error", [Stop("text"), SystemExit(3), KeyboardInterrupt(), Stubborn(1, 2)], ids=lambda e: type(e).__name__
+)
 def test_all_get_what_solving_raises(error):
     error.add_note("noted")
 

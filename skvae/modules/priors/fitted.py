@@ -36,6 +36,7 @@ class FittedGaussian(FittedPrior):
     n_components : int
     """
 
+    scheduled = frozenset({"exact_moments"})  # which training does not read
     mean: Tensor
     whitening: Tensor
 
