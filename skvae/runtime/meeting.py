@@ -56,8 +56,8 @@ def is_together() -> bool:
 def reserve(n_bytes: int, *, of: int | None = None) -> Iterator[None]:
     """Hold so much memory within the context; wait for it at the beginning, in the order of tasks.
 
-    With `of`, it is memory of another place than that of the budget, which has so many bytes. One that is first in line is let in when nobody else who is under way holds memory, however much it is. Outside of a task the
-    context does nothing.
+    With `of`, it is memory of another place than that of the budget, which has so many bytes. One that is first in line is let in
+    when nobody else who is under way holds memory, however much it is. Outside of a task the context does nothing.
 
     Raises
     ------

@@ -4,8 +4,8 @@ Tasks are submitted to a `Call`, and each runs in a thread of its own. One that 
 is under way has come, ended or failed; then one thread computes, and each task goes on with its own result. A call that a task
 makes is nested: its tasks meet in the same place, and the task that made it is not under way while it waits for them.
 
-**What must repeat.** Which requests are computed together must not depend on which thread is quicker. So tasks start, and
-meetings are held, only once nothing is under way, and memory is given out in the order of tasks, that of their submission.
+**What must repeat.** Which requests are computed together must not depend on which thread is quicker. So tasks start,
+memory is given out and meetings are held only once nothing is under way, and in the order in which tasks were submitted.
 
 **What must not block.** All state is changed under one lock, which nobody holds while a task's own code runs, and every change is
 followed by `_settle`, which sees to whatever can go on. A thread sleeps on a lock of its own, and whoever changes a task's state
@@ -511,12 +511,11 @@ class Meeting:
 
     def _settle(self, caller: Task | None = None) -> list[Task]:
         """See to what can go on after a change; return the tasks whose threads are to be started once the lock is free."""
-        if self._line:
-            self._admit()
-            if self._line and self._is_full:
-                self._put_back()
+        if self._line and self._is_full:
+            self._put_back()
         if not self._n_under_way and self._executor is None:
-            if self._line and self._admit():
+            self._admit()
+            if self._n_under_way:
                 pass
             elif self._pending and not self._line and self._n_started < self._max_tasks and self._are_complete:
                 while self._pending and self._n_started < self._max_tasks:
@@ -528,28 +527,24 @@ class Meeting:
                 self._hold_meeting(caller)
         return self._give_tokens() if self._ready else []
 
-    def _admit(self) -> bool:
+    def _admit(self) -> None:
         """Let those in line have their memory, in order, as far as it goes."""
-        n_before = len(self._line)
         while self._line:
             first = self._line[0]
-            if self._held + first.wanted > self.budget and self._holders - {first}:
-                # Those who wait for tasks of their own, or in line, cannot give back what they hold before others have some.
-                if self._n_under_way or any(task.state == MEETING for task in self._holders):
-                    break
-            if any(UNDER_WAY[task.state] and task.held <= 0 and task < first for task in self._tasks):
-                break  # earlier ones may still come
+            # Those who hold memory and stand in line themselves, or wait for tasks of their own, cannot give it back before
+            # others have some.
+            if self._held + first.wanted > self.budget and any(task.state in (READY, MEETING) for task in self._holders):
+                return
             heappop(self._line)
             self._hold(first, first.wanted)
             first.wanted = 0
             self._move(first, READY)
             heappush(self._ready, first)
-        return len(self._line) < n_before
 
     @property
     def _is_full(self) -> bool:
-        """Whether the first in line waits for memory, and not for those before it."""
-        return self._held + self._line[0].wanted > self.budget
+        """Whether those in line want more memory than there is."""
+        return self._held + sum(task.wanted for task in self._line) > self.budget
 
     def _put_back(self) -> None:
         """Have tasks wait that have not begun: they would only get what they need in memory, and then stand in line."""

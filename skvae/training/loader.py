@@ -19,7 +19,7 @@ _BLOCK_BATCHES = 64
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Return the bytes of a GPU that may be taken, half of those that are free; None for what shares the memory of the process."""
+    """Return the bytes of a GPU that may be taken, half of those that are free; None where memory is that of the process."""
     if device.type != "cuda":
         return None
     free, _ = torch.cuda.mem_get_info(device)

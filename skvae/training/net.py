@@ -150,7 +150,7 @@ class AutoEncoderNet(NeuralNet):
     # -- weights ------------------------------------------------------------------------------------------------------
 
     def snapshot(self) -> list[torch.Tensor]:
-        """Copies of the module's parameters and buffers."""
+        """Copy the module's parameters and buffers."""
         return [tensor.detach().clone() for tensor in self._tensors]
 
     def restore(self, weights: list[torch.Tensor]) -> None:
