@@ -233,6 +233,8 @@ class AutoEncoderNet(NeuralNet):
             raise failure.named(self.plan.optimizer) from failure.__cause__
         if found is None:
             return None, (part_of(batch, 0) for batch in stretch.batches)
+        if self.plan.callbacks and self._step.stack is not None:  # which may look at what the optimizer has gathered
+            self._step.stack.write_moments(self._step)
         return found[0], iterator
 
     def _record(self, prefix: str, means: dict[str, float]) -> None:
