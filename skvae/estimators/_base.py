@@ -35,6 +35,7 @@ from skvae.modules import (
 from skvae.runtime.precision import single_precision
 from skvae.runtime.randomness import Stream, seed_streams
 from skvae.runtime.state import load_module_state, to_plain
+from skvae.runtime.threads import patient_threads
 from skvae.training import OPTIMIZER_NAMES, EarlyStopping, Optimizer, Plan, Rows
 
 AUTO_STEPS, _AUTO_STEPS_LINEAR = 3000, 5000
@@ -145,7 +146,7 @@ class BaseAutoEncoder(DocumentedMixin, SpecsMixin, ClassNamePrefixFeaturesOutMix
 
     def _fit(self, X: Any, sample_weight: Any, *, single_pass: bool, held_out: HeldOut | None = None, **side: Any) -> Self:
         """Fit, and take over what was found once all has gone well; `side` is what else was given about the rows, by name."""
-        with torch.inference_mode(False), single_precision():
+        with torch.inference_mode(False), single_precision(), patient_threads():
             run = FitRun(self, single_pass=single_pass, callbacks=check.list_callbacks(self.callbacks))
             fitted = run.run(X, sample_weight, held_out or HeldOut(), **side)
         vars(self).clear()
