@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 S = TypeVar("S", bound="Source")
 BLOCK_BYTES = 2**24  # what one dense float64 block of rows may take
 _LINE = 2048  # numbers that are added to others at once
+_CACHED_NUMBERS = 2**16
 
 
-def row_blocks(n_rows: int, n_features: int) -> Iterator[slice]:
-    """Slices over the rows of a matrix such that a dense float64 block stays small."""
-    step = max(1, BLOCK_BYTES // (8 * max(1, n_features)))
+def row_blocks(n_rows: int, n_features: int, n_numbers: int | None = None) -> Iterator[slice]:
+    """Slices over the rows of a matrix, each of one row or of at most so many numbers, or such that a float64 block is small."""
+    step = max(1, (BLOCK_BYTES // 8 if n_numbers is None else n_numbers) // max(1, n_features))
     for start in range(0, n_rows, step):
         yield slice(start, min(start + step, n_rows))
 
@@ -87,6 +88,19 @@ class Source(ABC):
         if vars(self).get("has_missing") is False:
             vars(part)["has_missing"] = False
         return part
+
+    @cached_property
+    def extremes(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Smallest and largest entry of every column that is not missing; infinity and its negative where there is none."""
+        lowest, highest = (np.fmin, np.fmax) if self.has_missing else (np.minimum, np.maximum)
+        width = self.shape[-1]
+        low, high = np.full(width, np.inf), np.full(width, -np.inf)
+        for rows in self.blocks():
+            block = self.read(rows).reshape(-1, width)
+            for part in row_blocks(*block.shape, _CACHED_NUMBERS):  # which the processor's cache has room for
+                lowest(low, lowest.reduce(block[part], axis=0), out=low)
+                highest(high, highest.reduce(block[part], axis=0), out=high)
+        return low, high
 
     def range(self) -> tuple[float, float]:
         """Smallest and largest entry that is not missing."""

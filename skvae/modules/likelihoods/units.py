@@ -173,7 +173,11 @@ class Units:
         narrow = torch.empty(block.shape, dtype=torch.float32) if out is None else out[: len(block)]
         n_rows = max(1, _TILE_NUMBERS // max(1, block[:1].numel()))
         # A few rows at a time, which stay in the processor's cache from one operation to the next.
-        parts = [(block, narrow)] if len(block) <= n_rows else zip(block.split(n_rows), narrow.split(n_rows), strict=True)
+        parts = (
+            [(block, narrow)]
+            if len(block) <= n_rows
+            else zip(torch.split(block, n_rows), torch.split(narrow, n_rows), strict=True)
+        )
         scratch = torch.empty((min(n_rows, len(block)), *block.shape[1:]), dtype=torch.float64)
         for given, standardized in parts:
             wide = self._standardized(given, out=scratch[: len(given)])
