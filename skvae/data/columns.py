@@ -139,19 +139,18 @@ def _moments(source: Source, sample_weight: NDArray[np.float64] | None) -> tuple
         return _moments_of_observed(source, sample_weight)
     n_rows, n_features = source.shape
     weight = np.full(n_rows, 1.0 / n_rows) if sample_weight is None else sample_weight / sample_weight.sum()
-    mean = np.zeros(n_features)
-    low, high = np.full(n_features, np.inf), np.full(n_features, -np.inf)
-    variance = np.zeros(n_features)
+    mean, variance = np.zeros(n_features), np.zeros(n_features)
+    low, high = source.extremes
+    deviation = np.empty((0, n_features))
     with np.errstate(over="ignore", invalid="ignore"):
         for rows in source.blocks():
-            block = source.read_exactly(rows)
-            mean += weight[rows] @ block
-            np.minimum(low, block.min(axis=0), out=low)
-            np.maximum(high, block.max(axis=0), out=high)
+            mean += weight[rows] @ source.read_exactly(rows)
         for rows in source.blocks():
-            deviation = source.read_exactly(rows) - mean
-            np.square(deviation, out=deviation)
-            variance += weight[rows] @ deviation
+            block = source.read_exactly(rows)
+            if len(deviation) < len(block):  # once, for memory that is new takes longer than the arithmetic
+                deviation = np.empty(block.shape)
+            squares = np.subtract(block, mean, out=deviation[: len(block)])
+            variance += weight[rows] @ np.square(squares, out=squares)
     _check_spread(variance, low, high)
     return mean, np.sqrt(variance), low, high
 
@@ -168,22 +167,21 @@ def _moments_of_observed(source: Source, sample_weight: NDArray[np.float64] | No
     n_rows, n_features = source.shape
     weight = np.full(n_rows, 1.0 / n_rows) if sample_weight is None else sample_weight / sample_weight.sum()
     total, mean, variance = np.zeros(n_features), np.zeros(n_features), np.zeros(n_features)
-    low, high = np.full(n_features, np.inf), np.full(n_features, -np.inf)
     with np.errstate(over="ignore", invalid="ignore"):
         for rows in source.blocks():
             block = source.read_exactly(rows)
             observed = ~np.isnan(block)
             total += weight[rows] @ observed
             mean += weight[rows] @ np.where(observed, block, 0.0)
-            low, high = np.fmin(low, np.fmin.reduce(block, axis=0)), np.fmax(high, np.fmax.reduce(block, axis=0))
         total = np.where(total > 0.0, total, 1.0)
         mean /= total
         for rows in source.blocks():
             deviation = source.read_exactly(rows) - mean
             variance += weight[rows] @ np.nan_to_num(np.square(deviation), nan=0.0, posinf=np.inf)
         variance /= total
+    low, high = source.extremes
     empty = low > high
-    low[empty] = high[empty] = 0.0
+    low, high = np.where(empty, 0.0, low), np.where(empty, 0.0, high)
     _check_spread(variance, low, high)
     return mean, np.sqrt(variance), low, high
 

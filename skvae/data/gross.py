@@ -118,11 +118,7 @@ def _groups(suspects: NDArray[np.intp], n_rows: int) -> Iterator[NDArray[np.intp
 def _suspects(source: Source) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
     """Medians of sampled rows, and the columns whose extremes are far beyond what is ordinary among these rows."""
     n_rows, n_features = source.shape
-    low, high = np.full(n_features, np.inf), np.full(n_features, -np.inf)
-    for rows in source.blocks():
-        block = source.read(rows)
-        np.fmin(low, np.fmin.reduce(block, axis=0), out=low)
-        np.fmax(high, np.fmax.reduce(block, axis=0), out=high)
+    low, high = source.extremes
     stride = -(-n_rows // max(1, min(_SAMPLE_ROWS, _SAMPLE_NUMBERS // n_features)))
     sample = source.read_exactly(slice(None, None, stride))
     with np.errstate(over="ignore", invalid="ignore"):

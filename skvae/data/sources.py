@@ -12,13 +12,25 @@ from numpy.typing import NDArray
 
 S = TypeVar("S", bound="Source")
 BLOCK_BYTES = 2**24  # what one dense float64 block of rows may take
+_LINE = 2048  # numbers that are added to others at once
+_CACHED_NUMBERS = 2**16
 
 
-def row_blocks(n_rows: int, n_features: int) -> Iterator[slice]:
-    """Slices over the rows of a matrix such that a dense float64 block stays small."""
-    step = max(1, BLOCK_BYTES // (8 * max(1, n_features)))
+def row_blocks(n_rows: int, n_features: int, n_numbers: int | None = None) -> Iterator[slice]:
+    """Slices over the rows of a matrix, each of one row or of at most so many numbers, or such that a float64 block is small."""
+    step = max(1, (BLOCK_BYTES // 8 if n_numbers is None else n_numbers) // max(1, n_features))
     for start in range(0, n_rows, step):
         yield slice(start, min(start + step, n_rows))
+
+
+def total(values: NDArray[Any]) -> Any:
+    """Sum of all entries, to rounding, in about the time that memory takes to hand them out; finite only if they all are."""
+    if not values.flags.c_contiguous:
+        return values.sum()
+    # numpy adds up one line after the other many entries at once, and what follows each other fewer.
+    flat = values.reshape(-1)
+    end = flat.size - flat.size % _LINE
+    return flat[:end].reshape(-1, _LINE).sum(axis=0).sum() + flat[end:].sum()
 
 
 class Source(ABC):
@@ -69,13 +81,26 @@ class Source(ABC):
         """Whether any entry is NaN, which is looked for once."""
         values = self.stored()
         with np.errstate(over="ignore", invalid="ignore"):
-            return values.dtype.kind == "f" and bool(np.isnan(values.sum())) and bool(np.isnan(values).any())
+            return values.dtype.kind == "f" and not np.isfinite(total(values)) and bool(np.isnan(values).any())
 
     def _part(self, part: S) -> S:
         """Let a part of a source without missing entries know that it has none, either."""
         if vars(self).get("has_missing") is False:
             vars(part)["has_missing"] = False
         return part
+
+    @cached_property
+    def extremes(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Smallest and largest entry of every column that is not missing; infinity and its negative where there is none."""
+        lowest, highest = (np.fmin, np.fmax) if self.has_missing else (np.minimum, np.maximum)
+        width = self.shape[-1]
+        low, high = np.full(width, np.inf), np.full(width, -np.inf)
+        for rows in self.blocks():
+            block = self.read(rows).reshape(-1, width)
+            for part in row_blocks(*block.shape, _CACHED_NUMBERS):  # which the processor's cache has room for
+                lowest(low, lowest.reduce(block[part], axis=0), out=low)
+                highest(high, highest.reduce(block[part], axis=0), out=high)
+        return low, high
 
     def range(self) -> tuple[float, float]:
         """Smallest and largest entry that is not missing."""

@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils import check_random_state
 
+from skvae.data.sources import row_blocks
 from skvae.estimators._density import GaussianDensity
 
 _MOST_COMPONENTS = 32
@@ -23,6 +24,7 @@ _MEAN_ERROR, _STD_ERROR = 0.05, 0.1  # of a column, in its standard deviations, 
 _BACKGROUND = 0.03  # share of one Gaussian in a mixture, for codes further out than those of training
 _ALIKE = 1.2  # times the smallest error, where all are larger
 _SEED = 20140130
+_CACHED_NUMBERS = 2**16  # that are worked on at once
 
 
 class MixtureDensity(DensityMixin, BaseEstimator):
@@ -60,13 +62,12 @@ class MixtureDensity(DensityMixin, BaseEstimator):
         With `alone`, that of a code does not depend on its neighbors, for there is no matrix product.
         """
         width, columns = X.shape[1], np.ascontiguousarray(X.T)
-        square_of = _squares if alone else _squares_by_product
         factors = np.linalg.cholesky(self.covariances_)
         log_volume = np.log(np.diagonal(factors, axis1=1, axis2=2)).sum(axis=1)
         constant = np.log(self.weights_) - log_volume - 0.5 * width * np.log(2.0 * np.pi)
-        found = np.empty((len(self.weights_), len(X)))
-        for c, (whitening, mean) in enumerate(zip(np.linalg.inv(factors), self.means_, strict=True)):
-            found[c] = constant[c] - 0.5 * square_of(whitening, columns, mean)
+        found = (_squares if alone else _squares_by_product)(np.linalg.inv(factors), columns, self.means_)
+        found *= -0.5
+        found += constant[:, np.newaxis]
         return found.T
 
     def score_samples(self, X: np.ndarray) -> np.ndarray:
@@ -154,21 +155,26 @@ class _Decoded:
         codes, share = codes[::stride], share[::stride] / share[::stride].sum()
         self._varying, self._decode = spread > 0.0, decode
         self._spread = spread[self._varying]
-        rows = self._rows(codes)
-        self._mean = share @ rows
-        self._std = np.sqrt(share @ (rows - self._mean) ** 2)
+        self._mean, self._std = self._moments(codes, share)
 
-    def _rows(self, codes: np.ndarray) -> np.ndarray:
-        return np.asarray(self._decode(codes), dtype=np.float64)[:, self._varying] / self._spread
+    def _moments(self, codes: np.ndarray, share: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Means and standard deviations of the columns of what codes are decoded to, in units of those of the rows."""
+        rows = np.asarray(self._decode(codes), dtype=np.float64)
+        share = np.full(len(rows), 1.0 / len(rows)) if share is None else share
+        mean = share @ rows
+        variance = np.zeros_like(mean)
+        for part in row_blocks(*rows.shape, _CACHED_NUMBERS):
+            away = rows[part] - mean
+            variance += share[part] @ np.square(away, out=away)
+        return mean[self._varying] / self._spread, np.sqrt(variance[self._varying]) / self._spread
 
     def error_of(self, density: MixtureDensity) -> float:
         """Largest error in the moments of a column, in units of those that are allowed."""
         if not len(self._spread):
             return 0.0
-        rows = self._rows(density.even_draws(self._n_draws, _SEED))
         with np.errstate(over="ignore", invalid="ignore"):
-            mean, std = np.abs(rows.mean(axis=0) - self._mean), np.abs(rows.std(axis=0) - self._std)
-            error = max(mean.max() / _MEAN_ERROR, std.max() / _STD_ERROR)
+            mean, std = self._moments(density.even_draws(self._n_draws, _SEED))
+            error = max(np.abs(mean - self._mean).max() / _MEAN_ERROR, np.abs(std - self._std).max() / _STD_ERROR)
         return float(error) if np.isfinite(error) else np.inf
 
 
@@ -216,13 +222,12 @@ def _maximized(density: MixtureDensity, codes: np.ndarray, share: np.ndarray, co
     products = apart[:, row] * apart[:, column]
     before = -np.inf
     for _ in range(_ITERATIONS):
-        joint = density.log_joint(codes)
-        total = _log_sum_exp(joint)
+        shares, total = _shares(density.log_joint(codes))
         now = float(share @ total)
         if now - before < _TOLERANCE:
             break
         before = now
-        taken = np.ascontiguousarray(np.exp(joint - total[:, np.newaxis]).T) * share
+        taken = np.ascontiguousarray(shares.T) * share
         weights = np.maximum(taken.sum(axis=1), 1e-12)
         means = (taken @ apart) / weights[:, np.newaxis]
         scatter = np.empty_like(density.covariances_)
@@ -241,21 +246,41 @@ def _with_moments(density: MixtureDensity, mean: np.ndarray, covariance: np.ndar
     return MixtureDensity.of(density.weights_, means, stretch @ density.covariances_ @ stretch.T)
 
 
-def _squares(whitening: np.ndarray, columns: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    square = np.zeros(columns.shape[1])
-    for i in range(len(mean)):
-        white = whitening[i, 0] * (columns[0] - mean[0])
-        for j in range(1, i + 1):
-            white += whitening[i, j] * (columns[j] - mean[j])
-        square += white * white
-    return square
+def _squares(whitening: np.ndarray, columns: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """Squared distances of codes ``(width, n)`` from means ``(n_mixed, width)``, where they are white, ``(n_mixed, n)``."""
+    squares = np.zeros((len(means), columns.shape[1]))
+    for c, mean in enumerate(means):
+        for i in range(len(mean)):
+            white = whitening[c, i, 0] * (columns[0] - mean[0])
+            for j in range(1, i + 1):
+                white += whitening[c, i, j] * (columns[j] - mean[j])
+            squares[c] += white * white
+    return squares
 
 
-def _squares_by_product(whitening: np.ndarray, columns: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    white = whitening @ (columns - mean[:, np.newaxis])
-    return np.einsum("in,in->n", white, white)
+def _squares_by_product(whitening: np.ndarray, columns: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """Return the same by one matrix product, of as many codes at once as the processor's cache has room for."""
+    n_mixed, width = means.shape
+    center = means.mean(axis=0)
+    offset = np.matmul(whitening, (center - means)[:, :, np.newaxis])
+    together = np.concatenate([whitening, offset], axis=2).reshape(-1, width + 1)
+    columns = np.concatenate([columns - center[:, np.newaxis], np.ones((1, columns.shape[1]))])
+    squares = np.empty((n_mixed, columns.shape[1]))
+    size = max(1, _CACHED_NUMBERS // len(together))
+    for start in range(0, columns.shape[1], size):
+        white = together @ columns[:, start : start + size]
+        np.square(white, out=white).reshape(n_mixed, width, -1).sum(axis=1, out=squares[:, start : start + size])
+    return squares
 
 
 def _log_sum_exp(joint: np.ndarray) -> np.ndarray:
+    return _shares(joint)[1]
+
+
+def _shares(joint: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Share of each component in every code's density ``(n, n_mixed)``, and its logarithm ``(n,)``."""
     highest = joint.max(axis=1)
-    return highest + np.log(np.exp(joint - highest[:, np.newaxis]).sum(axis=1))
+    shares = np.exp(joint - highest[:, np.newaxis])
+    total = shares.sum(axis=1)
+    shares /= total[:, np.newaxis]
+    return shares, highest + np.log(total)

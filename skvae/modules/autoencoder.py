@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ _EM_ROWS = 4096  # rows whose posteriors are looked at
 _FEWEST_ROWS = 64  # from which each column's noise can be estimated
 _TYPICAL = 0.25  # share of a column's energy in all rows that a sample must have, for it to decide on the column
 _SLOPE_NUMBERS = 2**25
+_CACHED_NUMBERS = 2**20  # of decoded rows that are looked at together, 4 MB
 _SOLVE_WORK = 2**27
 _SEARCHES = 2  # for better codes than the encoder's, one after the other
 _FRACTIONS = 4  # of a step that are tried: all of it, half, a quarter and so on
@@ -211,17 +213,17 @@ class AutoEncoderModule(LatentModule):
         if not self.likelihood.learns_noise:
             return
         likelihood, part = self.likelihood, self._affordable(batch)
-        some = Batch(*(None if values is None else values[part] for values in batch[:-1]))  # type: ignore[arg-type]
+        some = _rows_of(batch, part)
         observed = some.observed
         code, free = self._code(some)
         output = self.decode(code, some)
-        residual, slopes = likelihood.residual(some.target, output), self._slopes(code, free, some)
+        residual, slopes = likelihood.residual(some.target, output), self._slopes_in_parts(code, free, some)
         if observed is not None:
             residual = residual * observed
         energy = start = likelihood.mean_energy(likelihood.energies(some.target, output), some.weight, observed)
         if len(code) < len(batch.x):
-            everything = likelihood.energies(batch.target, self.decode(self._code(batch)[0], batch))
-            energy = likelihood.mean_energy(everything, batch.weight, batch.observed)
+            parts = [likelihood.energies(part.target, self.decode(self._code(part)[0], part)) for part in self._parts(batch, 1)]
+            energy = likelihood.mean_energy(torch.cat(parts), batch.weight, batch.observed)
         decides = (start > _TYPICAL * energy) & (len(code) >= min(len(batch.x), _FEWEST_ROWS))
         tolerance = _NOISE_TOLERANCE
         if share == 1.0:
@@ -243,10 +245,26 @@ class AutoEncoderModule(LatentModule):
             if (likelihood.noise.moment - before).abs().max() <= tolerance * likelihood.noise.moment.max():
                 break
 
+    def _slopes_in_parts(self, code: Tensor, free: Free, batch: Batch) -> Tensor:
+        """Return the slopes, for a few rows at a time where these are decoded more than once."""
+        if self._linear_map is not None:
+            return self._slopes(code, free, batch)
+        parts = list(self._parts(batch, self.slope_decodes))
+        size = len(parts[0].x)
+        around = zip(torch.split(code, size), free.split(size), parts, strict=True)
+        return torch.cat([self._slopes(*given) for given in around])
+
+    def _parts(self, batch: Batch, n_decodes: int) -> Iterator[Batch]:
+        """Cut a batch, of which each row is decoded so many times, into ones whose decoded rows stay in a processor's cache."""
+        size = len(batch.x)
+        if batch.x.device.type == "cpu":
+            size = max(1, _CACHED_NUMBERS // (n_decodes * self.likelihood.n_outputs))
+        for start in range(0, len(batch.x), size):
+            yield _rows_of(batch, slice(start, start + size))
+
     def _affordable(self, batch: Batch) -> slice:
         """Evenly spaced rows whose slopes fit into memory and whose systems are solved in a moment."""
-        first = Batch(*(None if values is None else values[:1] for values in batch[:-1]))  # type: ignore[arg-type]
-        free = self._code(first)[1]
+        free = self._code(_rows_of(batch, slice(1)))[1]
         has_all = batch.observed is None
         if has_all and self._linear_map is not None and free.positions.stride(0) == 0 and not self._is_curved:
             return slice(None)  # one system for all
@@ -256,3 +274,8 @@ class AutoEncoderModule(LatentModule):
         work = size**2 * max(n_free, self.n_features)
         n_rows = max(1, min(_EM_ROWS, _SLOPE_NUMBERS // numbers, _SOLVE_WORK // work))
         return slice(None, None, -(-len(batch.x) // n_rows))
+
+
+def _rows_of(batch: Batch, rows: slice) -> Batch:
+    """Return some rows of a batch, without noise."""
+    return Batch(*(None if values is None else values[rows] for values in batch[:-1]))  # type: ignore[arg-type]

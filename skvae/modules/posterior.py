@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 from skvae.functional import normal_log_prob, precision_of_observed
 
 Moments = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+_CACHED_NUMBERS = 2**17  # of slopes that are looked at together, 1 MB in double precision
 
 
 class Proposal(NamedTuple):
@@ -126,6 +129,13 @@ class Free(NamedTuple):
     mean: Tensor
     precision: Tensor
 
+    def split(self, size: int) -> list[Free]:
+        """Return the same of so many rows after the others."""
+        positions, active = torch.split(self.positions, size), torch.split(self.active, size)
+        means = torch.split(self.mean, size) if self.mean.dim() == 2 else [self.mean] * len(positions)
+        precisions = torch.split(self.precision, size) if self.precision.dim() == 3 else [self.precision] * len(positions)
+        return [Free(*part) for part in zip(positions, active, means, precisions, strict=True)]
+
 
 class LaplacePosterior:
     r"""Laplace approximations of the posteriors of codes, around one Newton step.
@@ -143,8 +153,13 @@ class LaplacePosterior:
 
     def __init__(self, code: Tensor, free: Free, slopes: Tensor):
         exact = exact_dtype(code)
-        self.exact, self.free, self.slopes = exact, free, slopes.to(exact)
+        self.exact, self.code, self.free, self.given = exact, code, free, slopes
         self.away = (free.mean - code.gather(1, free.positions)).to(exact) * free.active
+
+    @cached_property
+    def slopes(self) -> Tensor:
+        """Slopes of the decoder, in the precision that systems are solved in."""
+        return self.given.to(self.exact)
 
     def step(self, force: Tensor, information: Tensor) -> tuple[Tensor, Tensor]:
         """Newton step from the code and Cholesky factor of the precision.
@@ -182,11 +197,31 @@ class LaplacePosterior:
         score : callable
             Gradient of the log-likelihood in the output, from residuals and information.
         """
+        size = len(residual)
+        if (
+            len(self.given) > 1 and residual.device.type == "cpu"
+        ):  # a few rows at a time, whose slopes stay in the processor's cache
+            size = max(1, _CACHED_NUMBERS // self.given[0].numel())
+        parts = list(
+            zip(
+                torch.split(self.code, size),
+                self.free.split(size),
+                [self.given] if len(self.given) == 1 else torch.split(self.given, size),
+                torch.split(residual, size),
+                strict=True,
+            )
+        )
 
         def moments(information: Tensor) -> tuple[Tensor, Tensor]:
-            step, factor = self.step(score(residual.to(self.exact), information.to(self.exact)), information)
-            half = torch.linalg.solve_triangular(factor, self.slopes.to(factor), upper=False)
-            return residual - _times(step.to(residual), self.slopes.to(residual)), half.square().sum(1)
+            informations = torch.split(information, size) if information.dim() > 1 else [information] * len(parts)
+            found = []
+            for (code, free, slopes, here), given in zip(parts, informations, strict=True):
+                posterior = LaplacePosterior(code, free, slopes)
+                step, factor = posterior.step(score(here.to(self.exact), given.to(self.exact)), given)
+                half = torch.linalg.solve_triangular(factor, posterior.slopes.to(factor), upper=False)
+                found.append((here - _times(step.to(here), slopes.to(here)), half.square_().sum(1)))
+            mean, variance = zip(*found, strict=True)
+            return torch.cat(mean), torch.cat(variance)
 
         return moments
 

@@ -5,8 +5,8 @@ import pytest
 from scipy.sparse import csr_array
 
 from skvae import VAETransformer
-from skvae.data import Table, as_source
-from skvae.data.sources import Source
+from skvae.data import Table, as_source, sources
+from skvae.data.sources import Source, total
 
 GAPS = [[1.0, np.nan], [0.0, 2.0], [0.0, 3.0]]
 
@@ -51,3 +51,35 @@ def test_table_asks_its_source(scans):
     assert table.take([0]).has_missing
     np.testing.assert_array_equal(table.n_missing, [0, 1])
     assert len(scans) == 2
+
+
+LAYOUTS = [np.ascontiguousarray, np.asfortranarray, lambda X: np.repeat(X, 2, axis=1)[:, ::2], lambda X: X[::-1]]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", [(0, 3), (1, 1), (3, 5), (700, 3), (2048, 2), (30, 7, 11)])
+def test_total(layout, shape):
+    values = np.random.default_rng(0).normal(size=shape)
+    assert total(layout(values)) == pytest.approx(values.sum(), abs=1e-9)
+    for place in [] if not values.size else [0, values.size // 2, values.size - 1]:
+        for bad in (np.nan, np.inf, -np.inf):
+            spoiled = values.copy()
+            spoiled.flat[place] = bad
+            with np.errstate(invalid="ignore"):
+                assert not np.isfinite(total(layout(spoiled)))
+
+
+@pytest.mark.parametrize("form", [np.asarray, np.asfortranarray, csr_array])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64])
+@pytest.mark.parametrize("numbers", [1, 5, 10**6])
+def test_extremes(form, dtype, numbers, monkeypatch):
+    monkeypatch.setattr(sources, "_CACHED_NUMBERS", numbers)
+    X = np.random.default_rng(0).integers(-9, 10, size=(20, 3)).astype(dtype)
+    if dtype is not np.int64:
+        X[3, 1] = X[7, 0] = np.nan
+        X[:, 2] = np.nan
+    low, high = as_source(form(X)).extremes
+    expected = [[-np.inf if np.isnan(x).all() else np.nanmax(x) for x in sign * X.T] for sign in (-1, 1)]
+    np.testing.assert_array_equal(low, -np.array(expected[0]))
+    np.testing.assert_array_equal(high, expected[1])
+    assert low.dtype == high.dtype == np.float64

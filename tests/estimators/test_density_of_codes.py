@@ -12,6 +12,7 @@ from sklearn.mixture import GaussianMixture
 
 from skvae import AutoEncoder, ContractiveAE, DenoisingAE, SparseAE, VAETransformer, inference
 from skvae.data import Table
+from skvae.estimators import _mixture
 from skvae.estimators._density import ActivityDensity, GaussianDensity, code_moments
 from skvae.estimators._mixture import MixtureDensity, choose_density
 
@@ -205,6 +206,16 @@ def test_a_mixture_is_that_of_scipy():
     ]
     np.testing.assert_allclose(density.score_samples(points), logsumexp(each, axis=0), rtol=1e-10)
     np.testing.assert_allclose(density.log_joint(points), np.transpose(each), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("numbers", [1, 100, 10**7])
+def test_distances_by_products_are_those_one_by_one(numbers, monkeypatch):
+    """Also far from zero, and of components much narrower than they are apart."""
+    monkeypatch.setattr(_mixture, "_CACHED_NUMBERS", numbers)
+    density = choose(skewed())
+    density = MixtureDensity.of(density.weights_, 1e4 + 100.0 * density.means_, 1e-4 * density.covariances_)
+    points = density.sample(50, random_state=0)
+    np.testing.assert_allclose(density.log_joint(points), density.log_joint(points, alone=True), rtol=1e-6)
 
 
 def test_draws_of_a_mixture():

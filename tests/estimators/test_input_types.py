@@ -159,3 +159,25 @@ def test_sparse_matrices_that_are_dicts_are_none(form):
     np.testing.assert_allclose(quick().fit(form(X)).transform(form(X)), quick().fit(X).transform(X), atol=1e-4)
     with pytest.raises(ValueError, match="must be dense, but are a sparse matrix"):
         CVAE(1, max_epochs=1).fit(X, form(X[:, 1:]))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("place", [(0, 0), (500, 2), (-1, -1)])
+@pytest.mark.parametrize(
+    ("entry", "says"), [(np.nan, "contains NaN"), (np.inf, "contains infinity"), (-np.inf, "contains infinity")]
+)
+def test_entries_that_are_no_finite_numbers_are_found_anywhere(dtype, place, entry, says):
+    X = np.random.default_rng(0).normal(size=(1000, 5)).astype(dtype)
+    model = quick().set_params(missing_values=None).fit(X[:20])
+    X[place] = entry
+    for call in (model.transform, model.fit):
+        with pytest.raises(ValueError, match=says):
+            call(X)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_numbers_whose_sum_is_none_are_numbers(dtype):
+    X = np.random.default_rng(0).normal(size=(1000, 5)).astype(dtype)
+    model = quick().fit(X[:20])
+    X[:, 1] = 0.9 * np.finfo(dtype).max
+    assert np.isfinite(model.transform(X)).all()

@@ -18,6 +18,8 @@ from skvae.modules import (
     Likelihood,
     PoissonLikelihood,
 )
+from skvae.modules.likelihoods import units
+from skvae.modules.likelihoods.units import MAX_STANDARDIZED
 
 N_ROWS, N_FEATURES, CONSTANT = 60, 5, 3
 CONTINUOUS = [GaussianLikelihood, LaplaceLikelihood]
@@ -147,6 +149,23 @@ def test_standardized_columns(continuous):
 def test_large_offsets_keep_their_digits(continuous):
     X = np.array([[1e9], [1e9 + 1.0], [1e9 + 2.0]])
     np.testing.assert_allclose(continuous(1).fit(X).standardize(X).numpy()[:, 0], np.sqrt(1.5) * np.array([-1.0, 0.0, 1.0]))
+
+
+@pytest.mark.parametrize("tile", [1, 7, 16, 10**6])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_rows_that_are_standardized_together_do_not_matter(continuous, dtype, tile, monkeypatch):
+    X = rows_for(continuous).astype(dtype)
+    X[3, 1] = np.nan
+    X[7, 2], X[59, 4] = 1e30, -1e30
+    likelihood = continuous(N_FEATURES).fit(rows_for(continuous))
+    center, scale = likelihood.units.center, likelihood.units.scale
+    expected = np.clip(((X.astype(np.float64) - center) * (1.0 / scale)).astype(np.float32), -MAX_STANDARDIZED, MAX_STANDARDIZED)
+    monkeypatch.setattr(units, "_TILE_NUMBERS", tile)
+    np.testing.assert_array_equal(likelihood.standardize(X).numpy(), expected)
+    out = torch.full((N_ROWS + 2, 16), 8.0)[:, :N_FEATURES]
+    likelihood.standardize(X, slice(1, None), out=out)
+    np.testing.assert_array_equal(out[: N_ROWS - 1].numpy(), expected[1:])
+    assert (out[N_ROWS - 1 :] == 8.0).all()
 
 
 @pytest.mark.parametrize("container", [np.array, sparse.csr_array, sparse.csr_matrix], ids=lambda f: f.__name__)

@@ -19,7 +19,10 @@ from skvae.modules import (
     LaplaceLikelihood,
     LatentModule,
     Net,
+    SparseModule,
     VAEModule,
+    autoencoder,
+    posterior,
 )
 from skvae.modules.posterior import LaplacePosterior
 
@@ -745,6 +748,30 @@ def test_vae_noise_is_that_of_the_residuals_of_draws(likelihood):
     else:
         expected = np.average(np.abs(residual), axis=0, weights=weight)
     np.testing.assert_allclose(module.likelihood.noise_scale(), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "laplace"])
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("module_class", [AutoEncoderModule, SparseModule])
+def test_noise_is_the_same_by_a_few_rows_at_a_time(module_class, missing, likelihood, monkeypatch):
+    """However many rows are looked at together, be it one."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(90, 5))
+    found = []
+    for n_numbers in (1, 300, 10**7):
+        monkeypatch.setattr(posterior, "_CACHED_NUMBERS", n_numbers)
+        monkeypatch.setattr(autoencoder, "_CACHED_NUMBERS", n_numbers)
+        monkeypatch.setattr(autoencoder, "_EM_ROWS", 70)
+        torch.manual_seed(0)
+        module = module_class(5, 3, hidden_layer_sizes=(7,), activation="tanh", likelihood=likelihood).eval()
+        module.likelihood.fit(X)
+        x = module.likelihood.standardize(X)
+        observed = torch.from_numpy(np.random.default_rng(1).random(X.shape) < 0.8) if missing else None
+        batch = Batch.of(x, weight=torch.linspace(0.5, 1.5, len(x)), observed=observed)
+        module.fit_noise(batch)
+        found.append(module.likelihood.noise.moment)
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("likelihood", ["gaussian", "laplace"])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import validate_data
 
+from skvae.data.sources import total
 from skvae.estimators._checks.entries import refuse_text
 from skvae.estimators._checks.images import flatten_images
 from skvae.estimators._checks.missing import is_nan, mark_missing
@@ -35,13 +36,22 @@ def validate_rows(estimator: Any, X: Any, missing: Any, **options: Any) -> Any:
     """Rows as `validate_data` returns them, with NaN in place of what `missing` says stands for a missing entry."""
     dtype = [np.float64, np.float32]
     X = _unmasked(estimator, X, missing)
+    finite = False if _is_surely_finite(X) else "allow-nan" if is_nan(missing) else True
     try:
-        X = validate_data(estimator, X, dtype=dtype, ensure_all_finite="allow-nan" if is_nan(missing) else True, **options)
+        X = validate_data(estimator, X, dtype=dtype, ensure_all_finite=finite, **options)
     except ValueError as error:
         if not str(error).startswith("Input X contains NaN."):
             raise
         raise ValueError(f"Input X contains NaN. {_what_to_do_about_nan(estimator, missing)}") from None
     return mark_missing(X, missing)
+
+
+def _is_surely_finite(X: Any) -> bool:
+    """Whether an array has no entry that is not finite, so that scikit-learn need not look, which takes twice as long."""
+    if type(X) is not np.ndarray or X.dtype.kind != "f" or X.dtype.itemsize < np.dtype(np.float32).itemsize:
+        return False
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(total(X)))
 
 
 def _unmasked(estimator: Any, X: Any, missing: Any) -> Any:
