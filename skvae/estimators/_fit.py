@@ -20,10 +20,10 @@ from skvae.data.groups import draw_groups
 from skvae.estimators import _checks as check
 from skvae.estimators._held_out import HeldOut
 from skvae.estimators._specs import NAMED, NETWORKS, resolve
-from skvae.inference.anomaly import keep_rows
+from skvae.inference.anomaly import keep_rows, room_for_rows
 from skvae.modules import DefaultNet, LatentModule, LinearPath, asked_of
 from skvae.runtime.randomness import PrivateRandomness, Stream, seed_streams
-from skvae.runtime.state import copy_of, n_bytes_of
+from skvae.runtime.state import copy_of
 from skvae.training import DivergedError, EarlyStopping, Outcome, Plan, Rows, has_networks, search_decay, train
 from skvae.warnings import warn_user
 
@@ -37,7 +37,6 @@ STREAM_DECAY = (
 FEWEST_STEPS = 100  # of a run, for a choice to be worth its time
 REMEMBERED_ROWS = 4096  # rows of earlier partial_fit calls that weigh against those of the present one
 MAX_SEED = 2**31 - 1
-_ROOM = 140_000  # bytes for training rows that are kept, the rest of 200 kB being for all that is small
 
 
 @dataclass(frozen=True)
@@ -443,15 +442,8 @@ class FitRun:
         likelihood.noise.blend(noise_before, self.share)
         if self.draft._keeps_rows:
             seed, earlier = self.progress.stream(Stream.REFERENCES, of_pass=True), getattr(self.draft, "_kept_rows", None)
-            room = self._room_for_rows(outcome)
+            room = room_for_rows(self.module, outcome.optimizer_state, vars(self.draft).values())
             self.draft._kept_rows = keep_rows(self.module, self.table, room, seed, earlier, self.share)
-
-    def _room_for_rows(self, outcome: Outcome) -> float:
-        """Bytes that rows may take, such that what is saved beside weights and optimizer is half as large and 200 kB at most."""
-        weights = n_bytes_of(dict(self.module.named_parameters()))
-        beside = n_bytes_of(self.module.state_dict()) - weights
-        beside += sum(getattr(value, "n_bytes", 0) for value in vars(self.draft).values())
-        return _ROOM + 0.5 * (weights + n_bytes_of(outcome.optimizer_state)) - beside
 
     def _note_progress(self, outcome: Outcome, plan: Plan) -> None:
         progress = self.progress
