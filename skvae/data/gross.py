@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skvae._spec import and_more
+from skvae.data.moments import weighted_median
 from skvae.data.sources import Source, WinsorizedSource
 
 _SAMPLE_ROWS, _SAMPLE_NUMBERS = 4096, 2**20  # looked at to tell which columns call for a closer look
@@ -150,7 +151,7 @@ def _look_at(x: NDArray[np.float64], weight: NDArray[np.float64], guess: float) 
     share = np.where(seen, weight, 0.0)
     share = share / share.sum()
     at_guess = x == guess
-    median = guess if share[at_guess].sum() > 0.5 else _weighted_median(x[seen], share[seen])
+    median = guess if share[at_guess].sum() > 0.5 else weighted_median(x[seen], share[seen])
     away = np.flatnonzero(seen & (x != median) & (share > 0.0))
     apart = np.abs(x[away] - median)
     order = np.argsort(apart, kind="stable")
@@ -180,11 +181,6 @@ def _look_at(x: NDArray[np.float64], weight: NDArray[np.float64], guess: float) 
         row = int(away[-1])
         return low, high, len(away) - int(first), row, float(x[row])
     return None
-
-
-def _weighted_median(x: NDArray[np.float64], share: NDArray[np.float64]) -> float:
-    order = np.argsort(x, kind="stable")
-    return float(x[order][np.searchsorted(np.cumsum(share[order]), 0.5 - _ROUNDING)])
 
 
 def _tail_index(apart: NDArray[np.float64], share: NDArray[np.float64], tail: float) -> float:
