@@ -24,7 +24,7 @@ from skvae.inference.anomaly import keep_rows, room_for_rows
 from skvae.modules import DefaultNet, LatentModule, LinearPath, asked_of
 from skvae.runtime.randomness import PrivateRandomness, Stream, seed_streams
 from skvae.runtime.state import copy_of
-from skvae.training import DivergedError, EarlyStopping, Outcome, Plan, Rows, has_networks, search_decay, train
+from skvae.training import DivergedError, Outcome, Plan, Rows, has_networks, search_decay, train
 from skvae.warnings import warn_user
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class FitRun:
             raise ValueError(
                 f"partial_fit does not support early_stopping={draft.early_stopping!r}: one pass has nothing to stop."
             )
-        held_out.check(stopping)
+        held_out.check(stopping, X)
         self.device = check.resolve_device(draft.device)
         if self.resumes:
             self._check_unchanged()
@@ -174,14 +174,14 @@ class FitRun:
         if self.concern is not None:
             warn_user(self.concern)
         noise_before = self.module.likelihood.noise.moment.clone()
-        if held_out.groups is not None:
-            self._check_groups(stopping)
         rows, valid = self._training_rows(self.table, train_index), None
         if given is not None:
             valid = self._validation_rows(given)
         elif valid_index is not None:
             valid = self._training_rows(self.table, valid_index)
         plan = self._plan(len(rows), stopping)
+        if held_out.groups is not None:
+            self._check_groups(plan)
         self.prepared = {}
         if not self.resumes:
             try:
@@ -252,16 +252,27 @@ class FitRun:
             raise ValueError(f"validation_data: {error}") from error
         return self._training_rows(table, None)
 
-    def _check_groups(self, stopping: EarlyStopping | None) -> None:
+    def _check_groups(self, plan: Plan) -> None:
         """Raise a ValueError about groups of rows of which none are held out, or that cannot be held apart."""
-        looks_for_decay = not self.resumes and self.chooses_decay and has_networks(self.module)
-        if stopping is None and not looks_for_decay:
-            raise ValueError(
-                "groups keep rows together where some are held out, which early_stopping=False does not do: set "
-                "early_stopping=True, or leave out groups."
-            )
+        if plan.early_stopping is None:
+            looks_for_decay = not self.resumes and self.chooses_decay and has_networks(self.module)
+            if looks_for_decay and not self._is_long(plan):
+                self._refuse_groups(f", nor is a decay chosen by held-out rows in a run of {plan.total_steps} step(s)")
+            if not looks_for_decay:
+                self._refuse_groups()
         if len(np.unique(self.table.groups)) < 2:
             raise ValueError("groups has one group; at least 2 are needed for some rows to be held out.")
+
+    @staticmethod
+    def _refuse_groups(why: str = "") -> None:
+        raise ValueError(
+            f"groups keep rows together where some are held out, which early_stopping=False does not do{why}: set "
+            "early_stopping=True, or leave out groups."
+        )
+
+    def _is_long(self, plan: Plan) -> bool:
+        """Whether a run is long enough for the decay beside a linear path to be chosen."""
+        return not self.single_pass and plan.total_steps >= FEWEST_STEPS
 
     def _check_unchanged(self) -> None:
         """Raise if parameters that shape the module changed since it was built."""
@@ -334,9 +345,10 @@ class FitRun:
         if arguments["linear_path"] is None:
             draft.linear_path_ = None
             return
-        is_long = not self.single_pass and plan.total_steps >= FEWEST_STEPS
-        if self.chooses_decay and is_long and has_networks(self.module):
+        if self.chooses_decay and self._is_long(plan) and has_networks(self.module):
             curve = search_decay(self.module, table, self.device, plan)
+            if table.groups is not None and plan.early_stopping is None and np.isnan(curve.loss).all():
+                self._refuse_groups(", nor is a decay chosen by held-out rows where so few are different")
             draft.decay_curve_ = {"weight_decay": curve.decay, "loss": curve.loss, "error": curve.error}
             arguments["linear_path"] = self.module.decay = float(curve.decay[curve.best])
             self.new_energy = curve.energy[curve.best]
