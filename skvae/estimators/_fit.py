@@ -15,7 +15,7 @@ from skvae import inference
 from skvae._spec import Spec, differences
 from skvae.data import Table
 from skvae.data.columns import SpreadError
-from skvae.data.gross import find_gross_errors
+from skvae.data.gross import describe_learning, find_gross_errors
 from skvae.data.groups import draw_groups
 from skvae.estimators import _checks as check
 from skvae.estimators._held_out import HeldOut
@@ -225,10 +225,7 @@ class FitRun:
                 is_flat = entries.n_rows == len(numbers)
                 concerns.append(errors.describe(table.name, numbers if is_flat else None, of=what))
         if concerns:
-            self.concern = (
-                f"{'. '.join(concerns)}. {type(self.draft).__name__} learns as if what lies outside were at the end of that "
-                "range, and scores rows as they are. Correct such entries, or leave their rows out."
-            )
+            self.concern = describe_learning(concerns, type(self.draft).__name__)
         return table
 
     def _read_validation(self, held_out: HeldOut) -> Table:

@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skvae import inference
 from skvae.data import Table
+from skvae.data.gross import describe_learning
 from skvae.estimators import _checks as check
 from skvae.estimators._anomaly import ConditionalAnomalyScoresMixin
 from skvae.estimators._base import BaseAutoEncoder
@@ -26,6 +27,7 @@ from skvae.estimators._latent import between
 from skvae.estimators._specs import as_argument
 from skvae.estimators._variational import CONDITIONAL_PRIOR, VariationalAutoEncoder
 from skvae.modules import CVAEModule
+from skvae.warnings import warn_user
 
 
 @document
@@ -306,7 +308,13 @@ class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncode
         noted.update(_conditioner=conditioner, n_conditions_=conditions.width)
         if conditions.is_labels:
             noted["classes_"] = conditions.classes
-        return rows.with_condition(conditions.encode(given, rows.n_rows)), noted
+        if run.validates:
+            return rows.with_condition(conditions.encode(given, rows.n_rows)), noted
+        encoded, errors = conditions.encode_training(given, weight)
+        if errors is not None:
+            numbers = np.arange(run.rows.n_rows)[kept]
+            warn_user(describe_learning([conditions.describe_errors(errors, numbers)], type(self).__name__))
+        return rows.with_condition(encoded), noted
 
     def _refuse_names(self, given: Any, name: str) -> None:
         """Raise a ValueError about names of columns of X in the place of their entries."""
