@@ -79,7 +79,9 @@ class CVAEResampler(DocumentedMixin, NestedMixin, OneToOneFeatureMixin, BaseEsti
     New rows hold what columns can hold. Columns of at most 20 values, each of which is there twice on average, keep to these
     values, and each class has them as often as its rows do: the highest draws become the largest value. Columns of zeros and
     ones of which every row has a single one, as those of a one-hot encoder, are found, and new rows have a single one there,
-    with the frequencies that the class has. Other columns stay between their smallest and their largest value, and whole
+    with the frequencies that the class has. Categories that never come together in the rows, as a city and the country of
+    another, do not in new ones, unless chance explains that no row has both; columns of two values follow such categories.
+    Other columns stay between their smallest and their largest value, and whole
     numbers are rounded; where one value is there again and again, as zero is in sparse matrices, or where the model would draw
     more than a few values out of range, draws are mapped to the quantiles of the class. Categories, text and other objects
     that stand for numbers keep to the entries that the column has.
