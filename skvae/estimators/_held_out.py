@@ -87,6 +87,14 @@ class HeldOut:
         return group_numbers(groups)
 
 
+def whole(validation_data: Any, X: Any) -> tuple[Any, ...]:
+    """Return rows to validate on as a tuple, for fits to parts of X; see `HeldOut.check_form`."""
+    if isinstance(validation_data, tuple):
+        return validation_data
+    HeldOut(validation_data, is_bare=True).check_form(X)
+    return (validation_data,)
+
+
 def _is_as_long(one: Any, other: Any) -> bool:
     try:
         return _num_samples(one) == _num_samples(other)

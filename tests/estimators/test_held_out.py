@@ -9,7 +9,7 @@ import pytest
 from cases import CASES
 from scipy import sparse
 from sklearn import config_context
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import UnsetMetadataPassedError
 from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.pipeline import make_pipeline
@@ -19,10 +19,12 @@ from skvae import (
     CVAE,
     TDVAE,
     VQVAE,
+    AnomalyDetector,
     AutoEncoder,
     AutoencoderImputer,
     Bernoulli,
     CVAEClassifier,
+    CVAEResampler,
     DenoisingAE,
     EarlyStopping,
     LinearPath,
@@ -416,3 +418,68 @@ def test_a_classifier_passes_them_on(X, X_val, validated):
         classifier.fit(X, y, validation_data=X_val)
     with pytest.raises(ValueError, match="looked at by early stopping alone"):
         CVAEClassifier(quick(CVAE, early_stopping=False)).fit(X, y, validation_data=(X_val, y_val))
+
+
+def test_a_detector_passes_them_on(X, X_val, validated):
+    plain = {"calibration": "cross", "n_folds": 2, "n_repeats": 1, "random_state": 0, "alpha": 0.2}
+    for given in (X_val, (X_val,), (X_val, None), X_val[:12].tolist()):
+        validated.clear()
+        AnomalyDetector(quick(), **plain).fit(X, validation_data=given)
+        assert [table.n_rows for table in validated] == [20, len(given) if isinstance(given, list) else 15] * 2
+    validated.clear()
+    weight = np.arange(40) % 2 + 1.0
+    as_many = np.random.default_rng(3).normal(size=(20, 4))  # as those that train, which are a part of X
+    AnomalyDetector(quick(), **plain).fit(X, sample_weight=weight, validation_data=as_many)
+    assert [table.n_rows for table in validated] == [20, 20] * 2
+    assert validated[0].weight is not None
+    AnomalyDetector(quick(), contamination=0.1).fit(X, validation_data=X_val)
+    with pytest.raises(ValueError, match="validation_data has 40 rows, and so has X"):
+        AnomalyDetector(quick(), **plain).fit(X, validation_data=X)
+    with pytest.raises(ValueError, match="looked at by early stopping alone"):
+        AnomalyDetector(quick(early_stopping=False), **plain).fit(X, validation_data=X_val)
+    with pytest.raises(ValueError, match="validation_data was given, but fit of Norm takes none"):
+        AnomalyDetector(Norm()).fit(X, validation_data=X_val)
+
+
+class Norm(BaseEstimator):
+    """Scores rows by their norms."""
+
+    def fit(self, X, y=None):
+        return self
+
+    def score_anomaly(self, X):
+        return np.linalg.norm(X, axis=1)
+
+
+def test_a_detector_of_a_pipeline_has_them_routed(X, X_val, validated):
+    model = quick()
+    with pytest.raises(ValueError, match=r"by metadata routing alone: .*transform_input=\['validation_data'\]"):
+        AnomalyDetector(make_pipeline(StandardScaler(), model)).fit(X, validation_data=X_val)
+    with config_context(enable_metadata_routing=True):
+        model.set_fit_request(validation_data=True)
+        pipeline = make_pipeline(StandardScaler(), model, transform_input=["validation_data"])
+        detector = AnomalyDetector(pipeline, alpha=0.2, random_state=0)
+        for as_one in (detector, make_pipeline(StandardScaler(), detector.set_fit_request(validation_data=True))):
+            validated.clear()
+            as_one.fit(X, validation_data=X_val)
+            assert validated[1].n_rows == 15
+            assert not np.isin(read(validated[1]), X_val).any()  # scaled on the way
+        with pytest.raises(UnsetMetadataPassedError, match="validation_data"):
+            AnomalyDetector(make_pipeline(StandardScaler(), quick())).fit(X, validation_data=X_val)
+
+
+def test_a_resampler_passes_them_on(X, X_val, validated):
+    y, y_val = np.repeat([0, 1], [30, 10]), np.arange(15) % 2
+    resampler = CVAEResampler(quick(CVAE), random_state=0)
+    for labels, labels_val in ((y, y_val), (np.eye(2)[y], np.eye(2)[y_val]), (y[:, np.newaxis], y_val[:, np.newaxis])):
+        validated.clear()
+        resampler.fit_resample(X, labels, validation_data=(X_val, labels_val))
+        assert [table.n_rows for table in validated] == [40, 15]
+        np.testing.assert_array_equal(validated[1].condition.argmax(axis=1), y_val)
+    for given in (X_val, (X_val,)):
+        with pytest.raises(ValueError, match=r"validation_data takes a pair \(X_val, y_val\)"):
+            resampler.fit_resample(X, y, validation_data=given)
+    with pytest.raises(ValueError, match=r"validation_data: .*labels that were not seen in fit"):
+        resampler.fit_resample(X, y, validation_data=(X_val, y_val + 1))
+    with pytest.raises(ValueError, match="looked at by early stopping alone"):
+        CVAEResampler(quick(CVAE, early_stopping=False)).fit_resample(X, y, validation_data=(X_val, y_val))
