@@ -90,7 +90,7 @@ class SparseAE(ContinuousAutoEncoder):
     independently of each other ("kl": one Gaussian over the codes), so that new rows have a likelihood: it is not that of what
     `sample` draws, which may look better or worse than the score says. But for "kl" it is the likelihood of a row together with
     the pattern that the encoder finds in it: a lower bound that more draws do not close, and the looser the more patterns would
-    do. Compared with other kinds of models, scores of these put this one at a disadvantage.
+    do, so that its scores are too low beside those of other kinds of models.
 
     After `partial_fit`, what is measured over the training rows tells of the last few thousand.
 
