@@ -33,8 +33,10 @@ from skvae._calibration import (
 from skvae._shares import columns_behind
 from skvae.data import is_sparse
 from skvae.estimators import CVAE, VQVAE, AutoEncoder
+from skvae.estimators._base import BaseAutoEncoder
 from skvae.estimators._checks import refuse_text
 from skvae.estimators._docs import DocumentedMixin
+from skvae.estimators._held_out import whole
 from skvae.estimators._specs import NestedMixin
 from skvae.pipeline import find_step, flat_steps, forth, is_active
 from skvae.warnings import warn_user
@@ -195,7 +197,7 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
     # -- fitting ------------------------------------------------------------------------------------------------------
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y=None, sample_weight=None, groups=None):
+    def fit(self, X, y=None, sample_weight=None, groups=None, *, validation_data=None):
         """Fit the estimator and find the scores of rows that it was not trained on.
 
         Parameters
@@ -209,6 +211,9 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
         groups : array-like of shape (n_samples,), default=None
             Labels of rows that resemble each other, such as overlapping windows of one series, of which some must not be trained
             on while others are held out: rows of one group are all on one side. See :func:`skvae.sliding_windows`.
+        validation_data : {array-like, sparse matrix} or tuple, default=None
+            Rows that early stopping of the estimator looks at, handed on to its `fit`: of every estimator all of them. To a
+            pipeline, whose steps have to transform them, they are handed on by metadata routing alone.
 
         Returns
         -------
@@ -218,7 +223,8 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
         Raises
         ------
         ValueError
-            If a parameter, `groups` or X is not as it should be, or the estimator takes no weights and was given some.
+            If a parameter, `groups` or X is not as it should be, or the estimator does not take the weights or the rows to
+            validate on that were given.
         TypeError
             If no step of the estimator can score anomalies.
 
@@ -234,7 +240,9 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
         if sample_weight is not None:
             weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
             rows = np.flatnonzero(weight > 0)
-        given = None if sample_weight is None else weight
+        given = {} if sample_weight is None else {"sample_weight": weight}
+        if validation_data is not None:
+            given["validation_data"] = _handed_on(validation_data, X, template)
         groups = check_groups(groups, n_rows, rows)
         random = check_random_state(self.random_state)
         if self.contamination is not None:
@@ -260,9 +268,8 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
         self._worth = worth_of_a_row(self.calibration_scores_, None if groups is None else groups[held_out])
         self._fixed_threshold = None
         if self.contamination is not None:
-            self._fixed_threshold = upper_quantile(
-                decision_scores[rows], given if given is None else given[rows], self.contamination
-            )
+            given_weight = None if sample_weight is None else weight[rows]
+            self._fixed_threshold = upper_quantile(decision_scores[rows], given_weight, self.contamination)
         self._contamination = self.contamination
         self._take_columns(models[0])
         self._alpha = self.alpha
@@ -301,7 +308,7 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
                 f"AnomalyDetector needs at least {least} rows with a positive weight here, but got n_samples = {n_rows}."
             )
 
-    def _fit_split(self, template: Any, X: Any, rows: np.ndarray, weight: Any, random: Any, groups: Any) -> _Fitted:
+    def _fit_split(self, template: Any, X: Any, rows: np.ndarray, given: Any, random: Any, groups: Any) -> _Fitted:
         """Hold out some rows, fit to the others."""
         self._need_rows(len(rows), MIN_TRAINING + 1)
         n_held_out = self._n_held_out(len(rows))
@@ -312,7 +319,7 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
             )
         n_groups = least_rows(1, self.alpha) if self.calibration_fraction == "auto" else 1
         train, test = hold_out(rows, groups, n_held_out, n_groups, random)
-        model = self._new_fit(template, X, train, weight, self._seed(random))
+        model = self._new_fit(template, X, train, given, self._seed(random))
         scores = np.full(_num_samples(X), np.nan)
         scores[test] = self._score_held_out(model, _safe_indexing(X, test))
         return [model], test if groups is None else self._some(test, random), scores
@@ -339,7 +346,7 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
         self._need_rows(len(rows), MIN_TRAINING + 1)
         return splits(self.calibration, rows, n_rows, groups)
 
-    def _fit_parts(self, template: Any, X: Any, weight: Any, random: Any, parts: list[Part], n_times: int) -> _Fitted:
+    def _fit_parts(self, template: Any, X: Any, given: Any, random: Any, parts: list[Part], n_times: int) -> _Fitted:
         """Hold out every part of the rows in turn; keep one model of each division.
 
         New rows must be scored as held-out rows are: by as many models that are trained on as many rows. A mean over all
@@ -347,7 +354,7 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
         """
         seeds = [self._seed(random) for _ in parts]
         done = Parallel(n_jobs=self.n_jobs)(
-            delayed(_fit_and_score)(self, template, X, part, weight, seed) for part, seed in zip(parts, seeds, strict=True)
+            delayed(_fit_and_score)(self, template, X, part, given, seed) for part, seed in zip(parts, seeds, strict=True)
         )
         scores = np.full(_num_samples(X), np.nan)
         rows = np.unique(np.concatenate([part.test for part in parts]))
@@ -359,15 +366,15 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
     def _seed(self, random: Any) -> int | None:
         return None if self.random_state is None else int(random.randint(2**31 - 1))
 
-    def _new_fit(self, template: Any, X: Any, rows: np.ndarray, weight: np.ndarray | None, seed: int | None) -> Any:
-        """Fit a clone to some rows."""
+    def _new_fit(self, template: Any, X: Any, rows: np.ndarray, given: dict[str, Any], seed: int | None) -> Any:
+        """Fit a clone to some rows, and hand on what else was `given`."""
         model = clone(template)
         if seed is not None:
             own = model.get_params(deep=isinstance(model, Pipeline)) if hasattr(model, "get_params") else {}
             model.set_params(**{name: seed for name in own if name.split("__")[-1] == "random_state"})
         if self.method != "likelihood":
             _leave_out_priors(model)
-        params = {} if weight is None else {_weight_name(model): weight[rows]}
+        params = {_name_in_fit(model, name): part[rows] if name == "sample_weight" else part for name, part in given.items()}
         if len(rows) != _num_samples(X):
             X = _safe_indexing(X, rows)
         y = signature(model.fit).parameters.get("y")
@@ -633,9 +640,9 @@ def _indexable(X: Any) -> Any:
     return np.asarray(X)
 
 
-def _fit_and_score(detector: Any, template: Any, X: Any, part: Part, weight: Any, seed: Any) -> Any:
+def _fit_and_score(detector: Any, template: Any, X: Any, part: Part, given: Any, seed: Any) -> Any:
     """Fit to some rows, score others; return the model where it is kept."""
-    model = detector._new_fit(template, X, part.train, weight, seed)
+    model = detector._new_fit(template, X, part.train, given, seed)
     scores = detector._score_held_out(model, _safe_indexing(X, part.test))
     return (model if part.is_kept else None), scores
 
@@ -656,15 +663,26 @@ def _leave_out_priors(model: Any) -> None:
             step.set_params(code_prior=None)
 
 
-def _weight_name(model: Any) -> str:
-    """Name under which a model's `fit` takes weights for what scores anomalies."""
+def _handed_on(validation_data: Any, X: Any, template: Any) -> Any:
+    """Rows to validate on in a form that no fit takes for a part of X."""
+    if isinstance(template, Pipeline) and not get_config()["enable_metadata_routing"]:
+        raise ValueError(
+            "validation_data was given, but a pipeline has its steps transform it by metadata routing alone: "
+            "sklearn.set_config(enable_metadata_routing=True), with Pipeline(..., transform_input=['validation_data']) and "
+            "set_fit_request(validation_data=True) of the step that takes it."
+        )
+    return whole(validation_data, X) if isinstance(template, (Pipeline, BaseAutoEncoder)) else validation_data
+
+
+def _name_in_fit(model: Any, argument: str) -> str:
+    """Name under which a model's `fit` takes an argument for what scores anomalies."""
     if not isinstance(model, Pipeline):
-        if not has_fit_parameter(model, "sample_weight"):
-            raise ValueError(f"sample_weight was given, but fit of {type(model).__name__} takes none.")
-        return "sample_weight"
+        if not has_fit_parameter(model, argument):
+            raise ValueError(f"{argument} was given, but fit of {type(model).__name__} takes none.")
+        return argument
     if get_config()["enable_metadata_routing"]:
-        return "sample_weight"  # for the steps that ask for it
+        return argument  # for the steps that ask for it
     for name, step in reversed(model.steps):
         if is_active(step) and any(hasattr(inner, "score_anomaly") for _, inner in _steps(step)):
-            return f"{name}__{_weight_name(step)}"
+            return f"{name}__{_name_in_fit(step, argument)}"
     raise AssertionError("the steps were looked at before")

@@ -179,6 +179,7 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
             Ignored.
         validation_data : array-like of shape (n_val, n_features) or tuple (X_val, y_val), default=None
             Rows that early stopping of the estimator looks at, in place of some that are held out of X; y_val is ignored.
+            If they are as many as those of X, a tuple holds them, ``(X_val,)``.
         groups : array-like of shape (n_samples,), default=None
             Groups of the rows. Where the estimator holds rows out, they are whole groups.
 
@@ -217,10 +218,11 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
             indicator = MissingIndicator(missing_values=np.nan, error_on_new=False)
             fitted.indicator_ = indicator.set_output(transform="default").fit(X)  # an array, whatever scikit-learn is set to
         given = HeldOut.of(validation_data, groups, lambda X, y: {})
+        given.check_form(X)
         held_out = {} if groups is None else {"groups": groups}
         if given.X is not None:
             try:
-                held_out["validation_data"] = fitted._check_rows(given.X, reset=False)[:, ~is_empty]
+                held_out["validation_data"] = (fitted._check_rows(given.X, reset=False)[:, ~is_empty],)
             except ValueError as error:
                 raise ValueError(f"validation_data: {error}") from error
         fitted.estimator_ = model.fit(X[:, ~is_empty], **held_out)

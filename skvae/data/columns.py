@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skvae._spec import and_more
-from skvae.data.sources import Source, as_source
+from skvae.data.moments import column_moments
+from skvae.data.sources import as_source
 
 _SAMPLE_ROWS, _MIN_SAMPLE_ROWS = 4096, 64  # rows looked at for the resolution of a column
 _SAMPLE_NUMBERS = 2**23  # fewer rows of a wide table
@@ -105,7 +106,9 @@ class ColumnStatistics:
             If a column's spread overflows or underflows.
         """
         source = as_source(X)
-        mean, std, low, high = _moments(source, sample_weight)
+        mean, variance, low, high = column_moments(source, sample_weight)
+        _check_spread(variance, low, high)
+        std = np.sqrt(variance)
         # Values that differ by rounding alone are one value.
         precision = np.finfo(source.dtype if source.dtype.kind == "f" else np.float64).eps
         constant = high - low <= 8 * precision * np.maximum(np.abs(low), np.abs(high))
@@ -133,57 +136,11 @@ class ColumnStatistics:
         return {"mean": self.mean, "spread": self.spread, "low": self.minimum, "high": self.maximum}
 
 
-def _moments(source: Source, sample_weight: NDArray[np.float64] | None) -> tuple[NDArray[np.float64], ...]:
-    """Weighted mean and standard deviation, minimum and maximum of every column, in two passes over row blocks."""
-    if source.has_missing:
-        return _moments_of_observed(source, sample_weight)
-    n_rows, n_features = source.shape
-    weight = np.full(n_rows, 1.0 / n_rows) if sample_weight is None else sample_weight / sample_weight.sum()
-    mean, variance = np.zeros(n_features), np.zeros(n_features)
-    low, high = source.extremes
-    deviation = np.empty((0, n_features))
-    with np.errstate(over="ignore", invalid="ignore"):
-        for rows in source.blocks():
-            mean += weight[rows] @ source.read_exactly(rows)
-        for rows in source.blocks():
-            block = source.read_exactly(rows)
-            if len(deviation) < len(block):  # once, for memory that is new takes longer than the arithmetic
-                deviation = np.empty(block.shape)
-            squares = np.subtract(block, mean, out=deviation[: len(block)])
-            variance += weight[rows] @ np.square(squares, out=squares)
-    _check_spread(variance, low, high)
-    return mean, np.sqrt(variance), low, high
-
-
 def _check_spread(variance: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]) -> None:
     """Raise an error about columns whose spread overflows or underflows."""
     for failed, size in ((~np.isfinite(variance), "large"), ((variance == 0.0) & (low < high), "small")):
         if failed.any():
             raise SpreadError(np.flatnonzero(failed).tolist(), size)
-
-
-def _moments_of_observed(source: Source, sample_weight: NDArray[np.float64] | None) -> tuple[NDArray[np.float64], ...]:
-    """Weighted moments and extremes of every column over the entries that are not NaN; zeros where there are none."""
-    n_rows, n_features = source.shape
-    weight = np.full(n_rows, 1.0 / n_rows) if sample_weight is None else sample_weight / sample_weight.sum()
-    total, mean, variance = np.zeros(n_features), np.zeros(n_features), np.zeros(n_features)
-    with np.errstate(over="ignore", invalid="ignore"):
-        for rows in source.blocks():
-            block = source.read_exactly(rows)
-            observed = ~np.isnan(block)
-            total += weight[rows] @ observed
-            mean += weight[rows] @ np.where(observed, block, 0.0)
-        total = np.where(total > 0.0, total, 1.0)
-        mean /= total
-        for rows in source.blocks():
-            deviation = source.read_exactly(rows) - mean
-            variance += weight[rows] @ np.nan_to_num(np.square(deviation), nan=0.0, posinf=np.inf)
-        variance /= total
-    low, high = source.extremes
-    empty = low > high
-    low, high = np.where(empty, 0.0, low), np.where(empty, 0.0, high)
-    _check_spread(variance, low, high)
-    return mean, np.sqrt(variance), low, high
 
 
 def _resolution(sample: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skvae._spec import and_more
+from skvae.data.moments import weighted_median
 from skvae.data.sources import Source, WinsorizedSource
 
 _SAMPLE_ROWS, _SAMPLE_NUMBERS = 4096, 2**20  # looked at to tell which columns call for a closer look
@@ -54,7 +55,7 @@ class GrossErrors:
         Parameters
         ----------
         name : callable
-            Name of a column, from its position.
+            Name of a column, from its position; None where it is the whole table.
         rows : ndarray of int, shape (n_samples,), or None
             What to call the rows; None leaves them out.
         of : str, default="X"
@@ -65,13 +66,23 @@ class GrossErrors:
         for column, low, high, count, row, value in list(fields)[:_NAMED]:
             where = f"{value:g}" if rows is None else f"{value:g} in row {rows[row]}"
             which = where if count == 1 else f"{count} entries such as {where}"
-            parts.append(f"column {name(int(column))!r} of {of} has {which}, where all others lie from {low:.4g} to {high:.4g}")
+            own = name(int(column))
+            what = of if own is None else f"column {own!r} of {of}"
+            parts.append(f"{what} has {which}, where all others lie from {low:.4g} to {high:.4g}")
         listing = "; ".join(parts) + and_more(list(self.columns), _NAMED)
-        return listing[0].upper() + listing[1:]
+        return listing[0].upper() + listing[1:] if listing.startswith("column") else listing  # no name of an argument
 
     def winsorize(self, source: Source) -> Source:
         """Return the rows with gross errors moved to the end of the range of their column's other entries."""
         return WinsorizedSource(source, self.columns, self.low, self.high)
+
+
+def describe_learning(concerns: list[str], learner: str) -> str:
+    """Say in words what is made of gross errors that are described, by what learns from their rows."""
+    return (
+        f"{'. '.join(concerns)}. {learner} learns as if what lies outside were at the end of that range, and scores rows as they "
+        "are. Correct such entries, or leave their rows out."
+    )
 
 
 def find_gross_errors(source: Source, weight: NDArray[np.float64] | None = None) -> GrossErrors | None:
@@ -146,7 +157,7 @@ def _look_at(x: NDArray[np.float64], weight: NDArray[np.float64], guess: float) 
     share = np.where(seen, weight, 0.0)
     share = share / share.sum()
     at_guess = x == guess
-    median = guess if share[at_guess].sum() > 0.5 else _weighted_median(x[seen], share[seen])
+    median = guess if share[at_guess].sum() > 0.5 else weighted_median(x[seen], share[seen])
     away = np.flatnonzero(seen & (x != median) & (share > 0.0))
     apart = np.abs(x[away] - median)
     order = np.argsort(apart, kind="stable")
@@ -176,11 +187,6 @@ def _look_at(x: NDArray[np.float64], weight: NDArray[np.float64], guess: float) 
         row = int(away[-1])
         return low, high, len(away) - int(first), row, float(x[row])
     return None
-
-
-def _weighted_median(x: NDArray[np.float64], share: NDArray[np.float64]) -> float:
-    order = np.argsort(x, kind="stable")
-    return float(x[order][np.searchsorted(np.cumsum(share[order]), 0.5 - _ROUNDING)])
 
 
 def _tail_index(apart: NDArray[np.float64], share: NDArray[np.float64], tail: float) -> float:

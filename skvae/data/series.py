@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from skvae.data.moments import weighted_median, weighted_spread
+
 Array = NDArray[np.float64]
 
 SCALINGS = ("mean", "standard")
@@ -75,7 +77,7 @@ class SeriesScaling:
         smallest = np.min(scale, axis=0, where=scale > 0.0, initial=np.inf)
         smallest[np.isinf(smallest)] = 1.0
         ratio = np.divide(spread, magnitude, out=np.zeros_like(spread), where=magnitude > 0.0)
-        relative = np.array([_median(ratio[:, j], share, default=1.0) for j in range(n_features)])
+        relative = np.array([_typical(ratio[:, j], share, default=1.0) for j in range(n_features)])
         nothing = SeriesScale(np.empty((0, n_features)), np.empty((0, n_features)))
         return cls(mode, smallest, relative, nothing, np.empty(0)).extended(X, weight)
 
@@ -122,14 +124,10 @@ def _sum(X: Array) -> Array:
     return total
 
 
-def _median(values: Array, weight: Array, default: float) -> float:
-    """Weighted median of the values above zero; a value of weight two counts as two."""
-    values, weight = values[values > 0.0], weight[values > 0.0]
-    if not len(values):
-        return default
-    order = np.argsort(values, kind="stable")
-    below = np.cumsum(weight[order])
-    return float(values[order][np.searchsorted(below, 0.5 * below[-1] * (1.0 - _ROUNDING))])
+def _typical(values: Array, weight: Array, default: float) -> float:
+    """Weighted median of the values above zero."""
+    varies = values > 0.0
+    return weighted_median(values[varies], weight[varies]) if varies.any() else default
 
 
 def drowned_features(X: NDArray[np.floating], weight: Array | None, share: float) -> list[tuple[int, float]]:
@@ -150,9 +148,8 @@ def drowned_features(X: NDArray[np.floating], weight: Array | None, share: float
         if largest == 0.0:
             continue
         counts, frames = np.repeat(given, present.sum(axis=1)), frames / largest
-        mean = np.average(frames, weights=counts)
-        total = np.sqrt(np.average((frames - mean) ** 2, weights=counts))
-        within = _median(spread[:, j] / largest, given, default=0.0)
+        total = weighted_spread(frames, counts)
+        within = _typical(spread[:, j] / largest, given, default=0.0)
         if 0.0 < within < share * total:
             found.append((j, within / total))
     return found

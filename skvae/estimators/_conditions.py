@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from sklearn.utils.multiclass import type_of_target
 
+from skvae.data import as_source
 from skvae.data.columns import SpreadError
-from skvae.data.kinds import Column, Columns, Labels, NamedColumns, Numbers, as_numbers, frame_columns, listing
+from skvae.data.gross import GrossErrors, find_gross_errors
+from skvae.data.kinds import Column, Columns, Labels, NamedColumns, Numbers, frame_columns, listing
 from skvae.estimators._checks import as_array, as_columns, check_entries
 from skvae.warnings import warn_user
 
@@ -45,7 +48,8 @@ class Conditions:
         self.name = name
         self._names = [column for column, _ in given] if hasattr(y, "columns") else names
         self._is_vector = is_vector
-        self._set_columns(_kinds(given, is_vector, weight, name, classes, scaled))
+        self._set_columns(_kinds(given, is_vector, name, classes, scaled))
+        self._set_columns(self._standardized(y, weight))
         # Of labels, the combinations that were seen, as keys of the columns, and their weights in total; of numbers, some rows.
         self._seen, self._totals = np.empty((0, len(given))), np.empty(0)
         self._count(y, weight)
@@ -54,6 +58,20 @@ class Conditions:
         self._columns = Columns(columns)
         self.is_labels = all(isinstance(column, Labels) for column in columns)
         self.width = self._columns.width
+
+    def _standardized(self, y: Any, weight: np.ndarray | None) -> list[Column]:
+        """Return the columns, those of numbers standardized as those of rows are."""
+        keys, _ = self._training_keys(y, weight)
+        columns, which = list(self._columns), self._of_numbers
+        if len(which):
+            try:
+                numbers = Numbers.of(keys[:, which], weight)
+            except SpreadError as error:
+                names = [column for column, _ in _read_columns(y, self.name)[0]]
+                raise error.named(lambda j: names[which[j]], self.name) from None
+            for j, column in zip(which, numbers, strict=True):
+                columns[j] = column
+        return columns
 
     # -- as plain values, and copies ----------------------------------------------------------------------------------
 
@@ -101,6 +119,11 @@ class Conditions:
     def n_columns(self) -> int:
         """Number of columns that labels and numbers come in."""
         return len(self._columns)
+
+    @property
+    def _of_numbers(self) -> np.ndarray:
+        """Positions of the columns that are numbers."""
+        return np.flatnonzero([not isinstance(column, Labels) for column in self._columns])
 
     @property
     def _classes(self) -> list[np.ndarray | None]:
@@ -179,12 +202,33 @@ class Conditions:
         one = self.n_columns == 1
         return self._columns.read(values, [self.name if one else f"Column {name!r} of {self.name}" for name in names])
 
+    def _training_keys(self, y: Any, weight: np.ndarray | None) -> tuple[np.ndarray, GrossErrors | None]:
+        """Keys of rows to learn from, gross errors among numbers moved to the range of the others, and these errors."""
+        keys, which = self._keys(y), self._of_numbers
+        errors = find_gross_errors(as_source(keys[:, which]), weight) if len(which) else None
+        if errors is None:
+            return keys, None
+        errors = replace(errors, columns=which[errors.columns])
+        return errors.winsorize(as_source(keys)).read_exactly(slice(None)), errors
+
     def _expand(self, keys: np.ndarray) -> np.ndarray:
         return self._columns.expand(keys).astype(np.float32)
 
     def encode(self, y: Any, n_rows: int) -> np.ndarray:
         """Conditions ``(n_rows, width)``, float32; one label, or one row of them, stands for all rows."""
         return self._expand(self._keys(self.spread(y, n_rows)))
+
+    def encode_training(self, y: Any, weight: np.ndarray | None) -> tuple[np.ndarray, GrossErrors | None]:
+        """Conditions of rows to learn from, and gross errors among their numbers, which are moved to the range of the others."""
+        keys, errors = self._training_keys(y, weight)
+        return self._expand(keys), errors
+
+    def describe_errors(self, errors: GrossErrors, rows: np.ndarray) -> str:
+        """Say in words where gross errors are, given what to call the rows."""
+        table = self.name.removesuffix("[condition_columns]")  # after whose columns these are named
+        if self._names is not None:
+            return errors.describe(self._names.__getitem__, rows, of=table)
+        return errors.describe(lambda j: None if self._is_vector else j, rows, of=table)
 
     def is_one(self, y: Any) -> bool:
         """Whether `y` is the condition of a single row."""
@@ -261,7 +305,7 @@ class Conditions:
 
     def _count(self, y: Any, weight: np.ndarray | None) -> None:
         """Count combinations of labels, or keep some of the numbers."""
-        keys = self._keys(y)
+        keys, _ = self._training_keys(y, weight)
         if self.is_labels:
             more, totals = _count_rows(keys, weight)
             totals = np.concatenate([self._totals, totals])
@@ -318,29 +362,18 @@ def prior_depends_on(y: Any, n_rows: int, class_conditional: bool | str, prior: 
     return is_required or len(found.combinations()[0]) <= n_rows**0.5
 
 
-def _kinds(
-    given: list[tuple[Any, np.ndarray]], is_vector: bool, weight: np.ndarray | None, name: str, classes: Any, scaled: bool
-) -> list[Column]:
-    """Kinds of the columns of a condition: labels, which may be known, or numbers, standardized as those of rows are."""
+def _kinds(given: list[tuple[Any, np.ndarray]], is_vector: bool, name: str, classes: Any, scaled: bool) -> list[Column]:
+    """Kinds of the columns of a condition: labels, which may be known, or numbers."""
     labeled = [_is_label(values, is_vector) for _, values in given]
     if classes is not None and not all(labeled):
         raise ValueError(f"classes are those of labels, but {name} is numbers.")
     known = [None] * len(given) if classes is None else ([classes] if len(given) == 1 else list(classes))
     if len(known) != len(given):
         raise ValueError(f"classes has {len(known)} list(s) of labels, but {name} has {len(given)} columns.")
-    columns: list[Any] = [
-        Labels.of(values if own is None else np.asarray(own), name, scaled=scaled) if is_label else None
+    return [
+        Labels.of(values if own is None else np.asarray(own), name, scaled=scaled) if is_label else Numbers()
         for is_label, (_, values), own in zip(labeled, given, known, strict=True)
     ]
-    which = [j for j, is_label in enumerate(labeled) if not is_label]
-    if which:
-        try:
-            numbers = Numbers.of(np.stack([as_numbers(given[j][1], name) for j in which], axis=1), weight)
-        except SpreadError as error:
-            raise error.named(lambda j: given[which[j]][0], name) from None
-        for j, column in zip(which, numbers, strict=True):
-            columns[j] = column
-    return columns
 
 
 def _read_columns(y: Any, name: str) -> tuple[list[tuple[Any, np.ndarray]], bool]:

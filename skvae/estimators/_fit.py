@@ -16,16 +16,16 @@ from skvae import inference
 from skvae._spec import Spec, differences
 from skvae.data import Table
 from skvae.data.columns import SpreadError
-from skvae.data.gross import find_gross_errors
+from skvae.data.gross import describe_learning, find_gross_errors
 from skvae.data.groups import draw_groups
 from skvae.estimators import _checks as check
 from skvae.estimators._held_out import HeldOut
 from skvae.estimators._specs import NAMED, NETWORKS, resolve
-from skvae.inference.anomaly import keep_rows
+from skvae.inference.anomaly import keep_rows, room_for_rows
 from skvae.modules import DefaultNet, LatentModule, LinearPath, asked_of
 from skvae.runtime.meeting import reserve, waited
 from skvae.runtime.randomness import PrivateRandomness, Stream, seed_streams
-from skvae.runtime.state import copy_of, n_bytes_of
+from skvae.runtime.state import copy_of
 from skvae.training import DivergedError, EarlyStopping, Outcome, Plan, Rows, free_memory, has_networks, search_decay, train
 from skvae.warnings import warn_user
 
@@ -42,7 +42,6 @@ MAX_SEED = 2**31 - 1
 # In training, at most: rows, those of the folds that choose a decay, in double precision too; weights and gradients of all folds,
 # what optimizers gather, and copies; layers of a batch with their gradients.
 _COPIES_OF_ROWS, _COPIES_OF_WEIGHTS, _LAYERS = 8, 30, 60
-_ROOM = 140_000  # bytes for training rows that are kept, the rest of 200 kB being for all that is small
 
 
 @dataclass(frozen=True)
@@ -164,7 +163,7 @@ class FitRun:
             raise ValueError(
                 f"partial_fit does not support early_stopping={draft.early_stopping!r}: one pass has nothing to stop."
             )
-        held_out.check(stopping)
+        held_out.check(stopping, X)
         began, waited_before = perf_counter(), waited()
         self.device = check.resolve_device(draft.device)
         if self.resumes:
@@ -204,14 +203,14 @@ class FitRun:
         if self.concern is not None:
             warn_user(self.concern)
         noise_before = self.module.likelihood.noise.moment.clone()
-        if held_out.groups is not None:
-            self._check_groups(stopping)
         rows, valid = self._training_rows(self.table, train_index), None
         if given is not None:
             valid = self._validation_rows(given)
         elif valid_index is not None:
             valid = self._training_rows(self.table, valid_index)
         plan = self._plan(len(rows), stopping)
+        if held_out.groups is not None:
+            self._check_groups(plan)
         self.prepared = {}
         if not self.resumes:
             try:
@@ -254,10 +253,7 @@ class FitRun:
                 is_flat = entries.n_rows == len(numbers)
                 concerns.append(errors.describe(table.name, numbers if is_flat else None, of=what))
         if concerns:
-            self.concern = (
-                f"{'. '.join(concerns)}. {type(self.draft).__name__} learns as if what lies outside were at the end of that "
-                "range, and scores rows as they are. Correct such entries, or leave their rows out."
-            )
+            self.concern = describe_learning(concerns, type(self.draft).__name__)
         return table
 
     def _read_validation(self, held_out: HeldOut) -> Table:
@@ -281,16 +277,27 @@ class FitRun:
             raise ValueError(f"validation_data: {error}") from error
         return self._training_rows(table, None)
 
-    def _check_groups(self, stopping: EarlyStopping | None) -> None:
+    def _check_groups(self, plan: Plan) -> None:
         """Raise a ValueError about groups of rows of which none are held out, or that cannot be held apart."""
-        looks_for_decay = not self.resumes and self.chooses_decay and has_networks(self.module)
-        if stopping is None and not looks_for_decay:
-            raise ValueError(
-                "groups keep rows together where some are held out, which early_stopping=False does not do: set "
-                "early_stopping=True, or leave out groups."
-            )
+        if plan.early_stopping is None:
+            looks_for_decay = not self.resumes and self.chooses_decay and has_networks(self.module)
+            if looks_for_decay and not self._is_long(plan):
+                self._refuse_groups(f", nor is a decay chosen by held-out rows in a run of {plan.total_steps} step(s)")
+            if not looks_for_decay:
+                self._refuse_groups()
         if len(np.unique(self.table.groups)) < 2:
             raise ValueError("groups has one group; at least 2 are needed for some rows to be held out.")
+
+    @staticmethod
+    def _refuse_groups(why: str = "") -> None:
+        raise ValueError(
+            f"groups keep rows together where some are held out, which early_stopping=False does not do{why}: set "
+            "early_stopping=True, or leave out groups."
+        )
+
+    def _is_long(self, plan: Plan) -> bool:
+        """Whether a run is long enough for the decay beside a linear path to be chosen."""
+        return not self.single_pass and plan.total_steps >= FEWEST_STEPS
 
     def _check_unchanged(self) -> None:
         """Raise if parameters that shape the module changed since it was built."""
@@ -363,9 +370,10 @@ class FitRun:
         if arguments["linear_path"] is None:
             draft.linear_path_ = None
             return
-        is_long = not self.single_pass and plan.total_steps >= FEWEST_STEPS
-        if self.chooses_decay and is_long and has_networks(self.module):
+        if self.chooses_decay and self._is_long(plan) and has_networks(self.module):
             curve = search_decay(self.module, table, self.device, plan)
+            if table.groups is not None and plan.early_stopping is None and np.isnan(curve.loss).all():
+                self._refuse_groups(", nor is a decay chosen by held-out rows where so few are different")
             draft.decay_curve_ = {"weight_decay": curve.decay, "loss": curve.loss, "error": curve.error}
             arguments["linear_path"] = self.module.decay = float(curve.decay[curve.best])
             self.new_energy = curve.energy[curve.best]
@@ -471,15 +479,8 @@ class FitRun:
         likelihood.noise.blend(noise_before, self.share)
         if self.draft._keeps_rows:
             seed, earlier = self.progress.stream(Stream.REFERENCES, of_pass=True), getattr(self.draft, "_kept_rows", None)
-            room = self._room_for_rows(outcome)
+            room = room_for_rows(self.module, outcome.optimizer_state, vars(self.draft).values())
             self.draft._kept_rows = keep_rows(self.module, self.table, room, seed, earlier, self.share)
-
-    def _room_for_rows(self, outcome: Outcome) -> float:
-        """Bytes that rows may take, such that what is saved beside weights and optimizer is half as large and 200 kB at most."""
-        weights = n_bytes_of(dict(self.module.named_parameters()))
-        beside = n_bytes_of(self.module.state_dict()) - weights
-        beside += sum(getattr(value, "n_bytes", 0) for value in vars(self.draft).values())
-        return _ROOM + 0.5 * (weights + n_bytes_of(outcome.optimizer_state)) - beside
 
     def _note_progress(self, outcome: Outcome, plan: Plan) -> None:
         progress = self.progress

@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skvae import inference
 from skvae.data import Table
+from skvae.data.gross import describe_learning
 from skvae.estimators import _checks as check
 from skvae.estimators._anomaly import ConditionalAnomalyScoresMixin
 from skvae.estimators._base import BaseAutoEncoder
@@ -26,6 +27,7 @@ from skvae.estimators._latent import between
 from skvae.estimators._specs import as_argument
 from skvae.estimators._variational import CONDITIONAL_PRIOR, VariationalAutoEncoder
 from skvae.modules import CVAEModule
+from skvae.warnings import warn_user
 
 
 @document
@@ -202,7 +204,8 @@ class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncode
         validation_data : {array-like, sparse matrix} or tuple (X_val, y_val), default=None
             Rows that early stopping looks at, in place of some that are held out of X: a pair of rows and their labels or
             numbers, or rows alone where columns of theirs are the condition. They are not
-            learned from, and a pipeline's earlier steps transform them on request alone, by its `transform_input`.
+            learned from, and a pipeline's earlier steps transform them on request alone, by its `transform_input`. If they are
+            as many as those of X, a tuple holds them, be it ``(X_val,)``: searches divide all else that is as long as X.
         groups : array-like of shape (n_samples,), default=None
             Groups of the rows, such as the person whom each is about. Where rows are held out, by early stopping and to choose
             the decay beside a linear path, they are whole groups.
@@ -305,7 +308,13 @@ class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncode
         noted.update(_conditioner=conditioner, n_conditions_=conditions.width)
         if conditions.is_labels:
             noted["classes_"] = conditions.classes
-        return rows.with_condition(conditions.encode(given, rows.n_rows)), noted
+        if run.validates:
+            return rows.with_condition(conditions.encode(given, rows.n_rows)), noted
+        encoded, errors = conditions.encode_training(given, weight)
+        if errors is not None:
+            numbers = np.arange(run.rows.n_rows)[kept]
+            warn_user(describe_learning([conditions.describe_errors(errors, numbers)], type(self).__name__))
+        return rows.with_condition(encoded), noted
 
     def _refuse_names(self, given: Any, name: str) -> None:
         """Raise a ValueError about names of columns of X in the place of their entries."""

@@ -79,7 +79,9 @@ class CVAEResampler(DocumentedMixin, NestedMixin, OneToOneFeatureMixin, BaseEsti
     New rows hold what columns can hold. Columns of at most 20 values, each of which is there twice on average, keep to these
     values, and each class has them as often as its rows do: the highest draws become the largest value. Columns of zeros and
     ones of which every row has a single one, as those of a one-hot encoder, are found, and new rows have a single one there,
-    with the frequencies that the class has. Other columns stay between their smallest and their largest value, and whole
+    with the frequencies that the class has. Categories that never come together in the rows, as a city and the country of
+    another, do not in new ones, unless chance explains that no row has both; columns of two values follow such categories.
+    Other columns stay between their smallest and their largest value, and whole
     numbers are rounded; where one value is there again and again, as zero is in sparse matrices, or where the model would draw
     more than a few values out of range, draws are mapped to the quantiles of the class. Categories, text and other objects
     that stand for numbers keep to the entries that the column has.
@@ -147,7 +149,7 @@ class CVAEResampler(DocumentedMixin, NestedMixin, OneToOneFeatureMixin, BaseEsti
         return self
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def fit_resample(self, X, y):
+    def fit_resample(self, X, y, *, validation_data=None):
         """Fit the model and add new rows of the classes that are to grow.
 
         Parameters
@@ -157,6 +159,8 @@ class CVAEResampler(DocumentedMixin, NestedMixin, OneToOneFeatureMixin, BaseEsti
         y : array-like of shape (n_samples,) or (n_samples, n_classes)
             Their labels; a matrix has a one in the column of the label, and zeros in the others, which are then labeled by
             their positions.
+        validation_data : tuple (X_val, y_val), default=None
+            Rows and labels that early stopping of the estimator looks at; see :meth:`CVAE.fit`. They are not resampled.
 
         Returns
         -------
@@ -173,7 +177,7 @@ class CVAEResampler(DocumentedMixin, NestedMixin, OneToOneFeatureMixin, BaseEsti
         """
         model, rows, labels, wanted = self._check(X, y)
         classes, first, codes, counts = np.unique(labels, return_index=True, return_inverse=True, return_counts=True)
-        model.fit(X, labels, sample_weight=1.0 / np.sqrt(counts[codes]))
+        model.fit(X, labels, sample_weight=1.0 / np.sqrt(counts[codes]), **_to_validate(validation_data))
         like = np.repeat(first, [wanted.get(label, 0) for label in classes.tolist()])  # rows of the labels of the new ones
         columns = columns_of(rows, _entries(X))
         new, n_rejected = self._draw(model, rows, labels, labels[like], columns)
@@ -391,6 +395,15 @@ def _as_one_list(y: Any) -> Any:
             )
         return values.argmax(axis=1)
     return values
+
+
+def _to_validate(validation_data: Any) -> dict[str, Any]:
+    """Rows and labels to validate on, the latter as one list."""
+    if validation_data is None:
+        return {}
+    if not isinstance(validation_data, tuple) or len(validation_data) != 2:
+        raise ValueError("validation_data takes a pair (X_val, y_val) of rows and their labels.")
+    return {"validation_data": (validation_data[0], _as_one_list(validation_data[1]))}
 
 
 def _take_labels(y: Any, rows: np.ndarray) -> Any:

@@ -203,7 +203,8 @@ class DenoisingAE(AutoEncoder):
         validation_data : {array-like, sparse matrix} or tuple (X_val, y_val), default=None
             Rows that early stopping looks at, in place of some that are held out of X: a pair of noisy rows and their clean
             ones where clean rows are given, and rows alone where not. They are not
-            learned from, and a pipeline's earlier steps transform them on request alone, by its `transform_input`.
+            learned from, and a pipeline's earlier steps transform them on request alone, by its `transform_input`. If they are
+            as many as those of X, a tuple holds them, be it ``(X_val,)``: searches divide all else that is as long as X.
         groups : array-like of shape (n_samples,), default=None
             Groups of the rows, such as the person whom each is about. Where rows are held out, by early stopping and to choose
             the decay beside a linear path, they are whole groups.

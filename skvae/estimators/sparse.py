@@ -85,10 +85,12 @@ class SparseAE(ContinuousAutoEncoder):
     -----
     ``hidden_layer_sizes`` is empty by default: one layer, as dictionaries are learned, read by linear maps.
 
-    `sample` draws codes of training rows, a little changed but for their patterns of activity. `score_samples` spreads over all
-    patterns, as if units were active independently of each other ("kl": one Gaussian over the codes), so that new rows have a
-    likelihood. But for "kl" it is the likelihood of a row together with the pattern that the encoder finds in it: a lower bound
-    that more draws do not close, and the looser the more patterns would do.
+    `sample` and `score` go by different densities of the codes. `sample` draws codes of training rows, a little changed but for
+    their patterns of activity. `score_samples`, whose mean `score` is, spreads over all patterns, as if units were active
+    independently of each other ("kl": one Gaussian over the codes), so that new rows have a likelihood: it is not that of what
+    `sample` draws, which may look better or worse than the score says. But for "kl" it is the likelihood of a row together with
+    the pattern that the encoder finds in it: a lower bound that more draws do not close, and the looser the more patterns would
+    do, so that its scores are too low beside those of other kinds of models.
 
     After `partial_fit`, what is measured over the training rows tells of the last few thousand.
 

@@ -233,7 +233,8 @@ class VQVAE(ClustersMixin, TableAutoEncoder):
         validation_data : {array-like, sparse matrix} or tuple (X_val, y_val), default=None
             Rows that early stopping looks at, in place of some that are held out of X; labels that are passed beside them are
             ignored, as the prior of the codes alone depends on any. They are not
-            learned from, and a pipeline's earlier steps transform them on request alone, by its `transform_input`.
+            learned from, and a pipeline's earlier steps transform them on request alone, by its `transform_input`. If they are
+            as many as those of X, a tuple holds them, be it ``(X_val,)``: searches divide all else that is as long as X.
         groups : array-like of shape (n_samples,), default=None
             Groups of the rows, such as the person whom each is about. Where rows are held out, by early stopping and to choose
             the decay beside a linear path, they are whole groups.

@@ -9,7 +9,20 @@ from skvae.functional.contraction import (
     layer_jacobian_change,
     layer_jacobian_norm,
 )
-from skvae.functional.corruption import add_gaussian, choose_entries, drop, mask, normal_cdf, salt_and_pepper
+from skvae.functional.corruption import (
+    CorruptedMoments,
+    add_gaussian,
+    choose_entries,
+    drop,
+    mask,
+    moments_of_drop,
+    moments_of_gaussian,
+    moments_of_mask,
+    moments_of_mixture,
+    moments_of_salt_and_pepper,
+    normal_cdf,
+    salt_and_pepper,
+)
 from skvae.functional.divergence import gaussian_kl
 from skvae.functional.factors import (
     Factors,
@@ -38,6 +51,7 @@ from skvae.functional.sparsity import bernoulli_kl, keep_largest, keep_largest_o
 
 __all__ = [
     "SEARCH_NUMBERS",
+    "CorruptedMoments",
     "Factors",
     "add_gaussian",
     "bernoulli_energy",
@@ -65,6 +79,11 @@ __all__ = [
     "least_squares",
     "linear_denoiser",
     "mask",
+    "moments_of_drop",
+    "moments_of_gaussian",
+    "moments_of_mask",
+    "moments_of_mixture",
+    "moments_of_salt_and_pepper",
     "nearest_codes",
     "normal_cdf",
     "normal_log_prob",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -81,3 +83,60 @@ def drop(x: Tensor, noise: Tensor, rate: float) -> Tensor:
 def normal_cdf(noise: Tensor) -> Tensor:
     """Uniform numbers on (0, 1) from standard normal ones."""
     return 0.5 * (1.0 + torch.erf(noise / math.sqrt(2.0)))
+
+
+# -- moments of corrupted rows ----------------------------------------------------------------------------------------
+
+
+class CorruptedMoments(NamedTuple):
+    """First and second moments of corrupted rows; of rows as they are, to begin with.
+
+    Attributes
+    ----------
+    covariance : Tensor of shape (n_features, n_features)
+    crossed : Tensor of shape (n_outputs, n_features)
+        Covariance between clean rows, or other targets, and corrupted ones.
+    mean : Tensor of shape (n_features,)
+    """
+
+    covariance: Tensor
+    crossed: Tensor
+    mean: Tensor
+
+
+def moments_of_gaussian(rows: CorruptedMoments, scale: Tensor) -> CorruptedMoments:
+    """Moments after `add_gaussian`, from those before."""
+    return rows._replace(covariance=rows.covariance + torch.diag(scale.square().expand_as(rows.mean)))
+
+
+def moments_of_drop(rows: CorruptedMoments, rate: float) -> CorruptedMoments:
+    """Moments after `drop`, from those before."""
+    more = (rows.covariance.diagonal() + rows.mean.square()) * rate / (1.0 - rate)
+    return rows._replace(covariance=rows.covariance + torch.diag(more))
+
+
+def moments_of_mask(rows: CorruptedMoments, rate: float, value: Tensor | float) -> CorruptedMoments:
+    """Moments after `mask`, from those before, where entries are chosen at a rate."""
+    value = torch.as_tensor(value, dtype=rows.mean.dtype).expand_as(rows.mean)
+    return _moments_of_replacement(rows, rate, value, torch.zeros_like(value))
+
+
+def moments_of_salt_and_pepper(rows: CorruptedMoments, rate: float, low: Tensor, high: Tensor) -> CorruptedMoments:
+    """Moments after `salt_and_pepper`, from those before, where entries are chosen at a rate."""
+    return _moments_of_replacement(rows, rate, 0.5 * (low + high), (0.5 * (high - low)).square())
+
+
+def _moments_of_replacement(rows: CorruptedMoments, rate: float, mean: Tensor, variance: Tensor) -> CorruptedMoments:
+    """Moments where draws of a mean and a variance replace entries, each by itself, as those of many columns nearly are."""
+    kept, own = 1.0 - rate, rows.covariance.diagonal()
+    replaced = kept * own + (1.0 - kept) * variance + kept * (1.0 - kept) * (rows.mean - mean).square()
+    covariance = kept**2 * rows.covariance + torch.diag(replaced - kept**2 * own)
+    return CorruptedMoments(covariance, kept * rows.crossed, kept * rows.mean + (1.0 - kept) * mean)
+
+
+def moments_of_mixture(parts: Sequence[CorruptedMoments]) -> CorruptedMoments:
+    """Moments of rows each of which is corrupted in one of several ways, all of them as likely."""
+    mean = torch.stack([part.mean for part in parts]).mean(0)
+    apart = [part.mean - mean for part in parts]
+    covariance = [part.covariance + torch.outer(away, away) for part, away in zip(parts, apart, strict=True)]
+    return CorruptedMoments(torch.stack(covariance).mean(0), torch.stack([part.crossed for part in parts]).mean(0), mean)

@@ -2,7 +2,7 @@
 
 from skvae.inference.codes import code_shares, code_usage
 from skvae.inference.importance import effective_sample_size, log_mean_exp, log_weights
-from skvae.inference.measure import fit_noise, has_structure, latent_usage, start, training_codes, widen_noise
+from skvae.inference.measure import fit_noise, has_structure, latent_usage, start, widen_noise
 from skvae.inference.rows import (
     codes_from_noise,
     decode,
@@ -19,6 +19,7 @@ from skvae.inference.rows import (
     posterior,
     preactivate,
     prior_moments,
+    training_codes,
 )
 from skvae.inference.runner import misses_entries
 

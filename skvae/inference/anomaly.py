@@ -8,7 +8,7 @@ over one row in a fixed order, so that a row's result does not depend on its nei
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -20,9 +20,11 @@ from skvae.data import Table
 from skvae.data.sources import row_blocks
 from skvae.inference import rows as rows_of
 from skvae.modules import Likelihood
+from skvae.runtime.state import n_bytes_of
 
 _MOST_REFERENCES, _FEWEST_REFERENCES = 1024, 64
 _MOST_BYTES = 2**21
+_ROOM = 140_000  # bytes for training rows that are kept, the rest of 200 kB being for all that is small
 MAX_OCCLUDED = 64  # columns up to which shares come from a reconstruction per column
 
 
@@ -112,6 +114,22 @@ def reconstruction_entries(module: nn.Module, name: str, table: Table, device: t
 def n_references(n_features: int, n_bytes: float) -> int:
     """Most rows that are kept where they may take so many bytes."""
     return int(np.clip(min(_MOST_BYTES, n_bytes) // (4 * n_features), _FEWEST_REFERENCES, _MOST_REFERENCES))
+
+
+def room_for_rows(module: nn.Module, optimizer_state: Any, others: Iterable[Any]) -> float:
+    """Bytes that rows may take, such that what is saved beside weights and optimizer is half as large and 200 kB at most.
+
+    Parameters
+    ----------
+    module : LatentModule
+    optimizer_state : object
+        As plain data.
+    others : iterable
+        What else is saved; counted is what knows its `n_bytes`.
+    """
+    weights = n_bytes_of(dict(module.named_parameters()))
+    beside = n_bytes_of(module.state_dict()) - weights + sum(getattr(value, "n_bytes", 0) for value in others)
+    return _ROOM + 0.5 * (weights + n_bytes_of(optimizer_state)) - beside
 
 
 def keep_rows(

@@ -10,7 +10,7 @@ from torch import nn
 
 from skvae.data import Table
 from skvae.data.columns import columns_are_correlated
-from skvae.inference.rows import encode, find_codes, posterior
+from skvae.inference.rows import posterior
 from skvae.inference.runner import filled_target, misses_entries, place, rows_at_once
 from skvae.modules import Batch, LatentModule
 from skvae.modules.likelihoods.units import MAX_STANDARDIZED
@@ -151,12 +151,6 @@ def _sample(module: LatentModule, data: Table, device: torch.device, max_rows: i
 
 def _evenly_spaced(data: Table, max_rows: int) -> np.ndarray:
     return np.linspace(0, data.n_rows - 1, min(data.n_rows, max_rows)).astype(int)
-
-
-def training_codes(module: nn.Module, data: Table, device: torch.device) -> np.ndarray:
-    """Deterministic codes of rows that a fit measures, which may be a few; of a module with codebooks, integers."""
-    look_up = find_codes if hasattr(module, "levels") else encode
-    return look_up(module, data, device, size=rows_at_once(module, device, data.n_rows))
 
 
 def latent_usage(module: nn.Module, data: Table, device: torch.device, *, max_rows: int) -> tuple[np.ndarray, np.ndarray]:

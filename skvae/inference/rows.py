@@ -11,15 +11,20 @@ import torch
 from torch import nn
 
 from skvae.data import Table
-from skvae.inference.runner import CHUNK_FLOATS, Runner, chunk_rows, place
+from skvae.inference.runner import CHUNK_FLOATS, Runner, chunk_rows, place, rows_at_once
 from skvae.modules import Batch
 from skvae.runtime.cudnn import steady
 from skvae.runtime.randomness import make_generator, private_randomness
 
 
-def encode(module: nn.Module, table: Table, device: torch.device, *, size: int | None = None) -> np.ndarray:
-    """Deterministic codes ``(n_samples, n_components)`` of rows in the units of the data, by chunks of a `size`."""
-    return _of_rows(module, table, device, module.encode, size)
+def encode(module: nn.Module, table: Table, device: torch.device) -> np.ndarray:
+    """Deterministic codes ``(n_samples, n_components)`` of rows in the units of the data."""
+    return _of_rows(module, table, device, module.encode)
+
+
+def training_codes(module: nn.Module, table: Table, device: torch.device) -> np.ndarray:
+    """Return what a fit measures of the codes of its rows, which may be a few; see `LatentModule.measured_codes`."""
+    return _of_rows(module, table, device, module.measured_codes, rows_at_once(module, device, table.n_rows))
 
 
 def log_prob_given(module: nn.Module, table: Table, device: torch.device) -> np.ndarray:
@@ -37,9 +42,9 @@ def preactivate(module: nn.Module, table: Table, device: torch.device) -> np.nda
     return _of_rows(module, table, device, module.preactivate)
 
 
-def find_codes(module: nn.Module, table: Table, device: torch.device, *, size: int | None = None) -> np.ndarray:
-    """Codes ``(n_samples, n_codes)`` of rows in the units of the data, as integers, by chunks of a `size`."""
-    return _of_rows(module, table, device, module.codes, size)
+def find_codes(module: nn.Module, table: Table, device: torch.device) -> np.ndarray:
+    """Codes ``(n_samples, n_codes)`` of rows in the units of the data, as integers."""
+    return _of_rows(module, table, device, module.codes)
 
 
 def jacobian_norm(module: nn.Module, table: Table, device: torch.device) -> np.ndarray:

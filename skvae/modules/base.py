@@ -324,6 +324,10 @@ class LatentModule(TrainableModule):
         """Code of rows, ``(n, n_components)``."""
         return self.encoder_output(batch)
 
+    def measured_codes(self, batch: Batch) -> Tensor:
+        """Return what a fit measures of the codes of rows, ``(n, ...)``: the codes themselves, unless integers stand for them."""
+        return self.encode(batch)
+
     def encoder_output(self, batch: Batch) -> Tensor:
         """Return what the encoder makes of rows, ``(n, n_outputs)``."""
         output: Tensor = self.encoder(self.encoder_input(batch))

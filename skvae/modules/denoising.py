@@ -12,7 +12,7 @@ from skvae import functional as fn
 from skvae.modules.autoencoder import AutoEncoderModule
 from skvae.modules.base import Schedule
 from skvae.modules.batch import Batch, Loss
-from skvae.modules.linear import LinearModel, install, is_tied, read
+from skvae.modules.linear import LinearModel, Readings, install, is_tied, read
 
 CORRUPTIONS = ("gaussian", "masking", "salt_and_pepper", "dropout")
 
@@ -82,67 +82,59 @@ class DenoisingModule(AutoEncoderModule):
             return super().start(batch)
         if not self.has_clean_targets and (callable(self.corruption) or rows.observed is not None):
             return super().start(batch)
-        likelihood, share = self.likelihood, rows.weight / rows.weight.sum()
+        moments, clean_mean = self._moments(rows, batch.counted)
+        install(self, self._linear_denoiser(self._corrupted(moments), clean_mean, rows.joined.shape[1]))
+
+    def _moments(self, rows: Readings, counted: Tensor | None) -> tuple[fn.CorruptedMoments, Tensor]:
+        """Moments of rows as they are read, before any corruption, and the means of clean ones."""
+        share = rows.weight / rows.weight.sum()
         mean = share @ rows.inputs
         away = rows.inputs - mean
         deviation = away * share.sqrt().unsqueeze(1)
-        covariance, varying = deviation.mT @ deviation, likelihood.varying.cpu().double()
-        clean_mean, crossed, read_columns = mean, covariance, likelihood.input_varying.cpu().double()
-        if self.has_clean_targets:
-            clean_mean, crossed = _clean_moments(rows.response, batch.counted, share, away)
-        corrupted, crossed, center = self._corrupted_moments(covariance, crossed, mean)
+        covariance = deviation.mT @ deviation
+        if not self.has_clean_targets:
+            return fn.CorruptedMoments(covariance, covariance, mean), mean
+        clean_mean, crossed = _clean_moments(rows.response, counted, share, away)
+        return fn.CorruptedMoments(covariance, crossed, mean), clean_mean
+
+    def _corrupted(self, rows: fn.CorruptedMoments) -> fn.CorruptedMoments:
+        """Moments once rows are corrupted; functions of the user's own are left out."""
+        if callable(self.corruption):
+            return rows
+        return fn.moments_of_mixture([self._moments_under(name, rows) for name in self._names])
+
+    def _moments_under(self, name: str, rows: fn.CorruptedMoments) -> fn.CorruptedMoments:
+        column, rate = self.likelihood.input_column, self.corruption_rate
+        if name == "gaussian":
+            return fn.moments_of_gaussian(rows, (self.corruption_scale * self._noise_unit()).cpu().double())
+        if name == "dropout":
+            return fn.moments_of_drop(rows, rate)
+        if name == "salt_and_pepper":
+            return fn.moments_of_salt_and_pepper(rows, rate, column("low").cpu().double(), column("high").cpu().double())
+        return fn.moments_of_mask(rows, rate, torch.as_tensor(self._mask_value()).cpu().double())
+
+    def _linear_denoiser(self, corrupted: fn.CorruptedMoments, clean_mean: Tensor, n_inputs: int) -> LinearModel:
+        """Return the best linear denoiser of the rank, by moments of corrupted rows, whose codes have a mean square of one."""
+        likelihood = self.likelihood
+        varying, read_columns = likelihood.varying.cpu().double(), likelihood.input_varying.cpu().double()
         importance = (likelihood.training_weight / likelihood.unit_weight).cpu().double().sqrt()
         n_axes = min(self.n_components, self.n_features)
-        both = read_columns.unsqueeze(1) * read_columns
-        keep = varying.unsqueeze(1) * read_columns
-        encoder, axes = fn.linear_denoiser(corrupted * both, crossed * importance.unsqueeze(1) * keep, read_columns, n_axes)
-        codes = (encoder @ corrupted * encoder).sum(1)
+        both, keep = (of_rows.unsqueeze(1) * read_columns for of_rows in (read_columns, varying))
+        crossed = corrupted.crossed * importance.unsqueeze(1) * keep
+        encoder, axes = fn.linear_denoiser(corrupted.covariance * both, crossed, read_columns, n_axes)
+        codes = (encoder @ corrupted.covariance * encoder).sum(1)
         unit = float(codes.mean().clamp(min=1e-12).rsqrt())
-        full = torch.zeros(self.n_components, rows.joined.shape[1], dtype=encoder.dtype)
+        full = torch.zeros(self.n_components, n_inputs, dtype=encoder.dtype)
         full[:n_axes, : self.n_features] = unit * encoder
         decoder = torch.zeros(self.n_features, self.n_components, dtype=encoder.dtype)
         inverse = torch.where(importance > 0.0, 1.0 / importance.clamp(min=1e-30), 0.0)
         decoder[:, :n_axes] = inverse.unsqueeze(1) * axes.mT / unit
-        install(self, LinearModel(full, -(full[:, : self.n_features] @ center), decoder, clean_mean))
+        return LinearModel(full, -(full[:, : self.n_features] @ corrupted.mean), decoder, clean_mean)
 
     @property
     def has_clean_targets(self) -> bool:
         """Whether the clean rows are others than those that are read."""
         return self.likelihood.input_units is not None
-
-    def _corrupted_moments(self, covariance: Tensor, crossed: Tensor, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Covariance of corrupted rows, covariance between clean and corrupted ones, and the mean of the latter.
-
-        They follow from the covariance of rows, that between clean rows and these, and the mean of rows. Functions of the
-        user's own are left out.
-        """
-        if callable(self.corruption):
-            return covariance, crossed, mean
-        names, columns = self._names, self.likelihood.input_column
-        found = []
-        for name in names:
-            kept, replaced = 1.0, torch.zeros_like(mean)  # share of entries that stay, and what takes the place of the others
-            extra = torch.zeros_like(mean)
-            if name == "gaussian":
-                extra = (self.corruption_scale * self._noise_unit()).cpu().double().square().expand_as(mean)
-            elif name == "dropout":
-                rate = self.corruption_rate
-                extra = (covariance.diagonal() + mean.square()) * rate / (1.0 - rate)
-            else:
-                kept = 1.0 - self.corruption_rate
-                variance = torch.zeros_like(mean)
-                if name == "masking":
-                    replaced = replaced + torch.as_tensor(self._mask_value()).cpu().double()
-                else:
-                    low, high = columns("low").cpu().double(), columns("high").cpu().double()
-                    replaced, variance = 0.5 * (low + high), (0.5 * (high - low)).square()
-                own = kept * covariance.diagonal() + (1.0 - kept) * variance + kept * (1.0 - kept) * (mean - replaced).square()
-                extra = own - kept**2 * covariance.diagonal()
-            center = kept * mean + (1.0 - kept) * replaced
-            found.append((kept**2 * covariance + torch.diag(extra), kept * crossed, center))
-        center = torch.stack([each[2] for each in found]).mean(0)
-        corrupted = torch.stack([own + torch.outer(each - center, each - center) for own, _, each in found]).mean(0)
-        return corrupted, torch.stack([each[1] for each in found]).mean(0), center
 
     def loss(self, batch: Batch, schedule: Schedule) -> Loss:
         corrupted = self.corrupt(batch)

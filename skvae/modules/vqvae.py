@@ -371,6 +371,10 @@ class VQVAEModule(LatentModule):
         self._descend(batch, choose)
         return torch.cat(found, 1)
 
+    def measured_codes(self, batch: Batch) -> Tensor:
+        """Codes of rows as integers, see `codes`."""
+        return self.codes(batch)
+
     def embed(self, codes: Tensor) -> Tensor:
         """Embedding of codes, ``(n, n_codes)`` of int to ``(n, n_components)``."""
         parts = zip(self.quantizers, self.code_slices, strict=True)

@@ -140,7 +140,7 @@ def _search(module: LatentModule, rows: Batch, exact: Batch, plan: Plan, groups:
                 decays.append(decay)
                 losses.append(loss)
                 energies.append(_energies(modules, held_out, trained))
-                worse, error = _difference(loss, min(losses, key=lambda values: values @ weight), weight)
+                worse, error = paired_difference(loss, min(losses, key=lambda values: values @ weight), weight)
                 n_worse = n_worse + 1 if worse > _WORSE * error else 0
                 if n_worse == 2:
                     return
@@ -163,7 +163,7 @@ def _search(module: LatentModule, rows: Batch, exact: Batch, plan: Plan, groups:
     return DecayCurve(
         decay=np.array(decays)[order],
         loss=np.array([values @ weight for values in losses]),
-        error=np.array([_difference(values, losses[0], weight)[1] for values in losses]),
+        error=np.array([paired_difference(values, losses[0], weight)[1] for values in losses]),
         energy=np.array(energy),
         best=_choose(losses, weight, sure),
     )
@@ -173,19 +173,19 @@ def _choose(losses: list[NDArray[np.float64]], weight: NDArray[np.float64], sure
     """Position of the strongest decay that is about as good as the best, and better than no networks for sure."""
     mean = np.array([values @ weight for values in losses])
     best = int(mean.argmin())
-    gain, error = _difference(losses[0], losses[best], weight)
+    gain, error = paired_difference(losses[0], losses[best], weight)
     if gain <= sure * error:
         return 0
     # A linear model that is far off makes all networks look alike.
     gain = min(gain, 2.0 * float(max(mean[1:] - mean[best]))) if len(mean) > 2 else gain
     for i, values in enumerate(losses):
-        lost, error = _difference(values, losses[best], weight)
+        lost, error = paired_difference(values, losses[best], weight)
         if lost <= max((1.0 - _REACHED) * gain, _ALIKE * error):
             return i
     return best
 
 
-def _difference(one: NDArray[np.float64], other: NDArray[np.float64], weight: NDArray[np.float64]) -> tuple[float, float]:
+def paired_difference(one: NDArray[np.float64], other: NDArray[np.float64], weight: NDArray[np.float64]) -> tuple[float, float]:
     """Mean difference between losses of the same rows, and its standard error."""
     apart = one - other
     mean = float(weight @ apart)

@@ -10,6 +10,7 @@ from skvae.data import Table
 from skvae.data.distinct import distinct_rows
 from skvae.functional import Factors
 from skvae.runtime.threads import one_thread
+from skvae.training.decay import paired_difference
 
 _FOLDS = 3
 _FEWEST_ROWS, _MOST_ROWS = 128, 2048
@@ -55,7 +56,7 @@ def choose_factors(table: Table, fewest: int, most: int) -> int:
     fold = torch.arange(len(x)) % _FOLDS
     parts = [(fold != i, fold == i) for i in range(_FOLDS if len(x) * work < _WORK_OF_FOLDS else 1)]
     held_out = torch.cat([held.nonzero().squeeze(1) for _, held in parts])
-    share_held = share[held_out] / share[held_out].sum()
+    share_held = (share[held_out] / share[held_out].sum()).numpy()
     floor, lost, n_worse = x.new_full((x.shape[1],), _FLOOR), [], 0
     with one_thread():
         for n_factors in tried:
@@ -64,21 +65,14 @@ def choose_factors(table: Table, fewest: int, most: int) -> int:
                 gaps = None if bool(there[train].all()) else there[train]
                 found = fn.factor_analysis(x[train], share[train], n_factors, floor=floor, observed=gaps)
                 errors.append(_errors(found, x[held], there[held] & ~hidden[held], hidden[held]))
-            lost.append(torch.cat(errors))
+            lost.append(torch.cat(errors).numpy())
             best = min(lost, key=lambda of_rows: float(share_held @ of_rows))
-            more, error = _difference(lost[-1], best, share_held)
+            more, error = paired_difference(lost[-1], best, share_held)
             n_worse = n_worse + 1 if more > error else 0
             if n_worse == 2:
                 break
-    differences = [_difference(of_rows, best, share_held) for of_rows in lost]
+    differences = [paired_difference(of_rows, best, share_held) for of_rows in lost]
     return next(n_factors for n_factors, (more, error) in zip(tried, differences, strict=False) if more <= _ALIKE * error)
-
-
-def _difference(one: torch.Tensor, other: torch.Tensor, share: torch.Tensor) -> tuple[float, float]:
-    """Mean difference between errors of the same rows, and its standard error."""
-    apart = one - other
-    mean = share @ apart
-    return float(mean), float(torch.sqrt(share.square() @ (apart - mean).square()))
 
 
 def _errors(found: Factors, x: torch.Tensor, seen: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:

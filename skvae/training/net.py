@@ -225,7 +225,7 @@ class AutoEncoderNet(NeuralNet):
             return None, iterator
         if self.plan.callbacks:  # which may have frozen layers
             self._step.shape = None
-        stretch = Stretch([self._step], map(alone, iterator), len(iterator), lambda i: self.progress)
+        stretch = Stretch([self._step], map(alone, iterator), len(iterator), lambda i: self.progress, keeps_terms=True)
         key = stretch.key("epoch", len(iterator.rows))
         try:
             found = None if key is None else meet(key, stretch, take)

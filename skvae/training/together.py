@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
 
 from skvae.modules import Batch
+from skvae.runtime.meeting import check_aborted
+from skvae.runtime.threads import all_threads
 from skvae.training.optimizers import OptimizerError
 from skvae.training.stack import CannotStackError, StackedStep, stack_key
 from skvae.training.step import EagerStep
@@ -28,12 +31,15 @@ class Stretch:
         Of each module.
     begin_step : callable
         Called with the number of steps that lie behind, before each one; returns the fraction of the run that does.
+    keeps_terms : bool, default=False
+        Whether anybody wants to know the terms of the loss.
     """
 
     steps: Sequence[EagerStep]
     batches: Iterator[Batch]
     n_steps: int
     begin_step: Callable[[int], float]
+    keeps_terms: bool = False
 
     def key(self, kind: str, n_rows: int) -> Hashable | None:
         """Return what stretches have in common that can be taken at once; None for one that has to be taken by itself.
@@ -69,39 +75,37 @@ def take(stretches: Sequence[Stretch]) -> list[list[Taken] | OptimizerError | No
     Returns
     -------
     list
-        For each stretch what has come of its modules, the error that ended one of them, or None where it has to be taken by
-        itself, its batches from the first.
+        For each stretch what has come of its modules, if it is kept, the error that ended one of them, or None where it has to be
+        taken by itself, its batches from the first.
     """
     in_order = sorted(stretches, key=lambda each: (each.steps[0].settings, each.steps[0].n_steps, each.steps[0].learning_rate))
     members = [step for stretch in in_order for step in stretch.steps]
     if len(members) == 1:
         leave(members)
         return [None]
-    stack = members[0].stack
-    if (
-        stack is None
-        or len(stack.members) != len(members)
-        or any(a is not b for a, b in zip(stack.members, members, strict=True))
-    ):
+    stack, sums = members[0].stack, _Sums()
+    if stack is None or stack.members != members:
         stack = StackedStep(members)
-    sums = _Sums()
-    for i in range(in_order[0].n_steps):
-        progress = [at for stretch in in_order for at in [stretch.begin_step(i)] * len(stretch.steps)]
-        batches = [next(stretch.batches) for stretch in in_order]
-        try:
-            batch, weight = _joined(batches)
-            terms = stack(batch, progress)
-        except CannotStackError:
-            if i:
-                raise
-            leave(members)
-            for step in members:
-                step.can_stack = False
-            for stretch, given in zip(in_order, batches, strict=True):
-                stretch.batches = itertools.chain([given], stretch.batches)
-            return [None] * len(stretches)
-        sums.add(terms, weight)
-    taken, found = sums.taken(stack.norms()), {}
+    with ExitStack() as contexts:
+        for i in range(in_order[0].n_steps):
+            check_aborted()
+            progress = [at for stretch in in_order for at in [stretch.begin_step(i)] * len(stretch.steps)]
+            batches = [next(stretch.batches) for stretch in in_order]
+            if i == 0 and len(stretches) > 1:  # one fit alone must not depend on how many threads there are
+                n_rows = sum(batch.weight.numel() for batch in batches)
+                contexts.enter_context(all_threads(n_rows * members[0].module.row_work))
+            try:
+                batch, weight = _joined(batches)
+                terms = stack(batch, progress)
+            except CannotStackError:
+                if i:
+                    raise
+                _take_back(members, in_order, batches)
+                return [None] * len(stretches)
+            if in_order[0].keeps_terms:
+                sums.add(terms, weight)
+    taken = sums.taken(stack.norms()) if in_order[0].keeps_terms else []
+    found: dict[int, list[Taken] | OptimizerError] = {}
     start = 0
     for stretch in in_order:
         stop = start + len(stretch.steps)
@@ -109,6 +113,15 @@ def take(stretches: Sequence[Stretch]) -> list[list[Taken] | OptimizerError | No
         found[id(stretch)] = failures[0] if failures else taken[start:stop]
         start = stop
     return [found[id(stretch)] for stretch in stretches]
+
+
+def _take_back(members: list[EagerStep], stretches: list[Stretch], batches: list[Batch]) -> None:
+    """Leave stretches as they were before their first batches, for each to be taken by itself."""
+    leave(members)
+    for step in members:
+        step.can_stack = False
+    for stretch, batch in zip(stretches, batches, strict=True):
+        stretch.batches = itertools.chain([batch], stretch.batches)
 
 
 def take_alone(stretch: Stretch) -> None:

@@ -18,6 +18,8 @@ from sklearn.utils import estimator_checks as checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skvae import CVAE, AutoEncoder, CVAEResampler, Gaussian, LinearPath
+from skvae.data.kinds import columns_of
+from skvae.estimators._marginals import ClassShape, Draws, TableShape
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
@@ -294,6 +296,61 @@ def test_columns_that_are_one_hot_together_stay_so_in_any_form(quick, form):
     assert len(new) > 100
     assert (new.sum(axis=1) == 1).all()
     assert set(np.unique(new)) == {0.0, 1.0}
+
+
+def places(n_rows=600, seed=0):
+    """Numbers, then cities one-hot, each with its country; whether it lies in the south is one column; and jobs, of any city."""
+    rng = np.random.default_rng(seed)
+    y = (rng.random(n_rows) < 0.2).astype(int)
+    city = np.where(y == 1, rng.choice(12, n_rows, p=rng.dirichlet(np.full(12, 3.0))), rng.integers(12, size=n_rows))
+    job = rng.integers(4, size=n_rows)
+    numbers = rng.normal(size=(n_rows, 2)) + (city % 4)[:, np.newaxis] + y[:, np.newaxis]
+    return np.column_stack([numbers, np.eye(12)[city], np.eye(4)[city % 4], city >= 6, np.eye(4)[job]]), y
+
+
+PLACES = {"array": np.asarray, "sparse": sparse.csr_array, "integers": lambda X: np.round(X).astype(int), "frame": pd.DataFrame}
+
+
+@pytest.mark.parametrize("form", PLACES)
+def test_categories_that_never_come_together_do_not(form):
+    X, y = places()
+    order = np.random.default_rng(1).permutation(X.shape[1]) if form == "frame" else np.arange(X.shape[1])
+    model = CVAE(prior="conditional", n_components=2, hidden_layer_sizes=(16,), max_epochs=5, linear_path=LinearPath(1.0))
+    found, _ = CVAEResampler(model, random_state=0).fit_resample(PLACES[form](X[:, order]), y)
+    new = np.asarray(found.toarray() if sparse.issparse(found) else found, dtype=float)[len(X) :][:, np.argsort(order)]
+    assert len(new) > 300
+    city, country, south, job = new[:, 2:14].argmax(1), new[:, 14:18].argmax(1), new[:, 18], new[:, 19:].argmax(1)
+    assert (new[:, 2:14].sum(1) == 1).all()
+    np.testing.assert_array_equal(country, city % 4)
+    np.testing.assert_array_equal(south, city >= 6)
+    assert len(np.unique(12 * job + city)) > 1.05 * len(np.unique(X[y == 1][:, 2:], axis=0))  # jobs are free
+    for part in (slice(2, 14), slice(14, 18), slice(19, None)):
+        assert np.abs(new[:, part].mean(0) - X[y == 1][:, part].mean(0)).sum() / 2 < 0.08
+
+
+@pytest.mark.parametrize("n_rare", [1, 5])
+def test_categories_of_a_class_of_a_few_rows_go_together(n_rare):
+    X, y = places()
+    kept = (y == 0) | (np.cumsum(y) <= n_rare)
+    model = CVAE(1, hidden_layer_sizes=(8,), max_epochs=3, linear_path=LinearPath(1.0))
+    X_new, _ = CVAEResampler(model, guard=0.0, random_state=0).fit_resample(X[kept], y[kept])
+    new = X_new[kept.sum() :]
+    np.testing.assert_array_equal(new[:, 14:18].argmax(1), new[:, 2:14].argmax(1) % 4)
+    np.testing.assert_array_equal(new[:, 18], new[:, 2:14].argmax(1) >= 6)
+
+
+def test_where_no_category_is_left_they_are_those_of_a_row():
+    """Of three features any two come together as zeros, but not all three, with none of which a fourth one then could come."""
+    kinds = np.array([[0, 0, 1, 0], [0, 1, 0, 1], [1, 0, 0, 2], *([k, k, k, d] for k in (2, 3) for d in range(3))])
+    of_rows = kinds[np.random.default_rng(0).integers(len(kinds), size=900)]
+    X = np.column_stack([np.eye(n)[own] for n, own in zip((4, 4, 4, 3), of_rows.T, strict=True)])
+    shape = TableShape(X, columns_of(X))
+    assert [len(group) for group in shape.groups] == [4, 4, 4, 3]
+    draws = Draws(X, np.full(X.shape, 0.25))
+    new = ClassShape(shape, X[::3], draws).settle(draws, np.random.RandomState(0))
+    found = np.stack([new[:, group].argmax(1) for group in shape.groups], axis=1)
+    assert (new.sum(1) == 4).all()
+    assert {tuple(row) for row in found.tolist()} == {tuple(row) for row in kinds.tolist()}
 
 
 @pytest.mark.parametrize("n_rare", [1, 3])

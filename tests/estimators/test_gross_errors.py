@@ -102,6 +102,67 @@ def test_a_fit_is_that_of_the_table_without_it(cls):
     assert np.array_equal(one.score_samples(rows(20, 2)), other.score_samples(rows(20, 2)))
 
 
+# -- conditions -------------------------------------------------------------------------------------------------------
+
+IN_WORDS = r"has 100000 in row 17, where all others lie from .* CVAE learns as if"
+
+
+def conditions_of(form, value):
+    """Arguments of `fit` for rows under two numbers, of which one has a wild entry, and how the warning begins."""
+    X, given = rows(300, 1), rows(300, 4)[:, :2]
+    given[ROW, 1] = np.delete(given[:, 1], ROW).max() if value is None else value
+    if form == "list":
+        return {"X": X, "y": given[:, 1]}, {}, "y"
+    if form == "columns of X":
+        return {"X": np.column_stack([X, given])}, {"condition_columns": [10, 11]}, "Column 11 of X"
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(given, columns=["age", "dose"])
+    if form == "named columns of X":
+        frame = pandas.DataFrame(X, columns=[f"c{i}" for i in range(10)]).join(frame)
+        return {"X": frame}, {"condition_columns": ["dose", "age"]}, "Column 'dose' of X"
+    if form == "labels and numbers":
+        return {"X": X, "y": frame.assign(age=np.arange(300) % 3)}, {}, "Column 'dose' of y"
+    if form == "frame":
+        return {"X": X, "condition": frame}, {}, "Column 'dose' of condition"
+    return {"X": X, form: given}, {}, f"Column 1 of {form}"
+
+
+@pytest.mark.parametrize("form", ["y", "condition", "list", "frame", "labels and numbers", "columns of X", "named columns of X"])
+def test_numbers_that_rows_are_conditioned_on_are_looked_at(form):
+    (spoilt_rows, parameters, beginning), (clean, _, _) = conditions_of(form, 1e5), conditions_of(form, None)
+    one, other = (quick(CVAE, max_epochs=2, **parameters) for _ in range(2))
+    with pytest.warns(UserWarning, match=f"^{re.escape(beginning)} {IN_WORDS}") as caught:
+        one.fit(**spoilt_rows)
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        other.fit(**clean)
+    drawn = [model.sample(200, random_state=0, return_y=True) for model in (one, other)]
+    for part, expected in zip(*drawn, strict=True):
+        np.testing.assert_array_equal(part, expected)
+    given = {name: part for name, part in clean.items() if name != "X"}
+    np.testing.assert_array_equal(one.score_samples(clean["X"], **given), other.score_samples(clean["X"], **given))
+
+
+@ALLOWED
+def test_weights_streams_and_scores_of_wild_conditions():
+    (wild, _, _), (clean, _, _) = conditions_of("y", 1e5), conditions_of("y", None)
+    weight = np.where(np.arange(300) < 10, 0.0, 1.0)
+    with pytest.warns(UserWarning, match=IN_WORDS):
+        weighted = quick(CVAE, max_epochs=1).fit(**wild, sample_weight=weight)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        quick(CVAE, max_epochs=1).fit(**wild, sample_weight=np.where(np.arange(300) == ROW, 0.0, 1.0))
+    one, other = quick(CVAE), quick(CVAE)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=IN_WORDS):
+            one.partial_fit(**wild)
+        other.partial_fit(**clean)
+    np.testing.assert_array_equal(one.transform(rows(20, 2)), other.transform(rows(20, 2)))
+    scores = weighted.score_samples(rows(300, 1), wild["y"])
+    assert scores.argmin() == ROW  # as it is
+
+
 @ALLOWED
 def test_choice_of_the_decay_and_early_stopping():
     for parameters in ({"linear_path": "auto", "max_epochs": 40}, {"early_stopping": EarlyStopping(n_iter_no_change=3)}):

@@ -9,9 +9,9 @@ import pytest
 from cases import CASES
 from scipy import sparse
 from sklearn import config_context
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import UnsetMetadataPassedError
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -19,10 +19,12 @@ from skvae import (
     CVAE,
     TDVAE,
     VQVAE,
+    AnomalyDetector,
     AutoEncoder,
     AutoencoderImputer,
     Bernoulli,
     CVAEClassifier,
+    CVAEResampler,
     DenoisingAE,
     EarlyStopping,
     LinearPath,
@@ -206,7 +208,8 @@ def test_frames(X, X_val):
         (np.ones(4), "validation_data: Expected 2D array"),
         (np.full((2, 4), np.nan), "validation_data: Input X contains NaN"),
         (np.full((2, 4), "a"), "validation_data: Column"),
-        ((np.ones((3, 4)),), "validation_data is a tuple of 1; it takes the rows X_val, or a pair"),
+        ((), "validation_data is a tuple of 0; it takes the rows X_val, or a pair"),
+        ((None,), "validation_data is a tuple of 1; it takes the rows X_val, or a pair"),
         ((np.ones((3, 4)), None, None), "validation_data is a tuple of 3"),
         ((None, np.ones(3)), "it takes the rows X_val, or a pair"),
     ],
@@ -222,7 +225,7 @@ def test_rows_that_are_none(X, given, message):
 
 def test_rows_out_of_the_range_of_a_likelihood(X):
     with pytest.raises(ValueError, match=r"validation_data: .*bernoulli"):
-        quick(likelihood=Bernoulli(), linear_path=None).fit((X > 0).astype(float), validation_data=X)
+        quick(likelihood=Bernoulli(), linear_path=None).fit((X > 0).astype(float), validation_data=X[1:])
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -234,6 +237,38 @@ def test_rows_that_nobody_looks_at_are_refused(case):
         case.make(early_stopping=True).fit(X, validation_data=X, groups=np.arange(20))
     with pytest.raises(ValueError, match=r"early_stopping__validation_fraction=0\.3 of the rows"):
         case.make(early_stopping=EarlyStopping(0.3)).fit(X, validation_data=X)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_rows_as_many_as_those_of_x_come_in_a_tuple(case, validated):
+    rng = np.random.default_rng(0)
+    X, X_val = rng.normal(size=(20, 5)), rng.normal(size=(20, 5))
+    model = case.make(early_stopping=True)
+    for given in (X_val, X_val.tolist(), pd.DataFrame(X_val), sparse.csr_array(X_val)):
+        with pytest.raises(ValueError, match=r"validation_data has 20 rows, and so has X: .* Pass a tuple, \(X_val,\)"):
+            model.fit(X, validation_data=given)
+    if not isinstance(model, CVAE):
+        model.fit(X, validation_data=(X_val,))
+        np.testing.assert_array_equal(read(validated[1]).ravel(), X_val.ravel())
+
+
+def test_what_a_search_would_divide_is_never_misread(X, validated):
+    X_val = np.random.default_rng(2).normal(size=(40, 4))
+    search = GridSearchCV(quick(), {"n_components": [1, 2]}, cv=2, error_score="raise", refit=False)
+    with pytest.raises(ValueError, match="validation_data has 20 rows, and so has X"):
+        search.fit(X, validation_data=X_val)
+    with pytest.raises(ValueError, match="validation_data has 20 rows, and so has X"):
+        cross_validate(quick(), X, params={"validation_data": X_val}, cv=2, error_score="raise")
+    validated.clear()
+    search.fit(X, validation_data=(X_val,))
+    assert [table.n_rows for table in validated] == 4 * [20, 40]
+    with config_context(enable_metadata_routing=True):
+        model = quick().set_fit_request(validation_data=True)
+        pipeline = make_pipeline(StandardScaler(), model, transform_input=["validation_data"])
+        validated.clear()
+        GridSearchCV(pipeline, {"autoencoder__n_components": [1, 2]}, cv=2, error_score="raise").fit(X, validation_data=(X_val,))
+    assert {table.n_rows for table in validated[1::2]} == {40}
+    assert not np.isin(read(validated[1]), X_val).any()  # standardized on the way
 
 
 # -- groups -----------------------------------------------------------------------------------------------------------
@@ -318,11 +353,16 @@ def test_groups_that_are_none(X, groups, message):
 
 @pytest.mark.parametrize("cls", [AutoEncoder, VQVAE, TDVAE])
 def test_groups_that_keep_nothing_together_are_refused(X, cls):
-    path = [None, LinearPath(1.0)] if cls is AutoEncoder else [None]
+    path = [None, LinearPath(1.0), "auto"] if cls is AutoEncoder else [None]
     for linear_path in path:
         params = {"linear_path": linear_path} if cls is AutoEncoder else {}
         with pytest.raises(ValueError, match="groups keep rows together where some are held out, which early_stopping=False"):
             cls(max_epochs=1, **params).fit(X, groups=np.arange(40))
+    if cls is AutoEncoder:
+        with pytest.raises(ValueError, match=r"nor is a decay chosen by held-out rows in a run of 99 step\(s\): set early"):
+            cls(max_epochs=99).fit(X, groups=np.arange(40))
+        with pytest.raises(ValueError, match="nor is a decay chosen by held-out rows where so few are different: set early"):
+            cls(max_epochs=100).fit(np.tile(X[:8], (5, 1)), groups=np.arange(40))
     if cls is AutoEncoder:
         fitted = quick(warm_start=True, linear_path="auto").fit(X, groups=np.arange(40) // 4)
         assert fitted.fit(X, groups=np.arange(40) // 4).n_iter_
@@ -378,3 +418,68 @@ def test_a_classifier_passes_them_on(X, X_val, validated):
         classifier.fit(X, y, validation_data=X_val)
     with pytest.raises(ValueError, match="looked at by early stopping alone"):
         CVAEClassifier(quick(CVAE, early_stopping=False)).fit(X, y, validation_data=(X_val, y_val))
+
+
+def test_a_detector_passes_them_on(X, X_val, validated):
+    plain = {"calibration": "cross", "n_folds": 2, "n_repeats": 1, "random_state": 0, "alpha": 0.2}
+    for given in (X_val, (X_val,), (X_val, None), X_val[:12].tolist()):
+        validated.clear()
+        AnomalyDetector(quick(), **plain).fit(X, validation_data=given)
+        assert [table.n_rows for table in validated] == [20, len(given) if isinstance(given, list) else 15] * 2
+    validated.clear()
+    weight = np.arange(40) % 2 + 1.0
+    as_many = np.random.default_rng(3).normal(size=(20, 4))  # as those that train, which are a part of X
+    AnomalyDetector(quick(), **plain).fit(X, sample_weight=weight, validation_data=as_many)
+    assert [table.n_rows for table in validated] == [20, 20] * 2
+    assert validated[0].weight is not None
+    AnomalyDetector(quick(), contamination=0.1).fit(X, validation_data=X_val)
+    with pytest.raises(ValueError, match="validation_data has 40 rows, and so has X"):
+        AnomalyDetector(quick(), **plain).fit(X, validation_data=X)
+    with pytest.raises(ValueError, match="looked at by early stopping alone"):
+        AnomalyDetector(quick(early_stopping=False), **plain).fit(X, validation_data=X_val)
+    with pytest.raises(ValueError, match="validation_data was given, but fit of Norm takes none"):
+        AnomalyDetector(Norm()).fit(X, validation_data=X_val)
+
+
+class Norm(BaseEstimator):
+    """Scores rows by their norms."""
+
+    def fit(self, X, y=None):
+        return self
+
+    def score_anomaly(self, X):
+        return np.linalg.norm(X, axis=1)
+
+
+def test_a_detector_of_a_pipeline_has_them_routed(X, X_val, validated):
+    model = quick()
+    with pytest.raises(ValueError, match=r"by metadata routing alone: .*transform_input=\['validation_data'\]"):
+        AnomalyDetector(make_pipeline(StandardScaler(), model)).fit(X, validation_data=X_val)
+    with config_context(enable_metadata_routing=True):
+        model.set_fit_request(validation_data=True)
+        pipeline = make_pipeline(StandardScaler(), model, transform_input=["validation_data"])
+        detector = AnomalyDetector(pipeline, alpha=0.2, random_state=0)
+        for as_one in (detector, make_pipeline(StandardScaler(), detector.set_fit_request(validation_data=True))):
+            validated.clear()
+            as_one.fit(X, validation_data=X_val)
+            assert validated[1].n_rows == 15
+            assert not np.isin(read(validated[1]), X_val).any()  # scaled on the way
+        with pytest.raises(UnsetMetadataPassedError, match="validation_data"):
+            AnomalyDetector(make_pipeline(StandardScaler(), quick())).fit(X, validation_data=X_val)
+
+
+def test_a_resampler_passes_them_on(X, X_val, validated):
+    y, y_val = np.repeat([0, 1], [30, 10]), np.arange(15) % 2
+    resampler = CVAEResampler(quick(CVAE), random_state=0)
+    for labels, labels_val in ((y, y_val), (np.eye(2)[y], np.eye(2)[y_val]), (y[:, np.newaxis], y_val[:, np.newaxis])):
+        validated.clear()
+        resampler.fit_resample(X, labels, validation_data=(X_val, labels_val))
+        assert [table.n_rows for table in validated] == [40, 15]
+        np.testing.assert_array_equal(validated[1].condition.argmax(axis=1), y_val)
+    for given in (X_val, (X_val,)):
+        with pytest.raises(ValueError, match=r"validation_data takes a pair \(X_val, y_val\)"):
+            resampler.fit_resample(X, y, validation_data=given)
+    with pytest.raises(ValueError, match=r"validation_data: .*labels that were not seen in fit"):
+        resampler.fit_resample(X, y, validation_data=(X_val, y_val + 1))
+    with pytest.raises(ValueError, match="looked at by early stopping alone"):
+        CVAEResampler(quick(CVAE, early_stopping=False)).fit_resample(X, y, validation_data=(X_val, y_val))

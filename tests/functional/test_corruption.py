@@ -134,3 +134,53 @@ def test_rows_are_corrupted_alone(x, name):
         pytest.skip("the extremes are those of all rows given here")
     noise = randn(N_ROWS, N_FEATURES)
     assert torch.equal(CORRUPTIONS[name](x[3:7], noise[3:7]), CORRUPTIONS[name](x, noise)[3:7])
+
+
+# -- moments ----------------------------------------------------------------------------------------------------------
+
+
+def moments_of(x, clean):
+    """Moments of rows, and their covariance with others, by definition."""
+    away, mean = x - x.mean(0), x.mean(0)
+    return fn.CorruptedMoments(away.T @ away / len(x), (clean - clean.mean(0)).T @ away / len(x), mean)
+
+
+LOW, HIGH = torch.tensor([-2.0, 0.0, 1.0], dtype=torch.float64), torch.tensor([5.0, 1.0, 6.0], dtype=torch.float64)
+SCALE, VALUE = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64), torch.tensor([-1.0, 0.0, 4.0], dtype=torch.float64)
+UNDER = {
+    "gaussian": (lambda x, noise, chosen, signs: fn.add_gaussian(x, noise, SCALE), lambda m: fn.moments_of_gaussian(m, SCALE)),
+    "dropout": (lambda x, noise, chosen, signs: fn.drop(x, noise, 0.3), lambda m: fn.moments_of_drop(m, 0.3)),
+    "masking": (lambda x, noise, chosen, signs: fn.mask(x, chosen, VALUE), lambda m: fn.moments_of_mask(m, 0.3, VALUE)),
+    "masking by one value": (lambda x, noise, chosen, signs: fn.mask(x, chosen, 2.0), lambda m: fn.moments_of_mask(m, 0.3, 2.0)),
+    "salt and pepper": (
+        lambda x, noise, chosen, signs: fn.salt_and_pepper(x, chosen, signs, LOW, HIGH),
+        lambda m: fn.moments_of_salt_and_pepper(m, 0.3, LOW, HIGH),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def draws():
+    """Correlated rows, two targets beside them, and independent draws for corruptions."""
+    n = 200_000
+    normal = [randn(n, 3, seed=seed).double() for seed in range(5)]
+    x = normal[0] @ torch.tensor([[1.0, 0.5, 0.0], [0.0, 1.0, -1.0], [0.0, 0.0, 0.5]]).double() + torch.tensor([1.0, 0.0, 3.0])
+    clean = x[:, :2] + 0.5 * normal[1][:, :2]
+    return x, clean, normal[2], fn.normal_cdf(normal[3]) < 0.3, normal[4]
+
+
+@pytest.mark.parametrize("name", UNDER)
+def test_moments_are_those_of_draws(name, draws):
+    x, clean, *noise = draws
+    corrupt, moments = UNDER[name]
+    for found, expected in zip(moments(moments_of(x, clean)), moments_of(corrupt(x, *noise), clean), strict=True):
+        torch.testing.assert_close(found, expected, atol=0.05, rtol=0.01)
+
+
+def test_moments_of_a_mixture_are_those_of_draws(draws):
+    x, clean, *noise = draws
+    half = torch.arange(len(x)) % 2 == 0
+    mixed = torch.where(half.unsqueeze(1), UNDER["masking"][0](x, *noise), UNDER["salt and pepper"][0](x, *noise))
+    found = fn.moments_of_mixture([UNDER[name][1](moments_of(x, clean)) for name in ("masking", "salt and pepper")])
+    for one, expected in zip(found, moments_of(mixed, clean), strict=True):
+        torch.testing.assert_close(one, expected, atol=0.05, rtol=0.01)

@@ -12,7 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV, cross_val_predict, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, scale
-from skorch.callbacks import Callback
+from skorch.callbacks import Callback  # noqa: TID251
 
 from skvae import (
     CVAE,
