@@ -197,7 +197,8 @@ class _CallBackend(_ThreadBackend):
 
     def configure(self, n_jobs: int = 1, parallel: Parallel = None, require: str | None = None, **options: Any) -> int:
         self.parallel = parallel
-        parallel.pre_dispatch = "all"  # those that wait to be dispatched could not be met
+        # Those that wait to be dispatched could not be met. By "all", joblib swallows errors of the iterable.
+        parallel.pre_dispatch = EVERYTHING
         self._returns_list = not parallel.return_generator
         # Tasks that share memory may add to it: unless they were asked to run at the same time, they do so in their order.
         is_ordered = require == "sharedmem" and self._n_jobs == self.default_n_jobs
