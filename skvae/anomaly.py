@@ -34,7 +34,7 @@ from skvae._shares import columns_behind
 from skvae.data import is_sparse
 from skvae.estimators import CVAE, VQVAE, AutoEncoder
 from skvae.estimators._base import BaseAutoEncoder
-from skvae.estimators._checks import refuse_text
+from skvae.estimators._checks import refuse_no_table, refuse_text
 from skvae.estimators._docs import DocumentedMixin
 from skvae.estimators._held_out import whole
 from skvae.estimators._specs import NestedMixin
@@ -632,6 +632,7 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
 
 def _indexable(X: Any) -> Any:
     """Rows in a form of which some can be taken; they are checked by the estimator."""
+    refuse_no_table(X)
     if is_sparse(X):
         return X.tocsr()
     if hasattr(X, "shape") or isinstance(X, (list, tuple)):

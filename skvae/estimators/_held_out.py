@@ -82,7 +82,7 @@ class HeldOut:
         """Return the groups of the rows of X as numbers."""
         if self.groups is None:
             return None
-        groups = check_entries(column_or_1d(as_array(self.groups), input_name="groups"), "groups")
+        groups = check_entries(column_or_1d(as_array(self.groups, "groups"), input_name="groups"), "groups")
         check_consistent_length(X, groups)
         return group_numbers(groups)
 

@@ -34,11 +34,13 @@ def check_sequences(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -
     `n_timesteps` steps or, without, univariate ones. Where `reset`, notes numbers and names of the columns.
     """
     is_list = isinstance(X, (list, tuple))
+    X = [_unmasked(x) for x in X] if is_list else _unmasked(X)
     X, is_rows = _as_array(X, None if reset else columns_of_rows(estimator))
     if getattr(X, "ndim", None) == 1 or (isinstance(X, (list, tuple)) and not any(hasattr(x, "__len__") for x in X)):
+        n_entries = X.shape[0] if hasattr(X, "shape") else len(X)
         raise ValueError(
-            f"Expected sequences, got 1D array instead: X has shape ({len(X)},). {_CUT}. Reshape your data if it is a sequence "
-            "by itself: X.reshape(1, -1)."
+            f"Expected sequences, got 1D array instead: X has shape ({n_entries},). {_CUT}. Reshape your data if it is a "
+            "sequence by itself: X.reshape(1, -1)."
         )
     options: Any = {"dtype": [np.float64, np.float32], "ensure_all_finite": "allow-nan", "ensure_min_samples": min_rows}
     if is_rows:
@@ -75,6 +77,13 @@ def check_sequences(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -
     return X
 
 
+def _unmasked(X: Any) -> Any:
+    """Sequences of a masked array, with NaN wherever it is masked, as behind the end of each."""
+    if not isinstance(X, np.ma.MaskedArray) or not np.ma.is_masked(X):
+        return X
+    return (X if X.dtype.kind == "f" else X.astype(np.float64)).filled(np.nan)
+
+
 def _validate_rows(estimator: Any, X: Any, *, reset: bool, **options: Any) -> np.ndarray:
     """Rows as `validate_data` returns them; of another length, it is said how univariate sequences of any length are passed."""
     try:
@@ -94,6 +103,7 @@ def _with_advice(error: ValueError) -> ValueError:
 
 def _as_array(X: Any, n_columns: int | None) -> tuple[Any, bool]:
     """Return sequences as something with two dimensions or three, and whether it has two; see `holds_rows`."""
+    check.refuse_no_table(X)
     ndim = getattr(X, "ndim", None)
     if ndim == 1 and getattr(X.dtype, "kind", "") == "O":
         X, ndim = list(X), None

@@ -105,6 +105,7 @@ class CVAEClassifier(DocumentedMixin, NestedMixin, ClassifierMixin, BaseEstimato
         """
         estimator = new_model(self, CVAE())
         y = check.check_class_labels(self, y)
+        check.refuse_no_table(X)
         check_consistent_length(X, y)
         weight = None
         if sample_weight is not None:

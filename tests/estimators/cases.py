@@ -21,7 +21,8 @@ def labels_of(X: Any) -> np.ndarray:
         pivot = X[:, 1 % X.shape[1]]
         return (pivot > X[:, 3 % X.shape[1]]).astype(int) + (pivot > X[:, -1])
     except (TypeError, ValueError, IndexError, ZeroDivisionError):  # of rows that are to be refused
-        return np.zeros(len(X) if hasattr(X, "__len__") else 1, dtype=int)
+        has_rows = hasattr(X, "__len__") and not isinstance(X, type) and getattr(X, "ndim", 1) != 0
+        return np.zeros(len(X) if has_rows else 1, dtype=int)
 
 
 def layers_of(network: Any) -> list[Any]:

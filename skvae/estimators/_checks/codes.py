@@ -9,20 +9,31 @@ from sklearn.utils.validation import check_array
 from torch import nn
 
 from skvae.data import dense
+from skvae.estimators._checks.entries import refuse_masked, refuse_no_table
+
+_LARGEST = 1e30  # entry of a code, which leaves room for the weights of a decoder in single precision
 
 
 def check_codes(estimator: Any, Z: Any) -> np.ndarray:
     """Codes as a dense float32 or float64 array with as many columns as the estimator has components."""
+    refuse_no_table(Z, "Z")
+    refuse_masked(Z, "Z")
     Z = dense(check_array(Z, accept_sparse="csr", dtype=[np.float64, np.float32], input_name="Z"))
     if Z.shape[1] != estimator.n_components_:
         raise ValueError(
             f"Z has {Z.shape[1]} columns, but {type(estimator).__name__} was fitted with n_components_={estimator.n_components_}."
+        )
+    largest = np.abs(Z).max()
+    if largest > _LARGEST:
+        raise ValueError(
+            f"Z has entries as large as {largest:.3g}; codes are decoded in single precision and may not exceed {_LARGEST:g}."
         )
     return Z
 
 
 def check_discrete_codes(module: nn.Module, codes: Any) -> np.ndarray:
     """Discrete codes as an integer matrix, each within its codebook."""
+    refuse_masked(codes, "codes")
     try:
         codes = np.asarray(codes)
     except ValueError as error:

@@ -60,20 +60,19 @@ def refuse_text(X: Any, table: str = "X") -> None:
 
 def _columns_of(X: Any, table: str) -> list[_Column]:
     """Columns that are not known to hold numbers."""
+    refuse_no_table(X, table)
     if hasattr(X, "columns") and hasattr(X, "dtypes"):
         library = "pandas" if hasattr(X, "iloc") else "polars"
+        _refuse_doubles(X, table)
         columns = zip(frame_columns(X), X.dtypes, strict=True)
         return [
             _Column(table, name, f"{table}[{name!r}]", np.asarray(column), library, dtype)
             for (name, column), dtype in columns
             if getattr(dtype, "kind", "O") not in "biuf"
         ]
-    if not hasattr(X, "shape") and (isinstance(X, (str, bytes, dict, set, frozenset)) or hasattr(X, "__next__")):
-        cure = {str: "pd.read_csv", bytes: "pd.read_csv", dict: "pd.DataFrame"}.get(type(X))
-        cure = f"np.asarray(list({table}))" if cure is None else f"{cure}({table})"
-        raise TypeError(f"{table} is of type {type(X).__name__!r}; it must be a table of numbers, for example {cure}.")
     access = table + "[:, {}]"
     if isinstance(X, (list, tuple)):
+        _refuse_rows(X, table)
         X, access = _array_of(X, table), "[row[{}] for row in " + table + "]"
     if not isinstance(X, np.ndarray) or X.dtype.kind in "biuf":
         return []
@@ -85,6 +84,48 @@ def _columns_of(X: Any, table: str) -> list[_Column]:
     if X.ndim != 2:
         return []
     return [_Column(table, j, access.format(j), X[:, j], "numpy", X.dtype) for j in range(X.shape[1])]
+
+
+def refuse_no_table(X: Any, table: str = "X") -> None:
+    """Raise a TypeError about what is not even a container of rows in some order."""
+    if isinstance(X, type) or (callable(X) and not hasattr(X, "shape")):
+        what = "class" if isinstance(X, type) else "function"
+        raise TypeError(f"{table} is the {what} {getattr(X, '__name__', X)!r}; it must be a table of numbers.")
+    if X is None:
+        raise TypeError(f"{table} is None; it must be a table of numbers.")
+    if not hasattr(X, "shape") and (isinstance(X, (str, bytes, dict, set, frozenset)) or hasattr(X, "__next__")):
+        cure = {str: "pd.read_csv", bytes: "pd.read_csv", dict: "pd.DataFrame"}.get(type(X))
+        cure = f"np.asarray(list({table}))" if cure is None else f"{cure}({table})"
+        raise TypeError(f"{table} is of type {type(X).__name__!r}; it must be a table of numbers, for example {cure}.")
+
+
+def _refuse_rows(X: list[Any] | tuple[Any, ...], table: str) -> None:
+    """Raise an error about rows that are no sequences of numbers."""
+    row = next((row for row in X if isinstance(row, (str, bytes, dict, set, frozenset))), None)
+    if row is None:
+        return
+    cure = f"for example pd.DataFrame({table})" if isinstance(row, dict) else f"for example {table} = [[0.5, 1.0], [2.0, 0.0]]"
+    raise (ValueError if isinstance(row, (str, bytes)) else TypeError)(
+        f"{table} is a list with entries of type {type(row).__name__!r}, such as {row!r:.60}; it must be a table of numbers, row "
+        f"by row, {cure}."
+    )
+
+
+def _refuse_doubles(X: Any, table: str) -> None:
+    """Raise a ValueError about columns of one name, by which results could not be read."""
+    names = [name for name, _ in frame_columns(X)]
+    doubles = list(dict.fromkeys(name for name in names if names.count(name) > 1))
+    if doubles:
+        raise ValueError(
+            f"{table} has several columns of the name {doubles[0]!r}{and_more(doubles, 1)}; names must differ. Rename them, or "
+            f"pass {table}.to_numpy()."
+        )
+
+
+def refuse_masked(values: Any, name: str) -> None:
+    """Raise a ValueError about masked entries where there are to be none."""
+    if np.ma.is_masked(values):
+        raise ValueError(f"{name} has {int(np.ma.getmaskarray(values).sum())} masked entries; fill them in, or leave them out.")
 
 
 def _array_of(X: Any, table: str) -> np.ndarray | None:

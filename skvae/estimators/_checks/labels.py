@@ -12,6 +12,7 @@ from sklearn.utils import _safe_indexing, check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
 from skvae.data.kinds import NamedColumns, sort_labels
+from skvae.estimators._checks.entries import refuse_masked
 
 
 def check_labels(y: Any, X: Any, kept: Any, name: str = "y") -> Any:
@@ -88,6 +89,7 @@ def as_array(y: Any, name: str = "y") -> np.ndarray:
     """Labels as an array, in which numbers beside text stay numbers."""
     if sparse.issparse(y):
         raise ValueError("Labels and numbers that rows come with must be dense, but are a sparse matrix: use its toarray().")
+    refuse_masked(y, name)
     try:
         values = np.asarray(y)
     except ValueError:

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.utils.validation import validate_data
 
 from skvae.data.sources import total
-from skvae.estimators._checks.entries import refuse_text
+from skvae.estimators._checks.entries import refuse_no_table, refuse_text
 from skvae.estimators._checks.images import flatten_images
 from skvae.estimators._checks.missing import is_nan, mark_missing
 
@@ -19,6 +19,7 @@ def check_rows(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1, sets_f
 
     With `sets_form`, results come in the form of `X`, rows or images, from now on.
     """
+    refuse_no_table(X)
     X = flatten_images(estimator, X, reset=reset, sets_form=sets_form)
     refuse_text(X)
     missing = getattr(estimator, "missing_values", None)

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import _check_sample_weight
 
+from skvae.estimators._checks.entries import refuse_masked
+
 
 def check_weights(
     sample_weight: Any, X: Any, empty: np.ndarray | None, *, min_rows: int
@@ -19,6 +21,7 @@ def check_weights(
         return slice(None), None
     weight = np.ones(X.shape[0])
     if sample_weight is not None:
+        refuse_masked(sample_weight, "sample_weight")
         weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
     kept = weight > 0
     if kept.sum() < min_rows:
@@ -36,6 +39,7 @@ def check_score_weights(sample_weight: Any, scores: np.ndarray) -> np.ndarray | 
     """Weights to average scores with."""
     if sample_weight is None:
         return None
+    refuse_masked(sample_weight, "sample_weight")
     weight = _check_sample_weight(sample_weight, scores, dtype=np.float64, ensure_non_negative=True)
     if not weight.any():
         raise ValueError("sample_weight is zero for every row; there is nothing to average.")

@@ -451,7 +451,7 @@ class Likelihood(nn.Module):
         ndarray of shape (n, n_features)
             For a Gaussian, squared residuals over twice the noise variance; zero for missing entries.
         """
-        target = self.units.standardize_exactly(X)
+        target = self._exact(X)
         location = self.locate(output).cpu().double()
         return zero_where_missing((self.energy(target, location) * self.weight.cpu().double()).numpy(), target)
 
@@ -475,7 +475,7 @@ class Likelihood(nn.Module):
     def log_prob(self, X: Any, output: Tensor) -> NDArray[np.float64]:
         """Log-likelihood of rows of `X`, in nats and in the units of the data, in double precision, ``(n,)``."""
         weight = self.weight.cpu().double()
-        energy = self.energy(self.units.standardize_exactly(X), self.locate(output).cpu().double()) * weight
+        energy = self.energy(self._exact(X), self.locate(output).cpu().double()) * weight
         constant = 0.0
         if self.has_noise:
             constant = float(self.log_normalizer(weight)) + float(np.log(self.units.scale).sum())
