@@ -13,13 +13,15 @@ from __future__ import annotations
 import argparse
 import importlib
 import itertools
+import logging
 import multiprocessing
 import statistics
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -318,7 +320,9 @@ def scikit_learn(size: Size) -> Callable[[np.ndarray], object]:
     """Regression of rows on themselves."""
     network = importlib.import_module("sklearn.neural_network").MLPRegressor
     sizes = (*size.widths, LATENTS, *size.widths[::-1])
-    model = network(sizes, batch_size=BATCH, learning_rate_init=RATE, max_iter=size.epochs, n_iter_no_change=size.epochs)
+    model = network(
+        hidden_layer_sizes=sizes, batch_size=BATCH, learning_rate_init=RATE, max_iter=size.epochs, n_iter_no_change=size.epochs
+    )
     return lambda X: model.fit(X, X)
 
 
@@ -381,13 +385,16 @@ def pythae(size: Size) -> Callable[[np.ndarray], object]:
 def time_peers(size: Size, rounds: int) -> None:
     """Print what other packages take for as many rows and epochs, as far as they can be imported."""
     X, _ = table_of(size)
+    logging.disable(logging.INFO)
     for name, make in (("MLPRegressor.fit(X, X)", scikit_learn), ("pyod AutoEncoder.fit", pyod), ("pythae VAE", pythae)):
         try:
             fit = make(size)
         except ImportError as error:
             print(f"{name:44}skipped: {error}", flush=True)
             continue
-        low, middle, high = quartiles([size.rows * size.epochs / seconds(lambda f=fit: f(X)) for _ in range(rounds)])
+        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # which some of them fill
+            speeds = [size.rows * size.epochs / seconds(lambda f=fit: f(X)) for _ in range(rounds)]
+        low, middle, high = quartiles(speeds)
         print(f"{name:44}{middle:12,.0f}  ({low:,.0f} to {high:,.0f})", flush=True)
     pca = PCA(LATENTS)
     print(f"{'PCA.fit, one pass':44}{size.rows / seconds(lambda: pca.fit(X)):12,.0f}")
