@@ -25,6 +25,7 @@ _BACKGROUND = 0.03  # share of one Gaussian in a mixture, for codes further out 
 _ALIKE = 1.2  # times the smallest error, where all are larger
 _SEED = 20140130
 _CACHED_NUMBERS = 2**16  # that are worked on at once
+_ALONE = 2**18  # multiply-adds of a product that libraries leave to one thread; two would wait for each other on a busy machine
 
 
 class MixtureDensity(DensityMixin, BaseEstimator):
@@ -93,10 +94,11 @@ class MixtureDensity(DensityMixin, BaseEstimator):
         uniform = (generator.permutation(n_samples // 2) + 0.5) / (n_samples // 2)
         drawn = self._draws(np.concatenate([normal, -normal]), np.tile(uniform, 2))
         center = drawn.mean(axis=0)
+        drawn -= center
         # There may be fewer draws than entries of a code.
-        covariance = np.cov(drawn.T, ddof=0).reshape(self.covariance_.shape) + 1e-9 * self.covariance_
+        covariance = _product(drawn.T, drawn) / len(drawn) + 1e-9 * self.covariance_
         stretch = np.linalg.cholesky(self.covariance_) @ np.linalg.inv(np.linalg.cholesky(covariance))
-        return self.mean_ + (drawn - center) @ stretch.T
+        return self.mean_ + np.einsum("ij,nj->ni", stretch, drawn)
 
 
 def choose_density(
@@ -161,11 +163,11 @@ class _Decoded:
         """Means and standard deviations of the columns of what codes are decoded to, in units of those of the rows."""
         rows = np.asarray(self._decode(codes), dtype=np.float64)
         share = np.full(len(rows), 1.0 / len(rows)) if share is None else share
-        mean = share @ rows
+        mean = np.einsum("i,ij->j", share, rows)
         variance = np.zeros_like(mean)
         for part in row_blocks(*rows.shape, _CACHED_NUMBERS):
             away = rows[part] - mean
-            variance += share[part] @ np.square(away, out=away)
+            variance += np.einsum("i,ij->j", share[part], np.square(away, out=away))
         return mean[self._varying] / self._spread, np.sqrt(variance[self._varying]) / self._spread
 
     def error_of(self, density: MixtureDensity) -> float:
@@ -219,7 +221,7 @@ def _maximized(density: MixtureDensity, codes: np.ndarray, share: np.ndarray, co
     center = share @ codes
     apart = codes - center
     row, column = np.tril_indices(width)
-    products = apart[:, row] * apart[:, column]
+    powers = np.concatenate([apart, apart[:, row] * apart[:, column]], axis=1)
     before = -np.inf
     for _ in range(_ITERATIONS):
         shares, total = _shares(density.log_joint(codes))
@@ -229,9 +231,10 @@ def _maximized(density: MixtureDensity, codes: np.ndarray, share: np.ndarray, co
         before = now
         taken = np.ascontiguousarray(shares.T) * share
         weights = np.maximum(taken.sum(axis=1), 1e-12)
-        means = (taken @ apart) / weights[:, np.newaxis]
+        sums = _product(taken, powers)
+        means = sums[:, :width] / weights[:, np.newaxis]
         scatter = np.empty_like(density.covariances_)
-        scatter[:, row, column] = taken @ products
+        scatter[:, row, column] = sums[:, width:]
         scatter[:, column, row] = scatter[:, row, column]
         scatter -= weights[:, np.newaxis, np.newaxis] * means[:, :, np.newaxis] * means[:, np.newaxis]
         covariances = (scatter + begin) / (weights + prior)[:, np.newaxis, np.newaxis]
@@ -266,11 +269,20 @@ def _squares_by_product(whitening: np.ndarray, columns: np.ndarray, means: np.nd
     together = np.concatenate([whitening, offset], axis=2).reshape(-1, width + 1)
     columns = np.concatenate([columns - center[:, np.newaxis], np.ones((1, columns.shape[1]))])
     squares = np.empty((n_mixed, columns.shape[1]))
-    size = max(1, _CACHED_NUMBERS // len(together))
+    size = max(1, _ALONE // together.size)
     for start in range(0, columns.shape[1], size):
         white = together @ columns[:, start : start + size]
         np.square(white, out=white).reshape(n_mixed, width, -1).sum(axis=1, out=squares[:, start : start + size])
     return squares
+
+
+def _product(taken: np.ndarray, powers: np.ndarray) -> np.ndarray:
+    """Product of matrices ``(n_mixed, n)`` and ``(n, n_powers)``, by one thread."""
+    size = max(1, _ALONE // (len(taken) * powers.shape[1]))
+    total = np.zeros((len(taken), powers.shape[1]))
+    for start in range(0, len(powers), size):
+        total += taken[:, start : start + size] @ powers[start : start + size]
+    return total
 
 
 def _log_sum_exp(joint: np.ndarray) -> np.ndarray:

@@ -211,7 +211,7 @@ def test_a_mixture_is_that_of_scipy():
 @pytest.mark.parametrize("numbers", [1, 100, 10**7])
 def test_distances_by_products_are_those_one_by_one(numbers, monkeypatch):
     """Also far from zero, and of components much narrower than they are apart."""
-    monkeypatch.setattr(_mixture, "_CACHED_NUMBERS", numbers)
+    monkeypatch.setattr(_mixture, "_ALONE", numbers)
     density = choose(skewed())
     density = MixtureDensity.of(density.weights_, 1e4 + 100.0 * density.means_, 1e-4 * density.covariances_)
     points = density.sample(50, random_state=0)
