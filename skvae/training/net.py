@@ -12,8 +12,9 @@ from skorch import NeuralNet
 from skorch.callbacks import BatchScoring, Callback, EpochScoring, EpochTimer, LRScheduler, PrintLog
 from torch import nn
 
-from skvae.modules import Batch
+from skvae.modules import Batch, TrainableModule
 from skvae.runtime.cudnn import steady
+from skvae.runtime.precision import is_rounded, rounded
 from skvae.runtime.randomness import Stream, make_generator, private_randomness, seed_streams
 from skvae.runtime.state import load_optimizer_state, plain_optimizer_state
 from skvae.runtime.threads import threads_for
@@ -43,6 +44,8 @@ class Plan:
         Number of earlier calls, which tells their random streams apart.
     early_stopping : EarlyStopping or None
         How long to wait for the loss of the held-out rows; None does not look at it.
+    precision : str
+        One of `PRECISIONS`: in what networks multiply.
     callbacks : list
         Callbacks of skorch, classes of them, or pairs of a name and a callback.
     """
@@ -57,6 +60,7 @@ class Plan:
     pass_index: int = 0
     early_stopping: EarlyStopping | None = None
     verbose: int = 0
+    precision: str = "float32"
     callbacks: list[Any] = field(default_factory=list)
 
 
@@ -266,7 +270,7 @@ def _mean(values: list[torch.Tensor], weight: torch.Tensor | None) -> torch.Tens
 
 
 def train(
-    module: nn.Module,
+    module: TrainableModule,
     rows: Rows,
     valid_rows: Rows | None,
     plan: Plan,
@@ -304,10 +308,12 @@ def train(
     net = AutoEncoderNet(module, plan, callbacks=own, verbose=plan.verbose, device=str(rows.device))
     (stream,) = seed_streams(plan.seed, plan.pass_index, Stream.LAYERS, n=1)
     module.train()
+    is_reduced = is_rounded(plan.precision, module, min(plan.batch_size, len(rows)), rows.device)
     trained = [param for param in module.parameters() if param.requires_grad]
     with (
         threads_for(module, plan.batch_size),
         steady(rows.device),
+        rounded(module.networks if is_reduced else [], rows.device),
         private_randomness(module, stream),
         torch.enable_grad(),
     ):
