@@ -32,7 +32,7 @@ from skvae.modules import (
     layer_sizes,
     resolve_networks,
 )
-from skvae.runtime.precision import single_precision
+from skvae.runtime.precision import PRECISIONS, single_precision
 from skvae.runtime.randomness import Stream, seed_streams
 from skvae.runtime.state import load_module_state, to_plain
 from skvae.runtime.threads import patient_threads
@@ -72,6 +72,7 @@ class BaseAutoEncoder(DocumentedMixin, SpecsMixin, ClassNamePrefixFeaturesOutMix
         "early_stopping": ["boolean", EarlyStopping],
         "warm_start": ["boolean"],
         "device": [str],
+        "precision": [StrOptions(set(PRECISIONS))],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
         "callbacks": "no_validation",  # which the training loop looks at

@@ -60,6 +60,10 @@ warm_start : bool, default=False
     Start `fit` from the weights and the standardization of the last one.
 device : str, default="auto"
     "cpu", "cuda", "cuda:<index>" or "mps"; "auto" means CUDA, else MPS, else the CPU.
+precision : {"float32", "bfloat16", "auto"}, default="float32"
+    In what the networks multiply in training, forward and backward: "bfloat16" rounds to eight bits, "auto" is the same where
+    the device is fast at it and layers and batches are large enough for it to pay. Weights, losses, held-out rows and all that
+    is computed once training is over stay in single precision.
 random_state : int, RandomState instance or None, default=None
     Decides initial weights, shuffling, noise and samples. torch's global generator is never used.
 verbose : int, default=0

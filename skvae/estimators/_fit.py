@@ -428,8 +428,10 @@ class FitRun:
         n_epochs, self.learning_rate = draft._auto_training(n_batches)
         n_epochs = n_epochs if draft.max_epochs == "auto" else draft.max_epochs
         self.learning_rate = self.learning_rate if draft.learning_rate == "auto" else float(draft.learning_rate)
+        networks = [self.arguments[name] for name in NETWORKS]
         with PrivateRandomness(progress.seed):
-            check.check_batches(self.module, *(self.arguments[name] for name in NETWORKS), n_rows, draft.batch_size)
+            check.check_batches(self.module, *networks, n_rows, draft.batch_size)
+            precision = check.check_precision(draft, self.module, *networks)
         goes_on = self.single_pass and progress.n_passes > 0
         return Plan(
             batch_size=draft.batch_size,
@@ -442,6 +444,7 @@ class FitRun:
             seed=progress.seed,
             early_stopping=stopping,
             verbose=int(draft.verbose),
+            precision=precision,
             callbacks=self.callbacks,
         )
 

@@ -107,6 +107,7 @@ class AutoEncoder(ContinuousAutoEncoder):
         n_score_draws=64,
         warm_start=False,
         device="auto",
+        precision="float32",
         random_state=None,
         verbose=0,
         callbacks=None,
@@ -129,6 +130,7 @@ class AutoEncoder(ContinuousAutoEncoder):
         self.n_score_draws = n_score_draws
         self.warm_start = warm_start
         self.device = device
+        self.precision = precision
         self.random_state = random_state
         self.verbose = verbose
         self.callbacks = callbacks

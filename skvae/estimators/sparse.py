@@ -150,6 +150,7 @@ class SparseAE(ContinuousAutoEncoder):
         n_score_draws=64,
         warm_start=False,
         device="auto",
+        precision="float32",
         random_state=None,
         verbose=0,
         callbacks=None,
@@ -176,6 +177,7 @@ class SparseAE(ContinuousAutoEncoder):
         self.n_score_draws = n_score_draws
         self.warm_start = warm_start
         self.device = device
+        self.precision = precision
         self.random_state = random_state
         self.verbose = verbose
         self.callbacks = callbacks

@@ -177,6 +177,7 @@ class TDVAE(SeriesMixin, BaseAutoEncoder):
         n_score_draws=64,
         warm_start=False,
         device="auto",
+        precision="float32",
         random_state=None,
         verbose=0,
         callbacks=None,
@@ -205,6 +206,7 @@ class TDVAE(SeriesMixin, BaseAutoEncoder):
         self.n_score_draws = n_score_draws
         self.warm_start = warm_start
         self.device = device
+        self.precision = precision
         self.random_state = random_state
         self.verbose = verbose
         self.callbacks = callbacks

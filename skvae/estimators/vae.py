@@ -107,6 +107,7 @@ class VAETransformer(LatentWalksMixin, VariationalAutoEncoder):
         n_score_draws=64,
         warm_start=False,
         device="auto",
+        precision="float32",
         random_state=None,
         verbose=0,
         callbacks=None,
@@ -133,6 +134,7 @@ class VAETransformer(LatentWalksMixin, VariationalAutoEncoder):
         self.n_score_draws = n_score_draws
         self.warm_start = warm_start
         self.device = device
+        self.precision = precision
         self.random_state = random_state
         self.verbose = verbose
         self.callbacks = callbacks

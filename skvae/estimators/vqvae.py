@@ -184,6 +184,7 @@ class VQVAE(ClustersMixin, TableAutoEncoder):
         early_stopping=False,
         warm_start=False,
         device="auto",
+        precision="float32",
         random_state=None,
         verbose=0,
         callbacks=None,
@@ -212,6 +213,7 @@ class VQVAE(ClustersMixin, TableAutoEncoder):
         self.early_stopping = early_stopping
         self.warm_start = warm_start
         self.device = device
+        self.precision = precision
         self.random_state = random_state
         self.verbose = verbose
         self.callbacks = callbacks

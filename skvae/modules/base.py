@@ -41,6 +41,7 @@ class TrainableModule(nn.Module):
     solves_per_row = False  # whether scoring solves a linear system per row
     scheduled: ClassVar[frozenset[str]] = frozenset()  # settings that reach `loss` through `schedule` alone, or not at all
     couples_rows = False  # whether what is made of a batch depends on how many rows it has, beyond their weights
+    bears_rounding = True  # whether products of the networks may be rounded in training
     interval: int | None = None  # steps from one `after_interval` to the next, of which the first step has one; None for never
 
     def __init__(self) -> None:
@@ -60,6 +61,11 @@ class TrainableModule(nn.Module):
     def depends_on_threads(self) -> bool:
         """Whether results differ in the last bit where threads divide the entries of a layer between them."""
         return any(type(layer) in _APPROXIMATED for layer in self.modules())
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """Networks whose products may be rounded in training; none of them calls another one."""
+        return []
 
     def schedule(self, progress: float) -> dict[str, float]:
         """Values of what changes over the run, at `progress` in [0, 1]; what has ended may be left out.
@@ -215,6 +221,10 @@ class LatentModule(TrainableModule):
     def _build_networks(self, **networks: Any) -> tuple[nn.Module, nn.Module]:
         n_codes = self.n_components * self.encoder_outputs_per_component
         return build_networks(self.likelihood.n_inputs, self.n_components, n_codes, self.likelihood.n_outputs, **networks)
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        return [self.encoder, self.decoder]
 
     @cached_property
     def widest_layer(self) -> int:

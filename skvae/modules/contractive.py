@@ -89,6 +89,11 @@ class ContractiveModule(AutoEncoderModule):
         if hessian:
             self.noise_shapes["perturbation"] = (n_features,)
 
+    @property
+    def bears_rounding(self) -> bool:  # type: ignore[override]
+        """Whether there is no change of the Jacobian to be found: a small difference, which would be one of rounding."""
+        return not self.hessian
+
     def _resolve(self, jacobian: str) -> str:
         """Check the way to the Jacobian, or choose one."""
         if jacobian == "auto":

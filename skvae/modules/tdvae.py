@@ -165,6 +165,10 @@ class TDVAEModule(LatentModule):
     def n_decoder_inputs(self) -> int:
         return self.state_size
 
+    @property
+    def networks(self) -> list[nn.Module]:
+        return [*super().networks, *self.belief, *self.smoothing, *self.transition]
+
     @cached_property
     def row_work(self) -> int:
         """Multiply-adds of a sequence in training."""

@@ -314,6 +314,10 @@ class VQVAEModule(LatentModule):
         """Keep what lies between encoder and decoder: stages go from the bottom up, heads and lifts from the top down."""
         self.stages, self.heads, self.lifts = nn.ModuleList(stages), nn.ModuleList(heads), nn.ModuleList(lifts)
 
+    @property
+    def networks(self) -> list[nn.Module]:
+        return [*super().networks, *self.stages, *self.heads, *self.lifts]
+
     # -- the way through ----------------------------------------------------------------------------------------------
 
     def _descend(self, batch: Batch, choose: Callable[[int, Tensor], Tensor], n_levels: int | None = None) -> Tensor:

@@ -6,13 +6,14 @@ who that is. A thread that runs no task, such as that of a fit outside of any se
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from skvae.runtime.tasks import Aborted, aborted, here
 
-__all__ = ["Aborted", "check_aborted", "is_together", "meet", "reserve", "waited"]
+__all__ = ["Aborted", "check_aborted", "in_threads", "is_together", "meet", "reserve", "waited"]
 
 
 def meet(key: Hashable, request: Any, solve: Callable[[list[Any]], list[Any]]) -> Any:
@@ -74,6 +75,44 @@ def reserve(n_bytes: int, *, of: int | None = None) -> Iterator[None]:
         yield
     finally:
         task.meeting.release(task, n_bytes)
+
+
+def in_threads(functions: list[Callable[[], Any]], n_threads: int) -> list[Any]:
+    """Call functions for whoever is to `solve`, by several threads, each of which takes the next one when it is done.
+
+    Returns
+    -------
+    list
+        What they return.
+
+    Raises
+    ------
+    BaseException
+        What one of them has raised, once all threads have ended; none is begun after that.
+    """
+    waiting, results, errors, solving = list(enumerate(functions))[::-1], [None] * len(functions), [], here.solving
+
+    def work() -> None:
+        here.solving = solving
+        while not errors:
+            try:
+                i, function = waiting.pop()
+            except IndexError:
+                return
+            try:
+                results[i] = function()
+            except BaseException as error:
+                errors.append(error)
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(n_threads, len(functions)) - 1)]
+    for thread in threads:
+        thread.start()
+    work()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return results
 
 
 def waited() -> float:

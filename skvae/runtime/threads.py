@@ -59,45 +59,15 @@ def _mkl_limits() -> tuple[Callable[[int], int], ...]:
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Return a context in which the calling thread computes alone, whatever was set; other threads keep what they have."""
-    # Asking comes first: torch sets a new thread's number when it is first asked, which would undo the limit.
-    n_threads, outer = torch.get_num_threads(), _usual.n_threads
-    _usual.n_threads = n_threads if outer is None else outer
-    try:
-        with _limited(1):
-            yield
-    finally:
-        _usual.n_threads = outer
-
-
-class _Usual(threading.local):
-    """How many threads the calling one had before it was to compute alone, where it is."""
-
-    n_threads: int | None = None
-
-
-_usual = _Usual()
-
-
-@contextmanager
-def _limited(n_threads: int) -> Iterator[None]:
+    torch.get_num_threads()  # torch sets a new thread's number when it is first asked, which would undo the limit
     # The limits are those of the calling thread; torch.set_num_threads would reach threads that start meanwhile.
-    with _controller().limit(limits=n_threads, user_api="openmp"):
-        before = [(limit, limit(n_threads)) for limit in _mkl_limits()]
+    with _controller().limit(limits=1, user_api="openmp"):
+        before = [(limit, limit(1)) for limit in _mkl_limits()]
         try:
             yield
         finally:
             for limit, number in reversed(before):
                 limit(number)
-
-
-@contextmanager
-def all_threads(work: int) -> Iterator[None]:
-    """Return a context in which a thread that is to compute alone has the others again, for so many multiply-adds of several."""
-    if _usual.n_threads is None or _usual.n_threads == 1 or work <= ONE_THREAD_WORK:
-        yield
-        return
-    with _limited(_usual.n_threads), patient_threads():
-        yield
 
 
 class _Watch:

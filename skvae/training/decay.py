@@ -218,8 +218,8 @@ def _take_steps(steps: list[EagerStep], batches: Iterator[Batch], n_steps: int, 
             step.learning_rate = plan.learning_rate * share
         return 1.0
 
-    stretch = Stretch(steps, batches, n_steps, begin_step)
-    key = stretch.key("decay", 0)
+    stretch = Stretch(steps, batches, n_steps, plan.batch_size, begin_step)
+    key = stretch.key("decay")
     try:
         if key is None or meet(key, stretch, take) is None:
             take_alone(stretch)

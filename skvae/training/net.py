@@ -13,9 +13,10 @@ from skorch import NeuralNet
 from skorch.callbacks import BatchScoring, Callback, EpochScoring, EpochTimer, LRScheduler, PrintLog
 from torch import nn
 
-from skvae.modules import Batch
+from skvae.modules import Batch, TrainableModule
 from skvae.runtime.cudnn import steady
 from skvae.runtime.meeting import is_together, meet
+from skvae.runtime.precision import is_rounded, rounded
 from skvae.runtime.randomness import Stream, make_generator, private_randomness, seed_streams
 from skvae.runtime.state import load_optimizer_state, plain_optimizer_state
 from skvae.runtime.threads import threads_for
@@ -46,6 +47,8 @@ class Plan:
         Number of earlier calls, which tells their random streams apart.
     early_stopping : EarlyStopping or None
         How long to wait for the loss of the held-out rows; None does not look at it.
+    precision : str
+        One of `PRECISIONS`: in what networks multiply.
     callbacks : list
         Callbacks of skorch, classes of them, or pairs of a name and a callback.
     """
@@ -60,6 +63,7 @@ class Plan:
     pass_index: int = 0
     early_stopping: EarlyStopping | None = None
     verbose: int = 0
+    precision: str = "float32"
     callbacks: list[Any] = field(default_factory=list)
 
 
@@ -225,7 +229,14 @@ class AutoEncoderNet(NeuralNet):
             return None, iterator
         if self.plan.callbacks:  # which may have frozen layers
             self._step.shape = None
-        stretch = Stretch([self._step], map(alone, iterator), len(iterator), lambda i: self.progress, keeps_terms=True)
+        stretch = Stretch(
+            [self._step],
+            map(alone, iterator),
+            len(iterator),
+            min(len(iterator.rows), self.plan.batch_size),
+            lambda i: self.progress,
+            keeps_terms=True,
+        )
         key = stretch.key("epoch", len(iterator.rows))
         try:
             found = None if key is None else meet(key, stretch, take)
@@ -328,7 +339,7 @@ def _mean(values: list[torch.Tensor], weight: torch.Tensor | None) -> torch.Tens
 
 
 def train(
-    module: nn.Module,
+    module: TrainableModule,
     rows: Rows,
     valid_rows: Rows | None,
     plan: Plan,
@@ -366,16 +377,19 @@ def train(
     net = AutoEncoderNet(module, plan, callbacks=own, verbose=plan.verbose, device=str(rows.device))
     (stream,) = seed_streams(plan.seed, plan.pass_index, Stream.LAYERS, n=1)
     module.train()
+    is_reduced = is_rounded(plan.precision, module, min(plan.batch_size, len(rows)), rows.device)
     trained = [param for param in module.parameters() if param.requires_grad]
     with (
         threads_for(module, plan.batch_size),
         steady(rows.device),
+        rounded(module.networks if is_reduced else [], rows.device),
         private_randomness(module, stream),
         torch.enable_grad(),
     ):
         module.before_training()
         try:
             net.initialize()
+            net._step.can_stack = not is_reduced
             if optimizer_state is not None:
                 load_optimizer_state(net.optimizer_, optimizer_state)
             finite = net.run(rows, valid_rows)

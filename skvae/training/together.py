@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+from joblib import cpu_count
 
 from skvae.modules import Batch
-from skvae.runtime.meeting import check_aborted
-from skvae.runtime.threads import all_threads
+from skvae.runtime.meeting import check_aborted, in_threads
+from skvae.runtime.threads import one_thread
 from skvae.training.optimizers import OptimizerError
 from skvae.training.stack import CannotStackError, StackedStep, stack_key
 from skvae.training.step import EagerStep
+
+_WORK = 2**24  # multiply-adds of a step from which on more models at once are no quicker
 
 
 @dataclass
@@ -27,8 +31,8 @@ class Stretch:
         Of the modules, with equal settings.
     batches : iterator of Batch
         What belongs to rows, and the noise, is ``(n_modules, n, ...)``.
-    n_steps : int
-        Of each module.
+    n_steps, n_rows : int
+        Of each module, the latter in a batch, about.
     begin_step : callable
         Called with the number of steps that lie behind, before each one; returns the fraction of the run that does.
     keeps_terms : bool, default=False
@@ -38,18 +42,24 @@ class Stretch:
     steps: Sequence[EagerStep]
     batches: Iterator[Batch]
     n_steps: int
+    n_rows: int
     begin_step: Callable[[int], float]
     keeps_terms: bool = False
 
-    def key(self, kind: str, n_rows: int) -> Hashable | None:
+    @property
+    def work(self) -> int:
+        """Multiply-adds of a step, about."""
+        return len(self.steps) * self.n_rows * self.steps[0].module.row_work
+
+    def key(self, kind: str, coupled: int = 0) -> Hashable | None:
         """Return what stretches have in common that can be taken at once; None for one that has to be taken by itself.
 
         Parameters
         ----------
         kind : str
             What they are stretches of.
-        n_rows : int
-            Rows that a module sees.
+        coupled : int, default=0
+            Rows that a module sees, where that must be the same for modules that couple the rows of a batch.
         """
         first = self.steps[0]
         if first.shape is None and first.can_stack:
@@ -58,7 +68,7 @@ class Stretch:
             first.can_stack = False
             return None
         phase = None if first.module.interval is None else first.n_steps
-        return kind, first.shape, self.n_steps, n_rows if first.module.couples_rows else None, phase
+        return kind, first.shape, self.n_steps, coupled if first.module.couples_rows else None, phase
 
 
 @dataclass
@@ -70,7 +80,9 @@ class Taken:
 
 
 def take(stretches: Sequence[Stretch]) -> list[list[Taken] | OptimizerError | None]:
-    """Take stretches with one key at once.
+    """Take stretches with one key at once: so many together as fill a processor, and those of several processors side by side.
+
+    Who is taken with whom does not depend on how many processors there are.
 
     Returns
     -------
@@ -79,40 +91,53 @@ def take(stretches: Sequence[Stretch]) -> list[list[Taken] | OptimizerError | No
         taken by itself, its batches from the first.
     """
     in_order = sorted(stretches, key=lambda each: (each.steps[0].settings, each.steps[0].n_steps, each.steps[0].learning_rate))
-    members = [step for stretch in in_order for step in stretch.steps]
+    first = in_order[0].steps[0]
+    parts, device = [in_order], next(first.module.parameters()).device
+    if device.type == "cpu":
+        n_parts = min(len(in_order), max(1, round(sum(each.work for each in in_order) / _WORK)))
+        ends = [round(i * len(in_order) / n_parts) for i in range(n_parts + 1)]
+        parts = [in_order[start:stop] for start, stop in itertools.pairwise(ends)]
+    found: dict[int, list[Taken] | OptimizerError | None] = {}
+
+    def take_part(part: list[Stretch]) -> None:
+        with one_thread() if len(parts) > 1 else nullcontext():
+            found.update(zip(map(id, part), _take_at_once(part), strict=True))
+
+    in_threads([partial(take_part, part) for part in parts], cpu_count())
+    return [found[id(stretch)] for stretch in stretches]
+
+
+def _take_at_once(stretches: list[Stretch]) -> Sequence[list[Taken] | OptimizerError | None]:
+    members = [step for stretch in stretches for step in stretch.steps]
     if len(members) == 1:
         leave(members)
         return [None]
     stack, sums = members[0].stack, _Sums()
     if stack is None or stack.members != members:
         stack = StackedStep(members)
-    with ExitStack() as contexts:
-        for i in range(in_order[0].n_steps):
-            check_aborted()
-            progress = [at for stretch in in_order for at in [stretch.begin_step(i)] * len(stretch.steps)]
-            batches = [next(stretch.batches) for stretch in in_order]
-            if i == 0 and len(stretches) > 1:  # one fit alone must not depend on how many threads there are
-                n_rows = sum(batch.weight.numel() for batch in batches)
-                contexts.enter_context(all_threads(n_rows * members[0].module.row_work))
-            try:
-                batch, weight = _joined(batches)
-                terms = stack(batch, progress)
-            except CannotStackError:
-                if i:
-                    raise
-                _take_back(members, in_order, batches)
-                return [None] * len(stretches)
-            if in_order[0].keeps_terms:
-                sums.add(terms, weight)
-    taken = sums.taken(stack.norms()) if in_order[0].keeps_terms else []
-    found: dict[int, list[Taken] | OptimizerError] = {}
+    for i in range(stretches[0].n_steps):
+        check_aborted()
+        progress = [at for stretch in stretches for at in [stretch.begin_step(i)] * len(stretch.steps)]
+        batches = [next(stretch.batches) for stretch in stretches]
+        try:
+            batch, weight = _joined(batches)
+            terms = stack(batch, progress)
+        except CannotStackError:
+            if i:
+                raise
+            _take_back(members, stretches, batches)
+            return [None] * len(stretches)
+        if stretches[0].keeps_terms:
+            sums.add(terms, weight)
+    taken = sums.taken(stack.norms()) if stretches[0].keeps_terms else []
+    found: list[list[Taken] | OptimizerError] = []
     start = 0
-    for stretch in in_order:
+    for stretch in stretches:
         stop = start + len(stretch.steps)
         failures = [stack.failures[j] for j in range(start, stop) if j in stack.failures]
-        found[id(stretch)] = failures[0] if failures else taken[start:stop]
+        found.append(failures[0] if failures else taken[start:stop])
         start = stop
-    return [found[id(stretch)] for stretch in stretches]
+    return found
 
 
 def _take_back(members: list[EagerStep], stretches: list[Stretch], batches: list[Batch]) -> None:

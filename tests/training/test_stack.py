@@ -90,7 +90,7 @@ def first_rows(batch, n):
 
 def stretch_of(step, data):
     """Stretch of one module, whose run it is."""
-    return Stretch([step], map(alone, iter(data)), len(data), lambda i: i / len(data), keeps_terms=True)
+    return Stretch([step], map(alone, iter(data)), len(data), len(data[0].x), lambda i: i / len(data), keeps_terms=True)
 
 
 def assert_alike(modules, twins, **tolerance):

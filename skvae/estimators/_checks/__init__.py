@@ -17,6 +17,7 @@ from skvae.estimators._checks.networks import (
     check_batches,
     check_corruption,
     check_network,
+    check_precision,
     refuse_hidden_layers,
 )
 from skvae.estimators._checks.parameters import (
@@ -51,6 +52,7 @@ __all__ = [
     "check_missing",
     "check_missing_values",
     "check_network",
+    "check_precision",
     "check_rows",
     "check_score_weights",
     "check_sizes",

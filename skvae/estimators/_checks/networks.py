@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from skvae._spec import Spec
 from skvae.data import Table
 from skvae.modules import Conv, DefaultNet, Layered, Net
+from skvae.runtime.precision import rounded
 
 
 def check_architecture(estimator: Any) -> None:
@@ -147,6 +148,33 @@ def check_network(module: nn.Module, encoder: Any, decoder: Any) -> None:
             got = f"{shape[1]} features" if len(shape) == 2 else f"an output of shape {shape}"
             meaning = "X has" if name == "decoder" else f"n_components={module.n_components} asks for"
             raise ValueError(f"The {name} {spec} returns {got}, {meaning} {n_outputs}.")
+
+
+def check_precision(estimator: Any, module: nn.Module, encoder: Any, decoder: Any) -> str:
+    """Return the precision to train in, and raise a ValueError where networks cannot be rounded as is asked for.
+
+    `encoder` and `decoder` are their specifications, or "tied" for a decoder that is as the encoder.
+    """
+    asked, device, concern = estimator.precision, next(module.parameters()).device, None
+    if asked == "float32":
+        return "float32"
+    if device.type not in ("cpu", "cuda"):
+        concern = f"is for CPUs and CUDA, and not for device={device.type!r}"
+    elif not module.bears_rounding:
+        concern = f"does not go with hessian={estimator.hessian:g}: it rounds Jacobians by about as much as they change"
+    else:
+        for name, network, n_inputs, _, spec in _own_networks(module, encoder, decoder):
+            with torch.enable_grad(), rounded([network], device):
+                module.eval()
+                try:
+                    network(torch.zeros(2, n_inputs, device=device))
+                except Exception as error:
+                    concern = f"does not go with the {name} {spec}, which fails in it: {type(error).__name__}: {error}"
+    if concern is None:
+        return str(asked)
+    if asked == "auto":
+        return "float32"
+    raise ValueError(f"precision={asked!r} {concern}. Use 'float32', or 'auto'.")
 
 
 def check_corruption(module: nn.Module, table: Table, batch_size: int) -> None:
