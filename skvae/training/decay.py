@@ -126,6 +126,7 @@ def _search(module: LatentModule, rows: Batch, exact: Batch, plan: Plan, groups:
     batches = _batches(rows, [index.to(device) for index in train], plan.batch_size, module.noise_shapes, shuffle, noise)
     held_out = [_held_out(rows, index.to(device), module.noise_shapes, noise) for index in held]
     trained = [_held_out(rows, index[:_DRAWN_ROWS].to(device), module.noise_shapes, noise) for index in train]
+    n_in_batch = min(map(len, train)) // -(-min(map(len, train)) // plan.batch_size)
     decays, losses, energies, sure = [math.inf], [], [], _SURE
 
     def follow(path: Sequence[float]) -> None:
@@ -133,7 +134,7 @@ def _search(module: LatentModule, rows: Batch, exact: Batch, plan: Plan, groups:
         steps = [_make_step(module, plan, device) for module in modules]
         try:
             for decay in path:
-                _take_steps(steps, batches, n_steps, plan, decay)
+                _take_steps(steps, batches, n_steps, n_in_batch, plan, decay)
                 loss = _losses(modules, held_out)
                 if not np.isfinite(loss).all():
                     return
@@ -207,7 +208,9 @@ def _make_step(module: LatentModule, plan: Plan, device: torch.device) -> EagerS
     return EagerStep(module, optimizer, learning_rate=plan.learning_rate, clip_norm=spec.clip_norm, clip_value=spec.clip_value)
 
 
-def _take_steps(steps: list[EagerStep], batches: Iterator[Batch], n_steps: int, plan: Plan, decay: float) -> None:
+def _take_steps(
+    steps: list[EagerStep], batches: Iterator[Batch], n_steps: int, n_rows: int, plan: Plan, decay: float
+) -> None:
     """Take steps of all folds with a weight decay, from the whole learning rate down to a part of it."""
     for step in steps:
         step.module.decay = decay  # type: ignore[misc]
@@ -218,7 +221,7 @@ def _take_steps(steps: list[EagerStep], batches: Iterator[Batch], n_steps: int, 
             step.learning_rate = plan.learning_rate * share
         return 1.0
 
-    stretch = Stretch(steps, batches, n_steps, plan.batch_size, begin_step)
+    stretch = Stretch(steps, batches, n_steps, n_rows, begin_step)
     key = stretch.key("decay")
     try:
         if key is None or meet(key, stretch, take) is None:

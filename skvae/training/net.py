@@ -233,7 +233,7 @@ class AutoEncoderNet(NeuralNet):
             [self._step],
             map(alone, iterator),
             len(iterator),
-            min(len(iterator.rows), self.plan.batch_size),
+            len(iterator.rows) // len(iterator),
             lambda i: self.progress,
             keeps_terms=True,
         )
