@@ -60,9 +60,12 @@ def test_the_quickstart_shows_what_the_readme_says(tmp_path):
 
 @pytest.mark.slow
 def test_the_speed_benchmark_runs():
-    command = [sys.executable, str(ROOT / "examples" / "benchmarks" / "speed.py"), "--epochs", "5", "--rounds", "3"]
+    command = [sys.executable, str(ROOT / "examples" / "benchmarks" / "speed.py"), "--quick", "--epochs", "5", "--rounds", "3"]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    ratios = {name: float(ratio) for name, ratio in re.findall(r"^(\w+\.\S.*?)  .* (\d+\.\d\d)$", out, re.M)}
-    kinds = ("fit", "transform, network alone", "transform, from the array")
-    assert set(ratios) >= {f"{name}.{kind}" for name in ("VAETransformer", "AutoEncoder") for kind in kinds}
-    assert min(ratios.values()) > 0.35  # far below the target: a busy machine is no defect
+    ratios = {name: float(ratio) for name, ratio in re.findall(r"^(\w+\.\S.*?)  .* (\d+\.\d\d)  \(", out, re.M)}
+    fits = [f"{name}.fit" for name in ("AutoEncoder", "VAETransformer", "DenoisingAE", "SparseAE", "CVAE", "VQVAE")]
+    kinds = ("network alone", "from float64", "from float32")
+    transforms = [f"{name}.transform, {kind}" for name in ("AutoEncoder", "VAETransformer") for kind in kinds]
+    assert set(ratios) == {*fits, *transforms}
+    # Far below the target: a busy machine is no defect, and so short a fit is half of it what is measured afterwards.
+    assert min(ratios.values()) > 0.2
