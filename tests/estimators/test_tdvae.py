@@ -1078,6 +1078,7 @@ CHANGES = [
     {"optimizer__clip_norm": 0.01},
     {"optimizer__clip_value": 0.001},
     {"random_state": 1},
+    {"precision": "bfloat16"},
     {"n_score_draws": 8},
 ]
 ELSEWHERE = {"n_timesteps", "warm_start", "device", "verbose", "callbacks"}  # see other tests
