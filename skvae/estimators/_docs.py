@@ -77,6 +77,8 @@ n_components_ : int
     Size of the code.
 n_iter_ : int
     Passes over the data.
+fit_seconds_ : float
+    What the last fit took, without waiting for others; with those that trained at the same time, its share.
 history_ : dict of ndarray
     Training loss and its terms by name, as they are minimized, and with early stopping their validation
     counterparts, per epoch.

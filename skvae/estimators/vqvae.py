@@ -43,8 +43,8 @@ class VQVAE(ClustersMixin, TableAutoEncoder):
     r"""Vector-quantized autoencoder: discrete codes from a learned codebook [1]_, and a prior learned over them [2]_.
 
     A row becomes a short sequence of codes, an image a grid of them; every code is one of `n_embeddings` vectors. `transform`
-    gives the vectors, `encode` the codes. Codebooks begin at the centers that k-means finds, follow the encoder's vectors by
-    moving averages, and codes that nobody uses are revived.
+    gives the vectors, `encode` the codes. Codebooks begin at centers found by k-means, follow the vectors by moving averages, and
+    codes that nobody uses are revived.
 
     Once the autoencoder is trained, a prior is fitted to the codes of the training rows. `sample` draws from it, and
     `score_samples` adds its log-probability of a row's codes to the log-likelihood of the row given them.

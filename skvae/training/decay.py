@@ -208,9 +208,7 @@ def _make_step(module: LatentModule, plan: Plan, device: torch.device) -> EagerS
     return EagerStep(module, optimizer, learning_rate=plan.learning_rate, clip_norm=spec.clip_norm, clip_value=spec.clip_value)
 
 
-def _take_steps(
-    steps: list[EagerStep], batches: Iterator[Batch], n_steps: int, n_rows: int, plan: Plan, decay: float
-) -> None:
+def _take_steps(steps: list[EagerStep], batches: Iterator[Batch], n_steps: int, n_rows: int, plan: Plan, decay: float) -> None:
     """Take steps of all folds with a weight decay, from the whole learning rate down to a part of it."""
     for step in steps:
         step.module.decay = decay  # type: ignore[misc]
