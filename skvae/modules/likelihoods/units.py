@@ -181,7 +181,7 @@ class Units:
         scratch = torch.empty((min(n_rows, len(block)), *block.shape[1:]), dtype=torch.float64)
         for given, standardized in parts:
             wide = self._standardized(given, out=scratch[: len(given)])
-            standardized.copy_(wide).clamp_(-MAX_STANDARDIZED, MAX_STANDARDIZED)
+            standardized.copy_(wide.clamp_(-MAX_STANDARDIZED, MAX_STANDARDIZED))
         return narrow
 
     def standardize_exactly(self, X: Any, rows: Any = slice(None)) -> Tensor:
