@@ -687,8 +687,7 @@ class VQVAE(ClustersMixin, TableAutoEncoder):
         -------
         bits : Bunch
             Bits per row: `raw` as numbers of X's type, `stored` as `encode` returns the codes, `fixed` with as many bits per
-            code as its codebook takes, and `coded`, an ndarray of shape (n_samples,), by an ideal entropy coder under the prior;
-            and `ratio`, how many times fewer the mean of `coded` is than `raw`.
+            code as its codebook takes, `coded` (n_samples,) by an ideal entropy coder under the prior; `ratio` is `raw` by its mean.
         """
         self._has_prior("compression")
         table, device = self._ready(X)
