@@ -687,7 +687,7 @@ class VQVAE(ClustersMixin, TableAutoEncoder):
         -------
         bits : Bunch
             Bits per row: `raw` as numbers of X's type, `stored` as `encode` returns the codes, `fixed` with as many bits per
-            code as its codebook takes, `coded` (n_samples,) by an ideal entropy coder under the prior; `ratio` is `raw` by its mean.
+            code as its codebook takes, `coded` (n_samples,) by an entropy coder under the prior; `ratio` is `raw` by its mean.
         """
         self._has_prior("compression")
         table, device = self._ready(X)
