@@ -13,8 +13,8 @@ from joblib import cpu_count
 
 from skvae.modules import Batch
 from skvae.runtime.meeting import check_aborted, in_threads
+from skvae.runtime.precision import single_precision
 from skvae.runtime.threads import one_thread
-from skvae.training.optimizers import OptimizerError
 from skvae.training.stack import CannotStackError, StackedStep, stack_key
 from skvae.training.step import EagerStep
 
@@ -37,6 +37,8 @@ class Stretch:
         Called with the number of steps that lie behind, before each one; returns the fraction of the run that does.
     keeps_terms : bool, default=False
         Whether anybody wants to know the terms of the loss.
+    failure : Exception or None
+        What its batches have failed by.
     """
 
     steps: Sequence[EagerStep]
@@ -45,6 +47,7 @@ class Stretch:
     n_rows: int
     begin_step: Callable[[int], float]
     keeps_terms: bool = False
+    failure: Exception | None = None
 
     @property
     def work(self) -> int:
@@ -79,7 +82,7 @@ class Taken:
     norm: float
 
 
-def take(stretches: Sequence[Stretch]) -> list[list[Taken] | OptimizerError | None]:
+def take(stretches: Sequence[Stretch]) -> list[list[Taken] | Exception | None]:
     """Take stretches with one key at once: so many together as fill a processor, and those of several processors side by side.
 
     Who is taken with whom does not depend on how many processors there are.
@@ -97,17 +100,17 @@ def take(stretches: Sequence[Stretch]) -> list[list[Taken] | OptimizerError | No
         n_parts = min(len(in_order), max(1, round(sum(each.work for each in in_order) / _WORK)))
         ends = [round(i * len(in_order) / n_parts) for i in range(n_parts + 1)]
         parts = [in_order[start:stop] for start, stop in itertools.pairwise(ends)]
-    found: dict[int, list[Taken] | OptimizerError | None] = {}
+    found: dict[int, list[Taken] | Exception | None] = {}
 
     def take_part(part: list[Stretch]) -> None:
-        with one_thread() if len(parts) > 1 else nullcontext():
+        with single_precision(), one_thread() if len(parts) > 1 else nullcontext():
             found.update(zip(map(id, part), _take_at_once(part), strict=True))
 
     in_threads([partial(take_part, part) for part in parts], cpu_count())
     return [found[id(stretch)] for stretch in stretches]
 
 
-def _take_at_once(stretches: list[Stretch]) -> Sequence[list[Taken] | OptimizerError | None]:
+def _take_at_once(stretches: list[Stretch]) -> Sequence[list[Taken] | Exception | None]:
     members = [step for stretch in stretches for step in stretch.steps]
     if len(members) == 1:
         leave(members)
@@ -118,7 +121,7 @@ def _take_at_once(stretches: list[Stretch]) -> Sequence[list[Taken] | OptimizerE
     for i in range(stretches[0].n_steps):
         check_aborted()
         progress = [at for stretch in stretches for at in [stretch.begin_step(i)] * len(stretch.steps)]
-        batches = [next(stretch.batches) for stretch in stretches]
+        batches = _next_batches(stretches)
         try:
             batch, weight = _joined(batches)
             terms = stack(batch, progress)
@@ -130,14 +133,48 @@ def _take_at_once(stretches: list[Stretch]) -> Sequence[list[Taken] | OptimizerE
         if stretches[0].keeps_terms:
             sums.add(terms, weight)
     taken = sums.taken(stack.norms()) if stretches[0].keeps_terms else []
-    found: list[list[Taken] | OptimizerError] = []
+    found: list[list[Taken] | Exception] = []
     start = 0
     for stretch in stretches:
         stop = start + len(stretch.steps)
         failures = [stack.failures[j] for j in range(start, stop) if j in stack.failures]
-        found.append(failures[0] if failures else taken[start:stop])
+        failure = stretch.failure or (failures[0] if failures else None)
+        found.append(failure or taken[start:stop])
         start = stop
     return found
+
+
+def _next_batches(stretches: list[Stretch]) -> list[Batch]:
+    """Return the next batch of every stretch; for one whose rows cannot be read, those of another, which do not count.
+
+    Raises
+    ------
+    Exception
+        If none can be read.
+    """
+    found: list[Batch | None] = []
+    for stretch in stretches:
+        try:
+            found.append(next(stretch.batches) if stretch.failure is None else None)
+        except Exception as error:
+            stretch.failure = error
+            found.append(None)
+    some = next((batch for batch in found if batch is not None), None)
+    if some is None:
+        assert stretches[0].failure is not None
+        raise stretches[0].failure
+    other = alone(part_of(some, 0))
+    other = other._replace(weight=torch.zeros_like(other.weight))
+    return [
+        _expanded(other, len(stretch.steps)) if batch is None else batch for batch, stretch in zip(found, stretches, strict=True)
+    ]
+
+
+def _expanded(batch: Batch, n: int) -> Batch:
+    """Return the batch of one of several modules as that of so many."""
+    parts = (None if part is None else part.expand(n, *part.shape[1:]) for part in batch[:-1])
+    noise = {name: value.expand(n, *value.shape[1:]) for name, value in (batch.noise or {}).items()}
+    return Batch(*parts, noise=noise)  # type: ignore[arg-type]
 
 
 def _take_back(members: list[EagerStep], stretches: list[Stretch], batches: list[Batch]) -> None:

@@ -297,6 +297,30 @@ def test_an_optimizer_that_fails_ends_its_own_run_alone():
     assert_alike([modules[0], modules[2]], [twins[0], twins[2]], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("n_good", [0, 3])
+def test_rows_that_cannot_be_read_end_their_own_run_alone(n_good):
+    modules = [make(VAEModule, seed) for seed in range(3)]
+    twins, data = copy.deepcopy(modules), batches(modules[0])
+
+    def broken():
+        yield from map(alone, data[:n_good])
+        raise OSError("no such file")
+
+    stretches = [stretch_of(step, data) for step in steps_of(modules)]
+    stretches[1].batches = broken()
+    first, failed, last = take(stretches)
+    assert isinstance(failed, OSError)
+    assert isinstance(first, list)
+    assert isinstance(last, list)
+    for step in steps_of(twins):
+        take_alone(stretch_of(step, data))
+    assert_alike(modules[::2], twins[::2], rtol=1e-5, atol=1e-6)
+    for stretch in stretches:
+        stretch.batches, stretch.failure = broken(), None
+    with pytest.raises(OSError, match="no such file"):
+        take(stretches)
+
+
 def test_a_run_that_diverges_leaves_the_others_alone():
     modules = [make(VAEModule, seed) for seed in range(3)]
     data, twins, rates = batches(modules[0]), copy.deepcopy(modules), (0.003, 1e20, 0.03)

@@ -281,3 +281,41 @@ def test_the_seconds_of_a_fit_are_its_own():
     own = [each.fit_seconds_ for each in found["estimator"]]
     assert all(0.0 < seconds <= wall for seconds, wall in zip(own, found["fit_time"], strict=True))
     assert sum(own) < sum(found["fit_time"])
+
+
+def test_parts_are_taken_side_by_side_and_do_not_depend_on_how_many_processors_there_are(monkeypatch, stacked):
+    model = VAETransformer(2, linear_path=None, **SMALL)
+    grid = {"learning_rate": [1e-3, 3e-3, 1e-2], "beta": [0.5, 1.0]}
+
+    def scores():
+        with train_together():
+            return GridSearchCV(model, grid, cv=2).fit(X).cv_results_["mean_test_score"]
+
+    whole = scores()
+    assert max(stacked) == 12
+    work = 44 * model.fit(X).module_.row_work  # of one model
+    monkeypatch.setattr(together, "_WORK", 3 * work)
+    sizes, take_part = [], together._take_at_once
+    monkeypatch.setattr(together, "_take_at_once", lambda part: sizes.append(len(part)) or take_part(part))
+    found = []
+    for n_processors in (1, 3):
+        monkeypatch.setattr(together, "cpu_count", lambda n=n_processors: n)
+        found.append(scores())
+    assert set(sizes) == {3}
+    np.testing.assert_array_equal(*found)
+    np.testing.assert_allclose(found[0], whole, rtol=1e-3)
+
+
+def test_fits_together_do_not_depend_on_the_default_type(monkeypatch):
+    model = DenoisingAE(2, linear_path=None, corruption=("masking", "gaussian"), **SMALL)
+    monkeypatch.setattr(together, "_WORK", 1)
+    with train_together():
+        expected = fits(model)["test_score"]
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with train_together():
+            found = fits(model)["test_score"]
+    finally:
+        torch.set_default_dtype(before)
+    np.testing.assert_array_equal(found, expected)
