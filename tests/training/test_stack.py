@@ -391,6 +391,22 @@ def test_keys_tell_what_can_be_stacked():
     assert stack_key(make(AutoEncoderModule, linear_path=1.0)) == stack_key(make(AutoEncoderModule, linear_path=3.0))
 
 
+@pytest.mark.parametrize(("cls", "each", "common", "missing"), STACKED.values(), ids=STACKED)
+def test_what_is_scheduled_reaches_the_loss_by_the_schedule_alone(cls, each, common, missing):
+    module = make(cls, **each[0], **common)
+    (batch,) = batches(module, 1, missing=missing)
+    if common.get("likelihood") == "bernoulli":
+        batch = batch._replace(x=torch.sigmoid(batch.x), target=torch.sigmoid(batch.x))
+    schedule = {name: torch.tensor(value) for name, value in module.schedule(0.3).items()}
+    before = module.loss(batch, schedule).terms
+    for layer in module.modules():
+        for name in getattr(layer, "scheduled", ()):
+            if hasattr(layer, name):
+                setattr(layer, name, 0.123)
+    for name, term in module.loss(batch, schedule).terms.items():
+        assert torch.equal(term, before[name])
+
+
 class Own(nn.Linear):
     """A layer of the user's own."""
 
