@@ -68,4 +68,4 @@ def test_the_speed_benchmark_runs():
     transforms = [f"{name}.transform, {kind}" for name in ("AutoEncoder", "VAETransformer") for kind in kinds]
     assert set(ratios) == {*fits, *transforms}
     # Far below the target: a busy machine is no defect, and so short a fit is half of it what is measured afterwards.
-    assert min(ratios.values()) > 0.2
+    assert min(ratios.values()) > 0.1
