@@ -69,8 +69,8 @@ class Source(ABC):
         """Return the entries that are stored; the others, if there are any, are zero."""
 
     def read_exactly(self, rows: Any = slice(None)) -> NDArray[np.float64]:
-        """Rows of these positions in double precision."""
-        return np.asarray(self.read(rows), dtype=np.float64)
+        """Rows of these positions in double precision, one after the other in memory, so that sums come out alike."""
+        return np.ascontiguousarray(self.read(rows), dtype=np.float64)
 
     def blocks(self) -> Iterator[slice]:
         """Slices over the rows whose dense blocks stay small."""

@@ -174,6 +174,11 @@ class FitRun:
         is_drawn = stopping is not None and given is None
         train_index, valid_index = self._split(stopping.validation_fraction if is_drawn else None)
         self.module = self._resumed_module() if self.resumes else self._new_module(train_index)
+        self.module.to(self.device)
+        with PrivateRandomness(self.progress.seed):
+            check.check_network(self.module, *(self.arguments[name] for name in NETWORKS))
+        if self.concern is not None:
+            warn_user(self.concern)
         with reserve(self._n_bytes, of=free_memory(self.device)):
             self._learn(train_index, valid_index, given, held_out, stopping)
         draft.fit_seconds_ = perf_counter() - began - (waited() - waited_before)
@@ -197,11 +202,6 @@ class FitRun:
     ) -> None:
         """Train the module, and note what comes of it."""
         draft = self.draft
-        self.module.to(self.device)
-        with PrivateRandomness(self.progress.seed):
-            check.check_network(self.module, *(self.arguments[name] for name in NETWORKS))
-        if self.concern is not None:
-            warn_user(self.concern)
         noise_before = self.module.likelihood.noise.moment.clone()
         rows, valid = self._training_rows(self.table, train_index), None
         if given is not None:

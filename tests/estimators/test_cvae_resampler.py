@@ -678,7 +678,9 @@ def test_images_stay_images():
 def test_it_has_what_pipelines_of_imbalanced_learn_ask_for():
     assert {"fit", "fit_resample"} <= set(dir(CVAEResampler))
     assert not {"transform", "fit_transform", "predict"} & set(dir(CVAEResampler))
-    assert list(inspect.signature(CVAEResampler.fit_resample).parameters) == ["self", "X", "y"]
+    first, *others = np.split(np.array(list(inspect.signature(CVAEResampler.fit_resample).parameters.values())), [3])
+    assert [parameter.name for parameter in first] == ["self", "X", "y"]
+    assert all(parameter.kind is parameter.KEYWORD_ONLY for parameter in np.concatenate(others))
 
 
 def test_it_works_in_pipelines_of_imbalanced_learn(quick):
