@@ -25,7 +25,8 @@ class CVAEClassifier(DocumentedMixin, NestedMixin, ClassifierMixin, BaseEstimato
     Parameters
     ----------
     estimator : CVAE or None, default=None
-        The model, which is cloned; None is ``CVAE()``. To tune it, pass one: its parameters are then ``estimator__<name>``.
+        The model, which is cloned; None is ``CVAE(linear_path=None)``: held back beside linear maps, as by default, it describes rows
+        better, but what tells labels apart worse. To tune it, pass one: its parameters are then ``estimator__<name>``.
     priors : array-like of shape (n_classes,) or None, default=None
         Probabilities of the labels, in sorted order; those of the training rows by default.
     random_state : int, RandomState instance or None, default=None
@@ -103,7 +104,7 @@ class CVAEClassifier(DocumentedMixin, NestedMixin, ClassifierMixin, BaseEstimato
         ValueError
             If a parameter, X or y is not as it should be.
         """
-        estimator = new_model(self, CVAE())
+        estimator = new_model(self, CVAE(linear_path=None))
         y = check.check_class_labels(self, y)
         check.refuse_no_table(X)
         check_consistent_length(X, y)

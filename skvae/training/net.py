@@ -285,7 +285,10 @@ class AutoEncoderNet(NeuralNet):
         if not all(np.isfinite(values)):
             raise DivergedError
         if len(self.history) < self.plan.n_epochs:
-            self._good = self.snapshot()
+            if not hasattr(self, "_good"):
+                self._good = self.snapshot()
+            else:  # in the same memory
+                torch._foreach_copy_(self._good, [tensor.detach() for tensor in self._tensors])
 
     def notify(self, method_name, **kwargs):
         """Call the callbacks; those of skorch ask for an end by a KeyboardInterrupt, which is kept apart from a real one."""

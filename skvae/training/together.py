@@ -18,7 +18,7 @@ from skvae.runtime.threads import one_thread
 from skvae.training.stack import CannotStackError, StackedStep, stack_key
 from skvae.training.step import EagerStep
 
-_WORK = 2**24  # multiply-adds of a step from which on more models at once are no quicker
+_WORK = 2**25  # multiply-adds of a step from which on more models at once are hardly quicker
 
 
 @dataclass
@@ -97,7 +97,8 @@ def take(stretches: Sequence[Stretch]) -> list[list[Taken] | Exception | None]:
     first = in_order[0].steps[0]
     parts, device = [in_order], next(first.module.parameters()).device
     if device.type == "cpu":
-        n_parts = min(len(in_order), max(1, round(sum(each.work for each in in_order) / _WORK)))
+        share = sum(each.work for each in in_order) / _WORK
+        n_parts = min(len(in_order), max(round(share), 2 if share > 0.5 else 1))
         ends = [round(i * len(in_order) / n_parts) for i in range(n_parts + 1)]
         parts = [in_order[start:stop] for start, stop in itertools.pairwise(ends)]
     found: dict[int, list[Taken] | Exception | None] = {}
