@@ -475,7 +475,7 @@ class FitRun:
             if self.new_energy is not None:
                 inference.widen_noise(self.module, self.table, self.device, self.new_energy)
             blew_up = not np.isfinite(likelihood.noise_scale()).all()
-        except np.linalg.LinAlgError:
+        except (np.linalg.LinAlgError, torch.linalg.LinAlgError):
             blew_up = True
         if blew_up:  # by steps so large that nothing can be computed from the weights
             raise ValueError(self._divergence())

@@ -25,8 +25,9 @@ class CVAEClassifier(DocumentedMixin, NestedMixin, ClassifierMixin, BaseEstimato
     Parameters
     ----------
     estimator : CVAE or None, default=None
-        The model, which is cloned; None is ``CVAE(linear_path=None)``: held back beside linear maps, as by default, it describes rows
-        better, but what tells labels apart worse. To tune it, pass one: its parameters are then ``estimator__<name>``.
+        The model, which is cloned; None is ``CVAE(linear_path=None)``: held back beside linear maps, as by default, it
+        describes rows better, but what tells labels apart worse. To tune it, pass one: its parameters are then
+        ``estimator__<name>``.
     priors : array-like of shape (n_classes,) or None, default=None
         Probabilities of the labels, in sorted order; those of the training rows by default.
     random_state : int, RandomState instance or None, default=None

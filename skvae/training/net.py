@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from skvae.training.optimizers import Optimizer, OptimizerError, build_optimizer
 from skvae.training.step import ScheduleTensors, make_step
 from skvae.training.together import Stretch, Taken, alone, leave, part_of, take
 
+_STEPS_AHEAD = 32  # of epochs that are taken at a time with those of other fits
 _BATCH_EVENTS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 
 
@@ -127,6 +129,7 @@ class AutoEncoderNet(NeuralNet):
             n_steps=self.plan.first_step,
         )
         self._final_schedule = ScheduleTensors(self.module_)
+        self._ahead: list[Taken] = []  # of epochs that have been taken already
         self._parameters = list(self.module_.parameters())
         self._buffer_places = [(layer._buffers, name) for layer in self.module_.modules() for name in layer._buffers]
         return self
@@ -224,29 +227,60 @@ class AutoEncoderNet(NeuralNet):
             self._check_finite([*means.values(), norm])
 
     def _take_together(self, iterator: BatchLoader) -> tuple[Taken | None, Iterable[Batch]]:
-        """Take the steps of an epoch with those of other fits, if there are some to meet; or return the batches to take alone."""
-        if self._sends_batch_events or not is_together():
+        """Take the steps of an epoch with those of other fits, if there are some to meet; or return the batches to take alone.
+
+        Where nobody looks at what has become of the module after every epoch, several are taken at a time.
+        """
+        if self._ahead:
+            return self._ahead.pop(0), iterator
+        if self._sends_batch_events or not self._step.can_stack or not is_together():
             return None, iterator
         if self.plan.callbacks:  # which may have frozen layers
             self._step.shape = None
+        n_epochs = 1
+        if not self.plan.callbacks and self.plan.early_stopping is None and not self.plan.verbose:
+            n_epochs = max(1, min(_STEPS_AHEAD // len(iterator), self.plan.n_epochs - len(self.history) + 1))
+        before = self._state_before(iterator) if n_epochs > 1 else None
         stretch = Stretch(
             [self._step],
-            map(alone, iterator),
-            len(iterator),
+            map(alone, chain.from_iterable(repeat(iterator, n_epochs))),
+            n_epochs * len(iterator),
             len(iterator.rows) // len(iterator),
             lambda i: self.progress,
-            keeps_terms=True,
+            n_epochs=n_epochs,
         )
-        key = stretch.key("epoch", len(iterator.rows))
+        key = stretch.key("epochs", len(iterator.rows))
         try:
             found = None if key is None else meet(key, stretch, take)
         except OptimizerError as failure:
             raise failure.named(self.plan.optimizer) from failure.__cause__
+        if found is None and self._step.can_stack:  # nobody has come who could be met
+            return None, iterator
         if found is None:
-            return None, (part_of(batch, 0) for batch in stretch.batches)
+            batches = (part_of(batch, 0) for batch in stretch.batches)
+            return None, batches if before is None else self._go_back(iterator, before)
+        if before is not None and not all(np.isfinite([*each.means.values(), each.norm]).all() for each in found[0]):
+            return None, self._go_back(iterator, before)
         if self.plan.callbacks and self._step.stack is not None:  # which may look at what the optimizer has gathered
             self._step.stack.write_moments(self._step)
-        return found[0], iterator
+        first, *self._ahead = found[0]
+        return first, iterator
+
+    def _state_before(self, iterator: BatchLoader) -> tuple[Any, ...]:
+        """Return all that a stretch of epochs changes."""
+        generators = [generator for generator in (iterator.shuffle, iterator.noise) if generator is not None]
+        states = [(generator, generator.get_state()) for generator in generators]
+        return self.snapshot(), self.optimizer_snapshot(), states, self._step.n_steps
+
+    def _go_back(self, iterator: BatchLoader, before: tuple[Any, ...]) -> BatchLoader:
+        """Go back to where a stretch of epochs began, for each of them to be taken alone."""
+        weights, optimizer, states, n_steps = before
+        self.restore_optimizer(optimizer)
+        self.restore(weights)
+        for generator, state in states:
+            generator.set_state(state)
+        self._step.n_steps, self._step.can_stack = n_steps, False
+        return iterator
 
     def _record(self, prefix: str, means: dict[str, float]) -> None:
         for name, value in means.items():
@@ -284,7 +318,7 @@ class AutoEncoderNet(NeuralNet):
         """Keep the weights while they are good, for a later epoch to go back to; raise if they no longer are."""
         if not all(np.isfinite(values)):
             raise DivergedError
-        if len(self.history) < self.plan.n_epochs:
+        if len(self.history) < self.plan.n_epochs and not self._ahead:
             if not hasattr(self, "_good"):
                 self._good = self.snapshot()
             else:  # in the same memory

@@ -35,8 +35,8 @@ class Stretch:
         Of each module, the latter in a batch, about.
     begin_step : callable
         Called with the number of steps that lie behind, before each one; returns the fraction of the run that does.
-    keeps_terms : bool, default=False
-        Whether anybody wants to know the terms of the loss.
+    n_epochs : int, default=0
+        Of how many epochs the terms of the loss are kept; 0 if nobody wants to know them.
     failure : Exception or None
         What its batches have failed by.
     """
@@ -46,7 +46,7 @@ class Stretch:
     n_steps: int
     n_rows: int
     begin_step: Callable[[int], float]
-    keeps_terms: bool = False
+    n_epochs: int = 0
     failure: Exception | None = None
 
     @property
@@ -71,18 +71,18 @@ class Stretch:
             first.can_stack = False
             return None
         phase = None if first.module.interval is None else first.n_steps
-        return kind, first.shape, self.n_steps, coupled if first.module.couples_rows else None, phase
+        return kind, first.shape, self.n_steps, self.n_epochs, coupled if first.module.couples_rows else None, phase
 
 
 @dataclass
 class Taken:
-    """What has come of a module's stretch: means of the terms of the loss, by name, and the norm of the weights."""
+    """What has come of an epoch of a module: means of the terms of the loss, by name, and the norm of the weights."""
 
     means: dict[str, float]
     norm: float
 
 
-def take(stretches: Sequence[Stretch]) -> list[list[Taken] | Exception | None]:
+def take(stretches: Sequence[Stretch]) -> list[list[list[Taken]] | Exception | None]:
     """Take stretches with one key at once: so many together as fill a processor, and those of several processors side by side.
 
     Who is taken with whom does not depend on how many processors there are.
@@ -90,8 +90,8 @@ def take(stretches: Sequence[Stretch]) -> list[list[Taken] | Exception | None]:
     Returns
     -------
     list
-        For each stretch what has come of its modules, if it is kept, the error that ended one of them, or None where it has to be
-        taken by itself, its batches from the first.
+        For each stretch what has come of the epochs of its modules, if it is kept, the error that ended one of them, or None
+        where it has to be taken by itself, its batches from the first.
     """
     in_order = sorted(stretches, key=lambda each: (each.steps[0].settings, each.steps[0].n_steps, each.steps[0].learning_rate))
     first = in_order[0].steps[0]
@@ -101,7 +101,7 @@ def take(stretches: Sequence[Stretch]) -> list[list[Taken] | Exception | None]:
         n_parts = min(len(in_order), max(round(share), 2 if share > 0.5 else 1))
         ends = [round(i * len(in_order) / n_parts) for i in range(n_parts + 1)]
         parts = [in_order[start:stop] for start, stop in itertools.pairwise(ends)]
-    found: dict[int, list[Taken] | Exception | None] = {}
+    found: dict[int, list[list[Taken]] | Exception | None] = {}
 
     def take_part(part: list[Stretch]) -> None:
         with single_precision(), one_thread() if len(parts) > 1 else nullcontext():
@@ -111,12 +111,12 @@ def take(stretches: Sequence[Stretch]) -> list[list[Taken] | Exception | None]:
     return [found[id(stretch)] for stretch in stretches]
 
 
-def _take_at_once(stretches: list[Stretch]) -> Sequence[list[Taken] | Exception | None]:
+def _take_at_once(stretches: list[Stretch]) -> Sequence[list[list[Taken]] | Exception | None]:
     members = [step for stretch in stretches for step in stretch.steps]
     if len(members) == 1:
         leave(members)
         return [None]
-    stack, sums = members[0].stack, _Sums()
+    stack, sums, epochs = members[0].stack, _Sums(), []
     if stack is None or stack.members != members:
         stack = StackedStep(members)
     for i in range(stretches[0].n_steps):
@@ -131,10 +131,13 @@ def _take_at_once(stretches: list[Stretch]) -> Sequence[list[Taken] | Exception 
                 raise
             _take_back(members, stretches, batches)
             return [None] * len(stretches)
-        if stretches[0].keeps_terms:
+        if stretches[0].n_epochs:
             sums.add(terms, weight)
-    taken = sums.taken(stack.norms()) if stretches[0].keeps_terms else []
-    found: list[list[Taken] | Exception] = []
+            if (i + 1) % (stretches[0].n_steps // stretches[0].n_epochs) == 0:
+                epochs.append(sums.means(stack.norms()))
+                sums = _Sums()
+    taken = _read(epochs)
+    found: list[list[list[Taken]] | Exception] = []
     start = 0
     for stretch in stretches:
         stop = start + len(stretch.steps)
@@ -278,9 +281,20 @@ class _Sums:
         self._weight = of_rows if self._weight is None else self._weight + of_rows
         self._n_steps += 1
 
-    def taken(self, norms: torch.Tensor) -> list[Taken]:
-        """Return means and norms of every module; reads from the device once."""
+    def means(self, norms: torch.Tensor) -> tuple[list[str], torch.Tensor]:
+        """Return the names of the terms, and the means of every module with the norms of its weights."""
         means = {name: total / self._weight for name, total in self._of_rows.items()}
         means.update({name: total / self._n_steps for name, total in self._of_batches.items()})
-        values = torch.stack([*means.values(), norms.double()], dim=1).tolist()
-        return [Taken(dict(zip(means, own[:-1], strict=True)), own[-1]) for own in values]
+        return list(means), torch.stack([*means.values(), norms.double()], dim=1)
+
+
+def _read(epochs: list[tuple[list[str], torch.Tensor]]) -> list[list[Taken]]:
+    """Return what has come of every module, epoch by epoch; reads from the device once."""
+    if not epochs:
+        return []
+    values = torch.cat([means for _, means in epochs], dim=1).tolist()
+    found: list[list[Taken]] = []
+    for of_module in values:
+        numbers = iter(of_module)
+        found.append([Taken({name: next(numbers) for name in names}, next(numbers)) for names, _ in epochs])
+    return found
