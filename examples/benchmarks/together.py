@@ -37,9 +37,7 @@ def of_defaults(device: str) -> GridSearchCV:
 
 def of_small_networks(device: str) -> GridSearchCV:
     """Search over 64 candidates of one shape."""
-    model = VAETransformer(
-        4, hidden_layer_sizes=(32, 16), batch_size=32, max_epochs=5, linear_path=None, random_state=0, device=device
-    )
+    model = VAETransformer(4, hidden_layer_sizes=(32, 16), batch_size=32, linear_path=None, random_state=0, device=device)
     grid = {"beta": np.geomspace(0.25, 4.0, 8), "learning_rate": np.geomspace(5e-4, 5e-3, 8)}
     return GridSearchCV(model, grid, cv=[(np.arange(1600), np.arange(1600, 2000))], refit=False)
 
