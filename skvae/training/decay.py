@@ -219,7 +219,7 @@ def _take_steps(steps: list[EagerStep], batches: Iterator[Batch], n_steps: int, 
             step.learning_rate = plan.learning_rate * share
         return 1.0
 
-    stretch = Stretch(steps, batches, n_steps, n_rows, begin_step)
+    stretch = Stretch(steps, batches, n_steps, n_rows, begin_step, is_stacked=True)
     key = stretch.key("decay")
     try:
         if key is None or meet(key, stretch, take) is None:

@@ -25,7 +25,7 @@ from skvae.training.callbacks import EarlyStopping, StopEarly, StopTraining
 from skvae.training.loader import BatchLoader, Rows
 from skvae.training.optimizers import Optimizer, OptimizerError, build_optimizer
 from skvae.training.step import ScheduleTensors, make_step
-from skvae.training.together import Stretch, Taken, alone, leave, part_of, take
+from skvae.training.together import Stretch, Taken, leave, take
 
 _STEPS_AHEAD = 32  # of epochs that are taken at a time with those of other fits
 _BATCH_EVENTS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
@@ -243,7 +243,7 @@ class AutoEncoderNet(NeuralNet):
         before = self._state_before(iterator) if n_epochs > 1 else None
         stretch = Stretch(
             [self._step],
-            map(alone, chain.from_iterable(repeat(iterator, n_epochs))),
+            chain.from_iterable(repeat(iterator, n_epochs)),
             n_epochs * len(iterator),
             len(iterator.rows) // len(iterator),
             lambda i: self.progress,
@@ -257,8 +257,7 @@ class AutoEncoderNet(NeuralNet):
         if found is None and self._step.can_stack:  # nobody has come who could be met
             return None, iterator
         if found is None:
-            batches = (part_of(batch, 0) for batch in stretch.batches)
-            return None, batches if before is None else self._go_back(iterator, before)
+            return None, stretch.batches if before is None else self._go_back(iterator, before)
         if before is not None and not all(np.isfinite([*each.means.values(), each.norm]).all() for each in found[0]):
             return None, self._go_back(iterator, before)
         if self.plan.callbacks and self._step.stack is not None:  # which may look at what the optimizer has gathered

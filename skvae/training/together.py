@@ -30,11 +30,13 @@ class Stretch:
     steps : sequence of EagerStep
         Of the modules, with equal settings.
     batches : iterator of Batch
-        What belongs to rows, and the noise, is ``(n_modules, n, ...)``.
+        Of the one module, or, with `is_stacked`, of all of them: what belongs to rows, and the noise, is then
+        ``(n_modules, n, ...)``.
     n_steps, n_rows : int
         Of each module, the latter in a batch, about.
     begin_step : callable
         Called with the number of steps that lie behind, before each one; returns the fraction of the run that does.
+    is_stacked : bool, default=False
     n_epochs : int, default=0
         Of how many epochs the terms of the loss are kept; 0 if nobody wants to know them.
     failure : Exception or None
@@ -46,6 +48,7 @@ class Stretch:
     n_steps: int
     n_rows: int
     begin_step: Callable[[int], float]
+    is_stacked: bool = False
     n_epochs: int = 0
     failure: Exception | None = None
 
@@ -124,7 +127,7 @@ def _take_at_once(stretches: list[Stretch]) -> Sequence[list[list[Taken]] | Exce
         progress = [at for stretch in stretches for at in [stretch.begin_step(i)] * len(stretch.steps)]
         batches = _next_batches(stretches)
         try:
-            batch, weight = _joined(batches)
+            batch, weight = _joined(batches, is_stacked=stretches[0].is_stacked)
             terms = stack(batch, progress)
         except CannotStackError:
             if i:
@@ -167,10 +170,11 @@ def _next_batches(stretches: list[Stretch]) -> list[Batch]:
     if some is None:
         assert stretches[0].failure is not None
         raise stretches[0].failure
-    other = alone(part_of(some, 0))
+    other = alone(part_of(some, 0)) if stretches[0].is_stacked else some
     other = other._replace(weight=torch.zeros_like(other.weight))
     return [
-        _expanded(other, len(stretch.steps)) if batch is None else batch for batch, stretch in zip(found, stretches, strict=True)
+        batch or (_expanded(other, len(stretch.steps)) if stretch.is_stacked else other)
+        for batch, stretch in zip(found, stretches, strict=True)
     ]
 
 
@@ -195,7 +199,7 @@ def take_alone(stretch: Stretch) -> None:
     for i in range(stretch.n_steps):
         progress, batch = stretch.begin_step(i), next(stretch.batches)
         for j, step in enumerate(stretch.steps):
-            step(part_of(batch, j), progress)
+            step(part_of(batch, j) if stretch.is_stacked else batch, progress)
 
 
 def leave(steps: Sequence[EagerStep]) -> None:
@@ -221,43 +225,48 @@ def part_of(batch: Batch, i: int) -> Batch:
     return Batch(x, target, *others, noise={name: value[i] for name, value in (batch.noise or {}).items()})  # type: ignore[arg-type]
 
 
-def _joined(batches: Sequence[Batch]) -> tuple[Batch, torch.Tensor]:
+def _joined(batches: Sequence[Batch], *, is_stacked: bool) -> tuple[Batch, torch.Tensor]:
     """Return the batches of all modules as one, and the weights of its rows.
 
     Where some have more rows than others, these get rows of weight zero, and the weights of their own grow by as much, so that
     a sum over rows divided by their number stays what it is.
     """
-    if len(batches) == 1:
-        return batches[0], batches[0].weight
-    n_rows = max(batch.weight.shape[1] for batch in batches)
-    padded = [batch if batch.weight.shape[1] == n_rows else _padded(batch, n_rows) for batch in batches]
+    join, axis = (torch.cat, 1) if is_stacked else (torch.stack, 0)
+    sizes = [batch.weight.shape[axis] for batch in batches]
+    n_rows = max(sizes)
+    is_even = min(sizes) == n_rows
+    if not is_even:
+        batches = [batch if size == n_rows else _padded(batch, n_rows, axis) for batch, size in zip(batches, sizes, strict=True)]
     parts: list[torch.Tensor | None] = []
-    for each in zip(*(batch[:-1] for batch in padded), strict=True):
+    is_own_target = all(batch.target is batch.x for batch in batches)
+    for field, each in enumerate(zip(*(batch[:-1] for batch in batches), strict=True)):
         if any((part is None) != (each[0] is None) for part in each):
             raise CannotStackError
-        parts.append(None if each[0] is None else torch.cat(each))
-    if all(batch.target is batch.x for batch in padded):
-        parts[1] = parts[0]
-    noise = {name: torch.cat([batch.drawn(name) for batch in padded]) for name in padded[0].noise or {}}
+        if field == 1 and is_own_target:
+            parts.append(parts[0])
+        else:
+            parts.append(None if each[0] is None else join(each))
+    noise = {name: join([batch.drawn(name) for batch in batches]) for name in batches[0].noise or {}}
     joined = Batch(*parts, noise=noise)  # type: ignore[arg-type]
-    if all(each is batch for each, batch in zip(padded, batches, strict=True)):
+    if is_even:
         return joined, joined.weight
-    share = [batch.weight.shape[1] / n_rows for batch in batches for _ in range(len(batch.weight))]
+    n_modules = [len(batch.weight) if is_stacked else 1 for batch in batches]
+    share = [size / n_rows for size, n in zip(sizes, n_modules, strict=True) for _ in range(n)]
     return joined, joined.weight * joined.weight.new_tensor(share).unsqueeze(1)
 
 
-def _padded(batch: Batch, n_rows: int) -> Batch:
-    n_own = batch.weight.shape[1]
+def _padded(batch: Batch, n_rows: int, axis: int) -> Batch:
+    n_own = batch.weight.shape[axis]
     index = torch.arange(n_rows, device=batch.x.device)
     index[n_own:] = 0
 
     def grown(part: torch.Tensor) -> torch.Tensor:
-        return part.index_select(1, index)
+        return part.index_select(axis, index)
 
     x = grown(batch.x)
     target = x if batch.target is batch.x else grown(batch.target)
     weight = grown(batch.weight * (n_rows / n_own))
-    weight[:, n_own:] = 0.0
+    weight[..., n_own:] = 0.0
     others = (None if part is None else grown(part) for part in batch[3:-1])
     return Batch(x, target, weight, *others, noise={name: grown(value) for name, value in (batch.noise or {}).items()})  # type: ignore[arg-type]
 

@@ -90,7 +90,7 @@ def first_rows(batch, n):
 
 def stretch_of(step, data):
     """Stretch of one module, whose run it is."""
-    return Stretch([step], map(alone, iter(data)), len(data), len(data[0].x), lambda i: i / len(data), n_epochs=1)
+    return Stretch([step], iter(data), len(data), len(data[0].x), lambda i: i / len(data), n_epochs=1)
 
 
 def assert_alike(modules, twins, **tolerance):
@@ -303,7 +303,7 @@ def test_rows_that_cannot_be_read_end_their_own_run_alone(n_good):
     twins, data = copy.deepcopy(modules), batches(modules[0])
 
     def broken():
-        yield from map(alone, data[:n_good])
+        yield from data[:n_good]
         raise OSError("no such file")
 
     stretches = [stretch_of(step, data) for step in steps_of(modules)]
