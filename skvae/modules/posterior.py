@@ -198,9 +198,8 @@ class LaplacePosterior:
             Gradient of the log-likelihood in the output, from residuals and information.
         """
         size = len(residual)
-        if (
-            len(self.given) > 1 and residual.device.type == "cpu"
-        ):  # a few rows at a time, whose slopes stay in the processor's cache
+        if len(self.given) > 1 and residual.device.type == "cpu":
+            # A few rows at a time, whose slopes stay in the processor's cache.
             size = max(1, _CACHED_NUMBERS // self.given[0].numel())
         parts = list(
             zip(

@@ -220,7 +220,7 @@ def _take_steps(steps: list[EagerStep], batches: Iterator[Batch], n_steps: int, 
         return 1.0
 
     stretch = Stretch(steps, batches, n_steps, n_rows, begin_step, is_stacked=True)
-    key = stretch.key("decay")
+    key = stretch.key("decay", n_rows)
     try:
         if key is None or meet(key, stretch, take) is None:
             take_alone(stretch)

@@ -38,24 +38,29 @@ class _LeanFused:
         with torch.no_grad():
             for (group, params, exp_avgs, exp_avg_sqs, steps), gradient in zip(lists, gradients, strict=True):
                 torch._foreach_add_(steps, 1)
-                type(self)._update(
-                    params,
-                    gradient,
-                    exp_avgs,
-                    exp_avg_sqs,
-                    [],
-                    steps,
-                    lr=group["lr"],
-                    beta1=group["betas"][0],
-                    beta2=group["betas"][1],
-                    weight_decay=group["weight_decay"],
-                    eps=group["eps"],
-                    amsgrad=False,
-                    maximize=group["maximize"],
-                )
+                self._update_lists(group, params, gradient, exp_avgs, exp_avg_sqs, steps, group["lr"])
         return None
 
     step.hooked = True  # torch would wrap the step in a profiler's context, at a third of its cost
+
+    @classmethod
+    def _update_lists(cls, group, params, gradients, exp_avgs, exp_avg_sqs, steps, rate):
+        """Have torch update tensors by the settings of a group, but for the learning rate; `steps` count this one."""
+        cls._update(
+            params,
+            gradients,
+            exp_avgs,
+            exp_avg_sqs,
+            [],
+            steps,
+            lr=rate,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=group["maximize"],
+        )
 
     _lists: list | None = None
 
@@ -122,21 +127,7 @@ def fused_update(
     (group,) = optimizer.param_groups
     steps = [torch.tensor(count, dtype=torch.float32, device=params[0].device)] * len(params)
     with torch.no_grad():
-        type(optimizer)._update(  # type: ignore[attr-defined]
-            params,
-            gradients,
-            exp_avgs,
-            exp_avg_sqs,
-            [],
-            steps,
-            lr=rate,
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            weight_decay=group["weight_decay"],
-            eps=group["eps"],
-            amsgrad=False,
-            maximize=group["maximize"],
-        )
+        optimizer._update_lists(group, params, gradients, exp_avgs, exp_avg_sqs, steps, rate)  # type: ignore[attr-defined]
 
 
 _LEAN = {optim.Adam: LeanAdam, optim.AdamW: LeanAdamW}

@@ -1,8 +1,8 @@
 """Steps of several modules of one shape at once, each with rows, noise, schedule, rate and optimizer of its own.
 
-What the modules learn lies one behind the other in tensors with a leading axis; each module's own parameters, and what its
-optimizer has gathered, are views of these for as long as they are trained together, so that a callback, a snapshot or a norm sees
-them as if the module were trained alone.
+What the modules learn lies one behind the other in tensors with a leading axis; each module's own parameters are views of these
+for as long as they are trained together, so that a callback, a snapshot or a norm sees them as if the module were trained alone.
+What fused optimizers gather lies likewise, and is handed back to each when it is asked for, or its module leaves.
 """
 
 from __future__ import annotations
