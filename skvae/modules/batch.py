@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -67,10 +68,17 @@ class Batch(NamedTuple):
         assert self.noise is not None
         return self.noise[name]
 
+    def mapped(self, function: Callable[[Tensor], Any]) -> Batch:
+        """Return a batch with a function of every part, the noise included; a target that is `x` stays what it is."""
+        x = function(self.x)
+        target = x if self.target is self.x else function(self.target)
+        others = [None if part is None else function(part) for part in self[2:-1]]
+        noise = None if self.noise is None else {name: function(value) for name, value in self.noise.items()}
+        return Batch._make([x, target, *others, noise])
+
     def repeated(self, n: int) -> Batch:
         """Return a batch with every row, and what is known about it, `n` times in a row; without noise."""
-        parts = (None if part is None else part.repeat_interleave(n, dim=0) for part in self[:-1])
-        return Batch(*parts)  # type: ignore[arg-type]
+        return self._replace(noise=None).mapped(lambda part: part.repeat_interleave(n, dim=0))
 
 
 class Loss(NamedTuple):

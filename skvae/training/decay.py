@@ -27,6 +27,7 @@ from skvae.runtime.cudnn import steady
 from skvae.runtime.meeting import meet
 from skvae.runtime.randomness import Stream, make_generator, private_randomness, seed_streams
 from skvae.runtime.threads import threads_for
+from skvae.training.loader import Block
 from skvae.training.net import Plan
 from skvae.training.optimizers import OptimizerError, build_optimizer
 from skvae.training.step import EagerStep, ScheduleTensors
@@ -123,18 +124,19 @@ def _search(module: LatentModule, rows: Batch, exact: Batch, plan: Plan, groups:
         plan.total_steps // 4,
     )
     begun = [_started(module, rows, exact, index) for index in train]
-    batches = _batches(rows, [index.to(device) for index in train], plan.batch_size, module.noise_shapes, shuffle, noise)
+    blocks = _blocks(rows, [index.to(device) for index in train], plan.batch_size, module.noise_shapes, shuffle, noise)
     held_out = [_held_out(rows, index.to(device), module.noise_shapes, noise) for index in held]
     trained = [_held_out(rows, index[:_DRAWN_ROWS].to(device), module.noise_shapes, noise) for index in train]
     n_in_batch = min(map(len, train)) // -(-min(map(len, train)) // plan.batch_size)
     decays, losses, energies, sure = [math.inf], [], [], _SURE
 
     def follow(path: Sequence[float]) -> None:
+        nonlocal blocks
         modules, n_worse = copy.deepcopy(begun), 0
         steps = [_make_step(module, plan, device) for module in modules]
         try:
             for decay in path:
-                _take_steps(steps, batches, n_steps, n_in_batch, plan, decay)
+                blocks = _take_steps(steps, blocks, n_steps, n_in_batch, plan, decay)
                 loss = _losses(modules, held_out)
                 if not np.isfinite(loss).all():
                     return
@@ -208,8 +210,10 @@ def _make_step(module: LatentModule, plan: Plan, device: torch.device) -> EagerS
     return EagerStep(module, optimizer, learning_rate=plan.learning_rate, clip_norm=spec.clip_norm, clip_value=spec.clip_value)
 
 
-def _take_steps(steps: list[EagerStep], batches: Iterator[Batch], n_steps: int, n_rows: int, plan: Plan, decay: float) -> None:
-    """Take steps of all folds with a weight decay, from the whole learning rate down to a part of it."""
+def _take_steps(
+    steps: list[EagerStep], blocks: Iterator[Block], n_steps: int, n_rows: int, plan: Plan, decay: float
+) -> Iterator[Block]:
+    """Take steps of all folds with a weight decay, from the whole learning rate down to a part of it; return the blocks left."""
     for step in steps:
         step.module.decay = decay  # type: ignore[misc]
 
@@ -219,37 +223,42 @@ def _take_steps(steps: list[EagerStep], batches: Iterator[Batch], n_steps: int, 
             step.learning_rate = plan.learning_rate * share
         return 1.0
 
-    stretch = Stretch(steps, batches, n_steps, n_rows, begin_step, is_stacked=True)
+    stretch = Stretch(steps, blocks, n_steps, n_rows, begin_step)
     key = stretch.key("decay", n_rows)
     try:
         if key is None or meet(key, stretch, take) is None:
             take_alone(stretch)
     except OptimizerError as failure:
         raise failure.named(plan.optimizer) from failure.__cause__
+    return stretch.blocks
 
 
-def _batches(
+def _blocks(
     rows: Batch,
     train: list[torch.Tensor],
     batch_size: int,
     noise_shapes: dict[str, tuple[int, ...]],
     shuffle_seed: int,
     noise_seed: int,
-) -> Iterator[Batch]:
-    """Batches of every fold's training rows, side by side, without end."""
+) -> Iterator[Block]:
+    """Batches of every fold's training rows, side by side, an epoch after the other, without end."""
     device = rows.x.device
     shuffle, noise = make_generator(shuffle_seed, device), make_generator(noise_seed, device)
     n_rows = min(map(len, train))
     n_batches = -(-n_rows // batch_size)
+    sizes = [len(part) for part in torch.arange(n_rows).tensor_split(n_batches)]
     while True:
         orders = [index[torch.randperm(len(index), generator=shuffle, device=device)[:n_rows]] for index in train]
-        for chosen in torch.stack(orders).tensor_split(n_batches, dim=1):
-            parts = [None if part is None else part[chosen] for part in rows[:-1]]
-            drawn = {}  # the same for all folds
-            for name, shape in noise_shapes.items():
-                values = torch.randn(chosen.shape[1], *shape, generator=noise, device=device, dtype=torch.float32)
-                drawn[name] = values.expand(len(train), *values.shape)
-            yield Batch(*parts, noise=drawn)  # type: ignore[arg-type]
+        chosen = torch.stack(orders)
+        drawn = {  # the same for all folds
+            name: torch.cat([torch.randn(size, *shape, generator=noise, device=device, dtype=torch.float32) for size in sizes])
+            for name, shape in noise_shapes.items()
+        }
+        parts = [None if part is None else part[chosen] for part in rows[:-1]]
+        if rows.target is rows.x:
+            parts[1] = parts[0]
+        noise_of_all = {name: values.expand(len(train), *values.shape) for name, values in drawn.items()}
+        yield Block(Batch(*parts, noise=noise_of_all), sizes, axis=1)  # type: ignore[arg-type]
 
 
 def _held_out(rows: Batch, index: torch.Tensor, noise_shapes: dict[str, tuple[int, ...]], seed: int) -> tuple[Batch, int]:

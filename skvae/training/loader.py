@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import prod
-from typing import Any
+from operator import itemgetter
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -129,6 +130,66 @@ class Rows:
         return self.likelihood.fill(x)
 
 
+class Block(NamedTuple):
+    """Rows of several batches, one batch after the other.
+
+    Attributes
+    ----------
+    rows : Batch
+        Of all of them.
+    sizes : list of int
+        How many rows each batch has.
+    axis : int, default=0
+        Which axis counts rows: 1 where modules are counted before.
+    """
+
+    rows: Batch
+    sizes: list[int]
+    axis: int = 0
+
+    @property
+    def n_numbers(self) -> int:
+        """Numbers that belong to a row, of all modules."""
+        parts = [part for part in (*self.rows[:-1], *(self.rows.noise or {}).values()) if part is not None]
+        return sum(part.numel() for part in parts) // max(1, sum(self.sizes))
+
+    def batches(self) -> Iterator[Batch]:
+        """Iterate over the batches."""
+        steps = self.rows.mapped(lambda part: part.split(self.sizes, self.axis))
+        for i in range(len(self.sizes)):
+            yield steps.mapped(itemgetter(i))
+
+    def divided(self, n_batches: int) -> tuple[Block, Block]:
+        """Return the first few batches, and the rest."""
+        first, n_rows = self.sizes[:n_batches], sum(self.sizes)
+        ends = [sum(first), n_rows - sum(first)]
+        one, other = (self.rows.mapped(lambda part, i=i: part.split(ends, self.axis)[i]) for i in range(2))
+        return self._replace(rows=one, sizes=first), self._replace(rows=other, sizes=self.sizes[n_batches:])
+
+    def of_no_weight(self) -> Block:
+        """Return the same rows with weights of zero."""
+        return self._replace(rows=self.rows._replace(weight=torch.zeros_like(self.rows.weight)))
+
+    def padded(self, width: int) -> tuple[Batch, torch.Tensor]:
+        """Return the batches with so many rows each, ``(n_batches, n_modules, width, ...)``, and the weights of these rows.
+
+        Where there are fewer, rows of weight zero are added, and the weights of the others grow in the batch by as much, so that
+        a sum over rows divided by their number stays what it is.
+        """
+        rows = self.rows if self.axis else self.rows.mapped(lambda part: part.unsqueeze(0))
+        shape = (len(self.sizes), width)
+        if all(size == width for size in self.sizes):
+            batch = rows.mapped(lambda part: part.unflatten(1, shape).transpose(0, 1))
+            return batch, batch.weight
+        sizes = torch.tensor(self.sizes, device=rows.x.device).unsqueeze(1)
+        places = torch.arange(width, device=rows.x.device).expand(shape)
+        is_own = places < sizes
+        index = (torch.where(is_own, places, 0) + (sizes.cumsum(0) - sizes)).flatten()
+        batch = rows.mapped(lambda part: part.index_select(1, index).unflatten(1, shape).transpose(0, 1))
+        weight = batch.weight * is_own.unsqueeze(1)
+        return batch._replace(weight=weight * (width / sizes.to(weight)).unsqueeze(1)), weight
+
+
 class BatchLoader:
     """Iterate over rows in batches of equal size, give or take one row, with their noise.
 
@@ -173,46 +234,35 @@ class BatchLoader:
         return self.n_batches
 
     def __iter__(self) -> Iterator[Batch]:
-        device = self.rows.device
+        for block in self.blocks():
+            yield from block.batches()
+
+    def blocks(self) -> Iterator[Block]:
+        """Iterate over the same batches, as many at once as are gathered at once."""
+        device, rows = self.rows.device, self.rows
         if self.fixed_noise:
             self.noise.manual_seed(self.noise.initial_seed())
         if self.shuffle is None:
-            order = torch.arange(len(self.rows), device=device)
+            order = torch.arange(len(rows), device=device)
         else:
-            order = torch.randperm(len(self.rows), generator=self.shuffle, device=self.shuffle.device).to(device)
+            order = torch.randperm(len(rows), generator=self.shuffle, device=self.shuffle.device).to(device)
         start = 0
         for sizes in self._blocks:
-            n_rows = sum(sizes)
-            index = order[start : start + n_rows]
-            start += n_rows
-            weight = (self.rows.weight.index_select(0, index) if self.rows.is_weighted else self.rows.weight[:n_rows]).split(
-                sizes
-            )
-            noise = {name: self._draw((n_rows, *shape)).split(sizes) for name, shape in self.noise_shapes.items()}
-            conditions = None if self.rows.condition is None else self.rows.condition.index_select(0, index).split(sizes)
-            for i, (x, target, observed, counted) in enumerate(self._gather(index, sizes)):
-                condition = None if conditions is None else conditions[i]
-                drawn = {name: draws[i] for name, draws in noise.items()}
-                yield Batch(x, target, weight[i], condition, observed, counted, drawn)
-
-    def _gather(self, index: torch.Tensor, sizes: list[int]) -> Iterator[tuple[Any, ...]]:
-        """Rows and targets of one batch after the other, and what is observed of both.
-
-        They are gathered for as many batches at once as memory allows.
-        """
-        for start in range(0, len(sizes), self._gathered):
-            part = sizes[start : start + self._gathered]
-            here, index = index.tensor_split([sum(part)])
-            x, observed = self.rows.fill(self.rows.take(here))
-            target, counted = self.rows.take_target(here, x, observed)
-            pieces = x.split(part)
-            yield from zip(
-                pieces,
-                pieces if target is x else target.split(part),
-                [None] * len(part) if observed is None else observed.split(part),
-                [None] * len(part) if counted is None else counted.split(part),
-                strict=True,
-            )
+            index = order[start : start + sum(sizes)]
+            start += len(index)
+            weight = rows.weight.index_select(0, index) if rows.is_weighted else rows.weight[: len(index)]
+            condition = None if rows.condition is None else rows.condition.index_select(0, index)
+            noise = {name: self._draw((len(index), *shape)) for name, shape in self.noise_shapes.items()}
+            stop = 0
+            for first in range(0, len(sizes), self._gathered):
+                part = sizes[first : first + self._gathered]
+                here = slice(stop, stop + sum(part))
+                stop = here.stop
+                x, observed = rows.fill(rows.take(index[here]))
+                target, counted = rows.take_target(index[here], x, observed)
+                given = None if condition is None else condition[here]
+                drawn = {name: draws[here] for name, draws in noise.items()}
+                yield Block(Batch(x, target, weight[here], given, observed, counted, drawn), part)
 
     def _draw(self, shape: tuple[int, ...]) -> torch.Tensor:
         noise = torch.randn(shape, generator=self.noise, device=self.noise.device, dtype=torch.float32)

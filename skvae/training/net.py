@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import chain, repeat
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -243,7 +243,7 @@ class AutoEncoderNet(NeuralNet):
         before = self._state_before(iterator) if n_epochs > 1 else None
         stretch = Stretch(
             [self._step],
-            chain.from_iterable(repeat(iterator, n_epochs)),
+            chain.from_iterable(iterator.blocks() for _ in range(n_epochs)),
             n_epochs * len(iterator),
             len(iterator.rows) // len(iterator),
             lambda i: self.progress,
@@ -257,7 +257,7 @@ class AutoEncoderNet(NeuralNet):
         if found is None and self._step.can_stack:  # nobody has come who could be met
             return None, iterator
         if found is None:
-            return None, stretch.batches if before is None else self._go_back(iterator, before)
+            return None, stretch.batches() if before is None else self._go_back(iterator, before)
         if before is not None and not all(np.isfinite([*each.means.values(), each.norm]).all() for each in found[0]):
             return None, self._go_back(iterator, before)
         if self.plan.callbacks and self._step.stack is not None:  # which may look at what the optimizer has gathered

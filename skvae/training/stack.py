@@ -11,6 +11,7 @@ import itertools
 import pickle
 from collections.abc import Sequence
 from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -275,8 +276,7 @@ class StackedStep:
         Handing a buffer to every call takes its time: those that are the same for all, and stay so, are left where they are.
         """
         template, modules = self._template, [step.module for step in self.members]
-        parts = (None if part is None else part[0] for part in batch[:-1])
-        first = Batch(*parts, noise={name: value[0] for name, value in (batch.noise or {}).items()})  # type: ignore[arg-type]
+        first = batch.mapped(itemgetter(0))
         self._columns = _watch_units(template, modules)
         probe = dict(template.named_buffers())
         versions = {name: value._version for name, value in probe.items()}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 
 import torch
 from joblib import cpu_count
@@ -15,10 +16,12 @@ from skvae.modules import Batch
 from skvae.runtime.meeting import check_aborted, in_threads
 from skvae.runtime.precision import single_precision
 from skvae.runtime.threads import one_thread
+from skvae.training.loader import Block
 from skvae.training.stack import CannotStackError, StackedStep, stack_key
 from skvae.training.step import EagerStep
 
 _WORK = 2**25  # multiply-adds of a step from which on more models at once are hardly quicker
+_GATHERED_NUMBERS = 2**22  # of the rows of several steps that are put side by side at once
 
 
 @dataclass
@@ -29,14 +32,12 @@ class Stretch:
     ----------
     steps : sequence of EagerStep
         Of the modules, with equal settings.
-    batches : iterator of Batch
-        Of the one module, or, with `is_stacked`, of all of them: what belongs to rows, and the noise, is then
-        ``(n_modules, n, ...)``.
+    blocks : iterator of Block
+        Rows of the one module, or of all of them, which then are counted by the first axis.
     n_steps, n_rows : int
         Of each module, the latter in a batch, about.
     begin_step : callable
         Called with the number of steps that lie behind, before each one; returns the fraction of the run that does.
-    is_stacked : bool, default=False
     n_epochs : int, default=0
         Of how many epochs the terms of the loss are kept; 0 if nobody wants to know them.
     failure : Exception or None
@@ -44,13 +45,22 @@ class Stretch:
     """
 
     steps: Sequence[EagerStep]
-    batches: Iterator[Batch]
+    blocks: Iterator[Block]
     n_steps: int
     n_rows: int
     begin_step: Callable[[int], float]
-    is_stacked: bool = False
     n_epochs: int = 0
     failure: Exception | None = None
+
+    def batches(self) -> Iterator[Batch]:
+        """Iterate over the batches that are left."""
+        for block in self.blocks:
+            yield from block.batches()
+
+    def put_back(self, block: Block) -> None:
+        """Put batches in front of those that are left."""
+        if block.sizes:
+            self.blocks = itertools.chain([block], self.blocks)
 
     @property
     def work(self) -> int:
@@ -122,23 +132,28 @@ def _take_at_once(stretches: list[Stretch]) -> Sequence[list[list[Taken]] | Exce
     stack, sums, epochs = members[0].stack, _Sums(), []
     if stack is None or stack.members != members:
         stack = StackedStep(members)
+    feed = _Feed(stretches)
+    batches = iter(feed)
     for i in range(stretches[0].n_steps):
         check_aborted()
         progress = [at for stretch in stretches for at in [stretch.begin_step(i)] * len(stretch.steps)]
-        batches = _next_batches(stretches)
         try:
-            batch, weight = _joined(batches, is_stacked=stretches[0].is_stacked)
+            batch, weight = next(batches)
             terms = stack(batch, progress)
         except CannotStackError:
             if i:
                 raise
-            _take_back(members, stretches, batches)
+            leave(members)
+            for step in members:
+                step.can_stack = False
+            feed.put_back(0)
             return [None] * len(stretches)
         if stretches[0].n_epochs:
             sums.add(terms, weight)
             if (i + 1) % (stretches[0].n_steps // stretches[0].n_epochs) == 0:
                 epochs.append(sums.means(stack.norms()))
                 sums = _Sums()
+    feed.put_back(stretches[0].n_steps)
     taken = _read(epochs)
     found: list[list[list[Taken]] | Exception] = []
     start = 0
@@ -151,55 +166,96 @@ def _take_at_once(stretches: list[Stretch]) -> Sequence[list[list[Taken]] | Exce
     return found
 
 
-def _next_batches(stretches: list[Stretch]) -> list[Batch]:
-    """Return the next batch of every stretch; for one whose rows cannot be read, those of another, which do not count.
+class _Feed:
+    """Batches of the modules of several stretches as one, step by step, with the weights of their rows.
 
-    Raises
-    ------
-    Exception
-        If none can be read.
+    Rows are put side by side for as many steps at once as take little memory. Modules that have fewer rows in a step than others
+    get rows of weight zero.
     """
-    found: list[Batch | None] = []
-    for stretch in stretches:
-        try:
-            found.append(next(stretch.batches) if stretch.failure is None else None)
-        except Exception as error:
-            stretch.failure = error
-            found.append(None)
-    some = next((batch for batch in found if batch is not None), None)
-    if some is None:
-        assert stretches[0].failure is not None
-        raise stretches[0].failure
-    other = alone(part_of(some, 0)) if stretches[0].is_stacked else some
-    other = other._replace(weight=torch.zeros_like(other.weight))
-    return [
-        batch or (_expanded(other, len(stretch.steps)) if stretch.is_stacked else other)
-        for batch, stretch in zip(found, stretches, strict=True)
-    ]
+
+    def __init__(self, stretches: Sequence[Stretch]):
+        self._stretches = stretches
+        self._left: list[Block | None] = [None] * len(stretches)  # of each stretch, what was not taken
+        self._n_taken = 0  # up to there
+
+    def __iter__(self) -> Iterator[tuple[Batch, torch.Tensor]]:
+        while True:
+            self._read()
+            blocks = [block for block in self._left if block is not None]
+            widths = [max(sizes) for sizes in zip(*(block.sizes for block in blocks), strict=False)]
+            width, n_numbers = widths[0], sum(block.n_numbers for block in blocks)
+            n_alike = sum(1 for _ in itertools.takewhile(width.__eq__, widths))
+            n_left = self._stretches[0].n_steps - self._n_taken
+            n_steps = min(n_alike, n_left, max(1, _GATHERED_NUMBERS // (n_numbers * width)))
+            parts, left = zip(*(block.divided(n_steps) for block in blocks), strict=True)
+            batch, weight = _side_by_side([block.padded(width) for block in parts])
+            steps, weights = batch.mapped(torch.Tensor.unbind), weight.unbind()
+            for i in range(n_steps):
+                yield steps.mapped(itemgetter(i)), weights[i]
+            self._left, self._n_taken = [block if block.sizes else None for block in left], self._n_taken + n_steps
+
+    def put_back(self, n_taken: int) -> None:
+        """Give the stretches back what they have read beyond so many steps."""
+        for stretch, block in zip(self._stretches, self._left, strict=True):
+            if block is not None and stretch.failure is None:
+                stretch.put_back(block.divided(n_taken - self._n_taken)[1])
+
+    def _read(self) -> None:
+        """Read on where nothing is left; stretches that cannot be read have the rows of another, which do not count.
+
+        Raises
+        ------
+        Exception
+            If none can be read.
+        """
+        for i, stretch in enumerate(self._stretches):
+            if self._left[i] is None and stretch.failure is None:
+                try:
+                    self._left[i] = next(stretch.blocks)
+                except Exception as error:
+                    stretch.failure = error
+        some = next((block for block, stretch in zip(self._left, self._stretches, strict=True) if stretch.failure is None), None)
+        if some is None:
+            assert self._stretches[0].failure is not None
+            raise self._stretches[0].failure
+        other = some.of_no_weight()
+        for i, stretch in enumerate(self._stretches):
+            if self._left[i] is None:
+                n_modules = len(stretch.steps)
+                rows = (
+                    other.rows.mapped(lambda part, n=n_modules: part[:1].expand(n, *part.shape[1:])) if other.axis else other.rows
+                )
+                self._left[i] = other._replace(rows=rows)
 
 
-def _expanded(batch: Batch, n: int) -> Batch:
-    """Return the batch of one of several modules as that of so many."""
-    parts = (None if part is None else part.expand(n, *part.shape[1:]) for part in batch[:-1])
-    noise = {name: value.expand(n, *value.shape[1:]) for name, value in (batch.noise or {}).items()}
-    return Batch(*parts, noise=noise)  # type: ignore[arg-type]
-
-
-def _take_back(members: list[EagerStep], stretches: list[Stretch], batches: list[Batch]) -> None:
-    """Leave stretches as they were before their first batches, for each to be taken by itself."""
-    leave(members)
-    for step in members:
-        step.can_stack = False
-    for stretch, batch in zip(stretches, batches, strict=True):
-        stretch.batches = itertools.chain([batch], stretch.batches)
+def _side_by_side(found: Sequence[tuple[Batch, torch.Tensor]]) -> tuple[Batch, torch.Tensor]:
+    """Return the batches of all modules as one, ``(n_batches, n_modules, n, ...)``, and the weights of their rows."""
+    first = found[0][0]
+    for batch, _ in found:
+        if any((one is None) != (other is None) for one, other in zip(batch, first, strict=True)):
+            raise CannotStackError
+    is_own_target = all(batch.target is batch.x for batch, _ in found)
+    parts = [None if part is None else torch.cat([batch[i] for batch, _ in found], 1) for i, part in enumerate(first[:-1])]
+    if is_own_target:
+        parts[1] = parts[0]
+    noise = {name: torch.cat([batch.drawn(name) for batch, _ in found], 1) for name in first.noise or {}}
+    joined = Batch(*parts, noise=noise)  # type: ignore[arg-type]
+    if all(weight is batch.weight for batch, weight in found):
+        return joined, joined.weight
+    return joined, torch.cat([weight for _, weight in found], 1)
 
 
 def take_alone(stretch: Stretch) -> None:
     """Take the steps of a stretch one by one."""
-    for i in range(stretch.n_steps):
-        progress, batch = stretch.begin_step(i), next(stretch.batches)
-        for j, step in enumerate(stretch.steps):
-            step(part_of(batch, j) if stretch.is_stacked else batch, progress)
+    taken = 0
+    while taken < stretch.n_steps:
+        block, rest = next(stretch.blocks).divided(stretch.n_steps - taken)
+        for batch in block.batches():
+            progress = stretch.begin_step(taken)
+            taken += 1
+            for j, step in enumerate(stretch.steps):
+                step(batch.mapped(itemgetter(j)) if block.axis else batch, progress)
+        stretch.put_back(rest)
 
 
 def leave(steps: Sequence[EagerStep]) -> None:
@@ -207,68 +263,6 @@ def leave(steps: Sequence[EagerStep]) -> None:
     for step in steps:
         if step.stack is not None:
             step.stack.leave(step)
-
-
-def alone(batch: Batch) -> Batch:
-    """Return a batch as that of the only one of several modules."""
-    x = batch.x.unsqueeze(0)
-    target = x if batch.target is batch.x else batch.target.unsqueeze(0)
-    others = (None if part is None else part.unsqueeze(0) for part in batch[2:-1])
-    return Batch(x, target, *others, noise={name: value.unsqueeze(0) for name, value in (batch.noise or {}).items()})  # type: ignore[arg-type]
-
-
-def part_of(batch: Batch, i: int) -> Batch:
-    """Return one module's part of the batch of several."""
-    x = batch.x[i]
-    target = x if batch.target is batch.x else batch.target[i]
-    others = (None if part is None else part[i] for part in batch[2:-1])
-    return Batch(x, target, *others, noise={name: value[i] for name, value in (batch.noise or {}).items()})  # type: ignore[arg-type]
-
-
-def _joined(batches: Sequence[Batch], *, is_stacked: bool) -> tuple[Batch, torch.Tensor]:
-    """Return the batches of all modules as one, and the weights of its rows.
-
-    Where some have more rows than others, these get rows of weight zero, and the weights of their own grow by as much, so that
-    a sum over rows divided by their number stays what it is.
-    """
-    join, axis = (torch.cat, 1) if is_stacked else (torch.stack, 0)
-    sizes = [batch.weight.shape[axis] for batch in batches]
-    n_rows = max(sizes)
-    is_even = min(sizes) == n_rows
-    if not is_even:
-        batches = [batch if size == n_rows else _padded(batch, n_rows, axis) for batch, size in zip(batches, sizes, strict=True)]
-    parts: list[torch.Tensor | None] = []
-    is_own_target = all(batch.target is batch.x for batch in batches)
-    for field, each in enumerate(zip(*(batch[:-1] for batch in batches), strict=True)):
-        if any((part is None) != (each[0] is None) for part in each):
-            raise CannotStackError
-        if field == 1 and is_own_target:
-            parts.append(parts[0])
-        else:
-            parts.append(None if each[0] is None else join(each))
-    noise = {name: join([batch.drawn(name) for batch in batches]) for name in batches[0].noise or {}}
-    joined = Batch(*parts, noise=noise)  # type: ignore[arg-type]
-    if is_even:
-        return joined, joined.weight
-    n_modules = [len(batch.weight) if is_stacked else 1 for batch in batches]
-    share = [size / n_rows for size, n in zip(sizes, n_modules, strict=True) for _ in range(n)]
-    return joined, joined.weight * joined.weight.new_tensor(share).unsqueeze(1)
-
-
-def _padded(batch: Batch, n_rows: int, axis: int) -> Batch:
-    n_own = batch.weight.shape[axis]
-    index = torch.arange(n_rows, device=batch.x.device)
-    index[n_own:] = 0
-
-    def grown(part: torch.Tensor) -> torch.Tensor:
-        return part.index_select(axis, index)
-
-    x = grown(batch.x)
-    target = x if batch.target is batch.x else grown(batch.target)
-    weight = grown(batch.weight * (n_rows / n_own))
-    weight[..., n_own:] = 0.0
-    others = (None if part is None else grown(part) for part in batch[3:-1])
-    return Batch(x, target, weight, *others, noise={name: grown(value) for name, value in (batch.noise or {}).items()})  # type: ignore[arg-type]
 
 
 class _Sums:

@@ -20,10 +20,11 @@ from skvae.modules import (
     VAEModule,
     VQVAEModule,
 )
+from skvae.training.loader import Block
 from skvae.training.optimizers import Optimizer, OptimizerError, build_optimizer
 from skvae.training.stack import CannotStackError, StackedStep, stack_key
 from skvae.training.step import EagerStep
-from skvae.training.together import Stretch, alone, leave, part_of, take, take_alone
+from skvae.training.together import Stretch, leave, take, take_alone
 from tests.training.test_step import N_CONDITIONS, N_FEATURES, batches, make, state_of
 
 pytestmark = pytest.mark.usefixtures("one_core")
@@ -84,13 +85,22 @@ def steps_of(modules, specs=None, rates=RATES):
 
 def first_rows(batch, n):
     """The first rows of a batch."""
-    parts = (None if part is None else part[:n] for part in batch[:-1])
-    return Batch(*parts, noise={name: value[:n] for name, value in batch.noise.items()})
+    return batch.mapped(lambda part: part[:n])
+
+
+def rows_of(module, n, **params):
+    """So many rows, with their noise."""
+    return first_rows(batches(module, 1, **params)[0].mapped(lambda part: torch.cat([part] * 5)), n)
+
+
+def blocks_of(data):
+    """Batches as blocks of one each."""
+    return (Block(batch, [len(batch.x)]) for batch in data)
 
 
 def stretch_of(step, data):
     """Stretch of one module, whose run it is."""
-    return Stretch([step], iter(data), len(data), len(data[0].x), lambda i: i / len(data), n_epochs=1)
+    return Stretch([step], blocks_of(data), len(data), len(data[0].x), lambda i: i / len(data), n_epochs=1)
 
 
 def assert_alike(modules, twins, **tolerance):
@@ -303,11 +313,11 @@ def test_rows_that_cannot_be_read_end_their_own_run_alone(n_good):
     twins, data = copy.deepcopy(modules), batches(modules[0])
 
     def broken():
-        yield from data[:n_good]
+        yield from blocks_of(data[:n_good])
         raise OSError("no such file")
 
     stretches = [stretch_of(step, data) for step in steps_of(modules)]
-    stretches[1].batches = broken()
+    stretches[1].blocks = broken()
     first, failed, last = take(stretches)
     assert isinstance(failed, OSError)
     assert isinstance(first, list)
@@ -316,7 +326,7 @@ def test_rows_that_cannot_be_read_end_their_own_run_alone(n_good):
         take_alone(stretch_of(step, data))
     assert_alike(modules[::2], twins[::2], rtol=1e-5, atol=1e-6)
     for stretch in stretches:
-        stretch.batches, stretch.failure = broken(), None
+        stretch.blocks, stretch.failure = broken(), None
     with pytest.raises(OSError, match="no such file"):
         take(stretches)
 
@@ -421,9 +431,56 @@ def test_what_draws_remembers_or_is_not_known_is_trained_alone(layer):
 
 def test_a_part_is_what_was_put_in():
     (batch,) = batches(make(CVAEModule, n_conditions=N_CONDITIONS), 1, missing=True)
-    found = part_of(alone(batch), 0)
+    found = batch.mapped(lambda part: part.unsqueeze(0)).mapped(lambda part: part[0])
     assert found.target is found.x
     for one, other in zip(found[:-1], batch[:-1], strict=True):
         assert (one is None) == (other is None)
         assert one is None or torch.equal(one, other)
     assert all(torch.equal(found.noise[name], value) for name, value in batch.noise.items())
+
+
+@pytest.mark.parametrize("sizes", [[4, 4, 4], [4, 4, 3], [3, 3, 3]])
+def test_batches_are_padded_by_rows_of_no_weight(sizes):
+    module, n_rows = make(CVAEModule, n_conditions=N_CONDITIONS), sum(sizes)
+    block = Block(rows_of(module, n_rows, missing=True), sizes)
+    padded, weight = block.padded(4)
+    assert padded.target is padded.x
+    for i, (batch, size) in enumerate(zip(block.batches(), sizes, strict=True)):
+        assert len(batch.x) == size
+        found = padded.mapped(lambda part, i=i: part[i, 0])
+        for one, other in zip(found[:-1], batch[:-1], strict=True):
+            assert one is None or one is found.weight or torch.equal(one[:size], other)
+        torch.testing.assert_close(found.weight[:size], batch.weight * 4 / size)
+        assert torch.equal(weight[i, 0, :size], batch.weight)
+        assert not found.weight[size:].any()
+        assert not weight[i, 0, size:].any()
+        assert torch.equal(found.noise["posterior"][:size], batch.noise["posterior"])
+
+
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_blocks_are_divided_between_batches(n):
+    rows = rows_of(make(VAEModule), 11)
+    first, rest = Block(rows, [4, 4, 3]).divided(n)
+    assert (first.sizes, rest.sizes) == ([4, 4, 3][:n], [4, 4, 3][n:])
+    assert torch.equal(torch.cat([first.rows.x, rest.rows.x]), rows.x)
+    assert len(first.rows.x) == sum(first.sizes)
+
+
+@pytest.mark.parametrize("n_steps", [(3, 5), (2, 2, 4), (8,)])
+@pytest.mark.parametrize("way", ["together", "alone"])
+def test_steps_go_on_with_the_batches_that_a_stretch_has_left(n_steps, way):
+    modules = [make(VAEModule, seed) for seed in range(2)]
+    twins, rows = copy.deepcopy(modules), rows_of(modules[0], 50)
+    steps, blocks = steps_of(modules), [iter([Block(rows, [7, 6, 6, 6, 6, 6, 6, 7])]) for _ in modules]
+    for n in n_steps:
+        stretches = [Stretch([step], given, n, 6, lambda i: 0.5) for step, given in zip(steps, blocks, strict=True)]
+        if way == "together":
+            assert all(found == [] for found in take(stretches))
+        else:
+            for stretch in stretches:
+                take_alone(stretch)
+        blocks = [stretch.blocks for stretch in stretches]
+    assert not any(list(left) for left in blocks)
+    for step in steps_of(twins):
+        take_alone(Stretch([step], iter([Block(rows, [7, 6, 6, 6, 6, 6, 6, 7])]), 8, 6, lambda i: 0.5))
+    assert_alike(modules, twins, rtol=1e-5, atol=1e-6)
