@@ -264,7 +264,7 @@ class GraphStep(EagerStep):
         torch._foreach_copy_(graph.inputs, [part for part in _parts(batch) if part is not None])
         if graph.stage <= _WARM_STEPS + 1:
             graph.stage += 1
-            return self._prepare(graph, batch, progress)
+            return self._approach(graph, batch, progress)
         assert graph.replay is not None
         try:
             graph.replay()
@@ -365,7 +365,7 @@ class GraphStep(EagerStep):
 
     # -- on the way to a graph ----------------------------------------------------------------------------------------
 
-    def _prepare(self, graph: _Graph, batch: Batch, progress: float) -> dict[str, torch.Tensor]:
+    def _approach(self, graph: _Graph, batch: Batch, progress: float) -> dict[str, torch.Tensor]:
         """Take a step that prepares for a graph, records it or tries it."""
         if graph.stage <= _WARM_STEPS:
             watch = Watch(self.params[0].device) if graph.stage == _WARM_STEPS else nullcontext()
