@@ -1,7 +1,9 @@
 """Every estimator on a GPU: what it can do there, that it gives what it gives on a CPU, and that it repeats."""
 
 import copy
+import logging
 import pickle
+import time
 import traceback
 from functools import cache, partial
 from typing import NamedTuple
@@ -38,7 +40,9 @@ from skvae import (
     SparseAE,
     VAETransformer,
 )
-from skvae.training import OPTIMIZER_NAMES
+from skvae.modules import VAEModule
+from skvae.runtime.randomness import draws_random_numbers
+from skvae.training import OPTIMIZER_NAMES, graph
 
 pytestmark = [
     pytest.mark.gpu,
@@ -473,3 +477,108 @@ def test_precision_of_beliefs(cell):
     model = TDVAE(128, encoder=cell, max_epochs=2, device=DEVICE, random_state=0).fit(waves)
     loaded = pickle.loads(pickle.dumps(model)).set_params(device="cpu")
     np.testing.assert_allclose(model.beliefs(waves), loaded.beliefs(waves), atol=2e-5)
+
+
+# -- steps that are recorded and replayed -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """Steps that are made to be recorded; runs of any length are."""
+    made, build = [], graph.GraphStep.__init__
+    monkeypatch.setattr(
+        graph.GraphStep, "__init__", lambda self, *args, **kwargs: made.append(self) or build(self, *args, **kwargs)
+    )
+    monkeypatch.setattr(graph, "_PAYING_STEPS", 0)
+    monkeypatch.setattr(graph.CudaRecorder, "_failed", [])
+    return made
+
+
+def one_by_one(this, monkeypatch):
+    """Fit an estimator without a graph."""
+    with monkeypatch.context() as context:
+        context.setattr(graph, "recorder_for", lambda device: None)
+        return fitted(this)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_replays_give_what_steps_one_by_one_give(name, steps, monkeypatch):
+    this, state = CASES[name], torch.cuda.get_rng_state()
+    replayed = fitted(this)
+    expected = one_by_one(this, monkeypatch)
+    assert torch.equal(torch.cuda.get_rng_state(), state)
+    assert is_same(replayed.transform(this.X), expected.transform(this.X))
+    assert is_same(list(replayed.history_.values()), list(expected.history_.values()))
+    assert [step.obstacle for step in steps if step.obstacle is not None] == []
+    draws = draws_random_numbers(copy.deepcopy(replayed.module_).train())
+    assert draws or max(step.n_replayed for step in steps) > 0
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+def test_replays_of_rounded_products(precision, steps, monkeypatch):
+    this = quick(AutoEncoder, max_epochs=20, precision=precision, optimizer=Optimizer("adamw", clip_norm=1.0, weight_decay=0.1))
+    assert is_same(fitted(this).transform(X), one_by_one(this, monkeypatch).transform(X))
+    assert steps[-1].obstacle is None
+    assert steps[-1].n_replayed > 30
+
+
+def test_small_networks_are_trained_faster(steps, monkeypatch):
+    rows = np.random.default_rng(0).normal(size=(4096, 20))
+    this = quick(VAETransformer, rows, max_epochs=40, batch_size=128)
+    for _ in range(2):  # of which the first loads kernels
+        start = time.perf_counter()
+        fitted(this)
+        between = time.perf_counter()
+        one_by_one(this, monkeypatch)
+        end = time.perf_counter()
+    logging.getLogger(__name__).info("replayed %.2f s, one by one %.2f s", between - start, end - between)
+    assert steps[-1].n_replayed > 1000
+    assert between - start < 0.7 * (end - between)
+
+
+def waiting(monkeypatch):
+    """Have losses of a VAE look at a number on the way."""
+    loss = VAEModule.loss
+
+    def wait(self, batch, schedule):
+        found = loss(self, batch, schedule)
+        found.terms["kl"].sum().item()
+        return found
+
+    monkeypatch.setattr(VAEModule, "loss", wait)
+
+
+@pytest.mark.parametrize("is_seen", [True, False])
+def test_what_cannot_be_recorded_is_trained_one_by_one(is_seen, steps, monkeypatch):
+    this = quick(VAETransformer)
+    waiting(monkeypatch)
+    if not is_seen:  # before it is tried
+        monkeypatch.setattr(graph, "obstacle_in", lambda *args: None)
+    model = fitted(this)
+    assert ("waits for" if is_seen else "recording failed") in steps[-1].obstacle
+    assert is_same(model.transform(X), one_by_one(this, monkeypatch).transform(X))
+    torch.cuda.empty_cache()
+    monkeypatch.setattr(graph.CudaRecorder, "_failed", [])
+    assert is_same(fitted(CASES["convolutions"]).transform(IMAGES), fitted_once("convolutions").transform(IMAGES))
+    assert steps[-1].obstacle is None
+
+
+def test_fits_in_threads_are_recorded_side_by_side(steps):
+    this = quick(VAETransformer, max_epochs=40)
+
+    def fit(seed):
+        return this.make().set_params(random_state=seed).fit(X).transform(X)
+
+    alone = [fit(seed) for seed in range(4)]
+    assert is_same(alone, joblib.Parallel(n_jobs=4, backend="threading")(joblib.delayed(fit)(seed) for seed in range(4)))
+    assert all(step.obstacle is None for step in steps)
+
+
+def test_memory_of_graphs_is_given_back(steps):
+    this = quick(VAETransformer, max_epochs=20)
+    used = []
+    for _ in range(4):
+        fitted(this)
+        torch.cuda.synchronize()
+        used.append(torch.cuda.memory_allocated())
+    assert used[-1] <= used[1] + 2**20

@@ -22,9 +22,10 @@ from skvae.runtime.randomness import Stream, make_generator, private_randomness,
 from skvae.runtime.state import load_optimizer_state, plain_optimizer_state
 from skvae.runtime.threads import threads_for
 from skvae.training.callbacks import EarlyStopping, StopEarly, StopTraining
+from skvae.training.graph import make_step
 from skvae.training.loader import BatchLoader, Rows
 from skvae.training.optimizers import Optimizer, OptimizerError, build_optimizer
-from skvae.training.step import ScheduleTensors, make_step
+from skvae.training.step import ScheduleTensors
 from skvae.training.together import Stretch, Taken, leave, take
 
 _STEPS_AHEAD = 32  # of epochs that are taken at a time with those of other fits
@@ -89,10 +90,13 @@ class AutoEncoderNet(NeuralNet):
     ----------
     module : TrainableModule
     plan : Plan
+    n_rows : int
+        Rows to train on.
     """
 
-    def __init__(self, module: nn.Module, plan: Plan, **kwargs: Any):
+    def __init__(self, module: nn.Module, plan: Plan, n_rows: int, **kwargs: Any):
         self.plan = plan
+        self.n_rows = n_rows
         super().__init__(module, criterion=None, train_split=None, lr=plan.learning_rate, **kwargs)
 
     # -- set-up -------------------------------------------------------------------------------------------------------
@@ -127,6 +131,9 @@ class AutoEncoderNet(NeuralNet):
             learning_rate=self.plan.learning_rate,
             on_gradient=self._notify_gradient if self._sends_batch_events else None,
             n_steps=self.plan.first_step,
+            n_rows=min(self.n_rows, self.plan.batch_size),
+            n_planned=self.plan.n_epochs * -(-self.n_rows // self.plan.batch_size),
+            watched=bool(self.plan.callbacks),
         )
         self._final_schedule = ScheduleTensors(self.module_)
         self._ahead: list[Taken] = []  # of epochs that have been taken already
@@ -410,7 +417,7 @@ def train(
         own.append(("early_stopping", StopEarly(plan.early_stopping, module.warmup)))
     if plan.verbose:
         own = [("epoch_timer", EpochTimer()), *own, ("print_log", PrintLog())]
-    net = AutoEncoderNet(module, plan, callbacks=own, verbose=plan.verbose, device=str(rows.device))
+    net = AutoEncoderNet(module, plan, len(rows), callbacks=own, verbose=plan.verbose, device=str(rows.device))
     (stream,) = seed_streams(plan.seed, plan.pass_index, Stream.LAYERS, n=1)
     module.train()
     is_reduced = is_rounded(plan.precision, module, min(plan.batch_size, len(rows)), rows.device)
@@ -432,6 +439,7 @@ def train(
         finally:
             if hasattr(net, "_step"):
                 leave([net._step])
+                net._step.forget()
             for param in module.parameters():
                 param.grad = None
             for param in trained:

@@ -1,7 +1,7 @@
 """A training step, run operation by operation.
 
 A module's `loss` is pure and its schedule's values are tensors, so that the same arithmetic can be run in other ways: for several
-modules of one shape at once (`skvae.training.stack`), or by a class beside the one here, recorded once and replayed.
+modules of one shape at once (`skvae.training.stack`), or recorded once and replayed (`skvae.training.graph`).
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
 from torch import nn
 
-from skvae.modules import Batch, TrainableModule
+from skvae.modules import Batch, Loss, TrainableModule
 from skvae.modules.base import Schedule
-from skvae.training.optimizers import Optimizer, take_step
+from skvae.training.optimizers import take_step
 from skvae.training.schedules import SCHEDULES
 
 if TYPE_CHECKING:
@@ -43,36 +44,6 @@ class Step(Protocol):
         """Take a step, a fraction `progress` of the run behind it, and return the terms of the loss before it."""
 
 
-def make_step(
-    module: TrainableModule,
-    optimizer: torch.optim.Optimizer,
-    spec: Optimizer,
-    *,
-    learning_rate: float,
-    n_steps: int = 0,
-    on_gradient: Callable[[Batch], Any] | None = None,
-) -> Step:
-    """Return the way of stepping that suits: the one place that chooses.
-
-    Parameters
-    ----------
-    spec : Optimizer
-        What the optimizer was made of, with its schedule and the bounds of gradients.
-    module, optimizer, learning_rate, n_steps, on_gradient
-        See `EagerStep`.
-    """
-    return EagerStep(
-        module,
-        optimizer,
-        learning_rate=learning_rate,
-        learning_rate_schedule=spec.schedule,
-        clip_norm=spec.clip_norm,
-        clip_value=spec.clip_value,
-        on_gradient=on_gradient,
-        n_steps=n_steps,
-    )
-
-
 class EagerStep:
     """One step, run operation by operation.
 
@@ -97,6 +68,9 @@ class EagerStep:
         What takes the steps of several modules at once, where this is one of them.
     can_stack : bool
         Whether it may be one.
+    as_recorded : bool
+        Whether steps are such that recorded ones leave the same bits behind: with learning rates of single precision, as tensors
+        hold them, and batches that begin where copies of them do.
     shape : bytes or None
         What these have in common, once it is known.
     """
@@ -123,16 +97,15 @@ class EagerStep:
         self.clip_norm, self.clip_value, self.on_gradient = clip_norm, clip_value, on_gradient
         self.params = [param for group in optimizer.param_groups for param in group["params"]]
         self.decayed = module.decayed_parameters()
+        self.as_recorded = records(self.params[0].device)
         self.schedule = ScheduleTensors(module, plain_ones=True)
         self.is_weighted = True  # whether weights differ between rows; else their shares are computed once
         self._shares: dict[int, torch.Tensor] = {}
 
     def __call__(self, batch: Batch, progress: float) -> dict[str, torch.Tensor]:
-        terms, learned = self.module.loss(batch, self.schedule(progress))
-        # Starting the backward pass at the terms, weighted, saves summing and averaging them first.
-        share = self._share(batch)
-        torch.autograd.backward(list(terms.values()), [share if term.dim() else None for term in terms.values()])
-        self.clip()
+        if self.as_recorded:
+            batch = _aligned(batch)
+        terms, learned = self.differentiate(batch, self.schedule(progress), self._share(batch))
         if self.on_gradient is not None:
             self.on_gradient(batch)
         self.module.after_step(learned)
@@ -144,6 +117,24 @@ class EagerStep:
             shrink([param for param in self.decayed if param.grad is not None], rate * self.module.decay)
         self.descend(rate)
         return terms
+
+    def differentiate(self, batch: Batch, schedule: Schedule, share: torch.Tensor) -> Loss:
+        """Return the loss, and leave its gradients, clipped, with the parameters.
+
+        Parameters
+        ----------
+        batch : Batch
+        schedule : dict
+            See `TrainableModule.loss`.
+        share : Tensor of shape (n,)
+            Each row's part in the mean.
+        """
+        loss = self.module.loss(batch, schedule)
+        # Starting the backward pass at the terms, weighted, saves summing and averaging them first.
+        terms = list(loss.terms.values())
+        torch.autograd.backward(terms, [share if term.dim() else None for term in terms])
+        self.clip()
+        return loss
 
     @property
     def clips(self) -> bool:
@@ -160,7 +151,8 @@ class EagerStep:
 
     def rate(self, progress: float) -> float:
         """Learning rate, a fraction `progress` of the run behind it."""
-        return self.learning_rate * self.rate_factor(progress)
+        rate = self.learning_rate * self.rate_factor(progress)
+        return float(np.float32(rate)) if self.as_recorded else rate
 
     def clip(self) -> None:
         """Clip the gradients."""
@@ -169,7 +161,10 @@ class EagerStep:
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.params, self.clip_norm)
 
-    def descend(self, rate: float) -> None:
+    def forget(self) -> None:
+        """Give back what is kept between steps, at the end of a run."""
+
+    def descend(self, rate: float | torch.Tensor) -> None:
         """Have the optimizer take its step, and forget the gradients."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -187,6 +182,23 @@ class EagerStep:
         if n_rows not in self._shares:
             self._shares[n_rows] = batch.weight / n_rows
         return self._shares[n_rows]
+
+
+def records(device: torch.device) -> bool:
+    """Whether steps on a device may be recorded."""
+    return device.type == "cuda"
+
+
+def _aligned(batch: Batch) -> Batch:
+    """Return a batch whose tensors begin cache lines, as what is new does; where they begin may decide about the last bit."""
+
+    def moved(part: torch.Tensor | None) -> torch.Tensor | None:
+        return part if part is None or part.data_ptr() % 64 == 0 else part.clone()
+
+    x = moved(batch.x)
+    target = x if batch.target is batch.x else moved(batch.target)
+    noise = None if batch.noise is None else {name: moved(value) for name, value in batch.noise.items()}
+    return Batch(x, target, *map(moved, batch[2:-1]), noise=noise)  # type: ignore[arg-type]
 
 
 def shrink(params: list[Any], factor: float) -> None:
