@@ -15,6 +15,7 @@ from skvae.runtime.state import plain_optimizer_state
 from skvae.training import graph
 from skvae.training import step as stepping
 from skvae.training.graph import CudaRecorder, GraphStep, Watch, make_step
+from skvae.training.loader import Block
 from skvae.training.optimizers import LeanAdam, Optimizer, OptimizerError, build_optimizer
 from skvae.training.step import EagerStep
 from skvae.training.together import Stretch, leave, take, take_alone
@@ -362,7 +363,8 @@ def test_recorded_steps_are_handed_over_to_a_stack_and_back(spec):
     data = batches(modules[0], 10)
 
     def stretch(step):
-        return Stretch([step], iter(data), len(data), len(data[0].x), lambda i: i / 10)
+        blocks = (Block(batch, [len(batch.x)]) for batch in data)
+        return Stretch([step], blocks, len(data), len(data[0].x), lambda i: i / 10)
 
     for steps in zip(*pairs, strict=True):
         for each in (stretch(step) for step in steps):
