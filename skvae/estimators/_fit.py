@@ -211,15 +211,14 @@ class FitRun:
         plan = self._plan(len(rows), stopping)
         if held_out.groups is not None:
             self._check_groups(plan)
-        self.prepared = {}
-        if not self.resumes:
-            try:
-                self.prepared = draft._prepare(self, rows, plan)
+        try:
+            self.prepared = draft._prepare(self, rows, plan)
+            if not self.resumes:
                 self._begin_at_linear_model(self.table if train_index is None else self.table.take(train_index), plan)
                 if self.module.is_solved:  # one pass, for what is noted of passes
                     plan, self.new_energy = replace(plan, n_epochs=1, learning_rate=0.0), None
-            except DivergedError:
-                raise ValueError(self._divergence()) from None
+        except DivergedError:
+            raise ValueError(self._divergence()) from None
         outcome = self._train(rows, valid, plan)
         self._note_training(outcome)
         self._note_measures(noise_before, outcome, plan)

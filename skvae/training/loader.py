@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import prod
 from typing import Any
 
@@ -13,6 +13,7 @@ from skvae.data import Table
 from skvae.data.sources import BLOCK_BYTES, Source, row_blocks
 from skvae.inference.runner import filled_target
 from skvae.modules import Batch, Likelihood
+from skvae.training.neighbors import NeighborGraph
 
 RESIDENT_BYTES = 2**31  # rows that take more, in float32, are standardized block by block in every epoch
 _BLOCK_BATCHES = 64
@@ -59,6 +60,7 @@ class Rows:
     ):
         self.source, self.target, self.likelihood, self.device, self.index = table.source, table.target, likelihood, device, index
         self.missing = missing
+        self.graph: NeighborGraph | None = None
         shape = table.shape[1:]
         self.n_features = prod(shape)
         self._resident: torch.Tensor | None = None
@@ -100,6 +102,10 @@ class Rows:
     def is_resident(self) -> bool:
         """Whether all rows lie on the device."""
         return self._resident is not None
+
+    def join(self, graph: NeighborGraph | None) -> None:
+        """Have every row handed out with a neighbor, drawn from a graph of these rows; None has them without."""
+        self.graph = None if graph is None else graph.to(self.device)
 
     def take(self, index: torch.Tensor) -> torch.Tensor:
         """Rows of these positions (a tensor on the device), standardized and on the device."""
@@ -190,13 +196,14 @@ class BatchLoader:
             )
             noise = {name: self._draw((n_rows, *shape)).split(sizes) for name, shape in self.noise_shapes.items()}
             conditions = None if self.rows.condition is None else self.rows.condition.index_select(0, index).split(sizes)
-            for i, (x, target, observed, counted) in enumerate(self._gather(index, sizes)):
+            near = None if self.rows.graph is None else self.rows.graph.draw(index, self._draw((n_rows,), torch.rand))
+            for i, (x, target, observed, counted, *neighbor) in enumerate(self._gather(index, near, sizes)):
                 condition = None if conditions is None else conditions[i]
                 drawn = {name: draws[i] for name, draws in noise.items()}
-                yield Batch(x, target, weight[i], condition, observed, counted, drawn)
+                yield Batch(x, target, weight[i], condition, observed, counted, *neighbor, noise=drawn)
 
-    def _gather(self, index: torch.Tensor, sizes: list[int]) -> Iterator[tuple[Any, ...]]:
-        """Rows and targets of one batch after the other, and what is observed of both.
+    def _gather(self, index: torch.Tensor, near: torch.Tensor | None, sizes: list[int]) -> Iterator[tuple[Any, ...]]:
+        """Rows and targets of one batch after the other, what is observed of both, neighbors of the rows, and what of them.
 
         They are gathered for as many batches at once as memory allows.
         """
@@ -204,16 +211,22 @@ class BatchLoader:
             part = sizes[start : start + self._gathered]
             here, index = index.tensor_split([sum(part)])
             x, observed = self.rows.fill(self.rows.take(here))
+            neighbor, neighbor_observed = None, None
+            if near is not None:
+                there, near = near.tensor_split([sum(part)])
+                neighbor, neighbor_observed = self.rows.fill(self.rows.take(there))
             target, counted = self.rows.take_target(here, x, observed)
             pieces = x.split(part)
             yield from zip(
                 pieces,
                 pieces if target is x else target.split(part),
-                [None] * len(part) if observed is None else observed.split(part),
-                [None] * len(part) if counted is None else counted.split(part),
+                *(
+                    [None] * len(part) if each is None else each.split(part)
+                    for each in (observed, counted, neighbor, neighbor_observed)
+                ),
                 strict=True,
             )
 
-    def _draw(self, shape: tuple[int, ...]) -> torch.Tensor:
-        noise = torch.randn(shape, generator=self.noise, device=self.noise.device, dtype=torch.float32)
+    def _draw(self, shape: tuple[int, ...], draw: Callable[..., torch.Tensor] = torch.randn) -> torch.Tensor:
+        noise = draw(shape, generator=self.noise, device=self.noise.device, dtype=torch.float32)
         return noise.to(self.rows.device)
