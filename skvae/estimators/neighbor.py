@@ -57,8 +57,8 @@ class NeighborAE(AutoEncoder):
     neighbor_weight : float, default=1.0
         Weight :math:`\lambda` of the neighbors beside the reconstruction; 0 leaves them out.
     min_dist : float, default=0.1
-        Distance of codes up to which they count as together: the smaller, the denser are groups. It is between 0 and 3, and
-        relative to the distance over which codes become strangers, which is 1.
+        Distance of codes up to which they count as together: the smaller, the denser are groups. It is between 0 and 1, the
+        distance over which codes become strangers.
     metric : str or callable, default="euclidean"
         By which rows are near: one of the metrics of :class:`~sklearn.neighbors.NearestNeighbors`, among them "nan_euclidean",
         which leaves out missing entries. Rows are compared as the encoder reads them, standardized with most likelihoods, and
@@ -117,7 +117,7 @@ class NeighborAE(AutoEncoder):
         **{name: takes for name, takes in AutoEncoder._parameter_constraints.items() if name != "linear_path"},
         "n_neighbors": [Interval(Integral, 1, None, closed="left")],
         "neighbor_weight": [Interval(Real, 0, None, closed="left")],
-        "min_dist": [Interval(Real, 0, 3, closed="left")],
+        "min_dist": [Interval(Real, 0, 1, closed="both")],
         "metric": [StrOptions(set(METRICS)), callable],
         "neighbors": [HasMethods(["fit_transform"]), None],
         "neighbor_space": [StrOptions({"rows", "codes"})],

@@ -70,7 +70,7 @@ def similarity_curve(min_dist: float) -> tuple[float, float]:
     Parameters
     ----------
     min_dist : float
-        Distance up to which codes count as together, between 0 and 3; beyond it their similarity is to fall as
+        Distance up to which codes count as together, between 0 and 1; beyond it their similarity is to fall as
         :math:`\exp(-(d - d_\min))`.
 
     Returns
