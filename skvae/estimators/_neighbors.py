@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import sparse
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.neighbors import NearestNeighbors
 
@@ -38,9 +39,13 @@ def find_neighbors(x: np.ndarray, n_neighbors: int, metric: Any, transformer: An
         Their distances.
     """
     n_rows, n_features = x.shape
+    if isinstance(transformer, type):
+        raise ValueError(f"neighbors={transformer.__name__} is a class; pass an instance, {transformer.__name__}().")
     with one_thread() if n_rows**2 * n_features <= _ONE_THREAD_WORK else nullcontext():
         if transformer is not None:
-            return check_graph(clone(transformer).fit_transform(x), n_rows, name=f"what neighbors={transformer!r} returned")
+            with config_context(transform_output="default"):
+                graph = clone(transformer).fit_transform(x)
+            return check_graph(graph, n_rows, name=f"What neighbors={transformer!r} returned")
         search = NearestNeighbors(n_neighbors=n_neighbors, metric=metric).fit(x)
         return search.kneighbors_graph(mode="distance")
 
