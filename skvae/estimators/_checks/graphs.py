@@ -19,8 +19,8 @@ def check_graph(graph: Any, n_rows: int, *, name: str = "neighbor_graph") -> Any
         advice = ""
         if graph.shape[0] == n_rows:
             advice = (
-                " Searches and cross-validation divide the rows of whatever is as long as X, by which a graph falls apart: leave "
-                "it out, and have each fold find its own neighbors, by those of the parameter neighbors or by scikit-learn's search."
+                " Searches and cross-validation divide the rows of whatever is as long as X, by which a graph falls apart: "
+                "leave it out, and have each fold find its own, by the parameter neighbors or by scikit-learn's search."
             )
         raise ValueError(
             f"{name} has the shape {graph.shape}, and X has {n_rows} rows: it has to be ({n_rows}, {n_rows}).{advice}"
