@@ -14,8 +14,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, scale
 
 from skvae import AutoEncoder, NeighborAE
-from skvae.estimators._neighbors import find_neighbors, weigh_edges
+from skvae.data import Table
+from skvae.estimators._neighbors import find_neighbors, join_rows, weigh_edges
 from skvae.functional import neighbor_weights
+from skvae.training import Rows
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
@@ -53,7 +55,7 @@ def test_of_more_neighbors_the_nearest_count():
 
 def test_equal_rows_are_neighbors_at_no_distance():
     twins = np.repeat(X[:10], 2, axis=0)
-    weight = weigh_edges(find_neighbors(twins, 3, "euclidean"), 3).toarray()
+    weight = weigh_edges(find_neighbors(twins, 3, "euclidean")[0], 3).toarray()
     pairs = np.arange(0, 20, 2)
     assert (weight[pairs, pairs + 1] == 1.0).all()
     assert np.isfinite(quick().fit(twins).transform(twins)).all()
@@ -62,7 +64,7 @@ def test_equal_rows_are_neighbors_at_no_distance():
 
 @pytest.mark.parametrize("metric", ["manhattan", "cosine", lambda one, other: float(np.abs(one - other).max())])
 def test_metrics_are_those_of_scikit_learn(metric):
-    found, expected = find_neighbors(X, 5, metric), graph_of(X, 5, metric)
+    found, expected = find_neighbors(X, 5, metric)[0], graph_of(X, 5, metric)
     np.testing.assert_allclose(found.toarray(), expected.toarray())
     assert not np.array_equal(quick(metric=metric).fit(X).transform(X), quick().fit(X).transform(X))
 
@@ -107,7 +109,6 @@ def test_a_ready_graph_follows_the_rows_that_are_left():
     found = quick().fit(X, neighbor_graph=graph, sample_weight=weight)
     expected = quick().fit(X[kept], neighbor_graph=graph[kept][:, kept])
     np.testing.assert_array_equal(found.transform(X), expected.transform(X))
-    assert np.isfinite(quick(early_stopping=True).fit(X, neighbor_graph=graph).transform(X)).all()
 
 
 def test_a_ready_graph_is_routed():
@@ -116,6 +117,31 @@ def test_a_ready_graph_is_routed():
         pipe = make_pipeline(StandardScaler(), model).fit(X, neighbor_graph=graph_of(X, 3, "manhattan"))
     alone = quick().fit(StandardScaler().fit_transform(X), neighbor_graph=graph_of(X, 3, "manhattan"))
     np.testing.assert_array_equal(pipe.transform(X), alone.transform(StandardScaler().fit_transform(X)))
+
+
+def test_rows_of_weight_two_are_drawn_like_two():
+    rows = Rows(Table.of(X, np.where(np.arange(N) == 3, 2.0, 1.0)), None, torch.device("cpu"))
+    weight = weigh_edges(graph_of(X), 5).toarray()
+    join_rows(rows, graph_of(X), 5)
+    i = int(np.flatnonzero(weight[3])[0])
+    drawn = rows.graph.draw(torch.full((20000,), i), torch.rand(20000, generator=torch.Generator().manual_seed(0)))
+    expected = weight[i] * np.where(np.arange(N) == 3, 2.0, 1.0)
+    np.testing.assert_allclose(np.bincount(drawn, minlength=N) / 20000, expected / expected.sum(), atol=0.015)
+
+
+@pytest.mark.parametrize("params", [{}, {"neighbors": KNeighborsTransformer(n_neighbors=5)}, {"neighbor_space": "codes"}])
+def test_rows_that_are_held_out_have_neighbors_among_the_others(params):
+    model = quick(early_stopping=True, **params)
+    assert (model.fit(X).history_["valid_neighbor"] > 0.0).all()
+    assert (model.fit(X, validation_data=X[:5] + 0.1).history_["valid_neighbor"] > 0.0).all()
+
+
+def test_a_ready_graph_knows_the_rows_that_are_drawn_alone():
+    model = quick(early_stopping=True)
+    assert "valid_neighbor" in model.fit(X, neighbor_graph=graph_of(X, 20)).history_
+    found = model.fit(X, neighbor_graph=graph_of(X, 20), validation_data=X[:5] + 0.1).history_
+    assert "valid_neighbor" not in found
+    assert "valid_reconstruction" in found
 
 
 # -- what cannot be ---------------------------------------------------------------------------------------------------
@@ -130,7 +156,7 @@ def spoilt(value):
 @pytest.mark.parametrize(
     ("graph", "message"),
     [
-        (graph_of(X[:-1]), rf"has the shape \({N - 1}, {N - 1}\), and X has {N} rows"),
+        (graph_of(X[:-1]), rf"has the shape \({N - 1}, {N - 1}\), and has to have \({N}, {N}\), as X has {N} rows"),
         (graph_of(X)[:, :-1], "has the shape"),
         (graph_of(X).toarray(), "neighbor_graph is of type ndarray"),
         ([[0.0]], "neighbor_graph is of type list"),

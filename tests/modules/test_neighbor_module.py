@@ -7,7 +7,7 @@ from skvae.modules import Batch, NeighborAEModule
 
 def make_module(**params):
     torch.manual_seed(0)
-    return NeighborAEModule(4, 2, hidden_layer_sizes=(8,), a=1.5, b=0.9, **params)
+    return NeighborAEModule(4, 2, hidden_layer_sizes=(8,), min_dist=0.5, **params)
 
 
 def make_batch(n=6, seed=0, **params):
@@ -21,7 +21,8 @@ def test_the_loss_is_reconstruction_attraction_and_five_times_repulsion():
     module.scale.fill_(3.0)
     terms = module.loss(batch, {}).terms
     code, near = module.encode(batch), module.encode(Batch.of(batch.neighbor))
-    torn = fn.attraction(code, near, 1.5, 0.9) + 5.0 * fn.repulsion(code, batch.weight, 1.5, 0.9)
+    a, b = fn.similarity_curve(0.5)
+    torn = fn.attraction(code, near, a, b) + 5.0 * fn.repulsion(code, batch.weight, a, b)
     torch.testing.assert_close(terms["neighbor"], 0.7 * 3.0 * torn)
     torch.testing.assert_close(terms["reconstruction"], module.likelihood.distortion(batch.x, module.decode(code, batch)))
 
@@ -62,7 +63,7 @@ def test_the_encoder_reads_which_entries_of_neighbors_are_missing():
 
 
 @pytest.mark.parametrize("likelihood", ["gaussian", "laplace", "bernoulli", "poisson"])
-def test_the_scale_is_about_the_least_distortion_without_a_code(likelihood):
+def test_the_scale_is_about_a_tenth_of_the_least_distortion_without_a_code(likelihood):
     module = NeighborAEModule(4, 2, hidden_layer_sizes=(8,), likelihood=likelihood)
     rows = torch.randint(0, 2, (200, 4), generator=torch.Generator().manual_seed(0)).double().numpy()
     module.likelihood.fit(rows)
@@ -72,4 +73,4 @@ def test_the_scale_is_about_the_least_distortion_without_a_code(likelihood):
         [module.likelihood.energies(x, torch.full_like(x, value)).mean(0) for value in torch.linspace(-4, 4, 401)]
     )
     least = float((energy.amin(0) * module.likelihood.training_weight).sum())
-    assert 0.99 * least < float(module.scale) < 1.3 * least
+    assert 0.099 * least < float(module.scale) < 0.13 * least
