@@ -15,7 +15,6 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from skvae import inference
 from skvae.data import Table
 from skvae.estimators import _checks as check
-from skvae.estimators._base import MIN_EPOCHS
 from skvae.estimators._docs import document
 from skvae.estimators._fit import FitRun
 from skvae.estimators._held_out import HeldOut
@@ -25,7 +24,7 @@ from skvae.modules import NeighborAEModule
 from skvae.training import Plan, Rows, encode_rows, pretrain_whole, read_rows
 from skvae.warnings import warn_user
 
-_STEPS, _MAX_EPOCHS = 6000, 1000
+_STEPS, _MIN_EPOCHS, _MAX_EPOCHS = 6000, 20, 1000
 _PRETRAINED = 0.5  # of the run, before rows are near each other by their codes
 METRICS = sorted({*itertools.chain(*VALID_METRICS.values())} - {"precomputed"})
 
@@ -73,7 +72,7 @@ class NeighborAE(AutoEncoder):
     density : density estimator or None, default=None
         Density of the codes, as in :class:`~skvae.AutoEncoder`.
     max_epochs : int or "auto", default="auto"
-        Passes over the data; "auto" aims at 6,000 steps in 10 to 1,000 passes.
+        Passes over the data; "auto" aims at 6,000 steps in 20 to 1,000 passes.
     %(training)s
 
     Attributes
@@ -245,7 +244,7 @@ class NeighborAE(AutoEncoder):
         return {**super()._module_arguments(n_features), **own}
 
     def _auto_training(self, n_batches: int) -> tuple[int, float]:
-        n_epochs = int(np.clip(round(_STEPS / n_batches), MIN_EPOCHS, _MAX_EPOCHS))
+        n_epochs = int(np.clip(round(_STEPS / n_batches), _MIN_EPOCHS, _MAX_EPOCHS))
         return n_epochs, super()._auto_training(n_batches)[1]
 
     def _prepare(self, run: FitRun, rows: Rows, plan: Plan) -> dict[str, Any]:

@@ -57,6 +57,8 @@ def test_equal_rows_count_in_full_and_the_others_by_the_nearest_that_is_not_equa
     assert (found[0].diff()[1:] < 0.0).all()
     assert found[0, 2] > 0.1
     assert found[1].tolist() == [1.0] * 5
+    almost = fn.neighbor_weights(torch.tensor([[1e-9, 1.0, 1.5, 2.0, 3.0]], dtype=torch.float64))  # as rounding leaves it
+    torch.testing.assert_close(almost, found[:1])
 
 
 @pytest.mark.parametrize("min_dist", [0.0, 0.1, 0.5, 1.0])
