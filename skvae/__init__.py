@@ -11,6 +11,7 @@ from skvae.estimators import (
     CVAEClassifier,
     CVAEResampler,
     DenoisingAE,
+    NeighborAE,
     SparseAE,
     VAETransformer,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "Gaussian",
     "Laplace",
     "LinearPath",
+    "NeighborAE",
     "Net",
     "Optimizer",
     "Poisson",

@@ -33,6 +33,8 @@ class Table:
         What the rows should be returned as, of their shape and under the same names; None where that is the rows themselves.
     groups : ndarray of int, shape (n_samples,), or None
         Which rows belong together, and are held out together or not at all.
+    graph : CSR matrix of shape (n_samples, n_samples) or None
+        Distances of the rows that are near each one, where these were given.
     """
 
     source: Source
@@ -42,6 +44,7 @@ class Table:
     names: Sequence[Any] | None = None
     target: Source | None = None
     groups: NDArray[np.intp] | None = None
+    graph: Any = None
 
     @classmethod
     def of(
@@ -109,7 +112,8 @@ class Table:
         parts = (self.weight, self.condition, self.labels, self.groups)
         weight, condition, labels, groups = (part if part is None else part[rows] for part in parts)
         target = None if self.target is None else self.target.take(rows)
-        return Table(self.source.take(rows), weight, condition, labels, self.names, target, groups)
+        graph = None if self.graph is None else self.graph[rows][:, rows]
+        return Table(self.source.take(rows), weight, condition, labels, self.names, target, groups, graph)
 
     def columns(self, positions: NDArray[np.intp]) -> Table:
         """Keep some columns, in order, under the names or positions that they have here."""

@@ -6,6 +6,7 @@ from skvae.estimators.cvae import CVAE
 from skvae.estimators.cvae_classifier import CVAEClassifier
 from skvae.estimators.cvae_resampler import CVAEResampler
 from skvae.estimators.denoising import DenoisingAE
+from skvae.estimators.neighbor import NeighborAE
 from skvae.estimators.sparse import SparseAE
 from skvae.estimators.tdvae import TDVAE
 from skvae.estimators.vae import VAETransformer
@@ -20,6 +21,7 @@ __all__ = [
     "CVAEResampler",
     "ContractiveAE",
     "DenoisingAE",
+    "NeighborAE",
     "SparseAE",
     "VAETransformer",
 ]

@@ -205,7 +205,7 @@ class BaseAutoEncoder(DocumentedMixin, SpecsMixin, ClassNamePrefixFeaturesOutMix
         return self._is_shallow
 
     def _prepare(self, run: FitRun, rows: Rows, plan: Plan) -> dict[str, Any]:
-        """Prepare the new `run.module` before it is trained on rows, and return what `_measure` and `_concerns` need later."""
+        """Prepare `run.module` and the rows before training, and return what `_measure` and `_concerns` need later."""
         return {}
 
     def _measure(self, run: FitRun) -> dict[str, Any]:

@@ -112,6 +112,8 @@ class FitRun:
     module : LatentModule
     prepared : dict
         What `_prepare` returned.
+    held_out_rows : Rows or None
+        What early stopping looks at.
     validates : bool
         Whether the rows at hand are those that were passed in to validate on.
     concern : str or None
@@ -130,6 +132,7 @@ class FitRun:
     module: LatentModule
     prepared: dict[str, Any]
     chooses_decay: bool
+    held_out_rows: Rows | None
     validates = False
 
     def __init__(self, estimator: BaseAutoEncoder, *, single_pass: bool, callbacks: list[Any]):
@@ -211,15 +214,15 @@ class FitRun:
         plan = self._plan(len(rows), stopping)
         if held_out.groups is not None:
             self._check_groups(plan)
-        self.prepared = {}
-        if not self.resumes:
-            try:
-                self.prepared = draft._prepare(self, rows, plan)
+        self.held_out_rows = valid
+        try:
+            self.prepared = draft._prepare(self, rows, plan)
+            if not self.resumes:
                 self._begin_at_linear_model(self.table if train_index is None else self.table.take(train_index), plan)
                 if self.module.is_solved:  # one pass, for what is noted of passes
                     plan, self.new_energy = replace(plan, n_epochs=1, learning_rate=0.0), None
-            except DivergedError:
-                raise ValueError(self._divergence()) from None
+        except DivergedError:
+            raise ValueError(self._divergence()) from None
         outcome = self._train(rows, valid, plan)
         self._note_training(outcome)
         self._note_measures(noise_before, outcome, plan)

@@ -334,6 +334,8 @@ class DenoisingAE(AutoEncoder):
 
     def _prepare(self, run: FitRun, rows: Rows, plan: Plan) -> dict[str, Any]:
         """Try a corruption of the user's own, and train layer by layer."""
+        if run.resumes:
+            return {}
         if callable(self.corruption):
             with PrivateRandomness(plan.seed):
                 check.check_corruption(run.module, run.table, self.batch_size)

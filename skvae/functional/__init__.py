@@ -46,6 +46,7 @@ from skvae.functional.likelihood import (
     squared_error,
     weighted_row_sum,
 )
+from skvae.functional.neighborhood import attraction, neighbor_weights, repulsion, similarity_curve
 from skvae.functional.quantization import SEARCH_NUMBERS, nearest_codes, rotate_to, straight_through, sum_by_code
 from skvae.functional.sparsity import bernoulli_kl, keep_largest, keep_largest_of_batch
 
@@ -54,6 +55,7 @@ __all__ = [
     "CorruptedMoments",
     "Factors",
     "add_gaussian",
+    "attraction",
     "bernoulli_energy",
     "bernoulli_kl",
     "bernoulli_log_prob",
@@ -85,13 +87,16 @@ __all__ = [
     "moments_of_mixture",
     "moments_of_salt_and_pepper",
     "nearest_codes",
+    "neighbor_weights",
     "normal_cdf",
     "normal_log_prob",
     "posterior_of_observed",
     "precision_of_observed",
     "principal_axes",
+    "repulsion",
     "rotate_to",
     "salt_and_pepper",
+    "similarity_curve",
     "squared_error",
     "straight_through",
     "sum_by_code",

@@ -2,7 +2,7 @@
 
 from skvae.inference.codes import code_shares, code_usage
 from skvae.inference.importance import effective_sample_size, log_mean_exp, log_weights
-from skvae.inference.measure import fit_noise, has_structure, latent_usage, start, widen_noise
+from skvae.inference.measure import fit_noise, has_structure, latent_usage, measure_scale, start, widen_noise
 from skvae.inference.rows import (
     codes_from_noise,
     decode,
@@ -44,6 +44,7 @@ __all__ = [
     "log_mean_exp",
     "log_prob_given",
     "log_weights",
+    "measure_scale",
     "misses_entries",
     "posterior",
     "preactivate",

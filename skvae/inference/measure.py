@@ -12,7 +12,7 @@ from skvae.data import Table
 from skvae.data.columns import columns_are_correlated
 from skvae.inference.rows import posterior
 from skvae.inference.runner import filled_target, misses_entries, place, rows_at_once
-from skvae.modules import Batch, LatentModule
+from skvae.modules import Batch, LatentModule, NeighborAEModule
 from skvae.modules.likelihoods.units import MAX_STANDARDIZED
 from skvae.modules.posterior import DiagonalNormal
 from skvae.modules.priors.fitted import FittedPrior
@@ -88,6 +88,11 @@ def fit_noise(module: LatentModule, data: Table, device: torch.device, *, max_ro
         module.fit_noise(batch, share)
 
 
+def measure_scale(module: NeighborAEModule, data: Table, device: torch.device) -> None:
+    """Measure the distortion of rows around the means of their columns, on evenly spaced rows."""
+    module.measure_scale(_sample(module, data, device, _ENERGY_ROWS))
+
+
 def widen_noise(module: LatentModule, data: Table, device: torch.device, new_energy: np.ndarray) -> None:
     """Widen the likelihood's noise by as much as residuals of new rows are larger than those of rows that were trained on.
 
@@ -146,7 +151,7 @@ def _sample(module: LatentModule, data: Table, device: torch.device, max_rows: i
     if sample.target is not None:
         target = module.likelihood.standardize(sample.target).to(device)
         target, counted = filled_target(module.likelihood, sample.target, target, observed)
-    return Batch(x, target, weight, condition, observed, counted, {"posterior": noise.to(device)})
+    return Batch(x, target, weight, condition, observed, counted, noise={"posterior": noise.to(device)})
 
 
 def _evenly_spaced(data: Table, max_rows: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from skvae.modules.likelihoods.gaussian import Gaussian, GaussianLikelihood
 from skvae.modules.likelihoods.laplace import Laplace, LaplaceLikelihood
 from skvae.modules.likelihoods.poisson import Poisson, PoissonLikelihood
 from skvae.modules.missing import MECHANISMS, MaskModel, MIWAEModule
+from skvae.modules.neighbor import NeighborAEModule
 from skvae.modules.networks.build import build_networks, can_tie, mirrored, resolve_networks
 from skvae.modules.networks.convolution import conv_decoder, conv_encoder
 from skvae.modules.networks.layers import ACTIVATIONS, NORMALIZATIONS, mlp
@@ -104,6 +105,7 @@ __all__ = [
     "Loss",
     "MIWAEModule",
     "MaskModel",
+    "NeighborAEModule",
     "Net",
     "PixelSNAILPrior",
     "Poisson",

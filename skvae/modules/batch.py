@@ -26,6 +26,10 @@ class Batch(NamedTuple):
         Which entries are not missing; None where all of them are there.
     target_observed : Tensor of bool, shape (n, n_features), or None
         The same of the target, where it is another one than `x`; None where they are the same entries as of `x`.
+    neighbor : Tensor of the shape of x, or None
+        For every row one of those that are near it, as `x` has them, for modules that want some.
+    neighbor_observed : Tensor of bool, shape (n, n_features), or None
+        Which entries of these are not missing; None where all of them are there.
     noise : dict of Tensor or None
         Standard normal draws, by the names in the module's `noise_shapes`, each of shape ``(n, *shape)``.
     """
@@ -36,6 +40,8 @@ class Batch(NamedTuple):
     condition: Tensor | None = None
     observed: Tensor | None = None
     target_observed: Tensor | None = None
+    neighbor: Tensor | None = None
+    neighbor_observed: Tensor | None = None
     noise: dict[str, Tensor] | None = None
 
     @classmethod

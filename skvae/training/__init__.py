@@ -4,9 +4,10 @@ from skvae.training.callbacks import EarlyStopping
 from skvae.training.code_priors import CodePrior
 from skvae.training.decay import DecayCurve, has_networks, search_decay
 from skvae.training.loader import BatchLoader, Rows, free_memory
+from skvae.training.neighbors import NeighborGraph
 from skvae.training.net import DivergedError, Outcome, Plan, train
 from skvae.training.optimizers import OPTIMIZER_NAMES, Optimizer
-from skvae.training.pretraining import pretrain
+from skvae.training.pretraining import encode_rows, pretrain, pretrain_whole, read_rows
 from skvae.training.schedules import SCHEDULES
 
 __all__ = [
@@ -17,13 +18,17 @@ __all__ = [
     "DecayCurve",
     "DivergedError",
     "EarlyStopping",
+    "NeighborGraph",
     "Optimizer",
     "Outcome",
     "Plan",
     "Rows",
+    "encode_rows",
     "free_memory",
     "has_networks",
     "pretrain",
+    "pretrain_whole",
+    "read_rows",
     "search_decay",
     "train",
 ]

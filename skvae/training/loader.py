@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import prod
 from operator import itemgetter
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from skvae.data import Table
 from skvae.data.sources import BLOCK_BYTES, Source, row_blocks
 from skvae.inference.runner import filled_target
 from skvae.modules import Batch, Likelihood
+from skvae.training.neighbors import NeighborGraph
 
 RESIDENT_BYTES = 2**31  # rows that take more, in float32, are standardized block by block in every epoch
 _BLOCK_BATCHES = 64
@@ -60,6 +61,8 @@ class Rows:
     ):
         self.source, self.target, self.likelihood, self.device, self.index = table.source, table.target, likelihood, device, index
         self.missing = missing
+        self.graph: NeighborGraph | None = None
+        self._near: Rows = self
         shape = table.shape[1:]
         self.n_features = prod(shape)
         self._resident: torch.Tensor | None = None
@@ -101,6 +104,15 @@ class Rows:
     def is_resident(self) -> bool:
         """Whether all rows lie on the device."""
         return self._resident is not None
+
+    def join(self, graph: NeighborGraph, others: Rows | None = None) -> None:
+        """Have every row handed out with a neighbor, drawn from a graph that leads to others of these rows, or to other rows."""
+        self.graph = graph.to(self.device)
+        self._near = self if others is None else others
+
+    def take_near(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Neighbors of these positions in what the graph leads to, filled, and which of their entries are observed."""
+        return self._near.fill(self._near.take(index))
 
     def take(self, index: torch.Tensor) -> torch.Tensor:
         """Rows of these positions (a tensor on the device), standardized and on the device."""
@@ -253,6 +265,7 @@ class BatchLoader:
             weight = rows.weight.index_select(0, index) if rows.is_weighted else rows.weight[: len(index)]
             condition = None if rows.condition is None else rows.condition.index_select(0, index)
             noise = {name: self._draw((len(index), *shape)) for name, shape in self.noise_shapes.items()}
+            near = None if rows.graph is None else rows.graph.draw(index, self._draw((len(index),), torch.rand))
             stop = 0
             for first in range(0, len(sizes), self._gathered):
                 part = sizes[first : first + self._gathered]
@@ -260,10 +273,11 @@ class BatchLoader:
                 stop = here.stop
                 x, observed = rows.fill(rows.take(index[here]))
                 target, counted = rows.take_target(index[here], x, observed)
+                neighbor, seen = (None, None) if near is None else rows.take_near(near[here])
                 given = None if condition is None else condition[here]
                 drawn = {name: draws[here] for name, draws in noise.items()}
-                yield Block(Batch(x, target, weight[here], given, observed, counted, drawn), part)
+                yield Block(Batch(x, target, weight[here], given, observed, counted, neighbor, seen, drawn), part)
 
-    def _draw(self, shape: tuple[int, ...]) -> torch.Tensor:
-        noise = torch.randn(shape, generator=self.noise, device=self.noise.device, dtype=torch.float32)
+    def _draw(self, shape: tuple[int, ...], draw: Callable[..., torch.Tensor] = torch.randn) -> torch.Tensor:
+        noise = draw(shape, generator=self.noise, device=self.noise.device, dtype=torch.float32)
         return noise.to(self.rows.device)

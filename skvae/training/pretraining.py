@@ -1,4 +1,4 @@
-"""Greedy layer-wise pretraining."""
+"""Training before training: layer by layer, or without a part of the objective."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from skvae.data import Table
 from skvae.inference.runner import chunks, place
-from skvae.modules import Batch, DenoisingModule
+from skvae.modules import Batch, DenoisingModule, LatentModule, TrainableModule
 from skvae.runtime.cudnn import steady
 from skvae.runtime.randomness import PrivateRandomness, Stream, private_randomness, seed_streams
 from skvae.training.loader import Rows
@@ -54,14 +54,49 @@ def pretrain(module: DenoisingModule, rows: Rows, plan: Plan, n_epochs: int) -> 
             raise DivergedError
         losses.append(outcome.history["loss"])
         if stage is not stages[-1]:
-            codes, inner = _encode_training_rows(stage, rows), stages[len(losses)]
+            codes, inner = encode_rows(stage, rows), stages[len(losses)]
             # Codes keep the scale in which the next layer will see them.
             inner.likelihood.fit(codes, weight, shared=True, standardize=False)
             rows = Rows(Table.of(codes, weight), inner.likelihood, rows.device)
     return losses
 
 
-def _encode_training_rows(module: nn.Module, rows: Rows) -> np.ndarray:
+def pretrain_whole(module: TrainableModule, rows: Rows, plan: Plan, share: float) -> None:
+    """Train a module on rows as they are handed out now, for a share of the passes of a run.
+
+    Parameters
+    ----------
+    module : TrainableModule
+    rows : Rows
+    plan : Plan
+        How the module will be trained afterwards.
+    share : float
+
+    Raises
+    ------
+    DivergedError
+        If the loss stopped being finite.
+    """
+    n_epochs = max(1, round(share * plan.n_epochs))
+    n_steps = n_epochs * -(-len(rows) // plan.batch_size)
+    (seed,) = seed_streams(plan.seed, Stream.PRETRAINING, n=1)
+    alone = replace(
+        plan, n_epochs=n_epochs, total_steps=n_steps, first_step=0, pass_index=0, early_stopping=None, callbacks=[], seed=seed
+    )
+    if train(module, rows, None, alone).diverged:
+        raise DivergedError
+
+
+def read_rows(module: LatentModule, rows: Rows, *, filled: bool) -> np.ndarray:
+    """Return what an encoder reads of rows, ``(n_samples, n_features)``, with NaN for missing entries unless they are filled."""
+    x, observed = rows.fill(rows.take(torch.arange(len(rows), device=rows.device)))
+    x = module.likelihood.network_input(x)
+    if observed is not None and not filled:
+        x = torch.where(observed, x, torch.nan)
+    return x.cpu().numpy()
+
+
+def encode_rows(module: nn.Module, rows: Rows) -> np.ndarray:
     """Codes ``(n_samples, n_components)`` of rows as training sees them."""
     place(module, rows.device)
     codes = []
