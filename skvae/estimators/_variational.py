@@ -15,7 +15,7 @@ from skvae.modules import PRIORS, PriorSpec
 NOISE_ROWS = 4096
 _USAGE_ROWS = 2048
 _ACTIVE_VARIANCE = 0.01
-PRIOR = [StrOptions({name for name, spec in PRIORS.items() if not spec.needs_condition}), PriorSpec]
+PRIOR = [StrOptions({name for name, spec in PRIORS.items() if not spec().needs_condition}), PriorSpec]
 CONDITIONAL_PRIOR = [StrOptions(set(PRIORS)), PriorSpec]
 
 
