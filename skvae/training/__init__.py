@@ -7,6 +7,7 @@ from skvae.training.loader import BatchLoader, Rows, free_memory
 from skvae.training.net import DivergedError, Outcome, Plan, train
 from skvae.training.optimizers import OPTIMIZER_NAMES, Optimizer
 from skvae.training.pretraining import pretrain
+from skvae.training.priors import n_idle_parts
 from skvae.training.schedules import SCHEDULES
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Rows",
     "free_memory",
     "has_networks",
+    "n_idle_parts",
     "pretrain",
     "search_decay",
     "train",

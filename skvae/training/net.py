@@ -24,7 +24,7 @@ from skvae.runtime.threads import threads_for
 from skvae.training.callbacks import EarlyStopping, StopEarly, StopTraining
 from skvae.training.loader import BatchLoader, Rows
 from skvae.training.optimizers import Optimizer, OptimizerError, build_optimizer
-from skvae.training.priors import is_tended, resume_prior, settled, tend_prior
+from skvae.training.priors import begins_at, is_tended, resume_prior, tend_prior
 from skvae.training.step import ScheduleTensors, make_step
 from skvae.training.together import Stretch, Taken, leave, take
 
@@ -217,7 +217,8 @@ class AutoEncoderNet(NeuralNet):
         batches: Iterable[Batch] = iterator
         if training:
             if not self._ahead:
-                tend_prior(self.module_, iterator.rows, self.progress, self.plan.seed, self.plan.pass_index)
+                middle = self.progress + 0.5 * len(iterator) / self.plan.total_steps
+                tend_prior(self.module_, iterator.rows, middle, self.plan.seed, self.plan.pass_index)
             self.history.new_batch()  # one record for all, for callbacks that look for the last batch's
             taken, batches = self._take_together(iterator)
             if taken is not None:
@@ -411,7 +412,7 @@ def train(
     for callback in own:
         _check_callback(callback, valid_rows)
     if plan.early_stopping is not None:
-        own.append(("early_stopping", StopEarly(plan.early_stopping, max(module.warmup, settled(module)))))
+        own.append(("early_stopping", StopEarly(plan.early_stopping, max(module.warmup, begins_at(module)))))
     if plan.verbose:
         own = [("epoch_timer", EpochTimer()), *own, ("print_log", PrintLog())]
     net = AutoEncoderNet(module, plan, callbacks=own, verbose=plan.verbose, device=str(rows.device))

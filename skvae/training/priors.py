@@ -7,6 +7,8 @@ import torch
 from sklearn.cluster import KMeans
 from torch import nn
 
+from skvae.data import Table
+from skvae.inference.runner import misses_entries
 from skvae.modules import Batch, CodedRows, VAEModule
 from skvae.modules.priors.base import Cluster
 from skvae.runtime.cudnn import steady
@@ -16,9 +18,9 @@ from skvae.training.loader import Rows
 
 _MOST_ROWS, _CHUNK = 2**13, 2**10
 _CLUSTERINGS = 5
-# Fractions of the run at which a prior is placed, and those at which its idle parts are: the first by what the encoder is like
-# before training, the second by what it has become.
-_BEGINS = (0.0, 0.25)
+# Fractions of the run: before the first, codes of networks that do not begin at a linear model mean nothing yet, by which a prior
+# could be placed; at the others, its idle parts are placed anew.
+_MEANINGFUL = 0.25
 _REVIVALS = tuple(np.linspace(0.3, 0.8, 11))
 
 
@@ -27,9 +29,11 @@ def is_tended(module: nn.Module) -> bool:
     return isinstance(module, VAEModule) and module.prior.learns_from_rows
 
 
-def settled(module: nn.Module) -> float:
-    """Fraction of the run at which the prior of a module is no longer placed as a whole."""
-    return _BEGINS[-1] if is_tended(module) else 0.0
+def begins_at(module: nn.Module) -> float:
+    """Fraction of the run at which the prior of a module is placed by training rows."""
+    if not is_tended(module) or module.linear_path is not None:
+        return 0.0
+    return max(_MEANINGFUL, module.warmup)
 
 
 def tend_prior(module: nn.Module, rows: Rows, progress: float, *seeds: int) -> None:
@@ -41,19 +45,19 @@ def tend_prior(module: nn.Module, rows: Rows, progress: float, *seeds: int) -> N
     rows : Rows
         To learn from.
     progress : float
-        Fraction of the run that lies behind.
+        Fraction of the run that lies behind in the middle of the coming epoch.
     *seeds : int
         What makes the randomness.
     """
     if not is_tended(module):
         return
-    looks, prior = (*_BEGINS, *_REVIVALS), module.prior
-    due = sum(at <= progress for at in looks)
-    n_before = int(prior.n_looks)
+    begins, prior = begins_at(module), module.prior
+    looks = (begins, *(at for at in _REVIVALS if at > begins))
+    due, n_before = sum(at <= progress for at in looks), int(prior.n_looks)
     if due <= n_before:
         return
     (seed,) = seed_streams(*seeds, due, Stream.PRIOR, n=1)
-    place = prior.begin if n_before < len(_BEGINS) else prior.revive
+    place = prior.revive if n_before else prior.begin
     coded = code_rows(module, rows, seed)
     if torch.isfinite(coded.mean).all() and torch.isfinite(coded.drawn).all():
         place(coded, clusters(seed))
@@ -63,13 +67,22 @@ def tend_prior(module: nn.Module, rows: Rows, progress: float, *seeds: int) -> N
 def resume_prior(module: nn.Module) -> None:
     """Have a prior that has been placed already be looked after in another run as well."""
     if is_tended(module):
-        module.prior.n_looks.clamp_(max=len(_BEGINS))
+        module.prior.n_looks.clamp_(max=1)
 
 
 def begin_prior(module: nn.Module, batch: Batch, seed: int) -> None:
     """Place the prior of a module by rows of a batch, where it is placed by rows."""
     if is_tended(module):
         module.prior.begin(_coded(module, [batch], seed), clusters(seed))
+
+
+def n_idle_parts(module: nn.Module, table: Table, device: torch.device) -> int:
+    """Return how many parts of a trained module's prior next to no row of a table comes from."""
+    if not is_tended(module):
+        return 0
+    chosen = table.take(np.linspace(0, table.n_rows - 1, min(table.n_rows, _MOST_ROWS)).astype(int))
+    rows = Rows(chosen, module.likelihood, device, missing=misses_entries(module, chosen))
+    return module.prior.n_idle(code_rows(module, rows, 0))
 
 
 def code_rows(module: VAEModule, rows: Rows, seed: int) -> CodedRows:

@@ -175,6 +175,7 @@ class PriorSpec(Spec):
 
     name: ClassVar[str]
     needs_condition: ClassVar[bool] = False  # whether only conditional models can have it
+    counts: ClassVar[str | None] = None  # name of the argument that says of how many parts it is, which may be idle
 
     def build(self, n_components: int, *, n_conditions: int = 0, hidden: Layered | None = None) -> Prior:
         """Build the prior.

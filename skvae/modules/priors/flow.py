@@ -211,6 +211,12 @@ class FlowPrior(PriorSpec):
         """Whether the simpler prior needs one."""
         return find_prior(self.base).needs_condition
 
+    @property
+    def counts(self) -> str | None:  # type: ignore[override]
+        """Name of the argument that says of how many parts the simpler prior is."""
+        of_base = find_prior(self.base).counts
+        return None if of_base is None else f"base__{of_base}"
+
     def set_params(self, **params: Any) -> Self:
         """Change arguments; those of the simpler prior as ``base__<name>``."""
         nested = {name.removeprefix("base__"): value for name, value in params.items() if name.startswith("base__")}

@@ -221,7 +221,7 @@ class MixturePrior(PriorSpec):
     MixturePrior(n_components=20)
     """
 
-    name = "mixture"
+    name, counts = "mixture", "n_components"
 
     def __init__(self, n_components: int = 10):
         self.n_components = n_components

@@ -82,7 +82,7 @@ class VampPrior(PriorSpec):
     VampPrior(n_pseudo_inputs=20)
     """
 
-    name = "vamp"
+    name, counts = "vamp", "n_pseudo_inputs"
 
     def __init__(self, n_pseudo_inputs: int = 100):
         self.n_pseudo_inputs = n_pseudo_inputs
