@@ -10,12 +10,14 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skvae import inference
 from skvae.estimators._continuous import ContinuousAutoEncoder
 from skvae.estimators._fit import FitRun
+from skvae.estimators._specs import resolve
 from skvae.modules import PRIORS, PriorSpec
+from skvae.training import n_idle_parts
 
 NOISE_ROWS = 4096
 _USAGE_ROWS = 2048
 _ACTIVE_VARIANCE = 0.01
-PRIOR = [StrOptions({name for name, spec in PRIORS.items() if not spec.needs_condition}), PriorSpec]
+PRIOR = [StrOptions({name for name, spec in PRIORS.items() if not spec().needs_condition}), PriorSpec]
 CONDITIONAL_PRIOR = [StrOptions(set(PRIORS)), PriorSpec]
 
 
@@ -51,6 +53,18 @@ class VariationalAutoEncoder(ContinuousAutoEncoder):
         return {"kl_per_component_": kl, "n_active_units_": int((variance > _ACTIVE_VARIANCE).sum())}
 
     def _concerns(self, run: FitRun) -> list[str]:
+        return [*self._concerns_of_code(run), *self._concerns_of_prior(run)]
+
+    def _concerns_of_prior(self, run: FitRun) -> list[str]:
+        n_idle, name = n_idle_parts(run.module, run.table, run.device), resolve("prior", self.prior).counts
+        if not n_idle or name is None:
+            return []
+        return [
+            f"Next to no row comes from {n_idle} of the distributions that the prior of {type(self).__name__} mixes: lower "
+            f"prior__{name} (prior={self.prior!r}), or raise max_epochs (now {self.max_epochs!r}, {self.n_iter_} passes)."
+        ]
+
+    def _concerns_of_code(self, run: FitRun) -> list[str]:
         if self.n_active_units_ or not inference.has_structure(run.module, run.table, max_rows=_USAGE_ROWS):
             return []
         return [

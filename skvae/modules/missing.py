@@ -238,6 +238,11 @@ class MIWAEModule(VAEModule):
     def posterior(self, batch: Batch) -> DiagonalNormal:
         return self._factor_posterior(batch).diagonal() if self.is_factored else super().posterior(batch)
 
+    def posterior_of_inputs(self, inputs: Tensor) -> DiagonalNormal:
+        if not self.is_factored:
+            return super().posterior_of_inputs(inputs)
+        return self.posterior(Batch.of(inputs[:, : self.n_features]))
+
     def encode(self, batch: Batch) -> Tensor:
         return self._factor_posterior(batch).mean if self.is_factored else super().encode(batch)
 

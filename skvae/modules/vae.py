@@ -12,6 +12,7 @@ from skvae.modules.base import LatentModule, Schedule
 from skvae.modules.batch import Batch, Loss
 from skvae.modules.linear import RIDGE, LinearModel, Readings, decoder_of, encoded_by, install, read
 from skvae.modules.networks.build import resolve_encoder
+from skvae.modules.networks.layers import past_statistics
 from skvae.modules.networks.specs import MLP, Layered, fill
 from skvae.modules.posterior import DiagonalNormal, Proposal
 from skvae.modules.priors import PriorSpec, resolve_prior
@@ -73,6 +74,7 @@ class VAEModule(LatentModule):
         own, sizes = encoder if isinstance(encoder, Layered) else MLP(), autoencoder.get("hidden_layer_sizes", (128, 64))
         hidden = fill(own, sizes, autoencoder.get("activation", "relu"))
         self.prior = resolve_prior(prior).build(n_components, n_conditions=self.n_conditions, hidden=hidden)
+        self.prior.attach(self, self.n_encoder_inputs)
 
     @property
     def warmup(self) -> float:
@@ -135,6 +137,12 @@ class VAEModule(LatentModule):
     def posterior(self, batch: Batch) -> DiagonalNormal:
         """Posteriors q(z|x), ``(n, n_components)``; the prior's moments where nothing of a row is observed."""
         mean, log_var = self._encoder_output(batch).chunk(2, dim=-1)
+        return DiagonalNormal(mean, log_var.clamp(-MAX_LOG_VAR, MAX_LOG_VAR))
+
+    def posterior_of_inputs(self, inputs: Tensor) -> DiagonalNormal:
+        """Posteriors of rows of which all is observed, from what the encoder reads of them, ``(n, n_encoder_inputs)``."""
+        with past_statistics(self.encoder):
+            mean, log_var = self.encoder(inputs).chunk(2, dim=-1)
         return DiagonalNormal(mean, log_var.clamp(-MAX_LOG_VAR, MAX_LOG_VAR))
 
     def encode(self, batch: Batch) -> Tensor:

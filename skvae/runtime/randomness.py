@@ -62,6 +62,7 @@ class Stream(IntEnum):
     CODE_PRIOR_WEIGHTS = 11
     REFERENCES = 12
     DECAY = 13  # rows that are held out, and their training, for the choice of a weight decay
+    PRIOR = 14  # rows that priors are placed by, and how
 
 
 def seed_streams(*entropy: int, n: int) -> list[int]:

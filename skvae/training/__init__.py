@@ -8,6 +8,7 @@ from skvae.training.neighbors import NeighborGraph
 from skvae.training.net import DivergedError, Outcome, Plan, train
 from skvae.training.optimizers import OPTIMIZER_NAMES, Optimizer
 from skvae.training.pretraining import encode_rows, pretrain, pretrain_whole, read_rows
+from skvae.training.priors import n_idle_parts
 from skvae.training.schedules import SCHEDULES
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "encode_rows",
     "free_memory",
     "has_networks",
+    "n_idle_parts",
     "pretrain",
     "pretrain_whole",
     "read_rows",

@@ -30,6 +30,7 @@ from skvae.runtime.threads import threads_for
 from skvae.training.loader import Block
 from skvae.training.net import Plan
 from skvae.training.optimizers import OptimizerError, build_optimizer
+from skvae.training.priors import begin_prior
 from skvae.training.step import EagerStep, ScheduleTensors
 from skvae.training.together import Stretch, leave, take, take_alone
 
@@ -123,7 +124,7 @@ def _search(module: LatentModule, rows: Batch, exact: Batch, plan: Plan, groups:
         int(np.clip(_SHARE_OF_RUN * plan.total_steps, _STEPS if n_rows > _FEW_ROWS else _STEPS_OF_FEW, most)),
         plan.total_steps // 4,
     )
-    begun = [_started(module, rows, exact, index) for index in train]
+    begun = [_started(module, rows, exact, index, layers) for index in train]
     blocks = _blocks(rows, [index.to(device) for index in train], plan.batch_size, module.noise_shapes, shuffle, noise)
     held_out = [_held_out(rows, index.to(device), module.noise_shapes, noise) for index in held]
     trained = [_held_out(rows, index[:_DRAWN_ROWS].to(device), module.noise_shapes, noise) for index in train]
@@ -195,11 +196,12 @@ def paired_difference(one: NDArray[np.float64], other: NDArray[np.float64], weig
     return mean, float(np.sqrt((weight**2) @ (apart - mean) ** 2))
 
 
-def _started(module: LatentModule, rows: Batch, exact: Batch, index: torch.Tensor) -> LatentModule:
+def _started(module: LatentModule, rows: Batch, exact: Batch, index: torch.Tensor, seed: int) -> LatentModule:
     """Copy of a module that begins at the linear model of some rows."""
     started = copy.deepcopy(module).cpu()
-    parts = (None if part is None else part.cpu()[index] for part in rows[2:-1])
+    parts = [None if part is None else part.cpu()[index] for part in rows[2:-1]]
     started.start(Batch(exact.x[index], exact.target[index], *parts))  # type: ignore[arg-type]
+    begin_prior(started, Batch(rows.x.cpu()[index], rows.target.cpu()[index], *parts), seed)  # type: ignore[arg-type]
     started.to(rows.x.device).train().before_training()
     return started
 

@@ -25,6 +25,7 @@ from skvae.training.callbacks import EarlyStopping, StopEarly, StopTraining
 from skvae.training.graph import make_step
 from skvae.training.loader import BatchLoader, Rows
 from skvae.training.optimizers import Optimizer, OptimizerError, build_optimizer
+from skvae.training.priors import begins_at, is_tended, resume_prior, tend_prior
 from skvae.training.step import ScheduleTensors
 from skvae.training.together import Stretch, Taken, leave, take
 
@@ -222,6 +223,9 @@ class AutoEncoderNet(NeuralNet):
         self._set_training(training)
         batches: Iterable[Batch] = iterator
         if training:
+            if not self._ahead:
+                middle = self.progress + 0.5 * len(iterator) / self.plan.total_steps
+                tend_prior(self.module_, iterator.rows, middle, self.plan.seed, self.plan.pass_index)
             self.history.new_batch()  # one record for all, for callbacks that look for the last batch's
             taken, batches = self._take_together(iterator)
             if taken is not None:
@@ -245,7 +249,8 @@ class AutoEncoderNet(NeuralNet):
         if self.plan.callbacks:  # which may have frozen layers
             self._step.shape = None
         n_epochs = 1
-        if not self.plan.callbacks and self.plan.early_stopping is None and not self.plan.verbose:
+        is_watched = self.plan.callbacks or self.plan.verbose or is_tended(self.module_)
+        if not is_watched and self.plan.early_stopping is None:
             n_epochs = max(1, min(_STEPS_AHEAD // len(iterator), self.plan.n_epochs - len(self.history) + 1))
         before = self._state_before(iterator) if n_epochs > 1 else None
         stretch = Stretch(
@@ -414,7 +419,7 @@ def train(
     for callback in own:
         _check_callback(callback, valid_rows)
     if plan.early_stopping is not None:
-        own.append(("early_stopping", StopEarly(plan.early_stopping, module.warmup)))
+        own.append(("early_stopping", StopEarly(plan.early_stopping, max(module.warmup, begins_at(module)))))
     if plan.verbose:
         own = [("epoch_timer", EpochTimer()), *own, ("print_log", PrintLog())]
     net = AutoEncoderNet(module, plan, len(rows), callbacks=own, verbose=plan.verbose, device=str(rows.device))
@@ -432,6 +437,8 @@ def train(
         module.before_training()
         try:
             net.initialize()
+            if plan.first_step == 0:
+                resume_prior(module)
             net._step.can_stack = not is_reduced
             if optimizer_state is not None:
                 load_optimizer_state(net.optimizer_, optimizer_state)

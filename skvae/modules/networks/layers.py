@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -263,3 +264,16 @@ def linear_map_of(network: nn.Module) -> nn.Linear | TiedLinear | None:
         return network.linear
     layers = list(network) if type(network) is nn.Sequential else []
     return layers[0] if len(layers) == 1 and isinstance(layers[0], (nn.Linear, TiedLinear)) else None
+
+
+@contextmanager
+def past_statistics(network: nn.Module) -> Iterator[None]:
+    """Have layers that normalize over a batch go by past ones, and learn nothing of the present one: it is no sample of rows."""
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training]
+    for layer in layers:
+        layer.training = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = True

@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from skvae._spec import Spec
+from skvae._spec import Spec, in_words
 from skvae.functional import gaussian_kl
 from skvae.modules.networks.specs import Layered
 from skvae.modules.posterior import DiagonalNormal
 
 _MOMENT_DRAWS = 512
+
+Cluster = Callable[[Tensor, Tensor, int], Tensor]  # labels of codes (n, n_components), from their weights and how many clusters
+
+
+class CodedRows(NamedTuple):
+    """Rows to learn from, and what the encoder makes of them.
+
+    Attributes
+    ----------
+    inputs : Tensor of shape (n, n_inputs)
+        What the encoder reads.
+    mean, drawn : Tensor of shape (n, n_components)
+        Means of the posteriors, and a draw from each.
+    weight : Tensor of shape (n,)
+        Weights of the rows, which sum to one.
+    """
+
+    inputs: Tensor
+    mean: Tensor
+    drawn: Tensor
+    weight: Tensor
 
 
 class Prior(nn.Module):
@@ -28,11 +50,44 @@ class Prior(nn.Module):
     """
 
     zero: Tensor
+    learns_from_rows = False  # whether `begin` and `revive` want to see training rows; there is `n_looks` then
+    n_looks: Tensor  # how often they have
 
     def __init__(self, n_components: int):
         super().__init__()
         self.n_components = n_components
         self.register_buffer("zero", torch.zeros(()), persistent=False)  # tells device and precision
+
+    def attach(self, module: Any, n_inputs: int) -> None:
+        """Get to know the module whose codes these are, where the prior is made of what its encoder makes of rows.
+
+        Parameters
+        ----------
+        module : VAEModule
+            Owns the prior.
+        n_inputs : int
+            How many numbers its encoder reads.
+        """
+
+    @torch.no_grad()
+    def begin(self, rows: CodedRows, cluster: Cluster) -> None:
+        """Place what is to be learned by training rows, in place.
+
+        Parameters
+        ----------
+        rows : CodedRows
+        cluster : callable
+            Finds clusters of codes, by their weights; returns a label for each.
+        """
+
+    @torch.no_grad()
+    def revive(self, rows: CodedRows, cluster: Cluster) -> None:
+        """Place anew what next to no row has come from, in place; see `begin`."""
+
+    @torch.no_grad()
+    def n_idle(self, rows: CodedRows) -> int:
+        """Return how many parts of the prior next to no row comes from."""
+        return 0
 
     @property
     def n_noise(self) -> int:
@@ -120,6 +175,7 @@ class PriorSpec(Spec):
 
     name: ClassVar[str]
     needs_condition: ClassVar[bool] = False  # whether only conditional models can have it
+    counts: ClassVar[str | None] = None  # name of the argument that says of how many parts it is, which may be idle
 
     def build(self, n_components: int, *, n_conditions: int = 0, hidden: Layered | None = None) -> Prior:
         """Build the prior.
@@ -138,3 +194,19 @@ class PriorSpec(Spec):
         Prior
         """
         raise NotImplementedError
+
+
+def find_prior(prior: str | PriorSpec) -> PriorSpec:
+    """Return the specification that an argument is, or at its defaults the one that a name stands for.
+
+    Raises
+    ------
+    ValueError
+        If it is neither.
+    """
+    if isinstance(prior, PriorSpec):
+        return prior
+    specs = {spec.name: spec for spec in PriorSpec.__subclasses__()[::-1] if isinstance(getattr(spec, "name", None), str)}
+    if not isinstance(prior, str) or prior not in specs:
+        raise ValueError(f"base={prior!r} must be one of {in_words(sorted(specs))}, or a PriorSpec.")
+    return specs[prior]()
