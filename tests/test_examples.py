@@ -12,6 +12,7 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NEED_DATA = {
     "quickstart.py --mnist": "mnist.npz",
+    "clusters.py --mnist": "mnist.npz",
     "moving_digits.py --mnist": "mnist.npz",
     "headline/conv_vae_mnist.py": "mnist.npz",
     "headline/cvae_mnist.py": "mnist.npz",
