@@ -1,6 +1,7 @@
 """Autoencoders that behave like any other scikit-learn estimator."""
 
 from skvae.anomaly import AnomalyDetector
+from skvae.clustering import AutoencoderClusterer
 from skvae.data import join_windows, sliding_windows
 from skvae.estimators import (
     CVAE,
@@ -44,6 +45,7 @@ __all__ = [
     "VQVAE",
     "AnomalyDetector",
     "AutoEncoder",
+    "AutoencoderClusterer",
     "AutoencoderImputer",
     "BatchTopK",
     "Bernoulli",

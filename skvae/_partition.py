@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
+from skvae.data.columns import ColumnStatistics
 from skvae.estimators._neighbors import find_neighbors, weigh_edges
 
 MOST_COLUMNS = 50  # principal components by which rows are near each other
@@ -47,33 +48,31 @@ class Rows:
     ties: Any
 
     @classmethod
-    def of(cls, x: np.ndarray, mass: np.ndarray, n_neighbors: int, seed: int) -> Rows:
-        """Look for the neighbors of rows."""
-        points = _principal(_scaled(x), seed)
+    def of(cls, points: np.ndarray, mass: np.ndarray, n_neighbors: int, distance: Any = None) -> Rows:
+        """Look for the neighbors of points, unless their distances are known."""
         n_neighbors = min(n_neighbors, len(points) - 1)
         if not n_neighbors:
             return cls(points, mass, sparse.csr_matrix((1, 1)))
-        edges = weigh_edges(find_neighbors(points, n_neighbors, "euclidean"), n_neighbors)
+        distance = find_neighbors(points, n_neighbors, "euclidean") if distance is None else distance
+        edges = weigh_edges(distance, n_neighbors)
         scale = sparse.diags(mass / mass.mean())
         return cls(points, mass, (scale @ edges @ scale).tocsr())
 
 
-def _scaled(x: np.ndarray) -> np.ndarray:
-    """Columns in one unit: as they are where their ranges are alike, as those of pixels, or else by their standard deviations."""
-    x = x - x.mean(axis=0)
-    ranges = np.ptp(x, axis=0)
-    if _is_one_unit(ranges):
-        return x
-    spread = x.std(axis=0)
-    return x / np.where(spread > 0.0, spread, 1.0)
+def scaled(x: np.ndarray, mass: np.ndarray) -> np.ndarray:
+    """Columns in units of their standard deviations, or in one unit where they share it: where their ranges are alike."""
+    columns = ColumnStatistics.of(x, mass)
+    if not columns.shared_unit and _are_alike(columns.maximum - columns.minimum):
+        columns = ColumnStatistics.of(x, mass, shared=True)
+    return (x - columns.shift) / columns.scale
 
 
-def _is_one_unit(ranges: np.ndarray) -> bool:
+def _are_alike(ranges: np.ndarray) -> bool:
     varying = ranges[ranges > 0.0]
     return len(varying) > 0 and bool(np.mean(varying >= _SHARED_RANGE * varying.max()) >= 0.5)
 
 
-def _principal(x: np.ndarray, seed: int) -> np.ndarray:
+def principal(x: np.ndarray, seed: int) -> np.ndarray:
     """Principal components, as many as there are and no more than a few."""
     n_kept = min(MOST_COLUMNS, *x.shape)
     wide = min(x.shape) > 20 * MOST_COLUMNS
@@ -216,30 +215,15 @@ class Gap:
         return self.dip > _DIP and self.nearby > _DIP_NEARBY and self.ties < _TIES
 
 
-@dataclass
-class Islands:
-    """Groups of rows with gaps all around.
-
-    Attributes
-    ----------
-    labels : ndarray of int, shape (n_distinct,)
-    gaps : list of Gap
-        Those between groups that were not joined.
-    """
-
-    labels: np.ndarray
-    gaps: list[Gap] = field(default_factory=list)
-
-
-def join_up_to_gaps(rows: Rows, codes: np.ndarray, cells: Cells, most: int, seed: int) -> Islands:
-    """Join cells until there are gaps between all groups, and no more groups than asked for.
+def join_up_to_gaps(rows: Rows, codes: np.ndarray, cells: Cells, most: int, seed: int) -> np.ndarray:
+    """Join cells until there are gaps between all groups, and no more groups than asked for, ``(n_distinct,)``.
 
     Where it was doubtful whether two groups should be joined, what comes next is compared with each of them as well: a group of
     several hides gaps that there are to every one.
     """
     groups, random = _Groups(cells), np.random.default_rng(seed)
     n_cells = len(cells.size)
-    may_join, known = np.ones((n_cells, n_cells), dtype=bool), {}
+    may_join = np.ones((n_cells, n_cells), dtype=bool)
     parts = {cell: [np.flatnonzero(cells.which == cell)] for cell in range(n_cells)}
     while groups.alive.sum() > 1:
         gain = groups.gain()
@@ -252,15 +236,13 @@ def join_up_to_gaps(rows: Rows, codes: np.ndarray, cells: Cells, most: int, seed
         gap = find_gap(rows.points[:, :_LOOKED_AT], codes, *members, across, random)
         if gap.parts or _is_apart(rows, codes, parts[first], parts[second], across, random):
             may_join[first, second] = may_join[second, first] = False
-            known[first, second] = gap
             continue
         groups.join(first, second)
         parts[first] = parts[first] + parts.pop(second) if gap.dip > _DOUBTFUL else [np.concatenate(members)]
         may_join[first] = may_join[:, first] = True
-        known = {pair: value for pair, value in known.items() if not {first, second} & set(pair)}
     while groups.alive.sum() > most:
         groups.join(*_best(groups.gain()))
-    return Islands(groups.labels()[cells.which], list(known.values()))
+    return groups.labels()[cells.which]
 
 
 def _is_apart(rows: Rows, codes: np.ndarray, first: list, second: list, ties: float, random: np.random.Generator) -> bool:
@@ -409,12 +391,13 @@ class Partition:
     labels : ndarray of int, shape (n_distinct,)
     quality : float
         Share of the ties of rows within groups, less how unequal these are in size: the same for all codes of the same rows.
-    islands : Islands
+    islands : ndarray of int, shape (n_distinct,)
+        Groups with gaps all around.
     """
 
     labels: np.ndarray
     quality: float
-    islands: Islands
+    islands: np.ndarray
 
 
 def divide(rows: Rows, codes: np.ndarray, n_groups: int | None, most: int, seed: int) -> Partition:
@@ -430,24 +413,23 @@ def divide(rows: Rows, codes: np.ndarray, n_groups: int | None, most: int, seed:
         Largest number of groups that gaps may decide on.
     seed : int
     """
-    limit = max(1, min(_MOST_CELLS if n_groups is None else max(_MOST_CELLS, 2 * n_groups), len(codes) // _ROWS_PER_CELL))
+    n_cells = min(max(_MOST_CELLS, 2 * most), max(1, len(codes) // _ROWS_PER_CELL))
+    islands = []
+    for start in range(_STARTS):
+        cells = Cells.of(rows, codes, n_cells, seed + start)
+        labels = join_up_to_gaps(rows, codes, cells, most, seed + start)
+        islands.append(Partition(labels, quality_of(rows, labels), labels))
+    best = typical(islands)
     if n_groups is None:
-        found = []
-        for start in range(_STARTS):
-            cells = Cells.of(rows, codes, max(limit, 1), seed + start)
-            islands = join_up_to_gaps(rows, codes, cells, most, seed + start)
-            found.append(Partition(islands.labels, quality_of(rows, islands.labels), islands))
-        return typical(found)
-    best = None
+        return best
+    found = []
     for times in _CELLS:
         for start in range(_STARTS):
-            n_cells = max(n_groups, min(limit, times * n_groups))
+            n_cells = max(n_groups, min(times * n_groups, len(codes) // _ROWS_PER_CELL))
             cells = Cells.of(rows, codes, n_cells, seed + start)
-            groups = join_into(cells, min(n_groups, len(cells.size)))
-            quality = cells.quality(groups)
-            if best is None or quality > best.quality:
-                best = Partition(groups[cells.which], quality, Islands(groups[cells.which]))
-    return best
+            groups = join_into(cells, n_groups)
+            found.append(Partition(groups[cells.which], cells.quality(groups), best.labels))
+    return typical(found)
 
 
 def quality_of(rows: Rows, labels: np.ndarray) -> float:
@@ -458,8 +440,6 @@ def quality_of(rows: Rows, labels: np.ndarray) -> float:
 
 def typical(found: list[Partition]) -> Partition:
     """Return the best of the partitions into the median number of groups."""
-    numbers = np.array([partition.labels.max() + 1 for partition in found])
-    median = np.sort(numbers)[(len(numbers) - 1) // 2]
-    return max(
-        (partition for partition in found if partition.labels.max() + 1 == median), key=lambda partition: partition.quality
-    )
+    numbers = [int(partition.labels.max()) for partition in found]
+    median = sorted(numbers)[(len(numbers) - 1) // 2]
+    return max((each for each, number in zip(found, numbers, strict=True) if number == median), key=lambda each: each.quality)
