@@ -20,6 +20,7 @@ NEED_DATA = {
     "headline/vqvae_mnist.py": "mnist.npz",
     "benchmarks/anomaly.py": "adbench",
     "benchmarks/explain_anomaly.py --real": "adbench",
+    "benchmarks/neighbors.py --sets usps": "clusters",
 }
 # Scripts end before they compute anything, so that one process serves for all of them.
 RUN_ALL = """

@@ -112,6 +112,8 @@ class FitRun:
     module : LatentModule
     prepared : dict
         What `_prepare` returned.
+    held_out_rows : Rows or None
+        What early stopping looks at.
     validates : bool
         Whether the rows at hand are those that were passed in to validate on.
     concern : str or None
@@ -130,6 +132,7 @@ class FitRun:
     module: LatentModule
     prepared: dict[str, Any]
     chooses_decay: bool
+    held_out_rows: Rows | None
     validates = False
 
     def __init__(self, estimator: BaseAutoEncoder, *, single_pass: bool, callbacks: list[Any]):
@@ -211,6 +214,7 @@ class FitRun:
         plan = self._plan(len(rows), stopping)
         if held_out.groups is not None:
             self._check_groups(plan)
+        self.held_out_rows = valid
         try:
             self.prepared = draft._prepare(self, rows, plan)
             if not self.resumes:

@@ -8,19 +8,22 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import sparse
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.neighbors import NearestNeighbors
 
 from skvae import functional as fn
 from skvae.estimators._checks import check_graph
 from skvae.runtime.threads import one_thread
-from skvae.training import NeighborGraph
+from skvae.training import NeighborGraph, Rows
 
 _ONE_THREAD_WORK = 2**36  # multiply-adds of a search up to which one thread takes it, by which equal distances keep their order
 
 
-def find_neighbors(x: np.ndarray, n_neighbors: int, metric: Any, transformer: Any = None) -> Any:
-    """Find the rows that are nearest to each.
+def find_neighbors(
+    x: np.ndarray, n_neighbors: int, metric: Any, transformer: Any = None, new: np.ndarray | None = None
+) -> tuple[Any, Any]:
+    """Find the rows that are nearest to each, and those that are nearest to new rows.
 
     Parameters
     ----------
@@ -31,18 +34,44 @@ def find_neighbors(x: np.ndarray, n_neighbors: int, metric: Any, transformer: An
         Of scikit-learn.
     transformer : transformer or None
         With the interface of KNeighborsTransformer, which finds them in place of scikit-learn's search; a copy of it is fitted.
+    new : ndarray of shape (n_new, n_features) or None
 
     Returns
     -------
-    CSR matrix of shape (n_samples, n_samples)
-        Their distances.
+    distance : CSR matrix of shape (n_samples, n_samples)
+    distance_of_new : CSR matrix of shape (n_new, n_samples) or None
     """
     n_rows, n_features = x.shape
+    if isinstance(transformer, type):
+        raise ValueError(f"neighbors={transformer.__name__} is a class; pass an instance, {transformer.__name__}().")
     with one_thread() if n_rows**2 * n_features <= _ONE_THREAD_WORK else nullcontext():
-        if transformer is not None:
-            return check_graph(clone(transformer).fit_transform(x), n_rows, name=f"what neighbors={transformer!r} returned")
-        search = NearestNeighbors(n_neighbors=n_neighbors, metric=metric).fit(x)
-        return search.kneighbors_graph(mode="distance")
+        if transformer is None:
+            search = NearestNeighbors(n_neighbors=n_neighbors, metric=metric).fit(x)
+            return search.kneighbors_graph(mode="distance"), None if new is None else search.kneighbors_graph(
+                new, mode="distance"
+            )
+        name, transformer = f"What neighbors={transformer!r} returned", clone(transformer)
+        with config_context(transform_output="default"):
+            graph = check_graph(transformer.fit_transform(x), n_rows, name=name)
+            if new is None:
+                return graph, None
+            return graph, check_graph(transformer.transform(new), n_rows, n_new=len(new), name=name)
+
+
+def _weights_of_nearest(distance: Any, n_neighbors: int) -> Any:
+    """Weights by which the nearest rows count, a CSR matrix of the shape of their distances; see `fn.neighbor_weights`."""
+    edges = distance.tocoo()
+    row, column, length = edges.row, edges.col, edges.data
+    order = np.lexsort((column, length, row))
+    row, column, length = row[order], column[order], length[order]
+    rank = np.arange(len(row)) - np.searchsorted(row, np.arange(distance.shape[0]))[row]
+    nearest = rank < n_neighbors
+    row, column, length, rank = row[nearest], column[nearest], length[nearest], rank[nearest]
+    lengths = np.full((distance.shape[0], rank.max(initial=0) + 1), np.inf)
+    lengths[row, rank] = length
+    with one_thread():
+        weight = fn.neighbor_weights(torch.from_numpy(lengths)).numpy()[row, rank]
+    return sparse.csr_matrix((weight, (row, column)), shape=distance.shape)
 
 
 def weigh_edges(distance: Any, n_neighbors: int) -> Any:
@@ -62,25 +91,30 @@ def weigh_edges(distance: Any, n_neighbors: int) -> Any:
     -------
     CSR matrix of shape (n_samples, n_samples)
     """
-    n_rows = distance.shape[0]
     edges = distance.tocoo()
-    row, column, length = (part[edges.row != edges.col] for part in (edges.row, edges.col, edges.data))
-    order = np.lexsort((column, length, row))
-    row, column, length = row[order], column[order], length[order]
-    first = np.searchsorted(row, np.arange(n_rows))
-    rank = np.arange(len(row)) - first[row]
-    nearest = rank < n_neighbors
-    row, column, length, rank = row[nearest], column[nearest], length[nearest], rank[nearest]
-    lengths = np.full((n_rows, rank.max(initial=0) + 1), np.inf)
-    lengths[row, rank] = length
-    with one_thread():
-        weight = fn.neighbor_weights(torch.from_numpy(lengths)).numpy()[row, rank]
-    directed = sparse.csr_matrix((weight, (row, column)), shape=(n_rows, n_rows))
+    others = edges.row != edges.col
+    distance = sparse.coo_matrix((edges.data[others], (edges.row[others], edges.col[others])), shape=distance.shape)
+    directed = _weights_of_nearest(distance, n_neighbors)
     reverse = directed.T.tocsr()
     return (directed + reverse - directed.multiply(reverse)).tocsr()
 
 
-def join_neighbors(distance: Any, n_neighbors: int) -> NeighborGraph | None:
-    """Return the graph of which rows draw neighbors, or None where no row is near another."""
+def join_rows(rows: Rows, distance: Any, n_neighbors: int, new: Rows | None = None, distance_of_new: Any = None) -> None:
+    """Have rows handed out with their neighbors, and new rows with those that they have among them, as far as there are some.
+
+    Parameters
+    ----------
+    rows : Rows
+    distance : CSR matrix of shape (n_samples, n_samples)
+    n_neighbors : int
+    new : Rows or None
+    distance_of_new : CSR matrix of shape (n_new, n_samples) or None
+    """
+    counts = sparse.diags(rows.weight.cpu().numpy().astype(np.float64))  # a row of weight two is drawn like two
     weight = weigh_edges(distance, n_neighbors)
-    return NeighborGraph(weight) if weight.nnz else None
+    if weight.nnz:
+        rows.join(NeighborGraph((weight @ counts).tocsr()))
+    if new is not None and distance_of_new is not None:
+        weight = _weights_of_nearest(distance_of_new, n_neighbors)
+        if np.diff(weight.indptr).all():
+            new.join(NeighborGraph((weight @ counts).tocsr()), rows)

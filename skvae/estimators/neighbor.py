@@ -12,21 +12,19 @@ from sklearn.base import _fit_context
 from sklearn.neighbors import VALID_METRICS
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
-from skvae import functional as fn
 from skvae import inference
 from skvae.data import Table
 from skvae.estimators import _checks as check
-from skvae.estimators._base import MIN_EPOCHS
 from skvae.estimators._docs import document
 from skvae.estimators._fit import FitRun
 from skvae.estimators._held_out import HeldOut
-from skvae.estimators._neighbors import find_neighbors, join_neighbors
+from skvae.estimators._neighbors import find_neighbors, join_rows
 from skvae.estimators.autoencoder import AutoEncoder
 from skvae.modules import NeighborAEModule
 from skvae.training import Plan, Rows, encode_rows, pretrain_whole, read_rows
 from skvae.warnings import warn_user
 
-_STEPS, _MAX_EPOCHS = 6000, 1000
+_STEPS, _MIN_EPOCHS, _MAX_EPOCHS = 6000, 20, 1000
 _PRETRAINED = 0.5  # of the run, before rows are near each other by their codes
 METRICS = sorted({*itertools.chain(*VALID_METRICS.values())} - {"precomputed"})
 
@@ -42,9 +40,9 @@ class NeighborAE(AutoEncoder):
         \quad q_{ij} = \frac{1}{1 + a \|z_i - z_j\|^{2b}}
 
     with j(i) a neighbor of row i, drawn anew for every step with the probabilities that UMAP gives the edges of the graph of
-    neighbors, and s the distortion of a model that knows the means of the columns alone. Codes then fall into groups where rows
-    do, which clustering finds more easily than among the rows, or their principal components; and as an encoder has learned
-    them, new rows have codes, too, and codes have rows.
+    neighbors, and s a tenth of the distortion that a model has which knows the means of the columns alone. Codes then fall into
+    groups where rows do, which clustering finds more easily than among the rows, or their principal components; and as an encoder
+    has learned them, new rows have codes, too, and codes have rows.
 
     Two components are for looking at, and more for clustering.
 
@@ -57,8 +55,8 @@ class NeighborAE(AutoEncoder):
     neighbor_weight : float, default=1.0
         Weight :math:`\lambda` of the neighbors beside the reconstruction; 0 leaves them out.
     min_dist : float, default=0.1
-        Distance of codes up to which they count as together: the smaller, the denser are groups. It is between 0 and 3, and
-        relative to the distance over which codes become strangers, which is 1.
+        Distance of codes up to which they count as together: the smaller, the denser are groups. It is between 0 and 1, the
+        distance over which codes become strangers.
     metric : str or callable, default="euclidean"
         By which rows are near: one of the metrics of :class:`~sklearn.neighbors.NearestNeighbors`, among them "nan_euclidean",
         which leaves out missing entries. Rows are compared as the encoder reads them, standardized with most likelihoods, and
@@ -74,7 +72,7 @@ class NeighborAE(AutoEncoder):
     density : density estimator or None, default=None
         Density of the codes, as in :class:`~skvae.AutoEncoder`.
     max_epochs : int or "auto", default="auto"
-        Passes over the data; "auto" aims at 6,000 steps in 10 to 1,000 passes.
+        Passes over the data; "auto" aims at 6,000 steps in 20 to 1,000 passes.
     %(training)s
 
     Attributes
@@ -89,8 +87,9 @@ class NeighborAE(AutoEncoder):
 
     Notes
     -----
-    Neighbors are those of the rows at hand: each call of `partial_fit` looks for them among its own. Rows that are held out by
-    early stopping have none, and are judged by their reconstruction.
+    Neighbors are those of the rows at hand: each call of `partial_fit` looks for them among its own. Rows that early stopping
+    looks at have theirs among those that are learned from; where a `neighbor_graph` says nothing about them, as about
+    `validation_data`, they are judged by their reconstruction alone.
 
     References
     ----------
@@ -111,13 +110,12 @@ class NeighborAE(AutoEncoder):
     """
 
     _module_class = NeighborAEModule
-    _argument_names = {"a": "min_dist", "b": "min_dist"}
 
     _parameter_constraints = {
         **{name: takes for name, takes in AutoEncoder._parameter_constraints.items() if name != "linear_path"},
         "n_neighbors": [Interval(Integral, 1, None, closed="left")],
         "neighbor_weight": [Interval(Real, 0, None, closed="left")],
-        "min_dist": [Interval(Real, 0, 3, closed="left")],
+        "min_dist": [Interval(Real, 0, 1, closed="both")],
         "metric": [StrOptions(set(METRICS)), callable],
         "neighbors": [HasMethods(["fit_transform"]), None],
         "neighbor_space": [StrOptions({"rows", "codes"})],
@@ -242,11 +240,11 @@ class NeighborAE(AutoEncoder):
         return replace(table, graph=graph if isinstance(kept, slice) else graph[kept][:, kept]), noted
 
     def _module_arguments(self, n_features: int) -> dict[str, Any]:
-        a, b = fn.similarity_curve(float(self.min_dist))
-        return {**super()._module_arguments(n_features), "neighbor_weight": float(self.neighbor_weight), "a": a, "b": b}
+        own = {"neighbor_weight": float(self.neighbor_weight), "min_dist": float(self.min_dist)}
+        return {**super()._module_arguments(n_features), **own}
 
     def _auto_training(self, n_batches: int) -> tuple[int, float]:
-        n_epochs = int(np.clip(round(_STEPS / n_batches), MIN_EPOCHS, _MAX_EPOCHS))
+        n_epochs = int(np.clip(round(_STEPS / n_batches), _MIN_EPOCHS, _MAX_EPOCHS))
         return n_epochs, super()._auto_training(n_batches)[1]
 
     def _prepare(self, run: FitRun, rows: Rows, plan: Plan) -> dict[str, Any]:
@@ -261,17 +259,24 @@ class NeighborAE(AutoEncoder):
                 f"n_neighbors={self.n_neighbors} is more than the {len(rows) - 1} other rows that there are for each of the "
                 f"{len(rows)} rows of X to learn from: all of them are its neighbors."
             )
-        distance = run.table.graph
-        if distance is not None:
-            distance = distance if rows.index is None else distance[rows.index][:, rows.index]
-        else:
-            if self.neighbor_space == "codes" and not run.resumes:
-                pretrain_whole(run.module, rows, plan, _PRETRAINED)
-            x = (
-                encode_rows(run.module, rows)
-                if self.neighbor_space == "codes"
-                else read_rows(run.module, rows, filled=self.metric != "nan_euclidean")
-            )
-            distance = find_neighbors(x, n_neighbors, self.metric, self.neighbors)
-        rows.join(join_neighbors(distance, n_neighbors))
+        join_rows(rows, *self._neighbors_of(run, rows, plan, n_neighbors))
         return {}
+
+    def _neighbors_of(self, run: FitRun, rows: Rows, plan: Plan, n_neighbors: int) -> tuple[Any, ...]:
+        """Return what `join_rows` takes beside the rows."""
+        graph, valid = run.table.graph, run.held_out_rows
+        if graph is not None:
+            if rows.index is None:
+                return graph, n_neighbors
+            return graph[rows.index][:, rows.index], n_neighbors, valid, graph[valid.index][:, rows.index]
+        if self.neighbor_space == "codes" and not run.resumes:
+            pretrain_whole(run.module, rows, plan, _PRETRAINED)
+
+        def read(given: Rows) -> np.ndarray:
+            if self.neighbor_space == "codes":
+                return encode_rows(run.module, given)
+            return read_rows(run.module, given, filled=self.metric != "nan_euclidean")
+
+        new = None if valid is None else read(valid)
+        distance, distance_of_new = find_neighbors(read(rows), n_neighbors, self.metric, self.neighbors, new)
+        return distance, n_neighbors, valid, distance_of_new

@@ -354,10 +354,8 @@ class VQVAE(ClustersMixin, TableAutoEncoder):
 
     def _prepare(self, run: FitRun, rows: Rows, plan: Plan) -> dict[str, Any]:
         """Place the codebooks, and count the distinct vectors of each level."""
-        if run.resumes:
-            return {}
         (seed,) = seed_streams(plan.seed, Stream.CODEBOOK, n=1)
-        return {"n_distinct": initialize_codebooks(run.module, rows, seed)}
+        return {} if run.resumes else {"n_distinct": initialize_codebooks(run.module, rows, seed)}
 
     def _measure(self, run: FitRun) -> dict[str, Any]:
         """Fit the noise, count the codes and fit their prior."""

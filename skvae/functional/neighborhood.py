@@ -13,6 +13,7 @@ from torch import Tensor
 _BISECTIONS = 60
 _WIDEST = 10.0  # scale of the distances beyond the nearest, relative to the largest of them, above which none is looked for
 _NARROWEST = 1e-3  # the same, relative to the mean distance, below which none is taken
+_SAME = 1e-6  # distance, relative to the mean, up to which rows are the same but for rounding
 _CLOSE, _APART = 1e-6, 1e-3  # squared distances that are added, so that equal codes have gradients
 _CURVE_POINTS, _CURVE_END = 300, 3.0
 
@@ -49,7 +50,8 @@ def neighbor_weights(distance: Tensor) -> Tensor:
     known = distance.isfinite()
     n_known = known.sum(1, keepdim=True)
     distance = torch.where(known, distance, 0.0)
-    nearest = torch.where(known & (distance > 0.0), distance, torch.inf).amin(1, keepdim=True)
+    mean = distance.sum(1, keepdim=True) / n_known.clamp(min=1)
+    nearest = torch.where(known & (distance > _SAME * mean), distance, torch.inf).amin(1, keepdim=True)
     nearest = torch.where(nearest.isfinite(), nearest, 0.0)
     excess = (distance - nearest).clamp(min=0.0)
     target = torch.log2(n_known + 1.0).to(distance)
@@ -59,7 +61,6 @@ def neighbor_weights(distance: Tensor) -> Tensor:
         middle = 0.5 * (low + high)
         total = (torch.exp(-excess / middle.clamp(min=tiny)) * known).sum(1, keepdim=True)
         low, high = torch.where(total < target, middle, low), torch.where(total < target, high, middle)
-    mean = distance.sum(1, keepdim=True) / n_known.clamp(min=1)
     scale = torch.maximum(0.5 * (low + high), _NARROWEST * mean).clamp(min=tiny)
     return torch.exp(-excess / scale) * known
 
@@ -70,7 +71,7 @@ def similarity_curve(min_dist: float) -> tuple[float, float]:
     Parameters
     ----------
     min_dist : float
-        Distance up to which codes count as together, between 0 and 3; beyond it their similarity is to fall as
+        Distance up to which codes count as together, between 0 and 1; beyond it their similarity is to fall as
         :math:`\exp(-(d - d_\min))`.
 
     Returns

@@ -12,6 +12,7 @@ from skvae.modules.autoencoder import AutoEncoderModule
 from skvae.modules.base import Schedule
 from skvae.modules.batch import Batch, Loss
 
+_SHARE = 0.1  # of the distortion without a code, that neighbors are weighed by: with more of it rows are reconstructed less well
 _NEGATIVES = 5.0  # rows that are pushed away for each that is pulled near
 
 
@@ -28,15 +29,15 @@ class NeighborAEModule(AutoEncoderModule):
     ----------
     neighbor_weight : float
         :math:`\lambda`.
-    a, b : float
-        See `skvae.functional.similarity_curve`.
+    min_dist : float
+        Decides a and b, see `skvae.functional.similarity_curve`.
     n_features, n_components, **autoencoder
         See `AutoEncoderModule`.
 
     Attributes
     ----------
     scale : Tensor of shape ()
-        The distortion s of rows around the means of the columns, in units of which the neighbors count.
+        By which the neighbors count, s: a tenth of the distortion of rows around the means of the columns.
 
     References
     ----------
@@ -53,21 +54,21 @@ class NeighborAEModule(AutoEncoderModule):
         n_components: int,
         *,
         neighbor_weight: float = 1.0,
-        a: float = 1.577,
-        b: float = 0.895,
+        min_dist: float = 0.1,
         **autoencoder: Any,
     ):
         super().__init__(n_features, n_components, **autoencoder)
-        self.neighbor_weight, self.a, self.b = neighbor_weight, a, b
+        self.neighbor_weight, self.min_dist = neighbor_weight, min_dist
+        self.a, self.b = fn.similarity_curve(min_dist)
         self.register_buffer("scale", torch.tensor(1.0))
 
     @torch.no_grad()
     def measure_scale(self, batch: Batch) -> None:
-        """Measure the distortion of rows around the means of the columns."""
+        """Measure the distortion of rows around the means of the columns, of which neighbors count a share."""
         likelihood = self.likelihood
         mean = likelihood.response(likelihood.column("mean").to(batch.x).unsqueeze(0)).expand(len(batch.x), -1)
         distortion = likelihood.distortion(batch.target, mean, batch.counted)
-        self.scale.copy_((batch.weight @ distortion) / batch.weight.sum())
+        self.scale.copy_(_SHARE * (batch.weight @ distortion) / batch.weight.sum())
 
     def loss(self, batch: Batch, schedule: Schedule) -> Loss:
         if batch.neighbor is None or not self.neighbor_weight:

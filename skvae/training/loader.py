@@ -61,6 +61,7 @@ class Rows:
         self.source, self.target, self.likelihood, self.device, self.index = table.source, table.target, likelihood, device, index
         self.missing = missing
         self.graph: NeighborGraph | None = None
+        self._near: Rows = self
         shape = table.shape[1:]
         self.n_features = prod(shape)
         self._resident: torch.Tensor | None = None
@@ -103,9 +104,14 @@ class Rows:
         """Whether all rows lie on the device."""
         return self._resident is not None
 
-    def join(self, graph: NeighborGraph | None) -> None:
-        """Have every row handed out with a neighbor, drawn from a graph of these rows; None has them without."""
-        self.graph = None if graph is None else graph.to(self.device)
+    def join(self, graph: NeighborGraph, others: Rows | None = None) -> None:
+        """Have every row handed out with a neighbor, drawn from a graph that leads to others of these rows, or to other rows."""
+        self.graph = graph.to(self.device)
+        self._near = self if others is None else others
+
+    def take_near(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Neighbors of these positions in what the graph leads to, filled, and which of their entries are observed."""
+        return self._near.fill(self._near.take(index))
 
     def take(self, index: torch.Tensor) -> torch.Tensor:
         """Rows of these positions (a tensor on the device), standardized and on the device."""
@@ -214,7 +220,7 @@ class BatchLoader:
             neighbor, neighbor_observed = None, None
             if near is not None:
                 there, near = near.tensor_split([sum(part)])
-                neighbor, neighbor_observed = self.rows.fill(self.rows.take(there))
+                neighbor, neighbor_observed = self.rows.take_near(there)
             target, counted = self.rows.take_target(here, x, observed)
             pieces = x.split(part)
             yield from zip(

@@ -10,7 +10,19 @@ import pytest
 from conftest import networks_alone
 from scipy import sparse
 
-from skvae import CVAE, MLP, TDVAE, VQVAE, AutoEncoder, ContractiveAE, DenoisingAE, LinearPath, SparseAE, VAETransformer
+from skvae import (
+    CVAE,
+    MLP,
+    TDVAE,
+    VQVAE,
+    AutoEncoder,
+    ContractiveAE,
+    DenoisingAE,
+    LinearPath,
+    NeighborAE,
+    SparseAE,
+    VAETransformer,
+)
 
 
 def labels_of(X: Any) -> np.ndarray:
@@ -165,6 +177,8 @@ _SEQUENCES = {
 }
 _CONTRACTION = {"batch normalization": "a row's Jacobian is not defined where rows are normalized together"}
 
+_NEIGHBORS = {"exact weights": "a repeated row draws neighbors of its own"}
+
 _DECAY = {"linear_path": LinearPath(1.0)}  # which spares its choice
 
 CASES = [
@@ -172,6 +186,7 @@ CASES = [
     Case(DenoisingAE, quick=_DECAY),
     Case(SparseAE),
     Case(ContractiveAE, lacks=_CONTRACTION),
+    Case(NeighborAE, quick={"n_neighbors": 3}, lacks=_NEIGHBORS),
     Case(VAETransformer, quick=_DECAY),
     Case(LabeledCVAE, quick=_DECAY),
     Case(

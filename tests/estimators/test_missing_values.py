@@ -38,6 +38,7 @@ def test_who_takes_missing_values():
         "AutoEncoder",
         "ContractiveAE",
         "DenoisingAE",
+        "NeighborAE",
         "SparseAE",
         "VAETransformer",
     }

@@ -27,6 +27,7 @@ from skvae import (
     DenoisingAE,
     EarlyStopping,
     LinearPath,
+    NeighborAE,
     Optimizer,
     SparseAE,
     VAETransformer,
@@ -84,6 +85,7 @@ TOGETHER = {
     "cvae": CVAE(2, linear_path=None, **SMALL),
     "denoising": DenoisingAE(2, linear_path=None, corruption=("masking", "gaussian"), **SMALL),
     "contractive": ContractiveAE(2, **SMALL),
+    "neighbors": NeighborAE(2, n_neighbors=5, **SMALL),
     "sparse": SparseAE(10, **SMALL),
     "vqvae": VQVAE(n_codes=2, n_embeddings=8, embedding_dim=2, **SMALL),
 }

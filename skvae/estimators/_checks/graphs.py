@@ -8,22 +8,28 @@ import numpy as np
 from scipy import sparse
 
 
-def check_graph(graph: Any, n_rows: int, *, name: str = "neighbor_graph") -> Any:
-    """Return the distances of rows that are near each other as a CSR matrix, or raise a ValueError about what is none."""
+def check_graph(graph: Any, n_rows: int, *, n_new: int | None = None, name: str = "neighbor_graph") -> Any:
+    """Return the distances of rows, or of new ones, to those near them as a CSR matrix; raise a ValueError about what is none.
+
+    Returns
+    -------
+    CSR matrix of shape (n_rows, n_rows) or (n_new, n_rows)
+    """
     if not sparse.issparse(graph):
         raise ValueError(
-            f"{name} is of type {type(graph).__name__}; it takes a sparse matrix of the distances of every row's nearest "
-            "ones, as sklearn.neighbors.KNeighborsTransformer(mode='distance') makes it."
+            f"{name} is of type {type(graph).__name__}, and not a sparse matrix of the distances of every row's nearest ones, as "
+            "sklearn.neighbors.KNeighborsTransformer(mode='distance') makes it."
         )
-    if graph.shape != (n_rows, n_rows):
+    shape = (n_rows if n_new is None else n_new, n_rows)
+    if graph.shape != shape:
         advice = ""
-        if graph.shape[0] == n_rows:
+        if graph.shape[0] == n_rows < graph.shape[1]:
             advice = (
-                " Searches and cross-validation divide the rows of whatever is as long as X, by which a graph falls apart: have "
-                "each fold make its own, by the parameter neighbors."
+                " Searches and cross-validation divide the rows of whatever is as long as X, by which a graph falls apart: "
+                "leave it out, and have each fold find its own, by the parameter neighbors or by scikit-learn's search."
             )
-        raise ValueError(f"{name} has the shape {graph.shape}, and X has {n_rows} rows: it takes ({n_rows}, {n_rows}).{advice}")
+        raise ValueError(f"{name} has the shape {graph.shape}, and has to have {shape}, as X has {n_rows} rows.{advice}")
     graph = sparse.csr_matrix(graph).astype(np.float64)
     if not np.isfinite(graph.data).all() or (graph.data < 0.0).any():
-        raise ValueError(f"{name} has entries that are negative or no finite numbers; it takes distances.")
+        raise ValueError(f"{name} has entries that are negative or no finite numbers, which no distance is.")
     return graph

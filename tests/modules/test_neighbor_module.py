@@ -1,0 +1,76 @@
+import pytest
+import torch
+
+from skvae import functional as fn
+from skvae.modules import Batch, NeighborAEModule
+
+
+def make_module(**params):
+    torch.manual_seed(0)
+    return NeighborAEModule(4, 2, hidden_layer_sizes=(8,), min_dist=0.5, **params)
+
+
+def make_batch(n=6, seed=0, **params):
+    generator = torch.Generator().manual_seed(seed)
+    x, neighbor = torch.randn(2, n, 4, generator=generator)
+    return Batch.of(x, **params)._replace(neighbor=neighbor)
+
+
+def test_the_loss_is_reconstruction_attraction_and_five_times_repulsion():
+    module, batch = make_module(neighbor_weight=0.7), make_batch(weight=torch.tensor([1.0, 2.0, 0.5, 1.0, 1.0, 0.5]))
+    module.scale.fill_(3.0)
+    terms = module.loss(batch, {}).terms
+    code, near = module.encode(batch), module.encode(Batch.of(batch.neighbor))
+    a, b = fn.similarity_curve(0.5)
+    torn = fn.attraction(code, near, a, b) + 5.0 * fn.repulsion(code, batch.weight, a, b)
+    torch.testing.assert_close(terms["neighbor"], 0.7 * 3.0 * torn)
+    torch.testing.assert_close(terms["reconstruction"], module.likelihood.distortion(batch.x, module.decode(code, batch)))
+
+
+def test_without_neighbors_and_without_their_weight_the_distortion_is_left():
+    batch = make_batch()
+    expected = make_module().loss(batch._replace(neighbor=None), {}).terms
+    assert list(expected) == ["reconstruction"]
+    found = make_module(neighbor_weight=0.0).loss(batch, {}).terms
+    assert list(found) == ["reconstruction"]
+    assert torch.equal(found["reconstruction"], expected["reconstruction"])
+
+
+def test_rows_of_weight_zero_change_no_term_and_no_gradient():
+    module, batch = make_module(), make_batch()
+    padded = Batch(*(torch.cat([part, part[:2]]) if isinstance(part, torch.Tensor) else part for part in batch))
+    padded = padded._replace(weight=torch.cat([batch.weight * 8 / 6, torch.zeros(2)]), target=padded.x)
+
+    def total(given):
+        terms = module.loss(given, {}).terms
+        value = sum((given.weight / len(given.weight) * term).sum() for term in terms.values())
+        return terms, torch.autograd.grad(value, list(module.parameters()))
+
+    (terms, gradients), (expected, expected_gradients) = total(padded), total(batch)
+    for name, term in expected.items():
+        torch.testing.assert_close(terms[name][:6], term)
+    for one, other in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_the_encoder_reads_which_entries_of_neighbors_are_missing():
+    module, batch = make_module(indicated=(1,)), make_batch(observed=torch.rand(6, 4) > 0.3)
+    observed = torch.ones(6, 4, dtype=torch.bool)
+    complete = module.loss(batch._replace(neighbor_observed=observed), {}).terms["neighbor"]
+    observed = observed.clone()
+    observed[:, 1] = False
+    assert (module.loss(batch._replace(neighbor_observed=observed), {}).terms["neighbor"] != complete).all()
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "laplace", "bernoulli", "poisson"])
+def test_the_scale_is_about_a_tenth_of_the_least_distortion_without_a_code(likelihood):
+    module = NeighborAEModule(4, 2, hidden_layer_sizes=(8,), likelihood=likelihood)
+    rows = torch.randint(0, 2, (200, 4), generator=torch.Generator().manual_seed(0)).double().numpy()
+    module.likelihood.fit(rows)
+    x = module.likelihood.standardize(rows)
+    module.measure_scale(Batch.of(x))
+    energy = torch.stack(
+        [module.likelihood.energies(x, torch.full_like(x, value)).mean(0) for value in torch.linspace(-4, 4, 401)]
+    )
+    least = float((energy.amin(0) * module.likelihood.training_weight).sum())
+    assert 0.099 * least < float(module.scale) < 0.13 * least
