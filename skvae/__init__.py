@@ -1,6 +1,7 @@
 """Autoencoders that behave like any other scikit-learn estimator."""
 
 from skvae.anomaly import AnomalyDetector
+from skvae.clustering import AutoencoderClusterer
 from skvae.data import join_windows, sliding_windows
 from skvae.estimators import (
     CVAE,
@@ -47,6 +48,7 @@ __all__ = [
     "VQVAE",
     "AnomalyDetector",
     "AutoEncoder",
+    "AutoencoderClusterer",
     "AutoencoderImputer",
     "BatchTopK",
     "Bernoulli",

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 from sklearn import get_config
-from sklearn.base import BaseEstimator, OutlierMixin, _fit_context, clone
+from sklearn.base import BaseEstimator, OutlierMixin, _fit_context
 from sklearn.pipeline import Pipeline
-from sklearn.utils import _safe_indexing, check_random_state, get_tags
-from sklearn.utils._param_validation import HasMethods, Interval, InvalidParameterError, StrOptions
+from sklearn.utils import _safe_indexing, check_random_state
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import _check_sample_weight, _num_samples, check_is_fitted, has_fit_parameter
+from sklearn.utils.validation import _check_sample_weight, _num_samples, check_is_fitted
 
 from skvae._calibration import (
     MIN_TRAINING,
@@ -31,14 +31,13 @@ from skvae._calibration import (
     worth_of_a_row,
 )
 from skvae._shares import columns_behind
-from skvae.data import is_sparse
-from skvae.estimators import CVAE, VQVAE, AutoEncoder
+from skvae._templates import arguments_of_fit, check_template, copy_of, indexable, steps_of, take_columns, take_input_tags
+from skvae.estimators import VQVAE, AutoEncoder
 from skvae.estimators._base import BaseAutoEncoder
-from skvae.estimators._checks import refuse_no_table, refuse_text
 from skvae.estimators._docs import DocumentedMixin
 from skvae.estimators._held_out import whole
 from skvae.estimators._specs import NestedMixin
-from skvae.pipeline import find_step, flat_steps, forth, is_active
+from skvae.pipeline import find_step, forth
 from skvae.warnings import warn_user
 
 _Fitted = tuple[list[Any], np.ndarray, np.ndarray]  # models, calibration rows, scores of rows by models that did not see them
@@ -234,7 +233,7 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
             If there are fewer calibration rows than `alpha` needs, so that no row is flagged.
         """
         template = self._template()
-        X = _indexable(X)
+        X = indexable(X)
         n_rows = _num_samples(X)
         rows, weight = np.arange(n_rows), np.ones(n_rows)
         if sample_weight is not None:
@@ -271,7 +270,7 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
             given_weight = None if sample_weight is None else weight[rows]
             self._fixed_threshold = upper_quantile(decision_scores[rows], given_weight, self.contamination)
         self._contamination = self.contamination
-        self._take_columns(models[0])
+        take_columns(self, models[0])
         self._alpha = self.alpha
         self._n_rows = len(rows)
         if np.isneginf(self.offset_):
@@ -281,22 +280,9 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
     def _template(self) -> Any:
         """Return the estimator to clone, once it is known that it can score."""
         estimator = AutoEncoder() if self.estimator is None else self.estimator
-        if isinstance(estimator, type):
-            raise InvalidParameterError(
-                f"estimator={estimator.__name__} is a class; pass an instance, {estimator.__name__}(...)."
-            )
-        if isinstance(estimator, Pipeline) and not any(hasattr(step, "score_anomaly") for _, step in flat_steps(estimator)):
-            names = [name for name, _ in flat_steps(estimator)]
-            raise InvalidParameterError(f"estimator is a Pipeline of which no step of {names} has the method 'score_anomaly'.")
-        for name, step in _steps(estimator):
-            if is_active(step) and hasattr(step, "__sklearn_tags__") and get_tags(step).target_tags.required:
-                advice = "; name the columns of X that hold the condition as condition_columns" if isinstance(step, CVAE) else ""
-                raise ValueError(
-                    f"{f'Step {name!r} of the pipeline' if name else 'estimator'}={step!r} is fitted with y, but y is not handed "
-                    f"on: to a detector all rows are normal{advice}."
-                )
+        check_template(estimator, "score_anomaly", "to a detector all rows are normal")
         if self.method != "auto":
-            step = [step for _, step in _steps(estimator) if hasattr(step, "score_anomaly")][-1]
+            step = [step for _, step in steps_of(estimator) if hasattr(step, "score_anomaly")][-1]
             if "method" not in signature(step.score_anomaly).parameters:
                 name = type(step).__name__
                 raise ValueError(f"method={self.method!r} has no effect: score_anomaly of {name} takes none; leave it 'auto'.")
@@ -368,27 +354,13 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
 
     def _new_fit(self, template: Any, X: Any, rows: np.ndarray, given: dict[str, Any], seed: int | None) -> Any:
         """Fit a clone to some rows, and hand on what else was `given`."""
-        model = clone(template)
-        if seed is not None:
-            own = model.get_params(deep=isinstance(model, Pipeline)) if hasattr(model, "get_params") else {}
-            model.set_params(**{name: seed for name in own if name.split("__")[-1] == "random_state"})
+        model = copy_of(template, seed)
         if self.method != "likelihood":
             _leave_out_priors(model)
-        params = {_name_in_fit(model, name): part[rows] if name == "sample_weight" else part for name, part in given.items()}
+        given = {name: part[rows] if name == "sample_weight" else part for name, part in given.items()}
         if len(rows) != _num_samples(X):
             X = _safe_indexing(X, rows)
-        y = signature(model.fit).parameters.get("y")
-        if y is not None and y.default is y.empty:  # as FrozenEstimator wants one, and does not look at it
-            params["y"] = None
-        return model.fit(X, **params)
-
-    def _take_columns(self, model: Any) -> None:
-        """Note number and names of the columns that a model has seen."""
-        for name in ("n_features_in_", "feature_names_in_"):
-            if hasattr(model, name):
-                setattr(self, name, getattr(model, name))
-            elif hasattr(self, name):
-                delattr(self, name)
+        return model.fit(X, **arguments_of_fit(model, given, "score_anomaly"))
 
     # -- scores -------------------------------------------------------------------------------------------------------
 
@@ -428,7 +400,7 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
             The estimator's `score_anomaly` with the sign turned, averaged over `estimators_`. Lower is more anomalous.
         """
         check_is_fitted(self)
-        return -self._mean_score(self.estimators_, _indexable(X))
+        return -self._mean_score(self.estimators_, indexable(X))
 
     def decision_function(self, X):
         """Score how far rows are from being flagged.
@@ -527,7 +499,7 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
             If the estimator has no `explain_anomaly`, or a step of a pipeline before it mixes columns.
         """
         check_is_fitted(self)
-        shares = np.mean([self._explain_by(model, _indexable(X)) for model in self.estimators_], axis=0)
+        shares = np.mean([self._explain_by(model, indexable(X)) for model in self.estimators_], axis=0)
         if hasattr(X, "iloc"):
             return type(X)(shares, index=X.index, columns=X.columns)
         if hasattr(X, "columns") and hasattr(X, "schema"):  # polars
@@ -620,25 +592,11 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         estimator = AutoEncoder() if self.estimator is None else self.estimator
-        if hasattr(estimator, "__sklearn_tags__") and not isinstance(estimator, type):
-            inner = get_tags(estimator).input_tags
-            for name in ("sparse", "allow_nan", "three_d_array", "positive_only"):
-                setattr(tags.input_tags, name, getattr(inner, name))
+        take_input_tags(tags, estimator)
         return tags
 
     def __sklearn_is_fitted__(self):
         return hasattr(self, "estimators_")
-
-
-def _indexable(X: Any) -> Any:
-    """Rows in a form of which some can be taken; they are checked by the estimator."""
-    refuse_no_table(X)
-    if is_sparse(X):
-        return X.tocsr()
-    if hasattr(X, "shape") or isinstance(X, (list, tuple)):
-        return X
-    refuse_text(X)
-    return np.asarray(X)
 
 
 def _fit_and_score(detector: Any, template: Any, X: Any, part: Part, given: Any, seed: Any) -> Any:
@@ -651,13 +609,9 @@ def _fit_and_score(detector: Any, template: Any, X: Any, part: Part, given: Any,
 # -- estimators and pipelines -----------------------------------------------------------------------------------------
 
 
-def _steps(estimator: Any) -> list[tuple[str, Any]]:
-    return flat_steps(estimator) if isinstance(estimator, Pipeline) else [("", estimator)]
-
-
 def _leave_out_priors(model: Any) -> None:
     """Have no prior of codes fitted that scores do not need, which may take many times longer than all else."""
-    for _, step in _steps(model):
+    for _, step in steps_of(model):
         # Labels that a prior is to depend on cannot be given here, which `fit` says.
         if isinstance(step, VQVAE) and step._anomaly_method != "likelihood" and step.class_conditional is not True:
             step._validate_params()  # with the prior that was asked for
@@ -673,17 +627,3 @@ def _handed_on(validation_data: Any, X: Any, template: Any) -> Any:
             "set_fit_request(validation_data=True) of the step that takes it."
         )
     return whole(validation_data, X) if isinstance(template, (Pipeline, BaseAutoEncoder)) else validation_data
-
-
-def _name_in_fit(model: Any, argument: str) -> str:
-    """Name under which a model's `fit` takes an argument for what scores anomalies."""
-    if not isinstance(model, Pipeline):
-        if not has_fit_parameter(model, argument):
-            raise ValueError(f"{argument} was given, but fit of {type(model).__name__} takes none.")
-        return argument
-    if get_config()["enable_metadata_routing"]:
-        return argument  # for the steps that ask for it
-    for name, step in reversed(model.steps):
-        if is_active(step) and any(hasattr(inner, "score_anomaly") for _, inner in _steps(step)):
-            return f"{name}__{_name_in_fit(step, argument)}"
-    raise AssertionError("the steps were looked at before")

@@ -147,6 +147,38 @@ def choose_density(
     return candidates[best] if best else GaussianDensity.of(*moments)
 
 
+def grow_by_evidence(codes: np.ndarray, share: np.ndarray, floor: float, most: int) -> MixtureDensity:
+    """Fit a mixture of few components, by halving them as long as Bayes' information criterion rises.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n_samples, n_components)
+    share : ndarray of shape (n_samples,)
+        Weights of the codes, which add up to 1.
+    floor : float
+        Variance that is added in every direction.
+    most : int
+        Largest number of components.
+    """
+    n_codes, width = codes.shape
+    mean = share @ codes
+    apart = codes - mean
+    covariance = (apart.T * share) @ apart + floor * np.eye(width)
+    best = density = MixtureDensity.of(np.ones(1), mean[np.newaxis], covariance[np.newaxis])
+    penalty = 0.5 * np.log(n_codes) / n_codes
+    evidence = float(share @ density.score_samples(codes)) - penalty * density.n_parameters
+    while 2 * len(density.weights_) <= most:
+        density = _halved(density)
+        if _CODES_PER_PARAMETER_OF_TWO * density.n_parameters > n_codes:
+            break
+        density = _maximized(density, codes, share, covariance)
+        now = float(share @ density.score_samples(codes)) - penalty * density.n_parameters
+        if now <= evidence:
+            break
+        best, evidence = density, now
+    return best
+
+
 class _Decoded:
     """What draws of a density are decoded to, beside what codes are."""
 
