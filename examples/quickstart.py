@@ -25,7 +25,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 
 import skvae
-from skvae import AutoEncoder, VAETransformer, step_score
+from skvae import AutoEncoder, AutoencoderClusterer, NeighborAE, VAETransformer, step_score
 
 SEEDS = range(5)
 FOLDS = KFold(3, shuffle=True, random_state=0)
@@ -51,6 +51,7 @@ def compare(X: np.ndarray, y: np.ndarray) -> None:
         lambda seed: PCA(8, random_state=seed),
         lambda seed: AutoEncoder(8, random_state=seed),
         lambda seed: VAETransformer(8, random_state=seed),
+        lambda seed: NeighborAE(8, random_state=seed),
     ):
         rand, error = [], []
         for seed in SEEDS:
@@ -63,6 +64,8 @@ def compare(X: np.ndarray, y: np.ndarray) -> None:
             f"{type(model).__name__:>24}{codes.shape[1]:6}{np.mean(rand):22.3f}{np.mean(error):16.2f}{log_likelihood:16.1f}",
             flush=True,
         )
+    rand = [adjusted_rand_score(y, AutoencoderClusterer(10, random_state=seed).fit_predict(scaled)) for seed in SEEDS]
+    print(f"{'AutoencoderClusterer(10)':>24}{8:6}{np.mean(rand):22.3f}")
 
 
 def draw(X: np.ndarray, y: np.ndarray, plane, generator, pipe, shape: tuple[int, int], path: Path) -> None:
