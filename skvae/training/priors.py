@@ -59,7 +59,7 @@ def tend_prior(module: nn.Module, rows: Rows, progress: float, *seeds: int) -> N
     (seed,) = seed_streams(*seeds, due, Stream.PRIOR, n=1)
     place = prior.revive if n_before else prior.begin
     coded = code_rows(module, rows, seed)
-    if torch.isfinite(coded.mean).all() and torch.isfinite(coded.drawn).all():
+    if torch.isfinite(coded.around).all():
         place(coded, clusters(seed))
     prior.n_looks.fill_(due)
 
@@ -98,17 +98,17 @@ def code_rows(module: VAEModule, rows: Rows, seed: int) -> CodedRows:
 
 @torch.no_grad()
 def _coded(module: VAEModule, batches: list[Batch], seed: int) -> CodedRows:
-    was_training, generator, parts = module.training, make_generator(seed), []
+    was_training, parts = module.training, []
     device = batches[0].x.device
     module.eval()
     with steady(device), PrivateRandomness(seed):
         for batch in batches:
             q = module.posterior(batch)
-            noise = torch.randn(q.mean.shape, generator=generator).to(q.mean)
-            parts.append((module.encoder_input(batch), q.mean, q.from_noise(noise), batch.weight))
+            width = torch.exp(0.5 * q.log_var)
+            parts.append((module.encoder_input(batch), q.mean, torch.stack([q.mean - width, q.mean + width], 1), batch.weight))
     module.train(was_training)
-    inputs, mean, drawn, weight = (torch.cat(part) for part in zip(*parts, strict=True))
-    return CodedRows(inputs, mean, drawn, weight / weight.sum())
+    inputs, mean, around, weight = (torch.cat(part) for part in zip(*parts, strict=True))
+    return CodedRows(inputs, mean, around, weight / weight.sum())
 
 
 def clusters(seed: int) -> Cluster:
@@ -116,12 +116,13 @@ def clusters(seed: int) -> Cluster:
 
     def cluster(codes: torch.Tensor, weight: torch.Tensor, n_clusters: int) -> torch.Tensor:
         values, heavy = codes.double().cpu().numpy(), weight.double().cpu().numpy()
+        # Equal codes count as one of their weights, in an order of their own: a row of weight two and two rows are the same.
         distinct, label = np.unique(values, axis=0, return_inverse=True)
         if len(distinct) > n_clusters:
             with one_thread():
                 means = KMeans(n_clusters, n_init=_CLUSTERINGS, random_state=seed % 2**31)
-                label = means.fit(values, sample_weight=heavy).labels_
-            _, label = np.unique(label, return_inverse=True)
+                found = means.fit(distinct, sample_weight=np.bincount(label.ravel(), weights=heavy)).labels_
+            label = np.unique(found, return_inverse=True)[1][label.ravel()]
         return torch.from_numpy(label.ravel().astype(np.int64)).to(codes.device)
 
     return cluster

@@ -25,15 +25,17 @@ class CodedRows(NamedTuple):
     ----------
     inputs : Tensor of shape (n, n_inputs)
         What the encoder reads.
-    mean, drawn : Tensor of shape (n, n_components)
-        Means of the posteriors, and a draw from each.
+    mean : Tensor of shape (n, n_components)
+        Means of the posteriors.
+    around : Tensor of shape (n, 2, n_components)
+        Two points that have the means and the variances of the posteriors.
     weight : Tensor of shape (n,)
         Weights of the rows, which sum to one.
     """
 
     inputs: Tensor
     mean: Tensor
-    drawn: Tensor
+    around: Tensor
     weight: Tensor
 
 

@@ -152,7 +152,7 @@ class Flow(Prior):
         return found
 
     def _seen(self, rows: CodedRows) -> CodedRows:
-        return rows._replace(mean=self.to_base(rows.mean)[0], drawn=self.to_base(rows.drawn)[0])
+        return rows._replace(mean=self.to_base(rows.mean)[0], around=self.to_base(rows.around)[0])
 
     @torch.no_grad()
     def begin(self, rows: CodedRows, cluster: Cluster) -> None:

@@ -16,7 +16,9 @@ from skvae.modules.priors.base import Cluster, CodedRows, Prior, PriorSpec
 
 _LEAST_VAR = 1e-4  # of a component, below which few rows would draw it together to a point
 _IDLE = 0.03  # of a fair share of the rows, below which a component counts as idle
-_SPARE = 0.5  # of a row, by which the spread of all rows counts in that of a cluster
+_REVIVED = 16  # components at once, at most
+_CLEARLY = 0.1  # nats a row, by which clusters are likelier than others
+_SPARE = 0.05  # of a fair share of the rows, as which the spread in all clusters counts in that of one
 _UNSEEN = 1e-3  # of a fair share of the rows, that a component has at least where it is placed
 
 
@@ -121,21 +123,13 @@ class Mixture(Prior):
     def revive(self, rows: CodedRows, cluster: Cluster) -> None:
         """Have idle distributions share the rows of those that have most; see `Prior.revive`."""
         usage = self._usage(rows)
-        idle = (usage * len(usage) < _IDLE).nonzero().flatten().tolist()
-        if not idle:
-            return
-        nearest = self.joint_log_prob(rows.mean).argmax(-1)
-        for part in idle:
-            count = torch.bincount(nearest, weights=rows.weight, minlength=len(usage))
-            largest = int(count.argmax())
-            held = (nearest == largest).nonzero().flatten()
-            if len(held) < 2:
-                return
-            moved = self._split(largest, part, CodedRows(*(values[held] for values in rows)), cluster)
-            nearest[held[moved]] = part
+        for idle in (usage * len(usage) < _IDLE).nonzero().flatten().tolist()[:_REVIVED]:
+            nearest = self.joint_log_prob(rows.mean).argmax(-1)
+            largest = int(torch.bincount(nearest, weights=rows.weight).argmax())
+            self._split(largest, idle, CodedRows(*(values[nearest == largest] for values in rows)), cluster)
 
-    def _split(self, part: int, idle: int, rows: CodedRows, cluster: Cluster) -> Tensor:
-        """Have an idle distribution take some of the rows of another one, and return which, ``(n,)`` of bool."""
+    def _split(self, part: int, idle: int, rows: CodedRows, cluster: Cluster) -> None:
+        """Have an idle distribution take some of the rows of another one, in place."""
         raise NotImplementedError
 
 
@@ -171,21 +165,36 @@ class NormalMixture(Mixture):
 
     @torch.no_grad()
     def begin(self, rows: CodedRows, cluster: Cluster) -> None:
-        """Place a distribution at every cluster of the posteriors' means; see `Prior.begin`."""
-        label = cluster(rows.mean, rows.weight, self.n_parts)
-        self._place(torch.arange(self.n_parts, device=label.device), rows, label)
+        """Place a distribution at every cluster of the posteriors' means; see `Prior.begin`.
 
-    def _place(self, parts: Tensor, rows: CodedRows, label: Tensor) -> None:
-        """Place distributions at the rows of the label that each is in order; those without any stand where others do."""
-        n_clusters = int(label.max()) + 1
-        member = nn.functional.one_hot(label, n_clusters).to(rows.weight) * rows.weight.unsqueeze(1)
+        Clusters are found in units of the codes or, where these are clearly less likely, of what is not known of each component.
+        """
+        parts, likelihood = torch.arange(self.n_parts, device=rows.mean.device), []
+        width = 0.5 * (rows.around[:, 1] - rows.around[:, 0]).abs()
+        members = [
+            _members(cluster(codes, rows.weight, self.n_parts), rows.weight)
+            for codes in (rows.mean, rows.mean / (rows.weight @ width).clamp(min=torch.finfo(width.dtype).tiny))
+        ]
+        for member in members:
+            self._place(parts, rows, member)
+            likelihood.append(float(rows.weight @ self.log_prob(rows.around).mean(1)))
+        if not likelihood[1] > likelihood[0] + _CLEARLY:
+            self._place(parts, rows, members[0])
+
+    def _place(self, parts: Tensor, rows: CodedRows, member: Tensor) -> None:
+        """Place distributions at rows, by the weight with which each belongs to every cluster, ``(n, n_clusters)``.
+
+        Those that are more than there are clusters stand where others do.
+        """
+        n_clusters = member.shape[1]
         share = member.sum(0)
         mean = member.mT @ rows.mean / share.unsqueeze(1)
-        total = rows.weight @ (rows.drawn - rows.weight @ rows.drawn / rows.weight.sum()).square() / rows.weight.sum()
-        apart = (rows.drawn - mean[label]).square()
-        spare = _SPARE * rows.weight.mean()
-        variance = (member.mT @ apart + spare * total) / (share + spare).unsqueeze(1)
-        which = torch.arange(len(parts), device=label.device) % n_clusters
+        second = member.mT @ rows.around.square().mean(1) / share.unsqueeze(1)
+        variance = (second - mean.square()).clamp(min=0.0)
+        whole = rows.weight.sum()
+        pooled, spare = share @ variance / whole, _SPARE * whole / n_clusters
+        variance = (share.unsqueeze(1) * variance + spare * pooled) / (share + spare).unsqueeze(1)
+        which = torch.arange(len(parts), device=parts.device) % n_clusters
         share = share / torch.bincount(which, minlength=n_clusters)
         before = torch.softmax(self.logit, 0)
         weight = before.clone()
@@ -195,10 +204,14 @@ class NormalMixture(Mixture):
         self.mean[parts] = mean[which].to(self.mean)
         self.log_excess[parts] = (variance[which] - _LEAST_VAR).clamp(min=_LEAST_VAR).log().to(self.log_excess)
 
-    def _split(self, part: int, idle: int, rows: CodedRows, cluster: Cluster) -> Tensor:
+    def _split(self, part: int, idle: int, rows: CodedRows, cluster: Cluster) -> None:
         label = cluster(rows.mean, rows.weight, 2)
-        self._place(torch.tensor([part, idle], device=label.device), rows, label)
-        return label == 1
+        self._place(torch.tensor([part, idle], device=label.device), rows, _members(label, rows.weight))
+
+
+def _members(label: Tensor, weight: Tensor) -> Tensor:
+    """Weights with which rows belong to the clusters that there are, ``(n, n_clusters)``."""
+    return nn.functional.one_hot(label).to(weight) * weight.unsqueeze(1)
 
 
 class MixturePrior(PriorSpec):

@@ -6,11 +6,11 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from skvae._spec import check_count
 from skvae.modules.networks.specs import Layered
-from skvae.modules.posterior import DiagonalNormal
+from skvae.modules.posterior import DiagonalNormal, exact_dtype
 from skvae.modules.priors.base import Cluster, CodedRows, PriorSpec
 from skvae.modules.priors.mixture import Components, Mixture
 
@@ -50,18 +50,16 @@ class PosteriorMixture(Mixture):
 
     @torch.no_grad()
     def begin(self, rows: CodedRows, cluster: Cluster) -> None:
-        """Begin at training rows: as many, by their weights, as there are to be; see `Prior.begin`."""
-        heights = rows.weight.double().cumsum(0)
+        """Begin at training rows, evenly spaced by their weights along the first component of the codes; see `Prior.begin`."""
+        order = rows.mean[:, 0].argsort(stable=True)
+        heights = rows.weight[order].to(exact_dtype(rows.weight)).cumsum(0)
         steps = torch.arange(self.n_parts, device=heights.device, dtype=heights.dtype)
         chosen = torch.searchsorted(heights, (steps + 0.5) * (heights[-1] / self.n_parts)).clamp(max=len(heights) - 1)
-        self.pseudo_inputs.copy_(rows.inputs[chosen])
+        self.pseudo_inputs.copy_(rows.inputs[order[chosen]])
 
-    def _split(self, part: int, idle: int, rows: CodedRows, cluster: Cluster) -> Tensor:
+    def _split(self, part: int, idle: int, rows: CodedRows, cluster: Cluster) -> None:
         """Have an idle row become the one that the other one's posterior explains worst."""
-        center, worst = self.components().mean[part], self.joint_log_prob(rows.mean)[:, part].argmin()
-        self.pseudo_inputs[idle] = rows.inputs[worst]
-        far, near = ((rows.mean - place).square().sum(-1) for place in (center, rows.mean[worst]))
-        return near < far
+        self.pseudo_inputs[idle] = rows.inputs[self.joint_log_prob(rows.mean)[:, part].argmin()]
 
 
 class VampPrior(PriorSpec):
