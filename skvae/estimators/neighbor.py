@@ -90,6 +90,9 @@ class NeighborAE(AutoEncoder):
 
     Notes
     -----
+    What is decoded in training are codes with noise of a standard deviation of 0.1, next to the distance of 1 over which codes
+    become strangers: rows whose codes are closer are reconstructed alike, and new rows better.
+
     Neighbors are those of the rows at hand: each call of `partial_fit` looks for them among its own. Rows that early stopping
     looks at have theirs among those that are learned from; where a `neighbor_graph` says nothing about them, as about
     `validation_data`, they are judged by their reconstruction alone.
