@@ -25,6 +25,7 @@ from skvae.training import Plan, Rows, encode_rows, pretrain_whole, read_rows
 from skvae.warnings import warn_user
 
 _STEPS, _MIN_EPOCHS, _MAX_EPOCHS = 6000, 20, 1000
+_LEARNING_RATE = 0.005  # with which rows are reconstructed as well as by AutoEncoder, beside their neighbors
 _PRETRAINED = 0.5  # of the run, before rows are near each other by their codes
 METRICS = sorted({*itertools.chain(*VALID_METRICS.values())} - {"precomputed"})
 
@@ -40,7 +41,7 @@ class NeighborAE(AutoEncoder):
         \quad q_{ij} = \frac{1}{1 + a \|z_i - z_j\|^{2b}}
 
     with j(i) a neighbor of row i, drawn anew for every step with the probabilities that UMAP gives the edges of the graph of
-    neighbors, and s a tenth of the distortion that a model has which knows the means of the columns alone. Codes then fall into
+    neighbors, and s a fifth of the distortion that a model has which knows the means of the columns alone. Codes then fall into
     groups where rows do, which clustering finds more easily than among the rows, or their principal components; and as an encoder
     has learned them, new rows have codes, too, and codes have rows.
 
@@ -71,6 +72,8 @@ class NeighborAE(AutoEncoder):
     %(architecture)s
     density : density estimator or None, default=None
         Density of the codes, as in :class:`~skvae.AutoEncoder`.
+    learning_rate : float or "auto", default="auto"
+        Step size of the optimizer at the start; "auto" is 0.005, and 0.01 for an encoder of one layer.
     max_epochs : int or "auto", default="auto"
         Passes over the data; "auto" aims at 6,000 steps in 20 to 1,000 passes.
     %(training)s
@@ -87,6 +90,9 @@ class NeighborAE(AutoEncoder):
 
     Notes
     -----
+    What is decoded in training are codes with noise of a standard deviation of 0.1, next to the distance of 1 over which codes
+    become strangers: rows whose codes are closer are reconstructed alike, and new rows better.
+
     Neighbors are those of the rows at hand: each call of `partial_fit` looks for them among its own. Rows that early stopping
     looks at have theirs among those that are learned from; where a `neighbor_graph` says nothing about them, as about
     `validation_data`, they are judged by their reconstruction alone.
@@ -245,7 +251,7 @@ class NeighborAE(AutoEncoder):
 
     def _auto_training(self, n_batches: int) -> tuple[int, float]:
         n_epochs = int(np.clip(round(_STEPS / n_batches), _MIN_EPOCHS, _MAX_EPOCHS))
-        return n_epochs, super()._auto_training(n_batches)[1]
+        return n_epochs, max(_LEARNING_RATE, super()._auto_training(n_batches)[1])
 
     def _prepare(self, run: FitRun, rows: Rows, plan: Plan) -> dict[str, Any]:
         """Find the neighbors of the rows."""
