@@ -42,7 +42,7 @@ from skvae.runtime.threads import one_thread
 from skvae.together import TogetherBackend, train_together
 from skvae.warnings import warn_user
 
-_WIDTH, _MOST_EPOCHS = 8, 400  # of the default estimator
+_WIDTH, _MOST_EPOCHS, _FEW_ROWS = 8, 400, 1920  # of the default estimator, which makes fewer passes over more rows by itself
 _MOST_MIXED = 4  # components of one cluster
 _FLOOR = 1e-6  # variance that each has in every direction, as a share of that of all codes
 _RESAMPLED = 0.8  # share of the rows in a resample
@@ -506,9 +506,7 @@ class _Distinct:
 
 def _default(n_rows: int) -> NeighborAE:
     """Return what is trained where no estimator is given; many passes over few rows would take long and change little."""
-    model = NeighborAE(_WIDTH)
-    n_epochs, _ = model._auto_training(-(-n_rows // model.batch_size))
-    return model.set_params(max_epochs=_MOST_EPOCHS) if n_epochs > _MOST_EPOCHS else model
+    return NeighborAE(_WIDTH, max_epochs=_MOST_EPOCHS if n_rows <= _FEW_ROWS else "auto")
 
 
 def _takes_graph(template: Any) -> bool:
