@@ -53,7 +53,7 @@ class Rows:
         n_neighbors = min(n_neighbors, len(points) - 1)
         if not n_neighbors:
             return cls(points, mass, sparse.csr_matrix((1, 1)))
-        distance = find_neighbors(points, n_neighbors, "euclidean") if distance is None else distance
+        distance = find_neighbors(points, n_neighbors, "euclidean")[0] if distance is None else distance
         edges = weigh_edges(distance, n_neighbors)
         scale = sparse.diags(mass / mass.mean())
         return cls(points, mass, (scale @ edges @ scale).tocsr())

@@ -29,7 +29,7 @@ from skvae._templates import (
     take_columns,
     take_input_tags,
 )
-from skvae.data import dense
+from skvae.data import dense, is_sparse
 from skvae.estimators import NeighborAE
 from skvae.estimators._checks import check_count, is_nan
 from skvae.estimators._docs import DocumentedMixin
@@ -42,6 +42,7 @@ from skvae.runtime.threads import one_thread
 from skvae.together import TogetherBackend, train_together
 from skvae.warnings import warn_user
 
+_WIDTH, _MOST_EPOCHS, _FEW_ROWS = 8, 400, 1920  # of the default estimator, which makes fewer passes over more rows by itself
 _MOST_MIXED = 4  # components of one cluster
 _FLOOR = 1e-6  # variance that each has in every direction, as a share of that of all codes
 _RESAMPLED = 0.8  # share of the rows in a resample
@@ -63,8 +64,8 @@ class AutoencoderClusterer(
         Number of clusters. "auto" has the rows decide, see Notes; where there is no gap between any of them it is one.
     estimator : estimator, Pipeline or None, default=None
         Any estimator with `transform` that can be fitted without `y`, such as :class:`AutoEncoder`, or a pipeline with such a
-        last step; it is cloned. None is ``NeighborAE(8)``. The parameters of an estimator that is given are
-        ``estimator__<name>``.
+        last step; it is cloned. None is ``NeighborAE(8)``, with no more than 400 passes over the rows. The
+        parameters of an estimator that is given are ``estimator__<name>``.
     max_clusters : int, default=50
         Largest number of clusters with "auto".
     n_neighbors : int, default=15
@@ -210,9 +211,9 @@ class AutoencoderClusterer(
         ConvergenceWarning
             If there are fewer clusters than were asked for.
         """
-        template = NeighborAE(8) if self.estimator is None else self.estimator
-        check_template(template, "transform", "clusters are found without it")
         X = indexable(X)
+        template = _default(_num_samples(X)) if self.estimator is None else self.estimator
+        check_template(template, "transform", "clusters are found without it")
         rows, weight = np.arange(_num_samples(X)), None
         if sample_weight is not None:
             weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
@@ -343,7 +344,7 @@ class AutoencoderClusterer(
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        X : array-like of shape (n_samples, n_features)
             Rows in the units of the training data.
 
         Returns
@@ -351,7 +352,17 @@ class AutoencoderClusterer(
         P : ndarray of shape (n_samples, n_clusters_)
             Posterior probabilities by the mixtures of the codes. Codes are further apart than rows are, so that most of them are
             close to 0 or 1.
+
+        Raises
+        ------
+        ValueError
+            If X is sparse.
         """
+        if is_sparse(X):
+            raise ValueError(
+                "predict_proba takes no sparse rows, as scikit-learn has none but classifiers give their probabilities; pass "
+                "X.toarray(). predict and transform take them."
+            )
         return softmax(self._log_joint(X), axis=1)
 
     def transform(self, X):
@@ -477,7 +488,7 @@ class _Distinct:
         place = np.empty_like(order)
         place[order] = np.arange(len(order))
         first, inverse = first[order], place[inverse.ravel()]
-        distance = find_neighbors(points, min(n_neighbors, len(points) - 1), "euclidean") if len(points) > 1 else None
+        distance = find_neighbors(points, min(n_neighbors, len(points) - 1), "euclidean")[0] if len(points) > 1 else None
         rows = Rows.of(points[first], np.bincount(inverse, weights=mass), n_neighbors, distance if len(first) == len(x) else None)
         return cls(first, inverse, rows, distance)
 
@@ -491,6 +502,11 @@ class _Distinct:
             return self.rows
         inside = self.inside(part)
         return Rows(self.rows.points[inside], self.rows.mass[inside], self.rows.ties[inside][:, inside])
+
+
+def _default(n_rows: int) -> NeighborAE:
+    """Return what is trained where no estimator is given; many passes over few rows would take long and change little."""
+    return NeighborAE(_WIDTH, max_epochs=_MOST_EPOCHS if n_rows <= _FEW_ROWS else "auto")
 
 
 def _takes_graph(template: Any) -> bool:

@@ -22,6 +22,7 @@ NEED_DATA = {
     "benchmarks/anomaly.py": "adbench",
     "benchmarks/explain_anomaly.py --real": "adbench",
     "benchmarks/neighbors.py --sets usps": "clusters",
+    "benchmarks/clusters.py sets --sets usps --methods AutoencoderClusterer": "clusters",
 }
 # Scripts end before they compute anything, so that one process serves for all of them.
 RUN_ALL = """
