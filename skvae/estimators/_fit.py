@@ -22,6 +22,7 @@ from skvae.estimators import _checks as check
 from skvae.estimators._held_out import HeldOut
 from skvae.estimators._specs import NAMED, NETWORKS, resolve
 from skvae.inference.anomaly import keep_rows, room_for_rows
+from skvae.inference.runner import move
 from skvae.modules import DefaultNet, LatentModule, LinearPath, asked_of
 from skvae.runtime.meeting import reserve, waited
 from skvae.runtime.randomness import PrivateRandomness, Stream, seed_streams
@@ -177,7 +178,7 @@ class FitRun:
         is_drawn = stopping is not None and given is None
         train_index, valid_index = self._split(stopping.validation_fraction if is_drawn else None)
         self.module = self._resumed_module() if self.resumes else self._new_module(train_index)
-        self.module.to(self.device)
+        move(self.module, self.device)
         with PrivateRandomness(self.progress.seed):
             check.check_network(self.module, *(self.arguments[name] for name in NETWORKS))
         if self.concern is not None:

@@ -62,11 +62,16 @@ def chunks(n_rows: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, n_rows))
 
 
-def place(module: nn.Module, device: torch.device) -> None:
-    """Move a module to a device and put it in evaluation mode; costs next to nothing where it is already."""
+def move(module: nn.Module, device: torch.device) -> None:
+    """Move a module to a device; costs next to nothing where it is already."""
     here = next(module.parameters()).device
     if here.type != device.type or (device.index is not None and here.index != device.index):
         module.to(device)
+
+
+def place(module: nn.Module, device: torch.device) -> None:
+    """Move a module to a device and put it in evaluation mode."""
+    move(module, device)
     if module.training:
         module.eval()
 

@@ -45,8 +45,10 @@ def _copied(module: Any, memo: dict[int, Any]) -> Any:
     for name, value in vars(module).items():
         if name == "_modules":
             value = type(value)((name, _copied(layer, memo)) for name, layer in value.items())
-        elif type(value) in (dict, OrderedDict) and not value:
+        elif type(value) in (dict, OrderedDict, set) and not value:
             value = type(value)()
+        elif type(value) is set and {type(each) for each in value} <= _ATOMS:
+            value = value.copy()
         elif type(value) not in _ATOMS:
             value = copy.deepcopy(value, memo)
         vars(twin)[name] = value

@@ -490,9 +490,8 @@ def make_step(
         "on_gradient": on_gradient,
         "n_steps": n_steps,
     }
+    recorder = recorder_for(next(module.parameters()).device)
     watched = watched or on_gradient is not None
-    obstacle = obstacle_to(module, optimizer, n_rows=n_rows, n_planned=n_planned, watched=watched)
-    recorder = recorder_for(next(module.parameters()).device) if obstacle is None else None
-    if recorder is None:
+    if recorder is None or obstacle_to(module, optimizer, n_rows=n_rows, n_planned=n_planned, watched=watched) is not None:
         return EagerStep(module, optimizer, **settings)
     return GraphStep(module, optimizer, recorder=recorder, **settings)

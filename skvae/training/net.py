@@ -14,6 +14,7 @@ from skorch import NeuralNet
 from skorch.callbacks import BatchScoring, Callback, EpochScoring, EpochTimer, LRScheduler, PrintLog
 from torch import nn
 
+from skvae.inference.runner import move
 from skvae.modules import Batch, TrainableModule
 from skvae.runtime.cudnn import steady
 from skvae.runtime.meeting import is_together, meet
@@ -119,7 +120,9 @@ class AutoEncoderNet(NeuralNet):
 
     def initialize(self):
         """Initialize and prepare what every step needs."""
+        device, self.device = self.device, None  # where the module is: skorch would look at every tensor
         super().initialize()
+        self.device = device
         self._sends_batch_events = any(
             getattr(type(callback), event) is not getattr(Callback, event)
             for _, callback in self.callbacks_
@@ -422,6 +425,7 @@ def train(
         own.append(("early_stopping", StopEarly(plan.early_stopping, max(module.warmup, begins_at(module)))))
     if plan.verbose:
         own = [("epoch_timer", EpochTimer()), *own, ("print_log", PrintLog())]
+    move(module, rows.device)
     net = AutoEncoderNet(module, plan, len(rows), callbacks=own, verbose=plan.verbose, device=str(rows.device))
     (stream,) = seed_streams(plan.seed, plan.pass_index, Stream.LAYERS, n=1)
     module.train()

@@ -4,6 +4,7 @@ import datetime as dt
 import decimal
 import fractions
 import re
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from cases import CASES
 from scipy import sparse
 
 from skvae import CVAE, AnomalyDetector, AutoEncoder, AutoencoderImputer, CVAEClassifier
+from skvae.estimators._checks import rows
 
 N = 12
 A = np.random.default_rng(0).normal(size=N)
@@ -181,3 +183,56 @@ def test_numbers_whose_sum_is_none_are_numbers(dtype):
     model = quick().fit(X[:20])
     X[:, 1] = 0.9 * np.finfo(dtype).max
     assert np.isfinite(model.transform(X)).all()
+
+
+ROWS = np.random.default_rng(0).normal(size=(N, 3))
+AS_BEFORE = {
+    "rows": ROWS,
+    "in single precision": ROWS.astype(np.float32),
+    "columns first": np.asfortranarray(ROWS),
+    "backwards": ROWS[::-1],
+}
+OTHERS = {
+    "too wide": np.hstack([ROWS, ROWS]),
+    "too narrow": ROWS[:, :2],
+    "one axis": ROWS[0],
+    "three axes": ROWS[np.newaxis],
+    "nothing": ROWS[:0],
+    "not a number": np.where(ROWS > 1, np.nan, ROWS),
+    "integers": ROWS.astype(int),
+    "half": ROWS.astype(np.float16),
+    "long": ROWS.astype(np.longdouble),
+    "big-endian": ROWS.astype(">f8"),
+    "complex": ROWS.astype(complex),
+    "a list": ROWS.tolist(),
+    "a frame": pd.DataFrame(ROWS, columns=list("abc")),
+    "sparse": sparse.csr_array(ROWS),
+    "objects": ROWS.astype(object),
+}
+
+
+@pytest.mark.parametrize("names", [False, True])
+@pytest.mark.parametrize("name", [*AS_BEFORE, *OTHERS])
+def test_rows_that_need_no_second_look_are_what_they_would_be_with_one(name, names, monkeypatch):
+    fitted_to = pd.DataFrame(ROWS, columns=list("abc")) if names else ROWS
+    model = AutoEncoder(2, hidden_layer_sizes=(), max_epochs=1, random_state=0).fit(fitted_to)
+    given, seen, look = (AS_BEFORE | OTHERS)[name], [], rows.validate_data
+
+    def outcome():
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                found = model.transform(given)
+            except (ValueError, TypeError) as error:
+                found = type(error), str(error)
+        return found, [str(each.message) for each in caught]
+
+    monkeypatch.setattr(rows, "validate_data", lambda *args, **kwargs: seen.append(1) or look(*args, **kwargs))
+    found, said = outcome()
+    if name not in ("three axes", "complex"):  # which are refused before
+        assert bool(seen) == (names or name in OTHERS)
+    monkeypatch.setattr(rows, "_is_as_before", lambda *args, **kwargs: False)
+    expected, also_said = outcome()
+    assert said == also_said
+    assert np.array_equal(found, expected)
+    assert getattr(found, "dtype", None) == getattr(expected, "dtype", None)

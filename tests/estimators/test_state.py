@@ -174,6 +174,9 @@ def test_copies_of_modules(X, params):
     mine = {id(value) for value in (*module.parameters(), *module.buffers(), *module.modules())}
     assert not mine & {id(value) for value in (*fast.parameters(), *fast.buffers(), *fast.modules())}
     assert len(list(fast.parameters())) == len(list(slow.parameters()))
+    for layer, expected, own in zip(fast.modules(), slow.modules(), module.modules(), strict=True):
+        assert layer._non_persistent_buffers_set == expected._non_persistent_buffers_set
+        assert layer._non_persistent_buffers_set is not own._non_persistent_buffers_set
     with torch.no_grad():
         for value in fast.parameters():
             value.add_(1.0)

@@ -6,6 +6,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.utils.validation import validate_data
 
 from skvae.data.sources import total
@@ -38,6 +39,8 @@ def validate_rows(estimator: Any, X: Any, missing: Any, **options: Any) -> Any:
     dtype = [np.float64, np.float32]
     X = _unmasked(estimator, X, missing)
     finite = False if _is_surely_finite(X) else "allow-nan" if is_nan(missing) else True
+    if finite is False and _is_as_before(estimator, X, **options):
+        return mark_missing(X, missing)
     try:
         X = validate_data(estimator, X, dtype=dtype, ensure_all_finite=finite, **options)
     except ValueError as error:
@@ -45,6 +48,21 @@ def validate_rows(estimator: Any, X: Any, missing: Any, **options: Any) -> Any:
             raise
         raise ValueError(f"Input X contains NaN. {_what_to_do_about_nan(estimator, missing)}") from None
     return mark_missing(X, missing)
+
+
+def _is_as_before(estimator: Any, X: NDArray[Any], *, reset: bool, ensure_min_samples: int = 1, **options: Any) -> bool:
+    """Whether an array has the form that scikit-learn would give it, and that of the fit, so that it need not look at it.
+
+    It takes a tenth of the time in which a small network encodes ten thousand rows.
+    """
+    return (
+        not reset
+        and X.ndim == 2
+        and X.dtype in (np.float64, np.float32)
+        and len(X) >= ensure_min_samples
+        and X.shape[1] == getattr(estimator, "n_features_in_", 0) > 0
+        and not hasattr(estimator, "feature_names_in_")  # about which there would be a word to say
+    )
 
 
 def _is_surely_finite(X: Any) -> bool:
