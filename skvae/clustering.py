@@ -19,6 +19,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_sample_weight, _num_samples, check_is_fitted
 
+from skvae import inference
 from skvae._partition import Partition, Rows, divide, principal, scaled, typical
 from skvae._templates import (
     arguments_of_fit,
@@ -31,13 +32,15 @@ from skvae._templates import (
 )
 from skvae.data import dense, is_sparse
 from skvae.estimators import NeighborAE
-from skvae.estimators._checks import check_count, is_nan
+from skvae.estimators._checks import check_count, is_nan, resolve_device
+from skvae.estimators._continuous import ContinuousAutoEncoder
 from skvae.estimators._docs import DocumentedMixin
 from skvae.estimators._fit import MAX_SEED, draft_of
 from skvae.estimators._mixture import MixtureDensity, grow_by_evidence
 from skvae.estimators._neighbors import find_neighbors
 from skvae.estimators._specs import NestedMixin
 from skvae.pipeline import back, find_step, forth
+from skvae.runtime.randomness import Stream, seed_streams
 from skvae.runtime.threads import one_thread
 from skvae.together import TogetherBackend, train_together
 from skvae.warnings import warn_user
@@ -398,7 +401,7 @@ class AutoencoderClusterer(
         before, step = find_step(self.estimator_, "transform")
         return back([*before, ("", step)], Z)
 
-    def sample(self, n_samples=1, label=None, *, random_state=None):
+    def sample(self, n_samples=1, label=None, *, mean=False, random_state=None):
         """Draw new rows.
 
         Parameters
@@ -407,13 +410,16 @@ class AutoencoderClusterer(
             Number of rows.
         label : int, default=None
             The cluster to draw from; None draws from all, each by its share.
+        mean : bool, default=False
+            Return what the codes are decoded to, without the likelihood's noise. Estimators that are not autoencoders of this
+            package have none.
         random_state : int, RandomState instance or None, default=None
             Decides the draws; the clusterer's own `random_state` by default.
 
         Returns
         -------
         X : ndarray of shape (n_samples, n_features_in_)
-            What draws of codes are decoded to, without the likelihood's noise, in the units of the training data.
+            Rows in the units of the training data.
 
         Raises
         ------
@@ -433,7 +439,13 @@ class AutoencoderClusterer(
             density = MixtureDensity.of(
                 density.weights_[own] / density.weights_[own].sum(), density.means_[own], density.covariances_[own]
             )
-        return self.inverse_transform(density.sample(n_samples, random_state=generator))
+        codes = density.sample(n_samples, random_state=generator)
+        before, step = find_step(self.estimator_, "transform")
+        if mean or not isinstance(step, ContinuousAutoEncoder):
+            return back([*before, ("", step)], codes)
+        (seed,) = seed_streams(int(generator.randint(MAX_SEED)), Stream.SAMPLE, n=1)
+        drawn = inference.draw(step.module_, codes, resolve_device(step.device), seed)
+        return back(before, step._as_images(drawn))
 
     @property
     def _n_features_out(self) -> int:
