@@ -104,8 +104,8 @@ class CudaRecorder:
 
 
 def recorder_for(device: torch.device) -> Recorder | None:
-    """Return what records steps on a device; None where nothing does."""
-    return CudaRecorder(device) if records(device) else None
+    """Return what records steps on a device; None where nothing does, or recording one has failed in this process."""
+    return CudaRecorder(device) if records(device) and not CudaRecorder._failed else None
 
 
 class Watch(TorchDispatchMode):
@@ -393,36 +393,37 @@ class GraphStep(EagerStep):
 
     def _compare(self, graph: _Graph, batch: Batch, progress: float) -> dict[str, torch.Tensor]:
         """Take a step operation by operation, and see whether a replay gives the same."""
-        tensors = self._changing()
-        before = _copied(tensors)
+        tensors, after = self._changing(), None
+        try:
+            before = _copied(tensors)
+        except Exception as error:  # for want of memory, which the step itself may have enough of
+            self.give_up(f"copying what changes failed: {error}")
+            return super().__call__(batch, progress)
         terms = self._take_eagerly(batch, progress)
-        after = _copied(tensors)
-
-        def replay() -> bool:
-            assert graph.replay is not None
+        assert graph.replay is not None
+        try:
+            after = _copied(tensors)
             _restore(tensors, before)
             graph.replay()
-            return _are_equal([*tensors, *graph.terms.values()], [*after, *terms.values()])
-
-        same = None
-        try:
-            same = graph.terms.keys() == terms.keys() and replay()
+            same = _are_equal([*tensors, *graph.terms.values()], [*after, *terms.values()])
+            obstacle = None if same and graph.terms.keys() == terms.keys() else "a replay gives other bits"
         except Exception as error:
-            self.give_up(f"the first replay failed: {error}")
-        if not same:
-            _restore(tensors, after)
-            if same is not None:
-                self.give_up("a replay gives other bits")
+            obstacle = f"the first replay failed: {error}"
+        if obstacle is not None:
+            if after is not None:
+                _restore(tensors, after)
+            self.give_up(obstacle)
         return terms
 
     def _attempt(self, what: str, function: Callable[[], Any]) -> bool:
         """Call a function; if it fails, leave everything as it was before, and give up. Return whether it did not."""
-        tensors = self._changing()
-        before = _copied(tensors)
+        tensors, before = self._changing(), None
         try:
+            before = _copied(tensors)
             function()
         except Exception as error:
-            _restore(tensors, before)
+            if before is not None:
+                _restore(tensors, before)
             self.give_up(f"{what} failed: {error.__cause__ or error}")
             return False
         finally:

@@ -244,6 +244,24 @@ def test_whatever_fails_leads_back_to_steps_one_by_one(stage, cls):
     assert_same(step, twin)
 
 
+@pytest.mark.parametrize("n_copies", range(5))
+def test_memory_for_copies_may_be_wanting(n_copies, monkeypatch):
+    module = make(VAEModule)
+    step, twin = steps_of(module)
+    copied, numbers = graph._copied, itertools.count()
+
+    def scarce(tensors):
+        if next(numbers) == n_copies:
+            raise torch.OutOfMemoryError("out of memory")
+        return copied(tensors)
+
+    monkeypatch.setattr(graph, "_copied", scarce)
+    run(step, twin, batches(module, 12))
+    assert "out of memory" in step.obstacle
+    assert step.n_replayed == 0
+    assert_same(step, twin)
+
+
 class Waiting(AutoEncoderModule):
     """Looks at a number on the way."""
 
@@ -560,7 +578,7 @@ def test_a_recording_that_fails_is_the_last_of_a_process(monkeypatch, invalid):
         recorder.record(fail)
     assert cuda.current == ["default"]
     assert cuda.ended == ([(0, (0, 7))] if invalid else [])
-    for each in (recorder, graph.recorder_for(torch.device("cuda", 0))):
-        with pytest.raises(RuntimeError, match="has failed in this process before"):
-            each.record(list)
+    with pytest.raises(RuntimeError, match="has failed in this process before"):
+        recorder.record(list)
+    assert graph.recorder_for(torch.device("cuda", 0)) is None
     assert not CudaRecorder._turn.locked()

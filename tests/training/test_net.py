@@ -353,6 +353,7 @@ def test_callbacks_see_every_event_in_order(cls, X, recorder):
     assert recorder.events == ["train begins", *(["epoch begins", *batches, "epoch ends"] * 2), "train ends"]
     assert len(recorder.norms) == 4
     assert min(recorder.norms) > 0
+    assert recorder.net.device == "cpu"
 
 
 def test_watching_changes_nothing(cls, X, recorder):
