@@ -123,7 +123,7 @@ class NeighborAE(AutoEncoder):
         "neighbor_weight": [Interval(Real, 0, None, closed="left")],
         "min_dist": [Interval(Real, 0, 1, closed="both")],
         "metric": [StrOptions(set(METRICS)), callable],
-        "neighbors": [HasMethods(["fit_transform"]), None],
+        "neighbors": [HasMethods(["fit_transform", "transform"]), None],
         "neighbor_space": [StrOptions({"rows", "codes"})],
     }
 
@@ -164,7 +164,7 @@ class NeighborAE(AutoEncoder):
             activation=activation,
             encoder=encoder,
             decoder=decoder,
-            linear_path=None,
+            linear_path=None,  # which would hold back the networks that codes follow their neighbors by
             image_shape=image_shape,
             likelihood=likelihood,
             missing_values=missing_values,
