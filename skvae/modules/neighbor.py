@@ -64,7 +64,7 @@ class NeighborAEModule(AutoEncoderModule):
     ):
         super().__init__(n_features, n_components, **autoencoder)
         self.neighbor_weight, self.min_dist = neighbor_weight, min_dist
-        self.register_buffer("scale", torch.tensor(neighbor_weight))
+        self.register_buffer("scale", torch.tensor(float(neighbor_weight)))
         for name, value in zip("ab", fn.similarity_curve(min_dist), strict=True):
             self.register_buffer(name, torch.tensor(value), persistent=False)
         if neighbor_weight:
