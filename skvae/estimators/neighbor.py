@@ -24,7 +24,7 @@ from skvae.modules import NeighborAEModule
 from skvae.training import Plan, Rows, encode_rows, pretrain_whole, read_rows
 from skvae.warnings import warn_user
 
-_STEPS, _MIN_EPOCHS, _MAX_EPOCHS = 6000, 20, 400
+_STEPS, _MIN_EPOCHS, _MAX_EPOCHS = 6000, 30, 600
 _LEARNING_RATE = 0.005  # with which rows are reconstructed as well as by AutoEncoder, beside their neighbors
 _PRETRAINED = 0.5  # of the run, before rows are near each other by their codes
 METRICS = sorted({*itertools.chain(*VALID_METRICS.values())} - {"precomputed"})
@@ -76,7 +76,7 @@ class NeighborAE(AutoEncoder):
     learning_rate : float or "auto", default="auto"
         Step size of the optimizer at the start; "auto" is 0.005, and 0.01 for an encoder of one layer.
     max_epochs : int or "auto", default="auto"
-        Passes over the data; "auto" aims at 6,000 steps in 20 to 400 passes.
+        Passes over the data; "auto" aims at 6,000 steps in 30 to 600 passes.
     %(training)s
 
     Attributes
