@@ -39,7 +39,7 @@ class NeighborAEModule(AutoEncoderModule):
     Attributes
     ----------
     scale : Tensor of shape ()
-        By which the neighbors count, s: a fifth of the distortion of rows around the means of the columns.
+        By which the neighbors count, :math:`\lambda s`, with s a fifth of the distortion of rows around the means of the columns.
 
     References
     ----------
@@ -48,7 +48,10 @@ class NeighborAEModule(AutoEncoderModule):
        Computation 33, 2021.
     """
 
+    scheduled = AutoEncoderModule.scheduled | {"neighbor_weight", "min_dist"}  # which the loss reads off buffers
     scale: Tensor
+    a: Tensor
+    b: Tensor
 
     def __init__(
         self,
@@ -61,8 +64,9 @@ class NeighborAEModule(AutoEncoderModule):
     ):
         super().__init__(n_features, n_components, **autoencoder)
         self.neighbor_weight, self.min_dist = neighbor_weight, min_dist
-        self.a, self.b = fn.similarity_curve(min_dist)
-        self.register_buffer("scale", torch.tensor(1.0))
+        self.register_buffer("scale", torch.tensor(float(neighbor_weight)))
+        for name, value in zip("ab", fn.similarity_curve(min_dist), strict=True):
+            self.register_buffer(name, torch.tensor(value), persistent=False)
         if neighbor_weight:
             self.noise_shapes["jitter"] = (n_components,)
 
@@ -72,10 +76,10 @@ class NeighborAEModule(AutoEncoderModule):
         likelihood = self.likelihood
         mean = likelihood.response(likelihood.column("mean").to(batch.x).unsqueeze(0)).expand(len(batch.x), -1)
         distortion = likelihood.distortion(batch.target, mean, batch.counted)
-        self.scale.copy_(_SHARE * (batch.weight @ distortion) / batch.weight.sum())
+        self.scale.copy_(self.neighbor_weight * _SHARE * (batch.weight @ distortion) / batch.weight.sum())
 
     def loss(self, batch: Batch, schedule: Schedule) -> Loss:
-        if batch.neighbor is None or not self.neighbor_weight:
+        if batch.neighbor is None:
             return super().loss(batch, schedule)
         observed = None
         if batch.observed is not None and batch.neighbor_observed is not None:
@@ -86,6 +90,6 @@ class NeighborAEModule(AutoEncoderModule):
         output = self.decode(code + _JITTER * batch.drawn("jitter"), batch)
         terms = {
             "reconstruction": self.likelihood.distortion(batch.target, output, batch.counted),
-            "neighbor": self.neighbor_weight * self.scale * torn,
+            "neighbor": self.scale * torn,
         }
         return Loss(terms, {})

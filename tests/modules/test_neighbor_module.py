@@ -18,25 +18,34 @@ def make_batch(n=6, seed=0, **params):
 
 
 def test_the_loss_is_reconstruction_attraction_and_five_times_repulsion():
-    module, batch = make_module(neighbor_weight=0.7), make_batch(weight=torch.tensor([1.0, 2.0, 0.5, 1.0, 1.0, 0.5]))
+    module, batch = make_module(), make_batch(weight=torch.tensor([1.0, 2.0, 0.5, 1.0, 1.0, 0.5]))
     module.scale.fill_(3.0)
     terms = module.loss(batch, {}).terms
     code, near = module.encode(batch), module.encode(Batch.of(batch.neighbor))
     a, b = fn.similarity_curve(0.5)
     torn = fn.attraction(code, near, a, b) + 5.0 * fn.repulsion(code, batch.weight, a, b)
-    torch.testing.assert_close(terms["neighbor"], 0.7 * 3.0 * torn)
+    torch.testing.assert_close(terms["neighbor"], 3.0 * torn, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(
         terms["reconstruction"], module.likelihood.distortion(batch.x, module.decode(code + 0.1 * batch.noise["jitter"], batch))
     )
 
 
-def test_without_neighbors_and_without_their_weight_the_distortion_is_left():
-    batch = make_batch()
-    expected = make_module().loss(batch._replace(neighbor=None), {}).terms
-    assert list(expected) == ["reconstruction"]
-    found = make_module(neighbor_weight=0.0).loss(batch, {}).terms
+def test_without_neighbors_the_distortion_is_left():
+    module, batch = make_module(), make_batch()
+    found = module.loss(batch._replace(neighbor=None), {}).terms
     assert list(found) == ["reconstruction"]
-    assert torch.equal(found["reconstruction"], expected["reconstruction"])
+    expected = module.likelihood.distortion(batch.x, module.decode(module.encode(batch), batch))
+    assert torch.equal(found["reconstruction"], expected)
+    assert make_module(neighbor_weight=0.0).noise_shapes == {}
+
+
+def test_the_weight_of_neighbors_is_in_their_scale():
+    scales = []
+    for weight in (1.0, 3.0):
+        module = make_module(neighbor_weight=weight)
+        module.measure_scale(make_batch())
+        scales.append(float(module.scale))
+    assert scales[1] == pytest.approx(3.0 * scales[0])
 
 
 def test_rows_of_weight_zero_change_no_term_and_no_gradient():
