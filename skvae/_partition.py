@@ -11,6 +11,7 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
+from skvae.data import dense
 from skvae.data.columns import ColumnStatistics
 from skvae.estimators._neighbors import find_neighbors, weigh_edges
 
@@ -116,7 +117,7 @@ class Cells:
 
 def _shares(rows: Rows, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     member = sparse.csr_matrix((np.ones(len(which)), (np.arange(len(which)), which)))
-    ties = (member.T @ rows.ties @ member).toarray()
+    ties = dense(member.T @ rows.ties @ member)
     size = np.bincount(which, weights=rows.mass)
     return ties / max(ties.sum(), np.finfo(float).tiny), size / size.sum()
 

@@ -363,8 +363,8 @@ class AutoencoderClusterer(
         """
         if is_sparse(X):
             raise ValueError(
-                "predict_proba takes no sparse rows, as scikit-learn has none but classifiers give their probabilities; pass "
-                "X.toarray(). predict and transform take them."
+                "predict_proba takes no sparse rows: scikit-learn expects probabilities of these of classifiers alone. Pass a "
+                "dense array; predict and transform take sparse rows."
             )
         return softmax(self._log_joint(X), axis=1)
 

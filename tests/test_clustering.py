@@ -65,7 +65,7 @@ def test_sklearn_checks_at_the_defaults(estimator, check):
 
 
 def slow_dip(x):
-    """Dip by its definition: the least distance of a function that is convex, then concave, over all modes, by linear programs."""
+    """Dip by its definition: the least distance of a function that is convex, then concave, by a linear program for each mode."""
     x = np.sort(x)
     n = len(x)
     low, high = np.arange(n) / n, np.arange(1, n + 1) / n

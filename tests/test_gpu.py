@@ -26,6 +26,7 @@ from skvae import (
     VQVAE,
     AnomalyDetector,
     AutoEncoder,
+    AutoencoderClusterer,
     AutoencoderImputer,
     CodePrior,
     ContractiveAE,
@@ -168,6 +169,7 @@ CASES = {
     "tdvae, lstm": quick(TDVAE, SEQUENCES, encoder=Recurrent("lstm", n_layers=2, dropout=0.3), early_stopping=True),
 }
 WRAPPERS = {
+    "clusterer": Case(lambda: AutoencoderClusterer(3, estimator=AutoEncoder(**QUICK, device=DEVICE), n_init=2, random_state=0)),
     "detector": Case(lambda: AnomalyDetector(AutoEncoder(**QUICK, device=DEVICE), random_state=0)),
     "detector, cross": Case(
         lambda: AnomalyDetector(VAETransformer(**QUICK, device=DEVICE), calibration="cross", n_jobs=2, random_state=0)

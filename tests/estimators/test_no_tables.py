@@ -12,6 +12,7 @@ from skvae import (
     VQVAE,
     AnomalyDetector,
     AutoEncoder,
+    AutoencoderClusterer,
     AutoencoderImputer,
     CVAEClassifier,
     CVAEResampler,
@@ -24,6 +25,7 @@ Y = np.arange(20) % 2
 QUICK = {"max_epochs": 1, "random_state": 0}
 OTHERS = {
     "detector": lambda X: AnomalyDetector(AutoEncoder(2, **QUICK)).fit(X),
+    "clusterer": lambda X: AutoencoderClusterer(2, estimator=AutoEncoder(2, **QUICK)).fit(X),
     "imputer": lambda X: AutoencoderImputer(VAETransformer(2, **QUICK)).fit(X),
     "classifier": lambda X: CVAEClassifier(CVAE(2, **QUICK)).fit(X, Y),
     "resampler": lambda X: CVAEResampler(CVAE(2, **QUICK)).fit_resample(X, np.arange(20) % 3 == 0),

@@ -13,7 +13,17 @@ from cases import CASES
 from sklearn.datasets import load_wine
 from sklearn.mixture import GaussianMixture
 
-from skvae import CVAE, VQVAE, AnomalyDetector, AutoEncoder, AutoencoderImputer, CVAEClassifier, SparseAE, VAETransformer
+from skvae import (
+    CVAE,
+    VQVAE,
+    AnomalyDetector,
+    AutoEncoder,
+    AutoencoderClusterer,
+    AutoencoderImputer,
+    CVAEClassifier,
+    SparseAE,
+    VAETransformer,
+)
 
 pytestmark = [
     pytest.mark.usefixtures("one_core"),
@@ -114,6 +124,7 @@ OTHERS = {
     "mixture": (AutoEncoder(2, max_epochs=2, density=GaussianMixture(2)), ("transform", "score_samples")),
     "sparse": (SparseAE(8, max_epochs=2, penalty="top_k"), ("transform", "score_samples")),
     "detector": (AnomalyDetector(VAETransformer(2, max_epochs=2)), ("predict", "decision_function")),
+    "clusterer": (AutoencoderClusterer(2, estimator=AutoEncoder(2, max_epochs=2), n_init=1), ("predict", "predict_proba")),
     "imputer": (AutoencoderImputer(VAETransformer(2, max_epochs=2)), ("transform",)),
     "classifier": (CVAEClassifier(CVAE(2, max_epochs=2)), ("predict_proba",)),
 }

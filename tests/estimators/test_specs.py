@@ -258,7 +258,7 @@ def test_names_of_recurrent_networks_are_for_sequences(cls):
 
 # -- estimators that hold another -------------------------------------------------------------------------------------
 
-METAS = [skvae.AnomalyDetector, skvae.AutoencoderImputer, skvae.CVAEClassifier, skvae.CVAEResampler]
+METAS = [skvae.AnomalyDetector, skvae.AutoencoderClusterer, skvae.AutoencoderImputer, skvae.CVAEClassifier, skvae.CVAEResampler]
 
 
 @pytest.mark.parametrize("name", ["likelihood", "encoder__dropout", "nothing"])
