@@ -48,9 +48,9 @@ class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncode
         Size of the code; "auto" is the square root of the number of columns, but at least 2.
     encode_condition : bool, default=False
         Whether the encoder takes the condition, too. `transform` then needs it.
-    prior : {"standard", "conditional"} or PriorSpec, default="standard"
-        Prior of the code: standard normal, a Gaussian whose moments are learned as a function of the condition [2]_, or what a
-        specification says.
+    prior : {"standard", "conditional", "mixture", "vamp", "flow"} or PriorSpec, default="standard"
+        Prior of the code: standard normal, a Gaussian whose moments are learned as a function of the condition [2]_, or one of
+        those of `VAETransformer`, which are the same for all conditions unless ``FlowPrior("conditional")`` asks for both.
     condition_columns : array-like of str or int, or None, default=None
         Columns of X, by name or position, that are the condition, as numbers. They are not reconstructed; rows that the model
         returns repeat them. Beside rows of X, `y` is then ignored and `condition` refused.

@@ -16,7 +16,7 @@ from skvae.modules import VAEModule
 
 @document
 class VAETransformer(LatentWalksMixin, VariationalAutoEncoder):
-    r"""Variational autoencoder: a Gaussian code with a standard normal prior [1]_.
+    r"""Variational autoencoder: a Gaussian code with a prior, the standard normal one by default [1]_.
 
     Encoder and decoder maximize the evidence lower bound. The scale of the likelihood's noise is estimated along with
     them [2]_, which balances reconstruction and KL by itself. `transform` gives the posterior mean, so that codes are
@@ -36,8 +36,9 @@ class VAETransformer(LatentWalksMixin, VariationalAutoEncoder):
         Nats at which the KL is held, by the penalty ``beta * |KL - C|`` with C growing from 0 to `capacity` [5]_.
     n_draws : int, default=1
         Draws of the code per row and training step.
-    prior : {"standard"} or PriorSpec, default="standard"
-        Prior of the code: standard normal, or what a specification says.
+    prior : {"standard", "mixture", "vamp", "flow"} or PriorSpec, default="standard"
+        Prior of the code: standard normal, or one that is trained with the networks: a mixture, that of the posteriors of
+        learned rows, or an invertible map of a simpler one. `MixturePrior`, `VampPrior` and `FlowPrior` have the details.
     %(architecture)s
     %(training)s
 

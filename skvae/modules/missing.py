@@ -193,6 +193,11 @@ class MIWAEModule(VAEModule):
         return Loss({"reconstruction": math.log(log_weights.shape[1]) - torch.logsumexp(log_weights, dim=1)}, learned)
 
     @property
+    def joins_at(self) -> float:
+        """At once: there is no KL that another prior could have a part in."""
+        return 0.0
+
+    @property
     def is_solved(self) -> bool:
         return self.linear_path == math.inf
 

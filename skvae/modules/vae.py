@@ -18,6 +18,9 @@ from skvae.modules.posterior import DiagonalNormal, Proposal
 from skvae.modules.priors import PriorSpec, resolve_prior
 from skvae.modules.priors.normal import MAX_LOG_VAR
 
+# Part of the run before which codes mean little, unless networks begin at a linear model: a prior that learns would follow them out
+# to where decoders learn slowly.
+_JOINS_AT = 0.25
 _LEAST_BETA, _MOST_BETA = 1.0, 1e3  # between which the linear model obeys beta; below, columns would lose all their noise
 
 
@@ -85,7 +88,16 @@ class VAEModule(LatentModule):
         values = {"beta": self.beta * share}
         if self.capacity is not None:
             values["capacity"] = self.capacity * share
+        if self.joins_at > 0.0:
+            values["prior"] = float(progress >= self.joins_at)
         return values
+
+    @property
+    def joins_at(self) -> float:
+        """Fraction of the run at which a prior that waits takes over from the standard normal distribution."""
+        if not self.prior.waits:
+            return 0.0
+        return self.kl_warmup if self.linear_path is not None else max(self.kl_warmup, _JOINS_AT)
 
     @torch.no_grad()
     def start(self, batch: Batch) -> None:
@@ -165,7 +177,9 @@ class VAEModule(LatentModule):
             target, observed = target.unsqueeze(1), None if observed is None else observed.unsqueeze(1)
         energy = likelihood.energies(target, output, observed)
         nll = likelihood.nll_of(energy, observed)
-        kl, beta = self.prior.kl(q, z, batch.condition), schedule["beta"]
+        kl, beta, learned = self.prior.kl(q, z, batch.condition), schedule["beta"], schedule.get("prior", 1.0)
+        if not (isinstance(learned, float) and learned == 1.0):
+            kl = learned * kl + (1.0 - learned) * fn.gaussian_kl(*q)
         if "capacity" in schedule:
             mean_kl = (kl * batch.weight).sum() / batch.weight.sum()
             kl = (mean_kl - schedule["capacity"]).abs()

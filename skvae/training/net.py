@@ -227,8 +227,8 @@ class AutoEncoderNet(NeuralNet):
         batches: Iterable[Batch] = iterator
         if training:
             if not self._ahead:
-                middle = self.progress + 0.5 * len(iterator) / self.plan.total_steps
-                tend_prior(self.module_, iterator.rows, middle, self.plan.seed, self.plan.pass_index)
+                end = self.progress + len(iterator) / self.plan.total_steps
+                tend_prior(self.module_, iterator.rows, end, self.plan.seed, self.plan.pass_index)
             self.history.new_batch()  # one record for all, for callbacks that look for the last batch's
             taken, batches = self._take_together(iterator)
             if taken is not None:

@@ -18,10 +18,7 @@ from skvae.training.loader import Rows
 
 _MOST_ROWS, _CHUNK = 2**13, 2**10
 _CLUSTERINGS = 5
-# Fractions of the run: before the first, codes of networks that do not begin at a linear model mean nothing yet, by which a prior
-# could be placed; at the others, its idle parts are placed anew.
-_MEANINGFUL = 0.25
-_REVIVALS = tuple(np.linspace(0.3, 0.8, 11))
+_REVIVALS = tuple(np.linspace(0.3, 0.8, 11))  # fractions of the run at which idle parts are placed anew
 
 
 def is_tended(module: nn.Module) -> bool:
@@ -30,10 +27,8 @@ def is_tended(module: nn.Module) -> bool:
 
 
 def begins_at(module: nn.Module) -> float:
-    """Fraction of the run at which the prior of a module is placed by training rows."""
-    if not is_tended(module) or module.linear_path is not None:
-        return 0.0
-    return max(_MEANINGFUL, module.warmup)
+    """Fraction of the run at which the prior of a module is placed by training rows, and takes part."""
+    return module.joins_at if isinstance(module, VAEModule) else 0.0
 
 
 def tend_prior(module: nn.Module, rows: Rows, progress: float, *seeds: int) -> None:
@@ -45,7 +40,7 @@ def tend_prior(module: nn.Module, rows: Rows, progress: float, *seeds: int) -> N
     rows : Rows
         To learn from.
     progress : float
-        Fraction of the run that lies behind in the middle of the coming epoch.
+        Fraction of the run that lies behind after the coming epoch.
     *seeds : int
         What makes the randomness.
     """
@@ -53,7 +48,7 @@ def tend_prior(module: nn.Module, rows: Rows, progress: float, *seeds: int) -> N
         return
     begins, prior = begins_at(module), module.prior
     looks = (begins, *(at for at in _REVIVALS if at > begins))
-    due, n_before = sum(at <= progress for at in looks), int(prior.n_looks)
+    due, n_before = sum(at < progress for at in looks), int(prior.n_looks)
     if due <= n_before:
         return
     (seed,) = seed_streams(*seeds, due, Stream.PRIOR, n=1)

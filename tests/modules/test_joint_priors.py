@@ -10,6 +10,7 @@ from sklearn.cluster import KMeans
 from skvae.functional import gaussian_kl
 from skvae.modules import (
     MLP,
+    Batch,
     CodedRows,
     Flow,
     FlowPrior,
@@ -320,3 +321,39 @@ def test_batch_normalization_goes_by_past_rows_where_rows_are_learned():
     assert all(torch.equal(value, state[name]) for name, value in module.encoder.state_dict().items())
     assert all(layer.training for layer in module.encoder.modules())
     assert np.isfinite(module.prior.pseudo_inputs.grad.numpy()).all()
+
+
+# -- when they take over ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spec", [MixturePrior(3), VampPrior(3), FlowPrior(n_layers=2)], ids=["mixture", "vamp", "flow"])
+@pytest.mark.parametrize("capacity", [None, 0.5])
+def test_codes_are_drawn_to_the_standard_normal_distribution_first(spec, capacity):
+    module = VAEModule(5, 2, hidden_layer_sizes=(6,), prior=spec, kl_warmup=0.5, capacity=capacity)
+    shaken(module.prior, 0.5)
+    plain = VAEModule(5, 2, hidden_layer_sizes=(6,), kl_warmup=0.5, capacity=capacity)
+    plain.load_state_dict(module.state_dict(), strict=False)
+    batch = Batch.of(torch.randn(4, 5), noise={"posterior": torch.randn(4, 2)})
+    for progress, is_same in ((0.2, True), (0.49, True), (0.5, False), (1.0, False)):
+        schedule = {name: torch.tensor(value) for name, value in module.schedule(progress).items()}
+        ours, theirs = (each.loss(batch, schedule).terms["kl"] for each in (module, plain))
+        assert torch.allclose(ours, theirs) is is_same
+        gradients = torch.autograd.grad(ours.sum(), list(module.prior.parameters()), allow_unused=True)
+        assert any(bool(each is not None and each.abs().sum() > 0.0) for each in gradients) is not is_same
+
+
+@pytest.mark.parametrize(
+    ("params", "joins_at"),
+    [
+        ({"prior": "flow"}, 0.25),
+        ({"prior": "mixture", "kl_warmup": 0.1}, 0.25),
+        ({"prior": "vamp", "kl_warmup": 0.4}, 0.4),
+        ({"prior": "flow", "linear_path": 1.0}, 0.0),
+        ({"prior": "mixture", "linear_path": 1.0, "kl_warmup": 0.1}, 0.1),
+        ({"kl_warmup": 0.4}, 0.0),
+    ],
+)
+def test_priors_take_over_once_codes_mean_something(params, joins_at):
+    module = VAEModule(5, 2, hidden_layer_sizes=(6,), **params)
+    assert module.joins_at == joins_at
+    assert ("prior" in module.schedule(0.0)) == (joins_at > 0.0)

@@ -52,6 +52,7 @@ class Prior(nn.Module):
     """
 
     zero: Tensor
+    waits = False  # whether codes are drawn to the standard normal distribution first, see `VAEModule.joins_at`
     learns_from_rows = False  # whether `begin` and `revive` want to see training rows; there is `n_looks` then
     n_looks: Tensor  # how often they have
 

@@ -101,6 +101,8 @@ class Flow(Prior):
     (tensor([-4.2568]), tensor([[1., 1., 1.]]))
     """
 
+    waits = True
+
     def __init__(self, base: Prior, n_layers: int, hidden_layer_sizes: Sequence[int]):
         super().__init__(base.n_components)
         self.base = base

@@ -43,7 +43,7 @@ class Mixture(Prior):
     A child defines `components`, and how they are placed: `begin` and `_split`.
     """
 
-    learns_from_rows = True
+    waits = learns_from_rows = True
     n_looks: Tensor
 
     def __init__(self, n_components: int):
