@@ -493,6 +493,10 @@ def make_step(
     }
     recorder = recorder_for(next(module.parameters()).device)
     watched = watched or on_gradient is not None
-    if recorder is None or obstacle_to(module, optimizer, n_rows=n_rows, n_planned=n_planned, watched=watched) is not None:
+    if recorder is None:
+        return EagerStep(module, optimizer, **settings)
+    obstacle = obstacle_to(module, optimizer, n_rows=n_rows, n_planned=n_planned, watched=watched)
+    if obstacle is not None:
+        _log.debug("Steps are not recorded: %s.", obstacle)
         return EagerStep(module, optimizer, **settings)
     return GraphStep(module, optimizer, recorder=recorder, **settings)

@@ -304,12 +304,14 @@ def test_numbers_that_only_python_knows_are_found_out():
     assert_same(step, twin)
 
 
-def test_parameters_without_a_gradient():
+def test_parameters_without_a_gradient(caplog):
+    caplog.set_level("DEBUG", logger="skvae.training.graph")
     module = make(AutoEncoderModule)
     module.unused = nn.Parameter(torch.ones(2))
     step, twin = steps_of(module)
     run(step, twin, batches(module, 5))
     assert step.obstacle == "there are parameters without a gradient"
+    assert caplog.messages == ["Steps are not replayed: there are parameters without a gradient."]
     assert_same(step, twin)
 
 
@@ -455,8 +457,11 @@ def test_what_can_be_recorded_is(recorder):
     ],
     ids=str,
 )
-def test_what_is_not_worth_recording_or_cannot_be(recorder, settings):
-    assert type(choose(make(VAEModule), **settings)) is EagerStep
+def test_what_is_not_worth_recording_or_cannot_be(recorder, settings, caplog):
+    with caplog.at_level("DEBUG", logger="skvae.training.graph"):
+        assert type(choose(make(VAEModule), **settings)) is EagerStep
+    (record,) = caplog.records
+    assert record.getMessage().startswith("Steps are not recorded: ")
 
 
 class Own(nn.Linear):
