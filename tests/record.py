@@ -403,6 +403,18 @@ CASES = [
         lambda: table(weights=True),
         lambda d: {"jacobian": "exact", "contraction": 1.0, **d.network((8, 6), dropout=0.1, tied=False)},
     ),
+    short(
+        "missing values, weights, neighbors of codes",
+        "NeighborAE",
+        lambda: table(gaps=0.2, weights=True),
+        lambda d: {"missing_values": np.nan, "neighbor_space": "codes", "n_neighbors": 5},
+    ),
+    short(
+        "cosine, bounds of the gradient",
+        "NeighborAE",
+        table,
+        lambda d: {"metric": "cosine", "min_dist": 0.5, "neighbor_weight": 2.0, **d.optimizer(clip_norm=0.5)},
+    ),
     default("VAETransformer", lambda: table(400)),
     short(
         "capacity, draws, Laplace",
