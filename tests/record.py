@@ -50,7 +50,7 @@ CHANGES = 3  # as many times, with other signs
 FACTOR = 10.0  # how much more than the largest effect of these changes a default run may differ
 FEW = 0.02  # share of discrete values that may always differ where rounding grows
 COUNT = 0.2  # relative difference of single counts, likewise
-TIMES = ("fit_time_", "seconds_")  # fitted attributes that no two runs share
+TIMES = ("fit_time_", "fit_seconds_", "seconds_")  # fitted attributes that no two runs share
 
 # Where the function that trains a module may be found, which takes the module first and returns when it is trained. It is
 # replaced wherever the package has imported it.
