@@ -20,7 +20,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_sample_weight, _num_samples, check_is_fitted
 
 from skvae import inference
-from skvae._partition import Partition, Rows, divide, principal, scaled, typical
+from skvae._partition import Partition, Rows, choose, divide, principal, scaled
 from skvae._templates import (
     arguments_of_fit,
     check_template,
@@ -253,15 +253,15 @@ class AutoencoderClusterer(
                 divide(table.part(start.part), code[table.inside(start.part)], n_groups, self.max_clusters, start.seed)
                 for start, code in zip(starts, codes, strict=True)
             ]
-            best = typical(found[: self.n_init])
-            chosen = next(i for i, partition in enumerate(found) if partition is best)
+            best = choose([partition for each in found[: self.n_init] for partition in each])
+            chosen = next(i for i, each in enumerate(found) if any(partition is best for partition in each))
             self._note(models[chosen], codes[chosen], table, best)
         self.labels_ = self.predict(X)
         own = self.labels_[rows][table.first]
         likeness = [
-            adjusted_rand_score(own[table.inside(start.part)], partition.labels)
-            for start, partition in zip(starts, found, strict=True)
-            if partition is not best
+            adjusted_rand_score(own[table.inside(start.part)], choose(each).labels)
+            for i, (start, each) in enumerate(zip(starts, found, strict=True))
+            if i != chosen
         ]
         self.stability_ = float(np.mean(likeness)) if likeness else np.nan
         take_columns(self, self.estimator_)
@@ -513,7 +513,7 @@ class _Distinct:
         if part is None:
             return self.rows
         inside = self.inside(part)
-        return Rows(self.rows.points[inside], self.rows.mass[inside], self.rows.ties[inside][:, inside])
+        return Rows(self.rows.points[inside], self.rows.mass[inside], self.rows.ties[inside][:, inside], self.rows.connects)
 
 
 def _default(n_rows: int) -> NeighborAE:
