@@ -24,7 +24,8 @@ from skvae.modules import NeighborAEModule
 from skvae.training import Plan, Rows, encode_rows, pretrain_whole, read_rows
 from skvae.warnings import warn_user
 
-_STEPS, _MIN_EPOCHS, _MAX_EPOCHS = 6000, 20, 1000
+_STEPS, _MIN_EPOCHS, _MAX_EPOCHS = 6000, 30, 600
+_LEARNING_RATE = 0.005  # with which rows are reconstructed as well as by AutoEncoder, beside their neighbors
 _PRETRAINED = 0.5  # of the run, before rows are near each other by their codes
 METRICS = sorted({*itertools.chain(*VALID_METRICS.values())} - {"precomputed"})
 
@@ -40,7 +41,7 @@ class NeighborAE(AutoEncoder):
         \quad q_{ij} = \frac{1}{1 + a \|z_i - z_j\|^{2b}}
 
     with j(i) a neighbor of row i, drawn anew for every step with the probabilities that UMAP gives the edges of the graph of
-    neighbors, and s a tenth of the distortion that a model has which knows the means of the columns alone. Codes then fall into
+    neighbors, and s a fifth of the distortion that a model has which knows the means of the columns alone. Codes then fall into
     groups where rows do, which clustering finds more easily than among the rows, or their principal components; and as an encoder
     has learned them, new rows have codes, too, and codes have rows.
 
@@ -53,7 +54,8 @@ class NeighborAE(AutoEncoder):
     n_neighbors : int, default=15
         How many of the nearest rows of each are its neighbors, itself not among them.
     neighbor_weight : float, default=1.0
-        Weight :math:`\lambda` of the neighbors beside the reconstruction; 0 leaves them out.
+        Weight :math:`\lambda` of the neighbors beside the reconstruction; 0 leaves them out. With 1, rows are reconstructed
+        about as well as by :class:`~skvae.AutoEncoder`; with 5, clusters are found more easily, and reconstructions are worse.
     min_dist : float, default=0.1
         Distance of codes up to which they count as together: the smaller, the denser are groups. It is between 0 and 1, the
         distance over which codes become strangers.
@@ -71,8 +73,10 @@ class NeighborAE(AutoEncoder):
     %(architecture)s
     density : density estimator or None, default=None
         Density of the codes, as in :class:`~skvae.AutoEncoder`.
+    learning_rate : float or "auto", default="auto"
+        Step size of the optimizer at the start; "auto" is 0.005, and 0.01 for an encoder of one layer.
     max_epochs : int or "auto", default="auto"
-        Passes over the data; "auto" aims at 6,000 steps in 20 to 1,000 passes.
+        Passes over the data; "auto" aims at 6,000 steps in 30 to 600 passes.
     %(training)s
 
     Attributes
@@ -87,6 +91,9 @@ class NeighborAE(AutoEncoder):
 
     Notes
     -----
+    What is decoded in training are codes with noise of a standard deviation of 0.1, next to the distance of 1 over which codes
+    become strangers: rows whose codes are closer are reconstructed alike, and new rows better.
+
     Neighbors are those of the rows at hand: each call of `partial_fit` looks for them among its own. Rows that early stopping
     looks at have theirs among those that are learned from; where a `neighbor_graph` says nothing about them, as about
     `validation_data`, they are judged by their reconstruction alone.
@@ -117,7 +124,7 @@ class NeighborAE(AutoEncoder):
         "neighbor_weight": [Interval(Real, 0, None, closed="left")],
         "min_dist": [Interval(Real, 0, 1, closed="both")],
         "metric": [StrOptions(set(METRICS)), callable],
-        "neighbors": [HasMethods(["fit_transform"]), None],
+        "neighbors": [HasMethods(["fit_transform", "transform"]), None],
         "neighbor_space": [StrOptions({"rows", "codes"})],
     }
 
@@ -158,7 +165,7 @@ class NeighborAE(AutoEncoder):
             activation=activation,
             encoder=encoder,
             decoder=decoder,
-            linear_path=None,
+            linear_path=None,  # which would hold back the networks that codes follow their neighbors by
             image_shape=image_shape,
             likelihood=likelihood,
             missing_values=missing_values,
@@ -245,7 +252,7 @@ class NeighborAE(AutoEncoder):
 
     def _auto_training(self, n_batches: int) -> tuple[int, float]:
         n_epochs = int(np.clip(round(_STEPS / n_batches), _MIN_EPOCHS, _MAX_EPOCHS))
-        return n_epochs, super()._auto_training(n_batches)[1]
+        return n_epochs, max(_LEARNING_RATE, super()._auto_training(n_batches)[1])
 
     def _prepare(self, run: FitRun, rows: Rows, plan: Plan) -> dict[str, Any]:
         """Find the neighbors of the rows."""

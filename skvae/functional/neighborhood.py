@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -94,18 +92,18 @@ def similarity_curve(min_dist: float) -> tuple[float, float]:
     return float(a), float(b)
 
 
-def _log_odds(square: Tensor, a: float, b: float) -> Tensor:
+def _log_odds(square: Tensor, a: float | Tensor, b: float | Tensor) -> Tensor:
     r"""Logarithm of :math:`a d^{2b}`: the log-odds that codes at these squared distances do not belong together."""
-    return math.log(a) + b * square.log()
+    return torch.as_tensor(a, dtype=square.dtype, device=square.device).log() + b * square.log()
 
 
-def attraction(code: Tensor, neighbor: Tensor, a: float, b: float) -> Tensor:
+def attraction(code: Tensor, neighbor: Tensor, a: float | Tensor, b: float | Tensor) -> Tensor:
     """Negative logarithm of the similarity of codes to those of their neighbors.
 
     Parameters
     ----------
     code, neighbor : Tensor of shape (n, n_components)
-    a, b : float
+    a, b : float or Tensor of shape ()
         See `similarity_curve`.
 
     Returns
@@ -116,7 +114,7 @@ def attraction(code: Tensor, neighbor: Tensor, a: float, b: float) -> Tensor:
     return torch.nn.functional.softplus(_log_odds(square + _CLOSE, a, b))
 
 
-def repulsion(code: Tensor, weight: Tensor, a: float, b: float) -> Tensor:
+def repulsion(code: Tensor, weight: Tensor, a: float | Tensor, b: float | Tensor) -> Tensor:
     """Negative logarithm of the dissimilarity of codes, on average over all others.
 
     It is what draws among the others, with probabilities in proportion to their weights, come to on average.
@@ -126,7 +124,7 @@ def repulsion(code: Tensor, weight: Tensor, a: float, b: float) -> Tensor:
     code : Tensor of shape (n, n_components)
     weight : Tensor of shape (n,)
         By which codes count for the others; those of weight zero do not.
-    a, b : float
+    a, b : float or Tensor of shape ()
         See `similarity_curve`.
 
     Returns

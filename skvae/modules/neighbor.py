@@ -12,7 +12,8 @@ from skvae.modules.autoencoder import AutoEncoderModule
 from skvae.modules.base import Schedule
 from skvae.modules.batch import Batch, Loss
 
-_SHARE = 0.1  # of the distortion without a code, that neighbors are weighed by: with more of it rows are reconstructed less well
+_SHARE = 0.2  # of the distortion without a code, that neighbors are weighed by: with more of it rows are reconstructed less well
+_JITTER = 0.1  # standard deviation of the noise on codes that are decoded, which have a unit of their own
 _NEGATIVES = 5.0  # rows that are pushed away for each that is pulled near
 
 
@@ -22,8 +23,9 @@ class NeighborAEModule(AutoEncoderModule):
     .. math:: d(x_i, \hat x_i) - \lambda s \big(\log q_{ij(i)} + 5\,\mathrm{E}_k \log(1 - q_{ik})\big),
         \quad q_{ij} = \frac{1}{1 + a \|z_i - z_j\|^{2b}}
 
-    with j(i) the neighbor that a batch holds of row i, and k all other rows of the batch. Where a batch holds no neighbors, the
-    loss is the distortion alone.
+    with j(i) the neighbor that a batch holds of row i, and k all other rows of the batch. What is decoded are codes with a little
+    noise, by which the decoder stays smooth where codes are close. Where a batch holds no neighbors, the loss is the distortion
+    alone, without noise.
 
     Parameters
     ----------
@@ -37,7 +39,7 @@ class NeighborAEModule(AutoEncoderModule):
     Attributes
     ----------
     scale : Tensor of shape ()
-        By which the neighbors count, s: a tenth of the distortion of rows around the means of the columns.
+        By which the neighbors count, :math:`\lambda s`, with s a fifth of the distortion of rows around the means of the columns.
 
     References
     ----------
@@ -46,7 +48,10 @@ class NeighborAEModule(AutoEncoderModule):
        Computation 33, 2021.
     """
 
+    scheduled = AutoEncoderModule.scheduled | {"neighbor_weight", "min_dist"}  # which the loss reads off buffers
     scale: Tensor
+    a: Tensor
+    b: Tensor
 
     def __init__(
         self,
@@ -59,8 +64,11 @@ class NeighborAEModule(AutoEncoderModule):
     ):
         super().__init__(n_features, n_components, **autoencoder)
         self.neighbor_weight, self.min_dist = neighbor_weight, min_dist
-        self.a, self.b = fn.similarity_curve(min_dist)
-        self.register_buffer("scale", torch.tensor(1.0))
+        self.register_buffer("scale", torch.tensor(float(neighbor_weight)))
+        for name, value in zip("ab", fn.similarity_curve(min_dist), strict=True):
+            self.register_buffer(name, torch.tensor(value), persistent=False)
+        if neighbor_weight:
+            self.noise_shapes["jitter"] = (n_components,)
 
     @torch.no_grad()
     def measure_scale(self, batch: Batch) -> None:
@@ -68,10 +76,10 @@ class NeighborAEModule(AutoEncoderModule):
         likelihood = self.likelihood
         mean = likelihood.response(likelihood.column("mean").to(batch.x).unsqueeze(0)).expand(len(batch.x), -1)
         distortion = likelihood.distortion(batch.target, mean, batch.counted)
-        self.scale.copy_(_SHARE * (batch.weight @ distortion) / batch.weight.sum())
+        self.scale.copy_(self.neighbor_weight * _SHARE * (batch.weight @ distortion) / batch.weight.sum())
 
     def loss(self, batch: Batch, schedule: Schedule) -> Loss:
-        if batch.neighbor is None or not self.neighbor_weight:
+        if batch.neighbor is None:
             return super().loss(batch, schedule)
         observed = None
         if batch.observed is not None and batch.neighbor_observed is not None:
@@ -79,8 +87,9 @@ class NeighborAEModule(AutoEncoderModule):
         both = Batch.of(torch.cat([batch.x, batch.neighbor]), observed=observed, weight=batch.weight.repeat(2))
         code, near = self.encode(both).chunk(2)
         torn = fn.attraction(code, near, self.a, self.b) + _NEGATIVES * fn.repulsion(code, batch.weight, self.a, self.b)
+        output = self.decode(code + _JITTER * batch.drawn("jitter"), batch)
         terms = {
-            "reconstruction": self.likelihood.distortion(batch.target, self.decode(code, batch), batch.counted),
-            "neighbor": self.neighbor_weight * self.scale * torn,
+            "reconstruction": self.likelihood.distortion(batch.target, output, batch.counted),
+            "neighbor": self.scale * torn,
         }
         return Loss(terms, {})

@@ -7,23 +7,26 @@ from typing import Any
 import numpy as np
 import torch
 
-_TICKS = 2**16  # into which the largest weight is divided
+_TICKS = 2**16  # into which the largest weight of a row is divided
 
 
 class NeighborGraph:
     """Which rows are near each, and how likely they are drawn.
 
-    Weights are counted in whole numbers, the largest as 65,536 and none as less than one, so that draws are the same on every
-    device.
+    Weights are counted in whole numbers, the largest of each row as 65,536 and none as less than one, so that draws are the same
+    on every device.
 
     Parameters
     ----------
-    weight : CSR matrix of shape (n, n)
-        Weights of the edges from each row.
+    weight : CSR matrix of shape (n, n_others)
+        Weights of the edges from each row to those that are near it, which may be other rows.
     """
 
     def __init__(self, weight: Any):
-        ticks = np.maximum(1, np.rint(weight.data * (_TICKS / max(weight.data.max(initial=0.0), np.finfo(float).tiny))))
+        row = np.repeat(np.arange(weight.shape[0]), np.diff(weight.indptr))
+        largest = np.full(weight.shape[0], np.finfo(np.float64).tiny)
+        np.maximum.at(largest, row, weight.data)
+        ticks = np.maximum(1, np.rint(_TICKS * (weight.data / largest[row])))
         total = np.concatenate([[0], np.cumsum(ticks.astype(np.int64))])
         ends = total[weight.indptr]
         self._start, self._width = torch.from_numpy(ends[:-1]), torch.from_numpy(np.diff(ends))

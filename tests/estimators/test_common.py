@@ -6,7 +6,7 @@ from conftest import ALL_ESTIMATORS, labels_for
 from sklearn.utils import estimator_checks as checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skvae import CVAE, AutoEncoder, DenoisingAE, LinearPath
+from skvae import CVAE, AutoEncoder, DenoisingAE, LinearPath, NeighborAE
 
 NOT_EXACT = (
     "weights and repeated rows are compared at 1e-7, which training in single precision on shuffled batches cannot meet; "
@@ -21,23 +21,24 @@ def expected_failed_checks(estimator):
     }
 
 
-# One estimator stands for all that choose a weight decay, whose choice takes most of the time.
-CHOOSING = [AutoEncoder, DenoisingAE, CVAE]
+# One estimator stands for all that choose a weight decay, whose choice takes most of the time; neighbors take long runs.
+_DECAY = {"linear_path": LinearPath(1.0)}
+SHORTER = {AutoEncoder: _DECAY, DenoisingAE: _DECAY, CVAE: _DECAY, NeighborAE: {"max_epochs": 30}}
 
 
-@parametrize_with_checks([cls() for cls in ALL_ESTIMATORS if cls not in CHOOSING], expected_failed_checks=expected_failed_checks)
+@parametrize_with_checks([cls() for cls in ALL_ESTIMATORS if cls not in SHORTER], expected_failed_checks=expected_failed_checks)
 def test_sklearn_checks_at_the_defaults(estimator, check):
     check(estimator)
 
 
 @pytest.mark.slow
-@parametrize_with_checks([cls() for cls in CHOOSING], expected_failed_checks=expected_failed_checks)
+@parametrize_with_checks([cls() for cls in SHORTER], expected_failed_checks=expected_failed_checks)
 def test_sklearn_checks_at_all_defaults(estimator, check):
     check(estimator)
 
 
-@parametrize_with_checks([cls(linear_path=LinearPath(1.0)) for cls in CHOOSING], expected_failed_checks=expected_failed_checks)
-def test_sklearn_checks_with_a_given_decay(estimator, check):
+@parametrize_with_checks([cls(**params) for cls, params in SHORTER.items()], expected_failed_checks=expected_failed_checks)
+def test_sklearn_checks_of_shorter_fits(estimator, check):
     check(estimator)
 
 

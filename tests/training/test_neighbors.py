@@ -39,6 +39,13 @@ def test_a_row_without_edges_is_its_own_neighbor():
     assert make_graph().draw(torch.tensor([3, 3]), torch.tensor([0.0, 0.9])).tolist() == [3, 3]
 
 
+def test_rows_are_drawn_from_alike_however_small_their_weights():
+    scales = np.array([1.0, 1e-9, 1e9, 1.0])
+    index, uniform = torch.arange(3000) % 4, torch.rand(3000, generator=make_generator(0))
+    graph = NeighborGraph(sparse.csr_matrix(scales[:, None] * WEIGHT))
+    assert torch.equal(graph.draw(index, uniform), make_graph().draw(index, uniform))
+
+
 def test_an_edge_of_next_to_no_weight_is_drawn_at_times():
     graph = NeighborGraph(sparse.csr_matrix(np.array([[0.0, 1.0, 1e-12], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])))
     assert graph.draw(torch.tensor([0, 0]), torch.tensor([0.5, 1.0 - 1e-7])).tolist() == [1, 2]

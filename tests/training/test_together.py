@@ -152,6 +152,17 @@ def test_folds_of_other_sizes_are_stacked_where_rows_are_coupled_by_weights_alon
     assert_alike(found, alone)
 
 
+def test_weights_of_neighbors_and_distances_of_codes_vary_within_a_stack(stacked):
+    grid = {"neighbor_weight": [0.5, 2.0], "min_dist": [0.0, 0.5], "n_neighbors": [3, 6]}
+    model = NeighborAE(2, **SMALL)
+    alone = GridSearchCV(model, grid, cv=2).fit(X[:88]).cv_results_["mean_test_score"]
+    with train_together():
+        found = GridSearchCV(model, grid, cv=2).fit(X[:88]).cv_results_["mean_test_score"]
+    assert max(stacked) == 16
+    np.testing.assert_allclose(found, alone, rtol=1e-3)
+    assert len(np.unique(found)) == 8
+
+
 def test_missing_entries_and_weights_go_along(stacked):
     rng = np.random.default_rng(0)
     rows = np.where(rng.random(X.shape) < 0.1, np.nan, X)
