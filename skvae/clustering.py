@@ -399,7 +399,7 @@ class AutoencoderClusterer(
         """
         check_is_fitted(self)
         before, step = find_step(self.estimator_, "transform")
-        return back([*before, ("", step)], Z)
+        return back([*before, ("estimator", step)], Z)
 
     def sample(self, n_samples=1, label=None, *, mean=False, random_state=None):
         """Draw new rows.
@@ -442,7 +442,7 @@ class AutoencoderClusterer(
         codes = density.sample(n_samples, random_state=generator)
         before, step = find_step(self.estimator_, "transform")
         if mean or not isinstance(step, ContinuousAutoEncoder):
-            return back([*before, ("", step)], codes)
+            return back([*before, ("estimator", step)], codes)
         (seed,) = seed_streams(int(generator.randint(MAX_SEED)), Stream.SAMPLE, n=1)
         drawn = inference.draw(step.module_, codes, resolve_device(step.device), seed)
         return back(before, step._as_images(drawn))
@@ -495,7 +495,9 @@ class _Distinct:
         x = _read(model, X, reset=reset)
         with one_thread():
             points = principal(scaled(x, mass), seed=0)
-        _, first, inverse = np.unique(x, axis=0, return_index=True, return_inverse=True)
+        bits = np.ascontiguousarray(x + 0.0)  # in which zeros have one sign
+        bits = bits.view(np.dtype((np.void, bits.itemsize * bits.shape[1]))).ravel()
+        _, first, inverse = np.unique(bits, return_index=True, return_inverse=True)
         order = np.argsort(first)
         place = np.empty_like(order)
         place[order] = np.arange(len(order))
@@ -562,6 +564,7 @@ def _read(model: Any, X: Any, *, reset: bool) -> np.ndarray:
         before, step = find_step(model, "transform")
         X = forth(before, X)
     if hasattr(step, "_check_rows"):
+        step._validate_params()
         X = step._check_rows(X, reset=reset)
     x = np.asarray(dense(X), dtype=np.float64)
     x = x.reshape(len(x), -1)
