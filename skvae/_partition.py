@@ -26,6 +26,8 @@ _DIP, _DIP_NEARBY = 0.6, 0.45  # what sqrt(n) times the dip must exceed for a ga
 _DOUBTFUL = 0.5  # dip from which on it is doubtful that two groups are one
 _TIES = 0.05  # the largest share of the ties of a group across a gap
 _NEARBY = 5  # rows of another group by which a row is near it
+_OUTLIERS = 30  # most rows without any ties to others that may still be no cluster
+_GAPS_COUNT = 0.005  # quality by which partitions along gaps may fall short of others
 _FEWEST, _MOST = 8, 2000  # rows of a group whose gap to another is looked for, and looked at
 _SHARED_RANGE = 0.5  # of the widest column, that half of the columns have where all are in one unit
 
@@ -42,11 +44,14 @@ class Rows:
         Weights of all rows that equal each.
     ties : CSR matrix of shape (n_distinct, n_distinct)
         Weights of the graph of neighbors, times the masses at both ends.
+    connects : bool
+        Whether there are so many neighbors that a cloud does not come apart.
     """
 
     points: np.ndarray
     mass: np.ndarray
     ties: Any
+    connects: bool = False
 
     @classmethod
     def of(cls, points: np.ndarray, mass: np.ndarray, n_neighbors: int, distance: Any = None) -> Rows:
@@ -57,7 +62,7 @@ class Rows:
         distance = find_neighbors(points, n_neighbors, "euclidean")[0] if distance is None else distance
         edges = weigh_edges(distance, n_neighbors)
         scale = sparse.diags(mass / mass.mean())
-        return cls(points, mass, (scale @ edges @ scale).tocsr())
+        return cls(points, mass, (scale @ edges @ scale).tocsr(), n_neighbors > np.log(len(points)))
 
 
 def scaled(x: np.ndarray, mass: np.ndarray) -> np.ndarray:
@@ -162,6 +167,16 @@ def join_into(cells: Cells, n_groups: int) -> np.ndarray:
     return _moved(cells, groups.labels())
 
 
+def join_along(cells: Cells, island: np.ndarray, n_groups: int) -> np.ndarray:
+    """Join cells into as many groups, those of one island before any two with a gap between them, ``(n_cells,)``."""
+    groups = _Groups(cells)
+    while groups.alive.sum() > n_groups:
+        gain = groups.gain()
+        within = np.where(island[:, np.newaxis] == island, gain, -np.inf)
+        groups.join(*_best(within if np.isfinite(within).any() else gain))
+    return groups.labels()
+
+
 def _moved(cells: Cells, labels: np.ndarray) -> np.ndarray:
     """Move single cells to the groups where they belong better, none of which is left empty."""
     member = np.eye(labels.max() + 1)[labels]
@@ -255,11 +270,13 @@ def _is_apart(rows: Rows, codes: np.ndarray, first: list, second: list, ties: fl
 
 
 def _neighboring(groups: _Groups, rows: Rows, cells: Cells) -> np.ndarray:
-    """Which groups have ties; those that have none at all belong to the nearest."""
+    """Which groups have ties; those that have none at all may belong to the nearest, unless they are too large for outliers."""
     tied = groups.ties > 0.0
     alone = groups.alive & ~(tied & groups.alive & ~np.eye(len(tied), dtype=bool)).any(axis=1)
     if alone.any():
         which = groups.of_cell[cells.which]
+        if rows.connects:
+            alone &= np.bincount(which, minlength=len(tied)) <= _OUTLIERS
         mass = np.maximum(np.bincount(which, minlength=len(tied)), 1)
         center = np.stack([np.bincount(which, column, len(tied)) for column in rows.points.T], axis=1) / mass[:, np.newaxis]
         square = np.square(center[:, np.newaxis] - center).sum(axis=2)
@@ -282,14 +299,21 @@ def find_gap(
     first, second = sorted((first, second), key=len)
     if len(first) < _FEWEST:
         return Gap(0.0, 0.0, ties)
-    first, second = (part[np.sort(random.permutation(len(part))[:_MOST])] for part in (first, second))
-    dip = _dip_between(points[first], points[second], random)
+    parts = [part[np.sort(random.permutation(len(part))[:_MOST])] for part in (first, second)]
+    halves = [random.permutation(len(part)) % 2 == 0 for part in parts]
+    projected = []  # rows of both halves of both groups, along the direction that the other halves decide
+    for flip in (False, True):
+        direction = _separating(*(points[part[half ^ flip]] for part, half in zip(parts, halves, strict=True)))
+        projected.append([points[part] @ direction for part in parts])
+    looked_at = [[~half, half] for half in halves]
+    dip = _mean_dip(projected, looked_at)
     if dip <= _DIP or ties >= _TIES:
         return Gap(dip, 0.0, ties)
-    half = max(len(first) // 2, _FEWEST)
-    near_first = first[np.argsort(_distance(codes[first], codes[second]), kind="stable")[:half]]
-    near_second = second[np.argsort(_distance(codes[second], codes[first]), kind="stable")[: 2 * half]]
-    return Gap(dip, _dip_between(points[near_first], points[near_second], random), ties)
+    n_near = max(len(parts[0]) // 2, _FEWEST)
+    away = [_distance(codes[one], codes[other]) for one, other in (parts, parts[::-1])]
+    near = [np.argsort(np.argsort(distance, kind="stable")) < n_near * (1 + i) for i, distance in enumerate(away)]
+    nearby = [[half & close for half in both] for both, close in zip(looked_at, near, strict=True)]
+    return Gap(dip, _mean_dip(projected, nearby), ties)
 
 
 def _distance(codes: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -298,15 +322,12 @@ def _distance(codes: np.ndarray, others: np.ndarray) -> np.ndarray:
     return search.kneighbors(codes)[0].mean(axis=1)
 
 
-def _dip_between(first: np.ndarray, second: np.ndarray, random: np.random.Generator) -> float:
-    """Dip across two groups, times the square root of the number of rows, on average over two halves of them."""
-    halves = [random.permutation(len(part)) % 2 == 0 for part in (first, second)]
+def _mean_dip(projected: list[list[np.ndarray]], chosen: list[list[np.ndarray]]) -> float:
+    """Dip of the rows of two groups, times the square root of their number, on average over two halves of them."""
     dips = []
-    for flip in (False, True):
-        learned = [part[half ^ flip] for part, half in zip((first, second), halves, strict=True)]
-        direction = _separating(*learned)
-        near, far = (part[~(half ^ flip)] @ direction for part, half in zip((first, second), halves, strict=True))
-        across = np.concatenate([near, np.sort(far)[: 2 * len(near)]])
+    for i, (first, second) in enumerate(projected):
+        near, far = first[chosen[0][i]], np.sort(second[chosen[1][i]])
+        across = np.concatenate([near, far[: 2 * len(near)]])
         dips.append(np.sqrt(len(across)) * dip_of(across))
     return float(np.mean(dips))
 
@@ -400,9 +421,14 @@ class Partition:
     quality: float
     islands: np.ndarray
 
+    @property
+    def n_groups(self) -> int:
+        """Number of groups."""
+        return int(self.labels.max()) + 1
 
-def divide(rows: Rows, codes: np.ndarray, n_groups: int | None, most: int, seed: int) -> Partition:
-    """Divide rows by their codes and their neighbors.
+
+def divide(rows: Rows, codes: np.ndarray, n_groups: int | None, most: int, seed: int) -> list[Partition]:
+    """Divide rows by their codes and their neighbors, in several ways.
 
     Parameters
     ----------
@@ -414,33 +440,28 @@ def divide(rows: Rows, codes: np.ndarray, n_groups: int | None, most: int, seed:
         Largest number of groups that gaps may decide on.
     seed : int
     """
-    n_cells = min(max(_MOST_CELLS, 2 * most), max(1, len(codes) // _ROWS_PER_CELL))
-    islands = []
-    for start in range(_STARTS):
-        cells = Cells.of(rows, codes, n_cells, seed + start)
-        labels = join_up_to_gaps(rows, codes, cells, most, seed + start)
-        islands.append(Partition(labels, quality_of(rows, labels), labels))
-    best = typical(islands)
-    if n_groups is None:
-        return best
     found = []
+    for start in range(_STARTS):
+        n_cells = min(max(_MOST_CELLS, 2 * max(most, n_groups or 1)), max(len(codes) // _ROWS_PER_CELL, n_groups or 1))
+        cells = Cells.of(rows, codes, n_cells, seed + start)
+        islands = join_up_to_gaps(rows, codes, cells, most, seed + start)
+        own = islands[np.unique(cells.which, return_index=True)[1]]
+        groups = own if n_groups is None else join_along(cells, own, n_groups)
+        found.append(Partition(groups[cells.which], cells.quality(groups) + (n_groups is not None) * _GAPS_COUNT, islands))
+    if n_groups is None:
+        return found
+    islands = choose(found, by_islands=True).islands
     for times in _CELLS:
         for start in range(_STARTS):
             n_cells = max(n_groups, min(times * n_groups, len(codes) // _ROWS_PER_CELL))
             cells = Cells.of(rows, codes, n_cells, seed + start)
             groups = join_into(cells, n_groups)
-            found.append(Partition(groups[cells.which], cells.quality(groups), best.labels))
-    return typical(found)
+            found.append(Partition(groups[cells.which], cells.quality(groups), islands))
+    return found
 
 
-def quality_of(rows: Rows, labels: np.ndarray) -> float:
-    """Quality of a partition of rows."""
-    cells = Cells(labels, *_shares(rows, labels))
-    return cells.quality(np.arange(len(cells.size)))
-
-
-def typical(found: list[Partition]) -> Partition:
+def choose(found: list[Partition], *, by_islands: bool = False) -> Partition:
     """Return the best of the partitions into the median number of groups."""
-    numbers = [int(partition.labels.max()) for partition in found]
+    numbers = [int((each.islands if by_islands else each.labels).max()) for each in found]
     median = sorted(numbers)[(len(numbers) - 1) // 2]
     return max((each for each, number in zip(found, numbers, strict=True) if number == median), key=lambda each: each.quality)

@@ -20,7 +20,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_sample_weight, _num_samples, check_is_fitted
 
 from skvae import inference
-from skvae._partition import Partition, Rows, divide, principal, scaled, typical
+from skvae._partition import Partition, Rows, choose, divide, principal, scaled
 from skvae._templates import (
     arguments_of_fit,
     check_template,
@@ -253,15 +253,15 @@ class AutoencoderClusterer(
                 divide(table.part(start.part), code[table.inside(start.part)], n_groups, self.max_clusters, start.seed)
                 for start, code in zip(starts, codes, strict=True)
             ]
-            best = typical(found[: self.n_init])
-            chosen = next(i for i, partition in enumerate(found) if partition is best)
+            best = choose([partition for each in found[: self.n_init] for partition in each])
+            chosen = next(i for i, each in enumerate(found) if any(partition is best for partition in each))
             self._note(models[chosen], codes[chosen], table, best)
         self.labels_ = self.predict(X)
         own = self.labels_[rows][table.first]
         likeness = [
-            adjusted_rand_score(own[table.inside(start.part)], partition.labels)
-            for start, partition in zip(starts, found, strict=True)
-            if partition is not best
+            adjusted_rand_score(own[table.inside(start.part)], choose(each).labels)
+            for i, (start, each) in enumerate(zip(starts, found, strict=True))
+            if i != chosen
         ]
         self.stability_ = float(np.mean(likeness)) if likeness else np.nan
         take_columns(self, self.estimator_)
@@ -399,7 +399,7 @@ class AutoencoderClusterer(
         """
         check_is_fitted(self)
         before, step = find_step(self.estimator_, "transform")
-        return back([*before, ("", step)], Z)
+        return back([*before, ("estimator", step)], Z)
 
     def sample(self, n_samples=1, label=None, *, mean=False, random_state=None):
         """Draw new rows.
@@ -442,7 +442,7 @@ class AutoencoderClusterer(
         codes = density.sample(n_samples, random_state=generator)
         before, step = find_step(self.estimator_, "transform")
         if mean or not isinstance(step, ContinuousAutoEncoder):
-            return back([*before, ("", step)], codes)
+            return back([*before, ("estimator", step)], codes)
         (seed,) = seed_streams(int(generator.randint(MAX_SEED)), Stream.SAMPLE, n=1)
         drawn = inference.draw(step.module_, codes, resolve_device(step.device), seed)
         return back(before, step._as_images(drawn))
@@ -495,7 +495,9 @@ class _Distinct:
         x = _read(model, X, reset=reset)
         with one_thread():
             points = principal(scaled(x, mass), seed=0)
-        _, first, inverse = np.unique(x, axis=0, return_index=True, return_inverse=True)
+        bits = np.ascontiguousarray(x + 0.0)  # in which zeros have one sign
+        bits = bits.view(np.dtype((np.void, bits.itemsize * bits.shape[1]))).ravel()
+        _, first, inverse = np.unique(bits, return_index=True, return_inverse=True)
         order = np.argsort(first)
         place = np.empty_like(order)
         place[order] = np.arange(len(order))
@@ -513,7 +515,7 @@ class _Distinct:
         if part is None:
             return self.rows
         inside = self.inside(part)
-        return Rows(self.rows.points[inside], self.rows.mass[inside], self.rows.ties[inside][:, inside])
+        return Rows(self.rows.points[inside], self.rows.mass[inside], self.rows.ties[inside][:, inside], self.rows.connects)
 
 
 def _default(n_rows: int) -> NeighborAE:
@@ -562,6 +564,7 @@ def _read(model: Any, X: Any, *, reset: bool) -> np.ndarray:
         before, step = find_step(model, "transform")
         X = forth(before, X)
     if hasattr(step, "_check_rows"):
+        step._validate_params()
         X = step._check_rows(X, reset=reset)
     x = np.asarray(dense(X), dtype=np.float64)
     x = x.reshape(len(x), -1)

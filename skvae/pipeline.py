@@ -265,6 +265,8 @@ def _fitted_steps(name: str | None, estimator: Any, method: str) -> list[tuple[s
     inner = _inner(estimator)
     if _is_detector(inner) and method in ("sample", "reconstruct") and len(inner.estimators_) == 1:
         inner = _inner(inner.estimators_[0])
+    if _is_clusterer(inner) and not hasattr(inner, method):
+        inner = _inner(inner.estimator_)
     if not isinstance(inner, Pipeline):
         return [(type(inner).__name__ if name is None else name, inner)]
     return [found for label, step in inner.steps for found in _fitted_steps(label, step, method)]
@@ -285,6 +287,12 @@ def _is_detector(step: Any) -> bool:
     from skvae.anomaly import AnomalyDetector  # which imports this module
 
     return isinstance(step, AnomalyDetector)
+
+
+def _is_clusterer(step: Any) -> bool:
+    from skvae.clustering import AutoencoderClusterer  # which imports this module
+
+    return isinstance(step, AutoencoderClusterer)
 
 
 def _condition(step: Any, method: str, y: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from threadpoolctl import threadpool_limits
 
 import skvae
 from skvae import CVAE, AutoEncoder, AutoencoderClusterer, NeighborAE, VAETransformer, clustering
@@ -259,6 +260,29 @@ def test_samples_of_an_autoencoder_have_its_noise(blobs):
     pipe = make_pipeline(StandardScaler(), clusterer(4, AutoEncoder(2, max_epochs=3, linear_path=None))).fit(blobs[0])
     assert skvae.sample(pipe, 5).shape == (5, 4)
     assert np.abs(skvae.sample(pipe, 200, random_state=0).mean(axis=0) - blobs[0].mean(axis=0)).max() < 2.0
+
+
+def test_what_the_estimator_can_do_is_reached_through_the_clusterer(blobs):
+    X, _ = blobs
+    pipe = make_pipeline(StandardScaler(), clusterer(4, AutoEncoder(2, max_epochs=3, linear_path=None))).fit(X)
+    inner = pipe[-1].estimator_
+    np.testing.assert_allclose(skvae.score_anomaly(pipe, X), inner.score_anomaly(pipe[0].transform(X)))
+    scaled = inner.reconstruct(pipe[0].transform(X))
+    np.testing.assert_allclose(skvae.reconstruct(pipe, X), pipe[0].inverse_transform(scaled))
+
+
+def test_threads_change_nothing(blobs):
+    models = []
+    for n_threads in (1, 2):
+        with threadpool_limits(n_threads):
+            models.append(clusterer(4, PCA(3), n_init=2).fit(blobs[0]))
+    np.testing.assert_array_equal(*(model.predict_proba(blobs[0]) for model in models))
+
+
+def test_what_cannot_be_decoded(blobs):
+    model = clusterer(4, FunctionTransformer(np.tanh)).fit(blobs[0])
+    with pytest.raises(TypeError, match=r"Step 'estimator' \(FunctionTransformer\) has a func, but no inverse_func"):
+        model.sample()
 
 
 def test_centers_are_decoded(blobs):
