@@ -18,8 +18,8 @@ from skvae.modules.posterior import DiagonalNormal, Proposal
 from skvae.modules.priors import PriorSpec, resolve_prior
 from skvae.modules.priors.normal import MAX_LOG_VAR
 
-# Part of the run before which codes mean little, unless networks begin at a linear model: a prior that learns would follow them out
-# to where decoders learn slowly.
+# Part of the run before which codes mean little, unless networks begin at a linear model: a prior that learns would follow them
+# out to where decoders learn slowly.
 _JOINS_AT = 0.25
 _LEAST_BETA, _MOST_BETA = 1.0, 1e3  # between which the linear model obeys beta; below, columns would lose all their noise
 

@@ -37,7 +37,6 @@ PRIORS = {
     "vamp": VampPrior(6),
     "flow": FlowPrior(n_layers=2, hidden_layer_sizes=(8,)),
     "mixture under a flow": FlowPrior(MixturePrior(3), n_layers=2, hidden_layer_sizes=(8,)),
-    "vamp under a flow": FlowPrior(VampPrior(6), n_layers=2, hidden_layer_sizes=(8,)),
 }
 SMALL = {"hidden_layer_sizes": (8,), "linear_path": None, "batch_size": 40, "max_epochs": 12, "random_state": 0}
 FITTED = {"linear_path": LinearPath(1.0), "batch_size": 40, "max_epochs": 40, "random_state": 0}

@@ -1,5 +1,6 @@
 """Priors that are trained with the networks: closed forms, and how they are placed by rows."""
 
+import copy
 import math
 
 import numpy as np
@@ -24,6 +25,7 @@ from skvae.modules import (
 from skvae.modules.posterior import DiagonalNormal
 from skvae.modules.priors.flow import Coupling
 from skvae.modules.priors.normal import ConditionalPrior
+from skvae.runtime.state import copy_of
 
 pytestmark = pytest.mark.usefixtures("one_core")
 
@@ -357,3 +359,16 @@ def test_priors_take_over_once_codes_mean_something(params, joins_at):
     module = VAEModule(5, 2, hidden_layer_sizes=(6,), **params)
     assert module.joins_at == joins_at
     assert ("prior" in module.schedule(0.0)) == (joins_at > 0.0)
+
+
+def test_a_copy_asks_its_own_encoder():
+    module = VAEModule(5, 2, hidden_layer_sizes=(6,), prior=FlowPrior(VampPrior(3)))
+    z = torch.randn(4, 2)
+    for copied in (copy.deepcopy(module), copy_of(module)):
+        before = module.prior.log_prob(z)
+        torch.testing.assert_close(copied.prior.log_prob(z), before)
+        shaken(copied.encoder, 1.0)
+        assert torch.equal(module.prior.log_prob(z), before)
+        assert not torch.allclose(copied.prior.log_prob(z), before)
+    names = [name for name, _ in module.named_parameters()]
+    assert len(set(names)) == len(names) == len(list(module.parameters()))
