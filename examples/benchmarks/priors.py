@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--components", type=int, default=16)
     parser.add_argument("--channels", type=int, nargs="+", default=[16, 32])
     parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--test", type=int, default=2000, help="test images; a tenth of them are scored with more draws")
     parser.add_argument("--device", default="cpu")
