@@ -22,7 +22,8 @@ _CELLS, _ROWS_PER_CELL = (5, 10), 8  # cells a cluster, and the fewest rows of o
 _MOST_CELLS = 150
 _STARTS = 2  # divisions into as many cells
 _MOVES = 30  # rounds of moving single cells
-_DIP, _DIP_NEARBY = 0.6, 0.45  # what sqrt(n) times the dip must exceed for a gap, and of the halves that are nearest
+# What sqrt(n) times the dip must exceed for a gap, of all rows and of the halves that are nearest: one pair or the other.
+_DIPS = ((0.6, 0.45), (1.0, 0.38))
 _DOUBTFUL = 0.5  # dip from which on it is doubtful that two groups are one
 _TIES = 0.05  # the largest share of the ties of a group across a gap
 _NEARBY = 5  # rows of another group by which a row is near it
@@ -228,7 +229,8 @@ class Gap:
     @property
     def parts(self) -> bool:
         """Whether it parts clusters."""
-        return self.dip > _DIP and self.nearby > _DIP_NEARBY and self.ties < _TIES
+        is_deep = any(self.dip > least and self.nearby > least_nearby for least, least_nearby in _DIPS)
+        return is_deep and self.ties < _TIES
 
 
 def join_up_to_gaps(rows: Rows, codes: np.ndarray, cells: Cells, most: int, seed: int) -> np.ndarray:
@@ -307,7 +309,7 @@ def find_gap(
         projected.append([points[part] @ direction for part in parts])
     looked_at = [[~half, half] for half in halves]
     dip = _mean_dip(projected, looked_at)
-    if dip <= _DIP or ties >= _TIES:
+    if dip <= _DIPS[0][0] or ties >= _TIES:
         return Gap(dip, 0.0, ties)
     n_near = max(len(parts[0]) // 2, _FEWEST)
     away = [_distance(codes[one], codes[other]) for one, other in (parts, parts[::-1])]

@@ -45,7 +45,8 @@ from skvae.runtime.threads import one_thread
 from skvae.together import TogetherBackend, train_together
 from skvae.warnings import warn_user
 
-_WIDTH, _MOST_EPOCHS, _FEW_ROWS = 8, 400, 1920  # of the default estimator, which makes fewer passes over more rows by itself
+_WIDTH, _WEIGHT = 8, 5.0  # of the default estimator
+_MOST_EPOCHS, _FEW_ROWS = 400, 1920  # its passes over few rows; it makes fewer over more by itself
 _MOST_MIXED = 4  # components of one cluster
 _FLOOR = 1e-6  # variance that each has in every direction, as a share of that of all codes
 _RESAMPLED = 0.8  # share of the rows in a resample
@@ -67,7 +68,7 @@ class AutoencoderClusterer(
         Number of clusters. "auto" has the rows decide, see Notes; where there is no gap between any of them it is one.
     estimator : estimator, Pipeline or None, default=None
         Any estimator with `transform` that can be fitted without `y`, such as :class:`AutoEncoder`, or a pipeline with such a
-        last step; it is cloned. None is ``NeighborAE(8)``, with no more than 400 passes over the rows. The
+        last step; it is cloned. None is ``NeighborAE(8, neighbor_weight=5)``, with no more than 400 passes over the rows. The
         parameters of an estimator that is given are ``estimator__<name>``.
     max_clusters : int, default=50
         Largest number of clusters with "auto".
@@ -520,7 +521,7 @@ class _Distinct:
 
 def _default(n_rows: int) -> NeighborAE:
     """Return what is trained where no estimator is given; many passes over few rows would take long and change little."""
-    return NeighborAE(_WIDTH, max_epochs=_MOST_EPOCHS if n_rows <= _FEW_ROWS else "auto")
+    return NeighborAE(_WIDTH, neighbor_weight=_WEIGHT, max_epochs=_MOST_EPOCHS if n_rows <= _FEW_ROWS else "auto")
 
 
 def _takes_graph(template: Any) -> bool:
