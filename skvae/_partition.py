@@ -110,6 +110,7 @@ class Cells:
     @classmethod
     def of(cls, rows: Rows, codes: np.ndarray, n_cells: int, seed: int) -> Cells:
         """Divide rows by their codes."""
+        n_cells = min(n_cells, len(np.unique(codes, axis=0)))
         found = KMeans(n_cells, n_init=1, random_state=seed).fit(codes, sample_weight=rows.mass).labels_
         which = np.unique(found, return_inverse=True)[1].ravel()
         return cls(which, *_shares(rows, which))
@@ -442,6 +443,7 @@ def divide(rows: Rows, codes: np.ndarray, n_groups: int | None, most: int, seed:
         Largest number of groups that gaps may decide on.
     seed : int
     """
+    n_groups = None if n_groups is None else min(n_groups, len(codes))
     found = []
     for start in range(_STARTS):
         n_cells = min(max(_MOST_CELLS, 2 * max(most, n_groups or 1)), max(len(codes) // _ROWS_PER_CELL, n_groups or 1))
