@@ -50,7 +50,7 @@ CHANGES = 3  # as many times, with other signs
 FACTOR = 10.0  # how much more than the largest effect of these changes a default run may differ
 FEW = 0.02  # share of discrete values that may always differ where rounding grows
 COUNT = 0.2  # relative difference of single counts, likewise
-TIMES = ("fit_time_", "seconds_")  # fitted attributes that no two runs share
+TIMES = ("fit_time_", "fit_seconds_", "seconds_")  # fitted attributes that no two runs share
 
 # Where the function that trains a module may be found, which takes the module first and returns when it is trained. It is
 # replaced wherever the package has imported it.
@@ -402,6 +402,18 @@ CASES = [
         "ContractiveAE",
         lambda: table(weights=True),
         lambda d: {"jacobian": "exact", "contraction": 1.0, **d.network((8, 6), dropout=0.1, tied=False)},
+    ),
+    short(
+        "missing values, weights, neighbors of codes",
+        "NeighborAE",
+        lambda: table(gaps=0.2, weights=True),
+        lambda d: {"missing_values": np.nan, "neighbor_space": "codes", "n_neighbors": 5},
+    ),
+    short(
+        "cosine, bounds of the gradient",
+        "NeighborAE",
+        table,
+        lambda d: {"metric": "cosine", "min_dist": 0.5, "neighbor_weight": 2.0, **d.optimizer(clip_norm=0.5)},
     ),
     default("VAETransformer", lambda: table(400)),
     short(

@@ -24,7 +24,7 @@ from skvae.modules import NeighborAEModule
 from skvae.training import Plan, Rows, encode_rows, pretrain_whole, read_rows
 from skvae.warnings import warn_user
 
-_STEPS, _MIN_EPOCHS, _MAX_EPOCHS = 6000, 30, 600
+_STEPS, _MIN_EPOCHS, _MAX_EPOCHS = 7000, 30, 600
 _LEARNING_RATE = 0.005  # with which rows are reconstructed as well as by AutoEncoder, beside their neighbors
 _PRETRAINED = 0.5  # of the run, before rows are near each other by their codes
 METRICS = sorted({*itertools.chain(*VALID_METRICS.values())} - {"precomputed"})
@@ -41,9 +41,9 @@ class NeighborAE(AutoEncoder):
         \quad q_{ij} = \frac{1}{1 + a \|z_i - z_j\|^{2b}}
 
     with j(i) a neighbor of row i, drawn anew for every step with the probabilities that UMAP gives the edges of the graph of
-    neighbors, and s a fifth of the distortion that a model has which knows the means of the columns alone. Codes then fall into
-    groups where rows do, which clustering finds more easily than among the rows, or their principal components; and as an encoder
-    has learned them, new rows have codes, too, and codes have rows.
+    neighbors, and s about a fifth of the distortion that a model has which knows the means of the columns alone. Codes then fall
+    into groups where rows do, which clustering finds more easily than among the rows, or their principal components; and as an
+    encoder has learned them, new rows have codes, too, and codes have rows.
 
     Two components are for looking at, and more for clustering.
 
@@ -76,7 +76,7 @@ class NeighborAE(AutoEncoder):
     learning_rate : float or "auto", default="auto"
         Step size of the optimizer at the start; "auto" is 0.005, and 0.01 for an encoder of one layer.
     max_epochs : int or "auto", default="auto"
-        Passes over the data; "auto" aims at 6,000 steps in 30 to 600 passes.
+        Passes over the data; "auto" aims at 7,000 steps in 30 to 600 passes.
     %(training)s
 
     Attributes

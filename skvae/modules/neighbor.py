@@ -12,7 +12,7 @@ from skvae.modules.autoencoder import AutoEncoderModule
 from skvae.modules.base import Schedule
 from skvae.modules.batch import Batch, Loss
 
-_SHARE = 0.2  # of the distortion without a code, that neighbors are weighed by: with more of it rows are reconstructed less well
+_SHARE = 0.18  # of the distortion without a code, by which neighbors count: with more, rows are reconstructed less well
 _JITTER = 0.1  # standard deviation of the noise on codes that are decoded, which have a unit of their own
 _NEGATIVES = 5.0  # rows that are pushed away for each that is pulled near
 
@@ -39,7 +39,7 @@ class NeighborAEModule(AutoEncoderModule):
     Attributes
     ----------
     scale : Tensor of shape ()
-        By which the neighbors count, :math:`\lambda s`, with s a fifth of the distortion of rows around the means of the columns.
+        By which the neighbors count, :math:`\lambda s`, with s 0.18 of the distortion of rows around the means of the columns.
 
     References
     ----------
