@@ -22,7 +22,8 @@ _CELLS, _ROWS_PER_CELL = (5, 10), 8  # cells a cluster, and the fewest rows of o
 _MOST_CELLS = 150
 _STARTS = 2  # divisions into as many cells
 _MOVES = 30  # rounds of moving single cells
-_DIP, _DIP_NEARBY = 0.6, 0.45  # what sqrt(n) times the dip must exceed for a gap, and of the halves that are nearest
+# What sqrt(n) times the dip must exceed for a gap, of all rows and of the halves that are nearest: one pair or the other.
+_DIPS = ((0.6, 0.45), (1.0, 0.38))
 _DOUBTFUL = 0.5  # dip from which on it is doubtful that two groups are one
 _TIES = 0.05  # the largest share of the ties of a group across a gap
 _NEARBY = 5  # rows of another group by which a row is near it
@@ -109,6 +110,7 @@ class Cells:
     @classmethod
     def of(cls, rows: Rows, codes: np.ndarray, n_cells: int, seed: int) -> Cells:
         """Divide rows by their codes."""
+        n_cells = min(n_cells, len(np.unique(codes, axis=0)))
         found = KMeans(n_cells, n_init=1, random_state=seed).fit(codes, sample_weight=rows.mass).labels_
         which = np.unique(found, return_inverse=True)[1].ravel()
         return cls(which, *_shares(rows, which))
@@ -228,7 +230,8 @@ class Gap:
     @property
     def parts(self) -> bool:
         """Whether it parts clusters."""
-        return self.dip > _DIP and self.nearby > _DIP_NEARBY and self.ties < _TIES
+        is_deep = any(self.dip > least and self.nearby > least_nearby for least, least_nearby in _DIPS)
+        return is_deep and self.ties < _TIES
 
 
 def join_up_to_gaps(rows: Rows, codes: np.ndarray, cells: Cells, most: int, seed: int) -> np.ndarray:
@@ -307,7 +310,7 @@ def find_gap(
         projected.append([points[part] @ direction for part in parts])
     looked_at = [[~half, half] for half in halves]
     dip = _mean_dip(projected, looked_at)
-    if dip <= _DIP or ties >= _TIES:
+    if dip <= _DIPS[0][0] or ties >= _TIES:
         return Gap(dip, 0.0, ties)
     n_near = max(len(parts[0]) // 2, _FEWEST)
     away = [_distance(codes[one], codes[other]) for one, other in (parts, parts[::-1])]
@@ -440,6 +443,7 @@ def divide(rows: Rows, codes: np.ndarray, n_groups: int | None, most: int, seed:
         Largest number of groups that gaps may decide on.
     seed : int
     """
+    n_groups = None if n_groups is None else min(n_groups, len(codes))
     found = []
     for start in range(_STARTS):
         n_cells = min(max(_MOST_CELLS, 2 * max(most, n_groups or 1)), max(len(codes) // _ROWS_PER_CELL, n_groups or 1))

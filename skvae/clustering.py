@@ -42,10 +42,11 @@ from skvae.estimators._specs import NestedMixin
 from skvae.pipeline import back, find_step, forth
 from skvae.runtime.randomness import Stream, seed_streams
 from skvae.runtime.threads import one_thread
-from skvae.together import TogetherBackend, train_together
+from skvae.together import train_together
 from skvae.warnings import warn_user
 
-_WIDTH, _MOST_EPOCHS, _FEW_ROWS = 8, 400, 1920  # of the default estimator, which makes fewer passes over more rows by itself
+_WIDTH, _WEIGHT = 8, 5.0  # of the default estimator
+_MOST_EPOCHS, _FEW_ROWS = 400, 1920  # its passes over few rows; it makes fewer over more by itself
 _MOST_MIXED = 4  # components of one cluster
 _FLOOR = 1e-6  # variance that each has in every direction, as a share of that of all codes
 _RESAMPLED = 0.8  # share of the rows in a resample
@@ -67,7 +68,7 @@ class AutoencoderClusterer(
         Number of clusters. "auto" has the rows decide, see Notes; where there is no gap between any of them it is one.
     estimator : estimator, Pipeline or None, default=None
         Any estimator with `transform` that can be fitted without `y`, such as :class:`AutoEncoder`, or a pipeline with such a
-        last step; it is cloned. None is ``NeighborAE(8)``, with no more than 400 passes over the rows. The
+        last step; it is cloned. None is ``NeighborAE(8, neighbor_weight=5)``, with no more than 400 passes over the rows. The
         parameters of an estimator that is given are ``estimator__<name>``.
     max_clusters : int, default=50
         Largest number of clusters with "auto".
@@ -79,7 +80,8 @@ class AutoencoderClusterer(
     n_resamples : int, default=0
         Number of further estimators, each trained on four fifths of the rows, whose clusters count in `stability_` alone.
     random_state : int, RandomState instance or None, default=None
-        Decides all that is random, and takes the place of the estimator's own `random_state`, unless it is None.
+        Decides all that is random, also in the estimators, each of which has a `random_state` of its own. None has the
+        estimator's decide.
     n_jobs : int or None, default=None
         Number of estimators that are trained side by side. None has them train together, as by :func:`train_together`, unless
         joblib is configured otherwise.
@@ -237,7 +239,8 @@ class AutoencoderClusterer(
         mass = np.ones(len(rows)) if weight is None else weight[rows]
         table = None
         if _takes_graph(template):
-            table = _Distinct.of(copy_of(template, None), kept, mass, self.n_neighbors, reset=True)
+            n_searched = max(self.n_neighbors, template.n_neighbors)
+            table = _Distinct.of(copy_of(template, None), kept, mass, self.n_neighbors, n_searched=n_searched)
         starts = [_Start(None, int(random.randint(MAX_SEED))) for _ in range(self.n_init)]
         for _ in range(self.n_resamples):
             part = np.sort(random.permutation(len(rows))[: max(2, round(_RESAMPLED * len(rows)))])
@@ -247,7 +250,7 @@ class AutoencoderClusterer(
             if table is None:
                 table = _Distinct.of(models[0], kept, mass, self.n_neighbors)
             n_distinct = len(table.first)
-            n_groups = None if self.n_clusters == "auto" else min(int(self.n_clusters), n_distinct)
+            n_groups = None if self.n_clusters == "auto" else int(self.n_clusters)
             codes = [_codes_of(model, kept)[table.first] for model in models]
             found = [
                 divide(table.part(start.part), code[table.inside(start.part)], n_groups, self.max_clusters, start.seed)
@@ -296,7 +299,8 @@ class AutoencoderClusterer(
         sums = [np.bincount(labels, weights=share * column) for column in codes.T]
         self.cluster_centers_ = np.stack(sums, axis=1) / self.weights_[:, np.newaxis]
         self.report_ = _report(labels, partition.islands, share)
-        self.report_["n_died"] = int(partition.labels.max() + 1 - len(order))
+        asked = len(order) if self.n_clusters == "auto" else min(self.n_clusters, len(table.first))
+        self.report_["n_died"] = int(max(asked, partition.n_groups) - len(order))
 
     def _warn(self, n_distinct: int) -> None:
         if self.report_["n_groups"] == 1:
@@ -490,9 +494,9 @@ class _Distinct:
     distance: Any
 
     @classmethod
-    def of(cls, model: Any, X: Any, mass: np.ndarray, n_neighbors: int, *, reset: bool = False) -> _Distinct:
-        """Look for the neighbors of rows, as they reach the last step of a model."""
-        x = _read(model, X, reset=reset)
+    def of(cls, model: Any, X: Any, mass: np.ndarray, n_neighbors: int, *, n_searched: int | None = None) -> _Distinct:
+        """Look for the neighbors of rows as they reach the last step of a model: as many as it needs, where it is not fitted."""
+        x = _read(model, X, reset=n_searched is not None)
         with one_thread():
             points = principal(scaled(x, mass), seed=0)
         bits = np.ascontiguousarray(x + 0.0)  # in which zeros have one sign
@@ -502,7 +506,8 @@ class _Distinct:
         place = np.empty_like(order)
         place[order] = np.arange(len(order))
         first, inverse = first[order], place[inverse.ravel()]
-        distance = find_neighbors(points, min(n_neighbors, len(points) - 1), "euclidean")[0] if len(points) > 1 else None
+        n_searched = min(n_searched or n_neighbors, len(points) - 1)
+        distance = find_neighbors(points, n_searched, "euclidean")[0] if n_searched else None
         rows = Rows.of(points[first], np.bincount(inverse, weights=mass), n_neighbors, distance if len(first) == len(x) else None)
         return cls(first, inverse, rows, distance)
 
@@ -520,7 +525,7 @@ class _Distinct:
 
 def _default(n_rows: int) -> NeighborAE:
     """Return what is trained where no estimator is given; many passes over few rows would take long and change little."""
-    return NeighborAE(_WIDTH, max_epochs=_MOST_EPOCHS if n_rows <= _FEW_ROWS else "auto")
+    return NeighborAE(_WIDTH, neighbor_weight=_WEIGHT, max_epochs=_MOST_EPOCHS if n_rows <= _FEW_ROWS else "auto")
 
 
 def _takes_graph(template: Any) -> bool:
@@ -548,7 +553,7 @@ def _fit_copy(template: Any, X: Any, mass: np.ndarray | None, start: _Start, dis
 def _is_unconfigured() -> bool:
     """Whether joblib has been left as it is."""
     backend, n_jobs = get_active_backend()
-    return isinstance(backend, LokyBackend) and n_jobs in (None, 1) and not isinstance(backend, TogetherBackend)
+    return isinstance(backend, LokyBackend) and n_jobs in (None, 1)
 
 
 def _codes_of(model: Any, X: Any) -> np.ndarray:

@@ -14,6 +14,7 @@ from sklearn.cluster import KMeans
 from sklearn.datasets import load_iris, make_blobs, make_moons
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import adjusted_rand_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
@@ -213,9 +214,24 @@ def test_few_rows(n_rows):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = clusterer(estimator=PCA(1)).fit(X)
-        each = clusterer(n_rows, estimator=PCA(1)).fit(X)
+        each = clusterer(n_rows, estimator=PCA(1), n_resamples=int(n_rows > 1)).fit(X)
     assert model.n_clusters_ == 1
     assert sorted(each.labels_) == list(range(n_rows))
+
+
+def test_codes_that_do_not_differ(blobs):
+    collapsed = FunctionTransformer(lambda X: np.ones((len(X), 2)))
+    with pytest.warns(ConvergenceWarning, match="3 of n_clusters=4 clusters were left without a row and are dropped; set fewer"):
+        model = clusterer(4, collapsed).fit(blobs[0])
+    assert model.n_clusters_ == 1
+    assert model.report_["n_died"] == 3
+
+
+def test_an_estimator_that_is_fitted_already(blobs):
+    frozen = FrozenEstimator(PCA(3).fit(blobs[0]))
+    model = clusterer(4, frozen).fit(blobs[0])
+    assert model.estimator_.estimator is frozen.estimator
+    assert adjusted_rand_score(blobs[1], model.labels_) > 0.98
 
 
 def test_constant_rows():
@@ -373,8 +389,8 @@ def test_weights_count_and_rows_without_are_left_out(blobs):
 
 def test_repeated_rows_count_by_their_weight(blobs):
     X, _ = blobs
-    table = clustering._Distinct.of(PCA(2).fit(X), np.repeat(X, 2, axis=0), np.ones(2 * len(X)), 10, reset=False)
-    other = clustering._Distinct.of(PCA(2).fit(X), X, np.full(len(X), 2.0), 10, reset=False)
+    table = clustering._Distinct.of(PCA(2).fit(X), np.repeat(X, 2, axis=0), np.ones(2 * len(X)), 10)
+    other = clustering._Distinct.of(PCA(2).fit(X), X, np.full(len(X), 2.0), 10)
     np.testing.assert_allclose(np.abs(table.rows.points), np.abs(other.rows.points), atol=1e-9)
     np.testing.assert_array_equal(table.rows.mass, other.rows.mass)
     np.testing.assert_array_equal(table.inverse, np.repeat(np.arange(len(X)), 2))
@@ -395,6 +411,8 @@ def test_a_graph_is_looked_for_once_and_handed_on(blobs, monkeypatch):
     assert graphs[2].shape == (280, 280)
     clusterer(4, tiny(max_epochs=1, metric="manhattan")).fit(blobs[0])
     assert graphs[3] is None
+    clusterer(4, tiny(max_epochs=1, n_neighbors=20)).fit(blobs[0])  # which asks for more than the clusterer does
+    assert graphs[4].nnz == 20 * 350
 
 
 # -- starts -----------------------------------------------------------------------------------------------------------
