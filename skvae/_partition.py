@@ -16,7 +16,6 @@ from skvae.data.columns import ColumnStatistics
 from skvae.estimators._neighbors import find_neighbors, weigh_edges
 
 MOST_COLUMNS = 50  # principal components by which rows are near each other
-_LOOKED_AT = 30  # of which gaps are looked for in
 _RESOLUTION = 0.5  # how much sizes count beside the ties between groups
 _CELLS, _ROWS_PER_CELL = (5, 10), 8  # cells a cluster, and the fewest rows of one on average
 _MOST_CELLS = 150
@@ -252,7 +251,7 @@ def join_up_to_gaps(rows: Rows, codes: np.ndarray, cells: Cells, most: int, seed
             break
         across = groups.ties[first, second] / max(groups.ties[[first, second]].sum(axis=1).min(), np.finfo(float).tiny)
         members = [np.concatenate(parts[group]) for group in (first, second)]
-        gap = find_gap(rows.points[:, :_LOOKED_AT], codes, *members, across, random)
+        gap = find_gap(rows.points, codes, *members, across, random)
         if gap.parts or _is_apart(rows, codes, parts[first], parts[second], across, random):
             may_join[first, second] = may_join[second, first] = False
             continue
@@ -268,7 +267,7 @@ def _is_apart(rows: Rows, codes: np.ndarray, first: list, second: list, ties: fl
     """Whether there are gaps between all parts of two groups, of which at least one has several."""
     if len(first) == len(second) == 1:
         return False
-    points = rows.points[:, :_LOOKED_AT]
+    points = rows.points
     return all(find_gap(points, codes, one, other, ties, random).parts for one in first for other in second)
 
 

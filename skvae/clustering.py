@@ -31,7 +31,7 @@ from skvae._templates import (
     take_input_tags,
 )
 from skvae.data import dense, is_sparse
-from skvae.estimators import NeighborAE
+from skvae.estimators import CVAE, NeighborAE
 from skvae.estimators._checks import check_count, is_nan, resolve_device
 from skvae.estimators._continuous import ContinuousAutoEncoder
 from skvae.estimators._docs import DocumentedMixin
@@ -400,10 +400,25 @@ class AutoencoderClusterer(
         -------
         X : ndarray of shape (n_samples, n_features_in_)
             Rows in the units of the training data.
+
+        Raises
+        ------
+        TypeError
+            If a step of the estimator has no `inverse_transform`, or needs conditions for it, as that of a CVAE.
         """
         check_is_fitted(self)
-        before, step = find_step(self.estimator_, "transform")
+        before, step = self._decoder()
         return back([*before, ("estimator", step)], Z)
+
+    def _decoder(self) -> tuple[list[tuple[str, Any]], Any]:
+        """Return the step that decodes, and those before it."""
+        before, step = find_step(self.estimator_, "transform")
+        if isinstance(step, CVAE):
+            raise TypeError(
+                "Codes of a CVAE are decoded under conditions, of which the clusters know nothing: pass codes and conditions to "
+                "the inverse_transform of the CVAE in estimator_."
+            )
+        return before, step
 
     def sample(self, n_samples=1, label=None, *, mean=False, random_state=None):
         """Draw new rows.
@@ -430,7 +445,7 @@ class AutoencoderClusterer(
         ValueError
             If there is no cluster of that label.
         TypeError
-            If a step of the estimator has no `inverse_transform`.
+            If a step of the estimator has no `inverse_transform`, or needs conditions for it, as that of a CVAE.
         """
         check_is_fitted(self)
         n_samples = check_count("n_samples", n_samples)
@@ -444,7 +459,7 @@ class AutoencoderClusterer(
                 density.weights_[own] / density.weights_[own].sum(), density.means_[own], density.covariances_[own]
             )
         codes = density.sample(n_samples, random_state=generator)
-        before, step = find_step(self.estimator_, "transform")
+        before, step = self._decoder()
         if mean or not isinstance(step, ContinuousAutoEncoder):
             return back([*before, ("estimator", step)], codes)
         (seed,) = seed_streams(int(generator.randint(MAX_SEED)), Stream.SAMPLE, n=1)

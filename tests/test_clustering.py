@@ -11,7 +11,7 @@ from scipy import sparse
 from scipy.optimize import linprog
 from sklearn.base import clone
 from sklearn.cluster import KMeans
-from sklearn.datasets import load_iris, make_blobs, make_moons
+from sklearn.datasets import load_digits, load_iris, make_blobs, make_moons
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.frozen import FrozenEstimator
@@ -301,6 +301,15 @@ def test_what_cannot_be_decoded(blobs):
         model.sample()
 
 
+def test_what_is_decoded_under_conditions(blobs):
+    model = clusterer(4, CVAE(2, condition_columns=[3], max_epochs=1)).fit(blobs[0])
+    np.testing.assert_array_equal(model.predict(blobs[0]), model.labels_)
+    for call in (model.sample, lambda: model.inverse_transform(model.cluster_centers_)):
+        with pytest.raises(TypeError, match="Codes of a CVAE are decoded under conditions, of which the clusters know nothing"):
+            call()
+    assert model.estimator_.inverse_transform(model.cluster_centers_, condition=1.0).shape == (model.n_clusters_, 4)
+
+
 def test_centers_are_decoded(blobs):
     X, _ = blobs
     model = clusterer(4, make_pipeline(StandardScaler(), PCA(3))).fit(X)
@@ -511,3 +520,13 @@ def test_iris_in_a_pipeline():
     pipe = make_pipeline(StandardScaler(), clusterer(3, NeighborAE(2, max_epochs=30, device="cpu")))
     assert adjusted_rand_score(y, pipe.fit_predict(X)) > 0.5
     np.testing.assert_array_equal(pipe.predict(X), pipe[-1].labels_)
+
+
+@pytest.mark.slow
+def test_digits_at_the_defaults():
+    X, y = load_digits(return_X_y=True)
+    given = AutoencoderClusterer(10, random_state=0).fit(X)
+    assert adjusted_rand_score(y, given.labels_) > 0.85
+    found = AutoencoderClusterer(random_state=0).fit(X)
+    assert abs(found.n_clusters_ - 10) <= 2
+    assert adjusted_rand_score(y, found.labels_) > adjusted_rand_score(y, given.labels_) - 0.03
