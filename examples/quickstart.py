@@ -3,7 +3,7 @@
 A scaler, a variational autoencoder and KMeans are fitted as one pipeline, a grid search chooses the size of the code by
 held-out log-likelihood, and the codes are compared with PCA's and with raw pixels. Writes one figure.
 
-    python examples/quickstart.py            scikit-learn's 1,797 digits of 8 x 8 pixels, about two minutes
+    python examples/quickstart.py            scikit-learn's 1,797 digits of 8 x 8 pixels, about six minutes
     python examples/quickstart.py --mnist    10,000 digits of 28 x 28 pixels, some minutes
 
 MNIST is read from mnist.npz in the folder that the environment variable SKVAE_DATA names.

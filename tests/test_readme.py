@@ -56,6 +56,7 @@ def test_the_quickstart_shows_what_the_readme_says(tmp_path):
     rand = {(name, int(size)): float(value) for name, size, value in re.findall(r"(\w+) +(\d+) +(0\.\d+) ", done.stdout)}
     assert rand["VAETransformer", 2] > rand["PCA", 2] + 0.1
     assert rand["AutoEncoder", 8] > rand["PCA", 8]
+    assert rand["NeighborAE", 8] > rand["AutoEncoder", 8] + 0.05
 
 
 @pytest.mark.slow

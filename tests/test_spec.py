@@ -18,14 +18,17 @@ from skvae import (
     Conv,
     DefaultNet,
     EarlyStopping,
+    FlowPrior,
     Gaussian,
     Laplace,
     LinearPath,
+    MixturePrior,
     Net,
     Optimizer,
     Poisson,
     Recurrent,
     TopK,
+    VampPrior,
 )
 from skvae._spec import Spec, by_name
 
@@ -48,6 +51,9 @@ GIVEN = [
     Codebook("gradient", decay=0.9, revive=False),
     CodePrior("transformer", width=32, max_epochs=3),
     LinearPath(0.3),
+    MixturePrior(5),
+    VampPrior(7),
+    FlowPrior(MixturePrior(3), n_layers=2, hidden_layer_sizes=(8,)),
 ]
 CLASSES = [value for value in vars(skvae).values() if isinstance(value, type) and issubclass(value, Spec)]
 

@@ -88,6 +88,8 @@ OWN_DEFAULTS = {
     ("SparseAE", "n_components"),
     ("CVAE", "kl_warmup"),
     ("CVAE", "decoder"),
+    ("NeighborAE", "learning_rate"),
+    ("NeighborAE", "max_epochs"),
     ("VQVAE", "decoder"),
     ("TDVAE", "n_components"),
     ("TDVAE", "encoder"),

@@ -166,7 +166,7 @@ def test_of_codes_nothing_is_known_but_the_condition():
 
 def test_rows_are_repeated_with_what_is_known_about_them():
     x, observed, condition = torch.randn(4, 3), torch.rand(4, 3) < 0.5, torch.randn(4, 2)
-    batch = Batch(x, -x, torch.rand(4), condition, observed, ~observed, {"posterior": torch.randn(4, 2)})
+    batch = Batch(x, -x, torch.rand(4), condition, observed, ~observed, noise={"posterior": torch.randn(4, 2)})
     repeated = batch.repeated(3)
     for part, repeats in zip(batch[:-1], repeated[:-1], strict=True):
         assert torch.equal(repeats, part.repeat_interleave(3, dim=0))

@@ -189,14 +189,20 @@ class PriorSpec(Spec):
             Size of a code.
         n_conditions : int, default=0
             Numbers that the model conditions on.
-        hidden : Layered, optional
+        hidden : Layered or None, default=None
             Hidden layers of the encoder, for a prior with a network of its own.
 
         Returns
         -------
-        Prior
+        prior : Prior
+            New, with parameters to be trained.
         """
         raise NotImplementedError
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        if cls.build.__doc__ is None:
+            cls.build.__doc__ = PriorSpec.build.__doc__
 
 
 def find_prior(prior: str | PriorSpec) -> PriorSpec:

@@ -220,7 +220,23 @@ class FlowPrior(PriorSpec):
         return None if of_base is None else f"base__{of_base}"
 
     def set_params(self, **params: Any) -> Self:
-        """Change arguments; those of the simpler prior as ``base__<name>``."""
+        """Change arguments.
+
+        Parameters
+        ----------
+        **params : dict
+            New values by name, those of the simpler prior as ``base__<name>``; the others stay.
+
+        Returns
+        -------
+        self : object
+            The specification itself.
+
+        Raises
+        ------
+        ValueError
+            If there is no argument of that name.
+        """
         nested = {name.removeprefix("base__"): value for name, value in params.items() if name.startswith("base__")}
         own = {name: value for name, value in params.items() if not name.startswith("base__")}
         if nested:
