@@ -169,7 +169,8 @@ def test_rows_are_repeated_with_what_is_known_about_them():
     batch = Batch(x, -x, torch.rand(4), condition, observed, ~observed, noise={"posterior": torch.randn(4, 2)})
     repeated = batch.repeated(3)
     for part, repeats in zip(batch[:-1], repeated[:-1], strict=True):
-        assert torch.equal(repeats, part.repeat_interleave(3, dim=0))
+        assert (part is None) == (repeats is None)
+        assert part is None or torch.equal(repeats, part.repeat_interleave(3, dim=0))
     assert repeated.noise is None
     assert batch.drawn("posterior") is batch.noise["posterior"]
     assert Batch.of(x).repeated(2).observed is None
