@@ -454,6 +454,8 @@ def divide(rows: Rows, codes: np.ndarray, n_groups: int | None, most: int, seed:
     if n_groups is None:
         return found
     islands = choose(found, by_islands=True).islands
+    if islands.max() + 1 == n_groups:  # what is asked for is what is there, however unequal
+        return [each for each in found if each.islands.max() + 1 == n_groups]
     for times in _CELLS:
         for start in range(_STARTS):
             n_cells = max(n_groups, min(times * n_groups, len(codes) // _ROWS_PER_CELL))
@@ -464,7 +466,8 @@ def divide(rows: Rows, codes: np.ndarray, n_groups: int | None, most: int, seed:
 
 
 def choose(found: list[Partition], *, by_islands: bool = False) -> Partition:
-    """Return the best of the partitions into the median number of groups."""
+    """Return the best of the partitions into the median number of groups, which are islands if there are as many."""
     numbers = [int((each.islands if by_islands else each.labels).max()) for each in found]
     median = sorted(numbers)[(len(numbers) - 1) // 2]
-    return max((each for each, number in zip(found, numbers, strict=True) if number == median), key=lambda each: each.quality)
+    typical = [each for each, number in zip(found, numbers, strict=True) if number == median]
+    return max(typical, key=lambda each: (each.labels.max() == each.islands.max(), each.quality))

@@ -530,3 +530,13 @@ def test_digits_at_the_defaults():
     found = AutoencoderClusterer(random_state=0).fit(X)
     assert abs(found.n_clusters_ - 10) <= 2
     assert adjusted_rand_score(y, found.labels_) > adjusted_rand_score(y, given.labels_) - 0.03
+
+
+@pytest.mark.parametrize("n_small", [30, 100])
+@pytest.mark.parametrize("n_groups", [None, 4])
+def test_clusters_that_are_there_are_found_however_unequal(n_small, n_groups):
+    y = np.repeat(np.arange(4), [900, n_small, n_small, n_small])
+    points = 30.0 * np.array([[0, 0], [1, 0], [0, 1], [1, 1]])[y] + np.random.default_rng(0).normal(size=(len(y), 2))
+    rows = partition.Rows.of(points, np.ones(len(y)), 15)
+    found = partition.choose(partition.divide(rows, points, n_groups, 50, 0))
+    assert adjusted_rand_score(y, found.labels) == 1.0
