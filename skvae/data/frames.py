@@ -54,6 +54,11 @@ class FrameColumn(ABC):
         """How many levels there are; 0 of numbers."""
         return 0
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether keys are the entries themselves."""
+        return False
+
     @abstractmethod
     def read(self, column: Any, handle_unknown: str = "error", counts: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
         """Keys ``(n,)`` of a column of a frame, or of a sequence of entries; NaN where one is missing.
@@ -140,6 +145,10 @@ class NumberColumn(FrameColumn):
     decimals: int | None = None
     unit: int | None = None
     ranks: Sequence[Any] = ()
+
+    @property
+    def is_plain(self) -> bool:
+        return self.unit is None and not self.ranks
 
     def read(self, column: Any, handle_unknown: str = "error", counts: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
         name = _called(self.name)

@@ -236,7 +236,7 @@ class FitRun:
 
     def _read(self, X: Any, sample_weight: Any, held_out: HeldOut, side: dict[str, Any]) -> None:
         draft, min_rows = self.draft, 1 if self.goes_on else 2
-        X = draft._check_rows(X, reset=not self.resumes, min_rows=min_rows, sets_form=not self.goes_on)
+        X = draft._check_rows(X, reset=not self.resumes, min_rows=min_rows, sets_form=not self.goes_on, weight=sample_weight)
         self.rows = replace(Table.of(X), groups=held_out.numbers(X))
         empty = self.rows.empty_rows if draft._drops_empty_rows else None
         kept, weight = check.check_weights(sample_weight, X, empty, min_rows=min_rows)

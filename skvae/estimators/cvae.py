@@ -15,7 +15,7 @@ from skvae.data import Table
 from skvae.data.gross import describe_learning
 from skvae.estimators import _checks as check
 from skvae.estimators._anomaly import ConditionalAnomalyScoresMixin
-from skvae.estimators._base import BaseAutoEncoder
+from skvae.estimators._base import OF_FRAMES, BaseAutoEncoder
 from skvae.estimators._conditioner import Conditioner, choose, split_columns
 from skvae.estimators._conditions import Conditions
 from skvae.estimators._continuous import LINEAR_PATH
@@ -110,12 +110,14 @@ class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncode
     """
 
     _module_class = CVAEModule
+    _takes_frames = True
     _auto_warmup = 0.05
     _private_state = (*VariationalAutoEncoder._private_state, "_conditioner")
 
     _parameter_constraints = {
         **VariationalAutoEncoder._parameter_constraints,
         "linear_path": LINEAR_PATH,
+        "likelihood": OF_FRAMES["likelihood"],
         "encode_condition": ["boolean"],
         "prior": CONDITIONAL_PRIOR,
         "condition_columns": ["array-like", None],
@@ -145,7 +147,7 @@ class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncode
         decoder=None,
         linear_path="auto",
         image_shape=None,
-        likelihood="gaussian",
+        likelihood="auto",
         learning_rate="auto",
         optimizer="adam",
         batch_size=128,

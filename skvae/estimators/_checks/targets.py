@@ -10,7 +10,7 @@ from scipy import sparse
 from sklearn.utils.validation import check_array
 
 from skvae.estimators._checks.entries import refuse_text
-from skvae.estimators._checks.missing import is_nan, mark_missing
+from skvae.estimators._checks.missing import is_nan, mark_missing, missing_in
 
 
 def choose_clean(X: Any, y: Any, clean: Any) -> tuple[Any, str]:
@@ -28,7 +28,7 @@ def choose_clean(X: Any, y: Any, clean: Any) -> tuple[Any, str]:
 
 def check_clean(estimator: Any, clean: Any, X: Any, *, name: str) -> Any:
     """Clean rows of checked rows `X`, as a float32 or float64 array or CSR matrix; NaN where entries are missing."""
-    missing, image = estimator.missing_values, estimator.image_shape_
+    missing, image = missing_in(estimator, clean), estimator.image_shape_
     shape, wanted = _shape(clean), tuple(X.shape)
     shapes = [wanted] if image is None else [(wanted[0], *image), wanted]
     if shape not in shapes:

@@ -5,9 +5,11 @@ from skvae.modules.likelihoods import (  # noqa: F401
     bernoulli,
     gaussian,
     laplace,
+    mixed,
     poisson,
 )
 from skvae.modules.likelihoods.base import Likelihood, LikelihoodSpec, build_likelihood
+from skvae.modules.likelihoods.mixed import Mixed, MixedLikelihood
 from skvae.modules.likelihoods.noise import NOISE_MODES
 from skvae.modules.likelihoods.units import MAX_STANDARDIZED
 
@@ -26,6 +28,8 @@ __all__ = [
     "NOISE_MODES",
     "Likelihood",
     "LikelihoodSpec",
+    "Mixed",
+    "MixedLikelihood",
     "build_likelihood",
     "resolve_likelihood",
 ]
