@@ -157,9 +157,9 @@ class SpecsMixin(NestedMixin):
         value, name = getattr(self, owner), next(iter(asked))
         if isinstance(value, Spec):
             return value
-        if owner == "likelihood" and value == "auto" and set(asked) <= Gaussian().get_params().keys():
+        if (owner, str(value)) == ("likelihood", Mixed.name) and not asked.keys() & Mixed().get_params().keys():
             return Gaussian()  # which it is for numbers
-        is_dict = owner == "likelihood" and isinstance(value, dict)
+        is_dict = owner == "likelihood" and isinstance(value, dict) and self._takes_frames
         if not is_dict and not isinstance(value, (str, bool, np.bool_, type, type(None))):  # nothing else stands for one
             self._refuse(owner, name)
         if owner in NETWORKS:

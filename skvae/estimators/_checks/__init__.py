@@ -3,7 +3,7 @@
 from skvae.estimators._checks.codes import check_codes, check_discrete_codes
 from skvae.estimators._checks.columns import check_columns, check_mask, column_names
 from skvae.estimators._checks.entries import refuse_no_table, refuse_text
-from skvae.estimators._checks.frames import check_likelihood
+from skvae.estimators._checks.frames import check_likelihood, refuse_other_columns
 from skvae.estimators._checks.graphs import check_graph
 from skvae.estimators._checks.images import check_image_shape
 from skvae.estimators._checks.labels import as_array, as_columns, check_class_labels, check_entries, check_labels
@@ -72,6 +72,7 @@ __all__ = [
     "missing_in",
     "refuse_hidden_layers",
     "refuse_no_table",
+    "refuse_other_columns",
     "refuse_text",
     "resolve_device",
     "validate_rows",

@@ -35,7 +35,7 @@ def refuse_other_columns(estimator: Any, X: Any) -> None:
     cure = ""
     if is_frame(X) and getattr(estimator, "_frame_form", None) is None:
         if not getattr(estimator, "_takes_frames", False):
-            cure = f" {_TAKERS} take such columns as they are."
+            cure = f" {type(estimator).__name__} takes numbers alone; {_TAKERS} take such columns as they are."
         elif not isinstance(resolve("likelihood", estimator.likelihood), Mixed):
             cure = f" likelihood='auto' takes such columns as they are; here it is {estimator.likelihood!r}."
         else:
