@@ -62,7 +62,7 @@ class BaseAutoEncoder(DocumentedMixin, SpecsMixin, ClassNamePrefixFeaturesOutMix
     _keeps_rows = False  # whether some training rows are kept, for others to be compared with
     _takes_frames = False  # whether columns of data frames may be of different kinds
     _private_state: ClassVar[tuple[str, ...]] = ("_progress", "_arguments", "_frame_form")
-    _frame_form: FrameForm | None = None  # where they are
+    _frame_form: FrameForm | None = None  # of the frame that was fitted, where they are
     _progress: Progress
     _arguments: dict[str, Any]
 
