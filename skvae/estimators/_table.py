@@ -65,8 +65,9 @@ class TableAutoEncoder(AnomalyScoresMixin, BaseAutoEncoder):
 
         Returns
         -------
-        X : ndarray of shape (n_samples, n_features_in_)
-            Means of the likelihood, in the units of the training data.
+        X : {ndarray, DataFrame} of shape (n_samples, n_features_in_)
+            Means of the likelihood, in the units of the training data; where these were a frame with columns of different kinds,
+            a frame like it, with the likeliest categories.
         """
         check_is_fitted(self, "module_")
         Z = check.check_codes(self, Z)
@@ -97,8 +98,8 @@ class TableAutoEncoder(AnomalyScoresMixin, BaseAutoEncoder):
 
         Returns
         -------
-        X_hat : ndarray of shape (n_samples, n_features_in_)
-            What the model makes of them.
+        X_hat : {ndarray, DataFrame} of shape (n_samples, n_features_in_)
+            What the model makes of them, in the form that `inverse_transform` gives.
         """
         table, device = self._ready(X)
         codes = inference.encode(self.module_, table, device)
@@ -118,8 +119,8 @@ class TableAutoEncoder(AnomalyScoresMixin, BaseAutoEncoder):
 
         Returns
         -------
-        X : ndarray of shape (n_samples, n_features_in_)
-            Rows in the units of the training data.
+        X : {ndarray, DataFrame} of shape (n_samples, n_features_in_)
+            Rows in the units of the training data; where these were a frame with columns of different kinds, a frame like it.
         """
         check_is_fitted(self, "module_")
         codes_seed, noise_seed = self._draw_seeds(n_samples, random_state, n=2)

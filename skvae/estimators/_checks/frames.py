@@ -19,8 +19,13 @@ _LISTED = 5  # columns that a message names
 
 
 def check_likelihood(estimator: Any) -> None:
-    """Raise a ValueError about distributions of columns where there are no columns of different kinds."""
-    if not estimator._takes_frames and isinstance(getattr(estimator, "likelihood", None), Mixed):
+    """Raise a ValueError about distributions of columns that there are not, or where columns are not of different kinds."""
+    if isinstance(estimator.likelihood, dict) and estimator._takes_frames:
+        try:
+            resolve("likelihood", estimator.likelihood).check()
+        except ValueError as error:
+            raise ValueError(f"likelihood={error}") from None
+    if not estimator._takes_frames and isinstance(estimator.likelihood, Mixed):
         raise ValueError(
             f"likelihood={estimator.likelihood!r} is for data frames with columns of different kinds, which "
             f"{type(estimator).__name__} does not take; {_TAKERS} do."
