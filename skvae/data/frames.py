@@ -243,9 +243,10 @@ class FrameForm:
         """How many levels each column has; 0 where it has numbers."""
         return tuple(column.n_levels for column in self.columns)
 
-    def take(self, positions: Sequence[int]) -> FrameForm:
-        """Return the form of some of the columns."""
-        return FrameForm([self.columns[j] for j in positions], self.library)
+    def take(self, names: Sequence[Any]) -> FrameForm:
+        """Return the form of some of the columns, by name."""
+        by_name = {column.name: column for column in self.columns}
+        return FrameForm([by_name[name] for name in names], self.library)
 
     @classmethod
     def of(cls, frame: Any, asked: Mapping[Any, str] | None = None, weight: Any = None) -> FrameForm:

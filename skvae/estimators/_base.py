@@ -210,11 +210,6 @@ class BaseAutoEncoder(DocumentedMixin, SpecsMixin, ClassNamePrefixFeaturesOutMix
         return all(network == "tied" or (isinstance(network, MLP) and not network.hidden_layer_sizes) for network in networks)
 
     @property
-    def _modeled_form(self) -> FrameForm | None:
-        """What the columns that the model is about look like, where they are of different kinds."""
-        return self._frame_form
-
-    @property
     def _is_linear(self) -> bool:
         return self._is_shallow
 

@@ -372,7 +372,7 @@ class FitRun:
 
     def _marginals(self, measured: Table) -> tuple[Marginal, ...]:
         """Measure what the columns of a mixed frame look like by themselves."""
-        form, entries = self.draft._modeled_form, measured.entries()
+        form, entries = self.draft._frame_form.take(measured.names), measured.entries()
         asked = resolve("likelihood", self.draft.likelihood).likelihoods or {}
         families = {j: asked[name] for j, name in enumerate(form.names) if name in asked}
         return measure_columns(form.kinds, form.n_levels, entries.source, entries.weight, families)

@@ -380,11 +380,6 @@ class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncode
         """Rows in the form of `fit`: images, or the reconstructed columns with those that are conditions between them."""
         return self._as_given(self._conditioner.join(X, given), dtype, seed=seed)
 
-    @property
-    def _modeled_form(self) -> Any:
-        form = self._frame_form
-        return form if form is None else form.take(self._conditioner.reconstructed.tolist())
-
     def transform(self, X, *, condition=None):
         """Encode rows.
 

@@ -381,6 +381,17 @@ def test_columns_of_frames_as_conditions(maker):
         model.sample(1, y={"sex": "x", "age": 40})
 
 
+def test_names_of_columns_may_be_numbers():
+    frame = table().set_axis(range(6), axis=1)
+    model = quick().fit(frame)
+    assert list(model.sample(2).columns) == list(frame.columns)
+    assert not hasattr(model, "feature_names_in_")
+    of_columns = quick(CVAE, condition_columns=[0]).fit(frame)
+    assert set(of_columns.sample(9, y="m")[0]) == {"m"}
+    with pytest.raises(TypeError, match="Feature names are only supported if all input features have string names"):
+        quick().fit(table().rename(columns={"sex": 0}))
+
+
 # -- clean rows -------------------------------------------------------------------------------------------------------
 
 
