@@ -587,3 +587,12 @@ def join_columns(given: Any, other: Any, missing: NDArray[np.bool_]) -> Any:
     import polars as pl
 
     return other.zip_with(pl.Series(missing), given.cast(other.dtype))
+
+
+def append_rows(frame: Any, other: Any) -> Any:
+    """Return a data frame followed by the rows of another one with the same columns."""
+    if not is_pandas(frame):
+        return frame.vstack(other)
+    import pandas as pd
+
+    return pd.concat([frame, other], ignore_index=True)
