@@ -3,6 +3,7 @@
 from skvae.estimators._checks.codes import check_codes, check_discrete_codes
 from skvae.estimators._checks.columns import check_columns, check_mask, column_names
 from skvae.estimators._checks.entries import refuse_no_table, refuse_text
+from skvae.estimators._checks.given import check_given, check_n_given
 from skvae.estimators._checks.graphs import check_graph
 from skvae.estimators._checks.images import check_image_shape
 from skvae.estimators._checks.labels import as_array, as_columns, check_class_labels, check_entries, check_labels
@@ -47,12 +48,14 @@ __all__ = [
     "check_count",
     "check_discrete_codes",
     "check_entries",
+    "check_given",
     "check_graph",
     "check_image_shape",
     "check_labels",
     "check_mask",
     "check_missing",
     "check_missing_values",
+    "check_n_given",
     "check_network",
     "check_precision",
     "check_rows",

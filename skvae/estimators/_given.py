@@ -1,0 +1,138 @@
+"""Samples given some of their entries, whichever they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from skvae.data import Table
+from skvae.estimators import _checks as check
+from skvae.inference.conditional import CodeSource, sample_given
+from skvae.warnings import warn_user
+
+_TRIED_PER_SCORE_DRAW, _TRIED_OF_ONE_PER_SCORE_DRAW = 8, 32  # codes, for each row, and for one of which there are many draws
+_TRIED_PER_DRAW = 4
+_FEWEST = 10  # codes that must count
+_FEWEST_PER_DRAW = 0.1
+
+
+class SamplesGivenMixin:
+    """Samples given some of their entries, for estimators whose codes have a density."""
+
+    module_: Any
+    n_score_draws: int
+    device: str
+
+    def sample(self, n_samples=None, *, given=None, mean=False, random_state=None):
+        """Draw new rows from the model.
+
+        Parameters
+        ----------
+        n_samples : int, default=None
+            Number of rows; as many as `given` has by default, or 1.
+        given : dict, DataFrame or array-like of shape (n_rows, n_features), default=None
+            Entries that rows are to have: a row for each that is drawn, or one for all, with NaN or None where the model is to
+            draw. A dict has entries, or columns of them, by the names of columns of X or by their positions; columns that it does
+            not have are drawn, as are those that a data frame with names does not have.
+        mean : bool, default=False
+            Return the decoder's means, without the likelihood's noise.
+        random_state : int, RandomState instance or None, default=None
+            Decides the draws; the estimator's own `random_state` by default.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features_in_)
+            Rows in the units of the training data. What is given is as it was.
+
+        Warns
+        -----
+        UserWarning
+            If few of the codes that were tried count, see `effective_sample_size_given`.
+        """
+        if given is None:
+            return super().sample(1 if n_samples is None else n_samples, mean=mean, random_state=random_state)
+        rows = self._check_given(given, n_samples)
+        n_drawn = len(rows) if n_samples is None else n_samples
+        if np.isnan(rows).all():
+            return super().sample(n_drawn, mean=mean, random_state=random_state)
+        X, sizes = self._sampled_given(rows, n_samples, random_state, mean=mean)
+        self._warn_of_few(sizes, n_drawn, len(rows))
+        return self._as_images(X.astype(rows.dtype, copy=False))
+
+    def effective_sample_size_given(self, given, n_samples=None, *, random_state=None):
+        """How many of the codes count that ``sample(n_samples, given=given)`` chooses among.
+
+        Parameters
+        ----------
+        given : dict, DataFrame or array-like of shape (n_rows, n_features)
+            Entries that rows are to have; see `sample`.
+        n_samples : int, default=None
+            Number of rows to be drawn; as many as `given` has by default.
+        random_state : int, RandomState instance or None, default=None
+            Decides the draws; the estimator's own `random_state` by default.
+
+        Returns
+        -------
+        ess : ndarray of shape (n_rows,)
+            Number of codes that would be worth as much if they came from the posterior itself. It is between 1 and the number
+            of codes that are tried for a row: eight times `n_score_draws` or, for one row of which there are many draws, 32 times
+            `n_score_draws`, but at least four a draw.
+        """
+        rows = self._check_given(given, n_samples)
+        return self._sampled_given(rows, n_samples, random_state, mean=True)[1]
+
+    def _check_given(self, given: Any, n_samples: Any) -> np.ndarray:
+        """Rows of what is given, NaN elsewhere."""
+        check_is_fitted(self, "module_")
+        if n_samples is not None:
+            check.check_count("n_samples", n_samples)
+        rows = check.check_given(self, given)
+        check.check_n_given(n_samples, len(rows))
+        return rows
+
+    def _sampled_given(
+        self, rows: np.ndarray, n_samples: int | None, random_state: Any, *, mean: bool, condition: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Complete rows by draws, ``(n_samples, n_features)``, and tell the effective sample size of each, ``(n_rows,)``."""
+        table = Table.of(rows, condition=condition, names=check.column_names(self, rows.shape[1]))
+        self.module_.likelihood.check(table.source, table.name)
+        n_each = check.check_n_given(n_samples, len(rows))
+        (seed,) = self._draw_seeds(n_each or len(rows), random_state, n=1)
+        return sample_given(
+            self.module_,
+            table,
+            check.resolve_device(self.device),
+            seed,
+            n_samples=n_each,
+            n_proposals=self._n_tried(n_each),
+            mean=mean,
+            source=self._code_source(),
+        )
+
+    def _n_tried(self, n_each: int | None) -> int:
+        """Codes that are tried for a row."""
+        if n_each is None:
+            return _TRIED_PER_SCORE_DRAW * self.n_score_draws
+        return max(_TRIED_OF_ONE_PER_SCORE_DRAW * self.n_score_draws, _TRIED_PER_DRAW * n_each)
+
+    def _code_source(self) -> CodeSource | None:
+        """Prior of the codes that the module does not own, or None."""
+        density = self._log_density()
+        return None if density is None else CodeSource(self._sample_codes, density)
+
+    def _warn_of_few(self, sizes: np.ndarray, n_drawn: int, n_rows: int) -> None:
+        """Warn where draws are few different ones."""
+        n_each = n_drawn if n_rows == 1 else 1
+        is_few = sizes < max(_FEWEST, _FEWEST_PER_DRAW * n_each)
+        if not is_few.any():
+            return
+        n_tried = self._n_tried(None if n_each == 1 else n_each)
+        worst = int(sizes.argmin())
+        of_rows = "" if n_rows == 1 else f" for {int(is_few.sum())} of {n_rows} rows of given, least for row {worst}"
+        warn_user(
+            f"{type(self).__name__} has next to no rows with what is given: of {n_tried} codes that were tried, "
+            f"{sizes[worst]:.3g} count{of_rows}, so that draws are rough and may be alike. Raise n_score_draws (now "
+            f"{self.n_score_draws}) to try more, give less, or look whether entries are given that do not go together."
+        )
