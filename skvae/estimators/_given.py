@@ -9,7 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skvae.data import Table
 from skvae.estimators import _checks as check
-from skvae.inference.conditional import CodeSource, sample_given
+from skvae.inference.conditional import CodeSource, Drawn, sample_given
 from skvae.warnings import warn_user
 
 _TRIED_PER_SCORE_DRAW, _TRIED_OF_ONE_PER_SCORE_DRAW = 8, 32  # codes, for each row, and for one of which there are many draws
@@ -57,9 +57,9 @@ class SamplesGivenMixin:
         n_drawn = len(rows) if n_samples is None else n_samples
         if np.isnan(rows).all():
             return super().sample(n_drawn, mean=mean, random_state=random_state)
-        X, sizes = self._sampled_given(rows, n_samples, random_state, mean=mean)
-        self._warn_of_few(sizes, n_drawn, len(rows))
-        return self._as_images(X.astype(rows.dtype, copy=False))
+        drawn = self._completed_by_draws(rows, n_samples, random_state, mean=mean)
+        self._warn_of_few(drawn.effective_sample_size, n_drawn // len(rows))
+        return self._as_images(drawn.rows.astype(rows.dtype, copy=False))
 
     def effective_sample_size_given(self, given, n_samples=None, *, random_state=None):
         """How many of the codes count that ``sample(n_samples, given=given)`` chooses among.
@@ -81,7 +81,7 @@ class SamplesGivenMixin:
             `n_score_draws`, but at least four a draw.
         """
         rows = self._check_given(given, n_samples)
-        return self._sampled_given(rows, n_samples, random_state, mean=True)[1]
+        return self._completed_by_draws(rows, n_samples, random_state, mean=True).effective_sample_size
 
     def _check_given(self, given: Any, n_samples: Any) -> np.ndarray:
         """Rows of what is given, NaN elsewhere."""
@@ -92,14 +92,16 @@ class SamplesGivenMixin:
         check.check_n_given(n_samples, len(rows))
         return rows
 
-    def _sampled_given(
-        self, rows: np.ndarray, n_samples: int | None, random_state: Any, *, mean: bool, condition: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Complete rows by draws, ``(n_samples, n_features)``, and tell the effective sample size of each, ``(n_rows,)``."""
-        table = Table.of(rows, condition=condition, names=check.column_names(self, rows.shape[1]))
+    def _completed_by_draws(self, rows: np.ndarray, n_samples: int | None, random_state: Any, *, mean: bool) -> Drawn:
+        """Complete rows by draws, one of each or `n_samples` of one."""
+        table = Table.of(rows, names=check.column_names(self, rows.shape[1]))
         self.module_.likelihood.check(table.source, table.name)
         n_each = check.check_n_given(n_samples, len(rows))
         (seed,) = self._draw_seeds(n_each or len(rows), random_state, n=1)
+        return self._sample_given(table, n_each, seed, mean=mean)
+
+    def _sample_given(self, table: Table, n_each: int | None, seed: int, *, mean: bool) -> Drawn:
+        """Complete rows by draws, one of each or `n_each` of one."""
         return sample_given(
             self.module_,
             table,
@@ -122,17 +124,16 @@ class SamplesGivenMixin:
         density = self._log_density()
         return None if density is None else CodeSource(self._sample_codes, density)
 
-    def _warn_of_few(self, sizes: np.ndarray, n_drawn: int, n_rows: int) -> None:
-        """Warn where draws are few different ones."""
-        n_each = n_drawn if n_rows == 1 else 1
+    def _warn_of_few(self, sizes: np.ndarray, n_each: int) -> None:
+        """Warn where draws, `n_each` of a row, are few different ones; `sizes` are the effective sample sizes of the rows."""
         is_few = sizes < max(_FEWEST, _FEWEST_PER_DRAW * n_each)
         if not is_few.any():
             return
         n_tried = self._n_tried(None if n_each == 1 else n_each)
         worst = int(sizes.argmin())
-        of_rows = "" if n_rows == 1 else f" for {int(is_few.sum())} of {n_rows} rows of given, least for row {worst}"
+        of_rows = "" if len(sizes) == 1 else f" for row {worst} of given, and too few for {is_few.sum()} of {len(sizes)} rows"
         warn_user(
-            f"{type(self).__name__} has next to no rows with what is given: of {n_tried} codes that were tried, "
+            f"{type(self).__name__} hardly ever has rows with what is given: of {n_tried} codes that were tried, "
             f"{sizes[worst]:.3g} count{of_rows}, so that draws are rough and may be alike. Raise n_score_draws (now "
             f"{self.n_score_draws}) to try more, give less, or look whether entries are given that do not go together."
         )

@@ -19,7 +19,7 @@ from skvae.inference.importance import density_of
 from skvae.inference.runner import CHUNK_FLOATS, Runner, place
 from skvae.modules import Batch
 from skvae.modules.posterior import exact_dtype
-from skvae.runtime.randomness import make_generator
+from skvae.runtime.randomness import make_generator, seed_streams
 
 _MOST_ROWS = 16  # of a chunk
 _PRIOR_DRAWS, _STARTS = 256, 4  # codes that climbs may start from, and how many do
@@ -49,6 +49,25 @@ class CodeSource(NamedTuple):
     log_density: Callable[[np.ndarray], np.ndarray]
 
 
+class Drawn(NamedTuple):
+    """Rows that are completed by draws.
+
+    Attributes
+    ----------
+    rows : ndarray of shape (n_samples, n_features)
+        In double precision; what is given is as it was.
+    effective_sample_size : ndarray of shape (n_rows,)
+        Number of codes that would be worth as much if they came from the posterior itself; as many as are tried where nothing
+        is missing.
+    log_evidence : ndarray of shape (n_rows,)
+        Estimates of the log-likelihood of what is given, in nats, up to a constant that depends on which entries these are.
+    """
+
+    rows: np.ndarray
+    effective_sample_size: np.ndarray
+    log_evidence: np.ndarray
+
+
 def sample_given(
     module: nn.Module,
     table: Table,
@@ -59,7 +78,7 @@ def sample_given(
     n_proposals: int,
     mean: bool = False,
     source: CodeSource | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Drawn:
     r"""Draw what is missing of rows from :math:`p(x_\mathrm{missing}|x_\mathrm{given})`.
 
     A few codes, chosen among many from the prior by how well they explain what is given, climb towards modes of their posterior
@@ -85,10 +104,7 @@ def sample_given(
 
     Returns
     -------
-    rows : ndarray of shape (n_samples, n_features)
-        Completed, in double precision; what is given is as it was.
-    effective_sample_size : ndarray of shape (n_rows,)
-        Number of codes that would be worth as much if they came from the posterior itself; `n_proposals` where nothing is missing.
+    Drawn
 
     References
     ----------
@@ -101,27 +117,28 @@ def sample_given(
         size = max(1, min(_MOST_ROWS, CHUNK_FLOATS // (max(module.widest_layer, module.n_components**2) * most)))
     place(module, device)
     runner = Runner(module, device, size=size, scores=True)
-    generator = make_generator(seed, device)
+    generator, scatter = (make_generator(each, device) for each in seed_streams(seed, n=2))
     conditions = None if table.condition is None else runner.padded(table.condition)
 
-    def step(rows: slice) -> tuple[np.ndarray, np.ndarray]:
+    def step(rows: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         n_rows = min(rows.stop, table.n_rows) - rows.start
         x = torch.full((size, table.n_features), torch.nan)  # of rows behind the last one, nothing is given
         x[:n_rows] = module.likelihood.standardize(table.source, rows)
         filled, given = module.likelihood.fill(x.to(device), is_target=True)
         batch = Batch.of(filled.float(), observed=given, condition=None if conditions is None else conditions(rows))
-        codes, sizes = _Posterior(module, batch, generator, source).draw(n_each, n_proposals)
+        codes, share, log_evidence = _Posterior(module, batch, generator, source).draw(n_each, n_proposals)
         output = _in_parts(module, codes, batch, lambda each: each)
-        values = module.likelihood.expectation(output) if mean else module.likelihood.scatter(output, generator)
+        values = module.likelihood.expectation(output) if mean else module.likelihood.scatter(output, scatter)
         drawn = module.likelihood.rescale(values.flatten(0, 1)).reshape(size, n_each, -1)[:n_rows]
         block = table.source.read(rows)[:, np.newaxis]
         is_given = ~np.isnan(block)
-        sizes = sizes.cpu().numpy().astype(np.float64)[:n_rows]
-        return np.where(is_given, block, drawn), np.where(is_given.all(axis=(1, 2)), n_proposals, sizes)
+        sizes = 1.0 / share.square().sum(1).cpu().numpy().astype(np.float64)[:n_rows]
+        sizes[is_given.all(axis=(1, 2))] = n_proposals
+        return np.where(is_given, block, drawn), sizes, log_evidence.cpu().numpy().astype(np.float64)[:n_rows]
 
     with torch.inference_mode(False):
-        found, sizes = runner.map(step, table.n_rows)
-    return found.reshape(-1, table.n_features), sizes
+        found, sizes, log_evidence = runner.map(step, table.n_rows)
+    return Drawn(found.reshape(-1, table.n_features), sizes, log_evidence)
 
 
 class Mixture(NamedTuple):
@@ -255,7 +272,8 @@ class _Posterior:
         output, force = both.chunk(2, dim=-1)
         prior = self._prior_gradient(points).unflatten(1, (n, -1))
         slopes, bends, drift = (
-            (part[:, :, 1 : width + 1] - part[:, :, width + 1 :]) / (2.0 * secant.unsqueeze(-1)) for part in (output, force, prior)
+            (part[:, :, 1 : width + 1] - part[:, :, width + 1 :]) / (2.0 * secant.unsqueeze(-1))
+            for part in (output, force, prior)
         )
         gradient = prior[:, :, 0] - (slopes @ force[:, :, 0].unsqueeze(-1)).squeeze(-1)
         precision = slopes @ bends.mT - drift
@@ -263,7 +281,7 @@ class _Posterior:
         return gradient, _positive(0.5 * (precision + precision.mT), unit)
 
     def _with_gradient(self, output: Tensor) -> Tensor:
-        """Outputs and the gradients of `_nll` in them, side by side."""
+        """Join the gradients of `_nll` in them to outputs."""
         with torch.enable_grad():
             leaf = output.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(self._nll(leaf).sum(), leaf)
@@ -271,8 +289,16 @@ class _Posterior:
 
     # -- proposals ----------------------------------------------------------------------------------------------------
 
-    def draw(self, n: int, n_proposals: int) -> tuple[Tensor, Tensor]:
-        """Draw codes ``(n_rows, n, n_components)``, and tell the effective sample size of those they come from, ``(n_rows,)``."""
+    def draw(self, n: int, n_proposals: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw codes from among many that are tried.
+
+        Returns
+        -------
+        codes : Tensor of shape (n_rows, n, n_components)
+        share : Tensor of shape (n_rows, n_proposals)
+            Of the codes that were tried.
+        log_evidence : Tensor of shape (n_rows,)
+        """
         mixture = self._start()
         for _ in range(_ROUNDS):
             mixture = self._adapted(mixture, n_proposals)
@@ -282,7 +308,7 @@ class _Posterior:
         if n > 1:  # in an order that says nothing
             order = self._uniform(self.n_rows, n).argsort(1)
             chosen = chosen.gather(1, order.unsqueeze(-1).expand_as(chosen))
-        return chosen, 1.0 / share.square().sum(1)
+        return chosen, share, torch.logsumexp(log_weight, dim=1) - math.log(n_proposals)
 
     def _start(self) -> Mixture:
         """Gaussian approximations around codes that have climbed towards modes."""

@@ -46,7 +46,7 @@ def check_n_given(n_samples: Any, n_rows: int) -> int | None:
         return None
     if n_rows > 1:
         raise ValueError(
-            f"n_samples={n_samples}, but given has {n_rows} rows, of which each is drawn once; leave n_samples out, or give one row."
+            f"n_samples={n_samples}, but given has {n_rows} rows, each of which is drawn once; leave n_samples out, or give one."
         )
     return int(n_samples)
 
@@ -71,7 +71,7 @@ def _by_name(estimator: Any, columns: list[tuple[Any, Any]]) -> NDArray[np.float
 
 
 def _numbers(values: Any, name: str) -> NDArray[np.float64]:
-    """A number, or numbers ``(n,)``, NaN for None and whatever else stands for nothing."""
+    """Return a number, or numbers ``(n,)``, with NaN for None and whatever else stands for nothing."""
     entries = np.asarray(values, dtype=None if hasattr(values, "dtype") else object)
     if entries.ndim > 1:
         raise ValueError(f"{name} has the shape {entries.shape}; it must be a number, or one for each row.")
