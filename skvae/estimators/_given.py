@@ -50,6 +50,16 @@ class SamplesGivenMixin:
         -----
         UserWarning
             If few of the codes that were tried count, see `effective_sample_size_given`.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_wine
+        >>> from skvae import VAETransformer
+        >>> wine = load_wine(as_frame=True).data
+        >>> vae = VAETransformer(n_components=2, max_epochs=20, random_state=0).fit(wine)
+        >>> X = vae.sample(100, given={"alcohol": 14.5, "hue": 0.75})
+        >>> X[:, wine.columns.get_loc("alcohol")].min(), X.shape
+        (np.float64(14.5), (100, 13))
         """
         if given is None:
             return super().sample(1 if n_samples is None else n_samples, mean=mean, random_state=random_state)

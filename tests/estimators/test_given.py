@@ -237,7 +237,9 @@ def test_effective_sample_sizes(vae, frame):
 
 def test_a_warning_where_few_codes_count(frame):
     """Entries that exclude each other, by a decoder that is bent to shreds."""
-    vae = VAETransformer(2, hidden_layer_sizes=(64,), activation="tanh", linear_path=None, max_epochs=1, random_state=0).fit(frame)
+    vae = VAETransformer(2, hidden_layer_sizes=(64,), activation="tanh", linear_path=None, max_epochs=1, random_state=0).fit(
+        frame
+    )
     with torch.no_grad():
         vae.module_.decoder[0].weight.mul_(1e3)
         vae.module_.decoder[2].weight.mul_(10.0)

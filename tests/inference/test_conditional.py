@@ -285,7 +285,9 @@ def test_mixed_columns_against_quadrature():
     """A category, a number of two kinds and a count, whose dependence is a code of one number."""
     rng = np.random.default_rng(0)
     code = rng.normal(size=600)
-    table = np.stack([(code > 0.3) + (code > -0.5), np.exp(0.5 * code), np.where(code < -0.4, 0.0, code), rng.poisson(2.0, 600)], 1)
+    table = np.stack(
+        [(code > 0.3) + (code > -0.5), np.exp(0.5 * code), np.where(code < -0.4, 0.0, code), rng.poisson(2.0, 600)], 1
+    )
     marginals = measure_columns(["categorical", "real", "real", "whole"], [3, 0, 0, 0], table, asked={3: "poisson"})
     torch.manual_seed(2)
     module = VAEModule(4, 1, hidden_layer_sizes=(6,), activation="tanh", marginals=marginals)
