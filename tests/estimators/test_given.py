@@ -163,7 +163,7 @@ def test_what_cannot_be_given(vae, given, message):
 
 @pytest.mark.parametrize("n_samples", [0, -1, 1.5, True, "2"])
 def test_numbers_of_samples_that_are_none(vae, n_samples):
-    with pytest.raises(ValueError, match="n_samples=.* must be an integer of at least 1"):
+    with pytest.raises(ValueError, match=r"n_samples=.* must be an integer of at least 1"):
         vae.sample(n_samples, given={"a": 1.0})
 
 
@@ -351,7 +351,7 @@ def test_condition_columns_are_given_or_passed(frame):
     rows = cvae.sample(given={"a": [0.0, 1.0], "d": [99.0, 101.0]})
     np.testing.assert_array_equal(rows[:, [0, 3]], [[0.0, 99.0], [1.0, 101.0]])
     np.testing.assert_allclose(cvae.sample(2, given={"a": 1.0}, y=[[99.0]] * 2)[:, 3], 99.0)
-    with pytest.raises(ValueError, match="given needs conditions, .*: pass y"):
+    with pytest.raises(ValueError, match=r"given needs conditions, .*: pass y"):
         cvae.sample(given={"a": 1.0})
     with pytest.raises(ValueError, match="but not both"):
         cvae.sample(given={"a": 1.0, "d": 99.0}, y=[[99.0]])
