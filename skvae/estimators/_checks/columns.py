@@ -14,6 +14,8 @@ from skvae.data import dense
 
 def column_names(estimator: Any, n_features: int) -> np.ndarray | None:
     """Names that an estimator saw of so many columns, if it saw any; frames of a sequence have none."""
+    if estimator._frame_form is not None:
+        return np.array([*estimator._frame_form.names, None], dtype=object)[:-1]  # names may be of any type
     names = getattr(estimator, "feature_names_in_", None)
     return names if names is not None and len(names) == n_features else None
 
