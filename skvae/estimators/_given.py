@@ -43,8 +43,9 @@ class SamplesGivenMixin:
 
         Returns
         -------
-        X : ndarray of shape (n_samples, n_features_in_)
-            Rows in the units of the training data. What is given is as it was.
+        X : {ndarray, DataFrame} of shape (n_samples, n_features_in_)
+            Rows in the units of the training data; where these were a frame with columns of different kinds, a frame like it.
+            What is given is as it was.
 
         Warns
         -----
@@ -63,13 +64,15 @@ class SamplesGivenMixin:
         """
         if given is None:
             return super().sample(1 if n_samples is None else n_samples, mean=mean, random_state=random_state)
-        rows = self._check_given(given, n_samples)
-        n_drawn = len(rows) if n_samples is None else n_samples
-        if np.isnan(rows).all():
+        entries = self._check_given(given, n_samples)
+        n_rows = len(entries.rows)
+        n_drawn = n_rows if n_samples is None else n_samples
+        if np.isnan(entries.rows).all():
             return super().sample(n_drawn, mean=mean, random_state=random_state)
-        drawn = self._completed_by_draws(rows, n_samples, random_state, mean=mean)
-        self._warn_of_few(drawn.effective_sample_size, n_drawn // len(rows))
-        return self._as_images(drawn.rows.astype(rows.dtype, copy=False))
+        (seed,) = self._draw_seeds(n_drawn, random_state, n=1)
+        drawn = self._completed_by_draws(entries.rows, n_samples, seed, mean=mean)
+        self._warn_of_few(drawn.effective_sample_size, n_drawn // n_rows)
+        return self._as_given(drawn.rows, entries.rows.dtype, seed=seed, entries=entries.repeated(n_drawn))
 
     def effective_sample_size_given(self, given, n_samples=None, *, random_state=None):
         """How many of the codes count that ``sample(n_samples, given=given)`` chooses among.
@@ -90,25 +93,24 @@ class SamplesGivenMixin:
             of codes that are tried for a row: eight times `n_score_draws` or, for one row of which there are many draws, 32 times
             `n_score_draws`, but at least four a draw.
         """
-        rows = self._check_given(given, n_samples)
-        return self._completed_by_draws(rows, n_samples, random_state, mean=True).effective_sample_size
+        rows = self._check_given(given, n_samples).rows
+        (seed,) = self._draw_seeds(len(rows) if n_samples is None else n_samples, random_state, n=1)
+        return self._completed_by_draws(rows, n_samples, seed, mean=True).effective_sample_size
 
-    def _check_given(self, given: Any, n_samples: Any) -> np.ndarray:
-        """Rows of what is given, NaN elsewhere."""
+    def _check_given(self, given: Any, n_samples: Any) -> check.Given:
+        """Return the entries that are given, for so many draws."""
         check_is_fitted(self, "module_")
         if n_samples is not None:
             check.check_count("n_samples", n_samples)
-        rows = check.check_given(self, given)
-        check.check_n_given(n_samples, len(rows))
-        return rows
+        entries = check.check_given(self, given)
+        check.check_n_given(n_samples, len(entries.rows))
+        return entries
 
-    def _completed_by_draws(self, rows: np.ndarray, n_samples: int | None, random_state: Any, *, mean: bool) -> Drawn:
+    def _completed_by_draws(self, rows: np.ndarray, n_samples: int | None, seed: int, *, mean: bool) -> Drawn:
         """Complete rows by draws, one of each or `n_samples` of one."""
         table = Table.of(rows, names=check.column_names(self, rows.shape[1]))
         self.module_.likelihood.check(table.source, table.name)
-        n_each = check.check_n_given(n_samples, len(rows))
-        (seed,) = self._draw_seeds(n_each or len(rows), random_state, n=1)
-        return self._sample_given(table, n_each, seed, mean=mean)
+        return self._sample_given(table, check.check_n_given(n_samples, len(rows)), seed, mean=mean)
 
     def _sample_given(self, table: Table, n_each: int | None, seed: int, *, mean: bool) -> Drawn:
         """Complete rows by draws, one of each or `n_each` of one."""

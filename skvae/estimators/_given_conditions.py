@@ -8,6 +8,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from skvae.data import Table
+from skvae.data.kinds import one_row
 from skvae.estimators import _checks as check
 from skvae.estimators._conditioner import Conditioner
 from skvae.estimators._given import SamplesGivenMixin
@@ -25,12 +26,15 @@ class Completed(NamedTuple):
     effective_sample_size : ndarray of shape (n_rows,)
     n_each : int
         Draws of a row, to which these belong.
+    seed : int
+        Decided the draws.
     """
 
     rows: np.ndarray
     y: Any
     effective_sample_size: np.ndarray
     n_each: int
+    seed: int
 
 
 class ConditionalSamplesGivenMixin(SamplesGivenMixin):
@@ -58,24 +62,25 @@ class ConditionalSamplesGivenMixin(SamplesGivenMixin):
             See :meth:`VAETransformer.effective_sample_size_given`; the least per draw over the conditions that one row of `given`
             is drawn under, and over labels by their probability where these are drawn.
         """
-        rows = self._check_given(given, n_samples)
+        rows = self._check_given(given, n_samples).rows
         return self._completed_under(rows, n_samples, y, True, random_state).effective_sample_size
 
     def _sample_under(self, given: Any, n_samples: Any, y: Any, return_y: bool, mean: bool, random_state: Any) -> Any:
         """Draw rows given some entries, and maybe their conditions; see `sample`."""
-        rows = self._check_given(given, n_samples)
-        done = self._completed_under(rows, n_samples, y, mean, random_state)
+        entries = self._check_given(given, n_samples)
+        done = self._completed_under(entries.rows, n_samples, y, mean, random_state)
         self._warn_of_few(done.effective_sample_size, done.n_each)
-        X = self._joined(done.rows.astype(rows.dtype, copy=False), done.y)
+        whole, repeated = self._conditioner.join(done.rows, done.y), entries.repeated(len(done.rows))
+        X = self._as_given(whole, entries.rows.dtype, seed=done.seed, entries=repeated)
         return (X, self._conditioner.conditions.as_fitted(done.y)) if return_y else X
 
     def _completed_under(self, given: np.ndarray, n_samples: int | None, y: Any, mean: bool, random_state: Any) -> Completed:
         """Complete rows by draws under the conditions that they come with, or under labels that are drawn, too."""
         conditions = self._conditioner.conditions.called("y")
         table = Table.of(given, names=check.column_names(self, given.shape[1]))
-        rows, entries = self._conditioner.split(table)
+        rows = table.columns(self._conditioner.reconstructed)
         self.module_.likelihood.check(rows.source, rows.name)
-        y = _conditions_of(entries, y)
+        y = self._conditions_given(table, y)
         n_drawn = n_samples
         if n_samples is None:
             n_drawn = max(rows.n_rows, conditions.n_conditions(y))
@@ -91,7 +96,7 @@ class ConditionalSamplesGivenMixin(SamplesGivenMixin):
         """Complete rows under conditions, which are encoded and as they were given."""
         if rows.n_rows == len(encoded):
             drawn = self._sample_given(rows.with_condition(encoded), None, seed, mean=mean)
-            return Completed(drawn.rows, spread, drawn.effective_sample_size, 1)
+            return Completed(drawn.rows, spread, drawn.effective_sample_size, 1, seed)
         different, which = np.unique(encoded, axis=0, return_inverse=True)
         found, sizes, counts = np.empty((len(encoded), rows.n_features)), [], np.bincount(which.ravel())
         for k, condition in enumerate(different):
@@ -101,7 +106,7 @@ class ConditionalSamplesGivenMixin(SamplesGivenMixin):
             found[places] = drawn.rows
             sizes.append(drawn.effective_sample_size)
         least = int(np.argmin(np.concatenate(sizes) / counts))
-        return Completed(found, spread, sizes[least], int(counts[least]))
+        return Completed(found, spread, sizes[least], int(counts[least]), seed)
 
     def _completed_with_labels(self, rows: Table, n_drawn: int, seed: int, y_seed: int, mean: bool) -> Completed:
         """Complete rows under labels that are drawn by how likely they are given what is given."""
@@ -115,15 +120,18 @@ class ConditionalSamplesGivenMixin(SamplesGivenMixin):
         places = np.random.default_rng(y_seed).uniform(size=n_drawn)
         chosen = (np.cumsum(share, axis=0)[:-1] < places).sum(axis=0)
         found = np.stack([drawn.rows for drawn in under])[chosen, np.arange(n_drawn)]
-        return Completed(found, conditions.seen(chosen), sizes, n_drawn // rows.n_rows)
+        return Completed(found, conditions.seen(chosen), sizes, n_drawn // rows.n_rows, seed)
 
-
-def _conditions_of(entries: np.ndarray | None, y: Any) -> Any:
-    """Conditions of rows: `entries` of columns of X, where these are given, or else `y`."""
-    if entries is None or np.isnan(entries).all():
-        return y
-    if y is not None:
-        raise ValueError("Pass y, or give the columns of X that are condition_columns, but not both.")
-    if np.isnan(entries).any():
-        raise ValueError("given has some entries of condition_columns; give all of them, or pass y.")
-    return entries if len(entries) > 1 else entries[0]
+    def _conditions_given(self, table: Table, y: Any) -> Any:
+        """Conditions of rows: the columns of X that are, where these are given, or else `y`."""
+        if self._conditioner.columns is None:
+            return y
+        missing = np.isnan(table.source.columns(self._conditioner.columns).read_exactly())
+        if missing.all():
+            return y
+        if y is not None:
+            raise ValueError("Pass y, or give the columns of X that are condition_columns, but not both.")
+        if missing.any():
+            raise ValueError("given has some entries of condition_columns; give all of them, or pass y.")
+        _, entries = self._conditioner.split(table)
+        return entries if table.n_rows > 1 else one_row(entries)

@@ -22,13 +22,14 @@ def column_names(estimator: Any, n_features: int) -> np.ndarray | None:
 
 def column_position(estimator: Any, column: Any, given: str) -> int:
     """Position of a column of X that an argument, which messages call `given`, has by name or position."""
-    if isinstance(column, str):
-        names = list(getattr(estimator, "feature_names_in_", []))
-        if column not in names:
-            there = f"its columns are {names[:10]}{and_more(names, 10)}" if names else "its columns have no names"
-            raise ValueError(f"{given} has {column!r}, which X does not have; {there}.")
-        return names.index(column)
     n_features = estimator.n_features_in_
+    known = column_names(estimator, n_features)
+    names = [] if known is None else list(known)
+    if column in names:
+        return names.index(column)
+    if isinstance(column, str):
+        there = f"its columns are {names[:10]}{and_more(names, 10)}" if names else "its columns have no names"
+        raise ValueError(f"{given} has {column!r}, which X does not have; {there}.")
     if isinstance(column, Integral) and not isinstance(column, bool) and -n_features <= column < n_features:
         return int(column) % n_features
     raise ValueError(f"{given} has {column!r}; it takes names and positions of the {n_features} columns of X.")
