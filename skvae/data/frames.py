@@ -16,6 +16,7 @@ from skvae.data.containers import (
     Dtype,
     Entries,
     Ticks,
+    as_type,
     frame_of,
     is_pandas,
     join_columns,
@@ -355,11 +356,37 @@ class FrameForm:
         """
         given = frame_columns(frame)
         self._check_columns([name for name, _ in given])
+        missing = [missing_of(read_column(column, _called(name))) for name, column in given]
+        return self.complete([column for _, column in given], np.stack(missing, axis=1), keys, bounded, seed)
+
+    def complete(
+        self,
+        columns: Sequence[Any],
+        missing: NDArray[np.bool_],
+        keys: NDArray[Any],
+        bounded: bool = False,
+        seed: int | None = None,
+    ) -> Any:
+        """Return a frame of entries that are given, as they are, and of those that lie nearest to keys where none is.
+
+        Parameters
+        ----------
+        columns : sequence of column or None
+            Entries that are given; None for columns of which none is.
+        missing : ndarray of bool, shape (n_rows, n_columns)
+            Where none is given.
+        keys : ndarray of shape (n_rows, n_columns)
+        bounded, seed : bool, int
+            As in `restore`.
+
+        Returns
+        -------
+        DataFrame
+            Of the types of the frame that was learned from.
+        """
         restored = frame_columns(self.restore(keys, bounded, seed))
-        filled = [
-            join_columns(column, own, missing_of(read_column(column, _called(name))))
-            for (name, column), (_, own) in zip(given, restored, strict=True)
-        ]
+        parts = zip(columns, restored, missing.T, strict=True)
+        filled = [own if column is None else as_type(join_columns(column, own, lacks), own) for column, (_, own), lacks in parts]
         return frame_of(filled, self.names, self.library)
 
     def _check_columns(self, names: list[Any], table: str = "X") -> None:

@@ -74,15 +74,18 @@ class TableAutoEncoder(AnomalyScoresMixin, BaseAutoEncoder):
         X = inference.decode(self.module_, Z, check.resolve_device(self.device))
         return self._as_given(X, Z.dtype)
 
-    def _as_given(self, X: np.ndarray, dtype: Any = None, *, seed: int | None = None) -> Any:
+    def _as_given(self, X: np.ndarray, dtype: Any = None, *, seed: int | None = None, entries: check.Given | None = None) -> Any:
         """Rows in the form that `fit` was given: arrays or images of a type, or data frames.
 
-        A seed decides which of the entries that share a level draws are; the most frequent stands for all by default.
+        A seed decides which of the entries that share a level draws are; the most frequent stands for all by default. In data
+        frames, `entries` take the place of those of `X`, which are the same but for the precision that keys have.
         """
         if self._frame_form is None:
             return self._as_images(X if dtype is None else X.astype(dtype, copy=False))
         is_bounded = getattr(resolve("likelihood", self.likelihood), "bounds", None) == "observed"
-        return self._frame_form.restore(X, is_bounded, seed)
+        if entries is None or entries.columns is None:
+            return self._frame_form.restore(X, is_bounded, seed)
+        return self._frame_form.complete(entries.columns, np.isnan(entries.rows), X, is_bounded, seed)
 
     def _as_images(self, X: np.ndarray) -> np.ndarray:
         """Rows of numbers in the shape that `fit` was given."""

@@ -22,6 +22,7 @@ from skvae.estimators._conditions import Conditions
 from skvae.estimators._continuous import LINEAR_PATH
 from skvae.estimators._docs import document
 from skvae.estimators._fit import FitRun
+from skvae.estimators._given_conditions import ConditionalSamplesGivenMixin
 from skvae.estimators._held_out import HeldOut
 from skvae.estimators._inpainting import InpaintingMixin
 from skvae.estimators._latent import between
@@ -32,7 +33,7 @@ from skvae.warnings import warn_user
 
 
 @document
-class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncoder):
+class CVAE(ConditionalSamplesGivenMixin, InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncoder):
     r"""Conditional variational autoencoder: the decoder takes a condition, labels or numbers that rows come with [1]_ [2]_.
 
     The code need not carry what the condition says: it keeps what is left, the style. The encoder does not take the condition,
@@ -526,18 +527,21 @@ class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncode
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 
-    def sample(self, n_samples=None, y=None, return_y=False, *, mean=False, random_state=None):
+    def sample(self, n_samples=None, y=None, return_y=False, *, given=None, mean=False, random_state=None):
         """Draw new rows from the model.
 
         Parameters
         ----------
         n_samples : int, default=None
-            Number of rows; as many as there are in `y` by default, or 1.
+            Number of rows; as many as there are in `y` or `given` by default, or 1.
         y : scalar or array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
             Labels or numbers, one for each row or one for all. By default they are drawn, too: labels in the proportions of the
-            training rows, numbers from among at most 1,000 training rows.
+            training rows, or by how likely they are given `given`; numbers from among at most 1,000 training rows.
         return_y : bool, default=False
             Return them as well.
+        given : dict, DataFrame or array-like of shape (n_rows, n_features), default=None
+            Entries that rows are to have, see :meth:`VAETransformer.sample`. Numbers that the model conditions on have to be
+            given, too, as `y` or as all `condition_columns`.
         mean : bool, default=False
             Return the decoder's means, without the likelihood's noise.
         random_state : int, RandomState instance or None, default=None
@@ -551,6 +555,8 @@ class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncode
             Labels or numbers of the rows, with ``return_y=True`` only.
         """
         check_is_fitted(self, "module_")
+        if given is not None:
+            return self._sample_under(given, n_samples, y, return_y, mean, random_state)
         if n_samples is None:
             n_samples = self._conditions.n_conditions(y)
         codes_seed, noise_seed, y_seed = self._draw_seeds(n_samples, random_state, n=3)

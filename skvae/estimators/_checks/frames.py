@@ -57,7 +57,7 @@ def read_frame(estimator: Any, X: Any, *, reset: bool, min_rows: int, weight: An
     if form is None:
         return None
     if not is_frame(X):
-        _refuse_array(estimator, X, form)
+        refuse_array(estimator, X, form)
         return None
     n_rows, n_features = X.shape
     validate_data(estimator, X, reset=reset, skip_check_array=True)
@@ -105,7 +105,7 @@ def _form_of(estimator: Any, X: Any, weight: Any) -> FrameForm | None:
     return FrameForm.of(X, asked, weight)
 
 
-def _refuse_array(estimator: Any, X: Any, form: FrameForm) -> None:
+def refuse_array(estimator: Any, X: Any, form: FrameForm) -> None:
     """Raise a ValueError about rows that are no frame, where some columns are no numbers."""
     others = [column.name for column in form.columns if not column.is_plain]
     if others:
