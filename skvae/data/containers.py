@@ -169,6 +169,17 @@ def missing_of(given: Entries | Amounts | Ticks) -> NDArray[np.bool_]:
     return given.missing if isinstance(given, Ticks) else np.isnan(given.values)
 
 
+def absent_entries(frame: Any) -> NDArray[np.bool_]:
+    """Which entries of a data frame are missing, ``(n_rows, n_columns)``."""
+    found = [missing_of(read_column(column, f"Column {name!r} of X")) for name, column in frame_columns(frame)]
+    return np.stack(found, axis=1)
+
+
+def take_columns(frame: Any, positions: NDArray[np.intp]) -> Any:
+    """Return the data frame of some of the columns."""
+    return frame.iloc[:, positions] if is_pandas(frame) else frame[:, positions.tolist()]
+
+
 def _of_pandas(column: Any, name: str) -> Entries | Amounts | Ticks:
     dtype = column.dtype
     if hasattr(dtype, "categories"):
@@ -621,3 +632,12 @@ def as_type(column: Any, other: Any) -> Any:
     if column.dtype == other.dtype:
         return column
     return column.astype(other.dtype) if is_pandas(column) else column.cast(other.dtype)
+
+
+def add_columns(frame: Any, columns: dict[str, NDArray[Any]]) -> Any:
+    """Return a data frame with more columns behind its own."""
+    if is_pandas(frame):
+        return frame.assign(**columns)
+    import polars as pl
+
+    return frame.with_columns([pl.Series(name, values) for name, values in columns.items()])

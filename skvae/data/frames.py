@@ -16,6 +16,7 @@ from skvae.data.containers import (
     Dtype,
     Entries,
     Ticks,
+    absent_entries,
     as_type,
     frame_of,
     is_pandas,
@@ -356,8 +357,7 @@ class FrameForm:
         """
         given = frame_columns(frame)
         self._check_columns([name for name, _ in given])
-        missing = [missing_of(read_column(column, _called(name))) for name, column in given]
-        return self.complete([column for _, column in given], np.stack(missing, axis=1), keys, bounded, seed)
+        return self.complete([column for _, column in given], absent_entries(frame), keys, bounded, seed)
 
     def complete(
         self,

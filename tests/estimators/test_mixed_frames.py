@@ -14,7 +14,17 @@ from sklearn.pipeline import make_pipeline
 from test_plain_state import saved
 
 import skvae
-from skvae import CVAE, AutoEncoder, CVAEClassifier, DenoisingAE, Gaussian, Mixed, VAETransformer
+from skvae import (
+    CVAE,
+    AutoEncoder,
+    AutoencoderImputer,
+    CVAEClassifier,
+    CVAEResampler,
+    DenoisingAE,
+    Gaussian,
+    Mixed,
+    VAETransformer,
+)
 
 pytestmark = [
     pytest.mark.usefixtures("one_core"),
@@ -390,6 +400,56 @@ def test_names_of_columns_may_be_numbers():
     assert set(of_columns.sample(9, y="m")[0]) == {"m"}
     with pytest.raises(TypeError, match="Feature names are only supported if all input features have string names"):
         quick().fit(table().rename(columns={"sex": 0}))
+
+
+# -- filling in, and new rows of rare classes -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("maker", ["pandas gaps", "polars gaps"])
+@pytest.mark.parametrize("cls", [VAETransformer, AutoEncoder])
+def test_gaps_are_filled_in(cls, maker):
+    frame = MAKERS[maker]()
+    imputer = AutoencoderImputer(quick(cls), n_draws=20, random_state=0).fit(frame)
+    filled = imputer.transform(frame)
+    drawn = imputer.impute(frame, 2, random_state=0)
+    for new in (filled, *drawn):
+        assert type(new) is type(frame)
+        assert list(new.dtypes) == list(frame.dtypes)
+        for name in frame.columns:
+            pairs = list(zip(frame[name].to_list(), new[name].to_list(), strict=True))
+            assert not any(pd.isna(after) for _, after in pairs)
+            assert all(after == before for before, after in pairs if not pd.isna(before))
+    assert not drawn[0].equals(drawn[1])
+    assert imputer.get_feature_names_out().tolist() == list(frame.columns)
+
+
+def test_columns_without_entries_and_indicators():
+    frame = table(gaps=True).assign(nothing=None)
+    with pytest.warns(UserWarning, match=r"Column\(s\) \['nothing'\] of X have no entry"):
+        imputer = AutoencoderImputer(quick(), n_draws=20, add_indicator=True).fit(frame)
+    filled = imputer.transform(frame)
+    assert list(filled.columns) == imputer.get_feature_names_out().tolist()
+    assert "nothing" not in filled
+    np.testing.assert_array_equal(filled["missingindicator_size"], frame["size"].isna())
+    with pytest.raises(ValueError, match=r"missing_values=-1.* is for numbers"):
+        AutoencoderImputer(quick(), missing_values=-1).fit(frame)
+    with pytest.raises(ValueError, match="keep_empty_features=True fills columns with zeros"):
+        AutoencoderImputer(quick(), keep_empty_features=True).fit(frame)
+    with pytest.raises(ValueError, match="was fitted on a data frame whose columns"):
+        imputer.transform(frame.to_numpy())
+
+
+@pytest.mark.parametrize("maker", ["pandas", "polars"])
+def test_new_rows_of_rare_classes(maker):
+    frame, y = MAKERS[maker](), np.where(np.arange(N) % 4, "many", "few")
+    new, labels = CVAEResampler(quick(CVAE), random_state=0).fit_resample(frame, y)
+    assert type(new) is type(frame)
+    assert list(new.dtypes) == list(frame.dtypes)
+    assert (labels == "few").sum() == (labels == "many").sum() == 45
+    for name in frame.columns:
+        assert new[name].to_list()[:N] == frame[name].to_list()
+    for name in ("sex", "size", "member"):
+        assert set(new[name].to_list()) <= set(frame[name].to_list())
 
 
 # -- clean rows -------------------------------------------------------------------------------------------------------
