@@ -229,7 +229,7 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
             except ValueError as error:
                 raise ValueError(f"validation_data: {error}") from error
         fitted.estimator_ = model.fit(_without(X, is_empty), **held_out)
-        X = fitted._check_rows(X, reset=False)
+        X = fitted._check_rows(X, reset=False) if has_kinds else X
         fitted.indicator_ = None
         if self.add_indicator:
             # Columns, as of now with NaN for whatever stands for a missing entry.

@@ -94,7 +94,7 @@ class Ticks:
 
 def is_frame(X: Any) -> bool:
     """Whether `X` is a data frame, whose columns have types of their own."""
-    return hasattr(X, "columns") and hasattr(X, "dtypes")
+    return hasattr(X, "columns") and hasattr(X, "dtypes") and not isinstance(X, type)
 
 
 def is_pandas(X: Any) -> bool:

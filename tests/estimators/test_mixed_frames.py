@@ -22,6 +22,7 @@ from skvae import (
     CVAEResampler,
     DenoisingAE,
     Gaussian,
+    LinearPath,
     Mixed,
     VAETransformer,
 )
@@ -421,6 +422,14 @@ def test_gaps_are_filled_in(cls, maker):
             assert all(after == before for before, after in pairs if not pd.isna(before))
     assert not drawn[0].equals(drawn[1])
     assert imputer.get_feature_names_out().tolist() == list(frame.columns)
+
+
+def test_gaps_are_filled_in_beside_what_takes_numbers_alone():
+    """Factors, to which linear paths of imputers are the way, are of numbers."""
+    model = AutoencoderImputer(quick(linear_path="auto"), n_draws=20).fit(table(gaps=True)).estimator_
+    assert model.linear_path_ is None
+    with pytest.raises(ValueError, match=r"linear_path=LinearPath\(.*is for tables of numbers"):
+        AutoencoderImputer(quick(linear_path=LinearPath())).fit(table())
 
 
 def test_columns_without_entries_and_indicators():
