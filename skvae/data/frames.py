@@ -314,6 +314,16 @@ class FrameForm:
         keys = [own.read(column, handle_unknown, counts, table) for own, (_, column) in zip(self.columns, given, strict=True)]
         return np.stack(keys, axis=1)
 
+    def expand(self, keys: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return numbers ``(n_rows, width)`` for keys, by which rows compare: ones among zeros for levels that have no order."""
+        parts = []
+        for column, own in zip(self.columns, keys.T, strict=True):
+            one_hot = own[:, np.newaxis] == np.arange(column.n_levels)
+            parts.append(
+                np.where(np.isnan(own)[:, np.newaxis], np.nan, one_hot) if column.kind == OF_LEVELS[0] else own[:, np.newaxis]
+            )
+        return np.hstack(parts)
+
     def restore(self, keys: NDArray[Any], bounded: bool = False, seed: int | None = None) -> Any:
         """Return the frame, like the first one, of the entries that lie nearest to some keys.
 

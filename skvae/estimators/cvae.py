@@ -377,9 +377,9 @@ class CVAE(ConditionalSamplesGivenMixin, InpaintingMixin, ConditionalAnomalyScor
         """Encode conditions of a name, ``(n_rows, n_conditions)``; an error says that `what` needs them, and takes them `by`."""
         return self._conditioner.encode(given, n_rows, name=name, what=f"{what} of {type(self).__name__}", by=by)
 
-    def _joined(self, X: np.ndarray, given: Any, dtype: Any = None, *, seed: int | None = None) -> Any:
+    def _joined(self, X: np.ndarray, given: Any, dtype: Any = None, **options: Any) -> Any:
         """Rows in the form of `fit`: images, or the reconstructed columns with those that are conditions between them."""
-        return self._as_given(self._conditioner.join(X, given), dtype, seed=seed)
+        return self._as_given(self._conditioner.join(X, given), dtype, **options)
 
     def transform(self, X, *, condition=None):
         """Encode rows.

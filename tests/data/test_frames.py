@@ -212,6 +212,12 @@ def test_filling_in_changes_nothing_else():
         assert type(filled) is type(given)
 
 
+def test_levels_without_an_order_compare_by_ones_among_zeros():
+    given = pd.DataFrame({"a": ["x", None, "y"], "o": pd.Categorical(list("uvw"), ordered=True), "n": [0.5, 1.5, np.nan]})
+    form = FrameForm.of(given)
+    np.testing.assert_array_equal(form.expand(form.read(given)), [[1, 0, 0, 0.5], [np.nan, np.nan, 1, 1.5], [0, 1, 2, np.nan]])
+
+
 # -- many levels, and those that were not seen ------------------------------------------------------------------------
 
 

@@ -16,7 +16,9 @@ from test_plain_state import saved
 import skvae
 from skvae import (
     CVAE,
+    AnomalyDetector,
     AutoEncoder,
+    AutoencoderClusterer,
     AutoencoderImputer,
     CVAEClassifier,
     CVAEResampler,
@@ -371,6 +373,8 @@ def test_conditional_models():
     assert model.log_likelihoods(frame).shape == (N, 2)
     with pytest.raises(ValueError, match=r"Input X contains NaN\. Column\(s\) \['size'.*have missing entries\. CVAE takes no"):
         quick(CVAE).fit(table(gaps=True), y)
+    with pytest.raises(ValueError, match=r"of different kinds, sample\(given=\.\.\.\) draws whatever is not given"):
+        model.inpaint(frame, np.zeros(6, dtype=bool), y)
     classifier = CVAEClassifier(quick(CVAE)).fit(frame, y)
     assert set(classifier.predict(frame)) <= {"a", "b"}
 
@@ -459,6 +463,19 @@ def test_new_rows_of_rare_classes(maker):
         assert new[name].to_list()[:N] == frame[name].to_list()
     for name in ("sex", "size", "member"):
         assert set(new[name].to_list()) <= set(frame[name].to_list())
+
+
+def test_clusters_and_anomalies():
+    frame = table(gaps=True)
+    clusterer = AutoencoderClusterer(2, estimator=quick(), n_init=1).fit(frame)
+    assert set(clusterer.predict(frame)) == {0, 1}
+    assert list(clusterer.sample(3).dtypes) == list(frame.dtypes)
+    with pytest.raises(ValueError, match="NeighborAE takes numbers alone; VAETransformer, .* take such columns as they are"):
+        AutoencoderClusterer(2).fit(frame)
+    detector = AnomalyDetector(quick()).fit(frame)
+    assert set(detector.predict(frame)) <= {-1, 1}
+    pipe = make_pipeline(quick()).fit(frame)
+    np.testing.assert_array_equal(skvae.score_anomaly(pipe, frame), pipe[-1].score_anomaly(frame))
 
 
 # -- clean rows -------------------------------------------------------------------------------------------------------
