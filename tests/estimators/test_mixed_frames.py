@@ -1,5 +1,6 @@
 """Data frames with columns of different kinds, in and out of estimators."""
 
+import decimal
 import pickle
 
 import numpy as np
@@ -264,6 +265,49 @@ def test_rows_without_weight_drop_out():
 def test_a_frame_of_objects_of_weightless_rows_is_no_excuse():
     with pytest.raises(ValueError, match=r"sample_weight\.shape"):
         quick().fit(table(), sample_weight=np.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        (lambda: table()[:0], ValueError, r"Found array with 0 sample\(s\) .* minimum of 2"),
+        (lambda: table()[:1], ValueError, r"Found array with 1 sample\(s\) .* minimum of 2"),
+        (lambda: pd.concat([table(), table()], axis=1), ValueError, "several columns of the name 'sex'"),
+        (lambda: polars_table().lazy(), TypeError, r"X is a LazyFrame, .*X\.collect\(\)"),
+        (
+            lambda: table().to_numpy(),
+            ValueError,
+            r"0 \(e\.g\. 'm'\).*Of a data frame, such as pd\.DataFrame\(X\), VAETransformer tak",
+        ),
+        (lambda: table().assign(odd=[1, "a"] * 30), ValueError, "'odd' of X holds entries of several types"),
+        (lambda: table().assign(odd=np.inf), ValueError, "Input X contains infinity.*'odd'"),
+    ],
+)
+def test_what_cannot_be_fitted_is_named(given, error, message):
+    with pytest.raises(error, match=message):
+        quick().fit(given())
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda: table()[["sex"]],
+        lambda: table()[:2],
+        lambda: table().assign(text="x", whole=3, real=1.5, day=pd.Timestamp("2020"), yes=True),
+        lambda: pd.DataFrame({"a": ["x"] * 5}),
+        lambda: pd.DataFrame({"id": [f"u{i}" for i in range(300)], "x": np.arange(300.0)}),
+        lambda: table(gaps=True).mask(np.tile(np.arange(N) == 0, (6, 1)).T),
+        lambda: table().set_index("sex"),
+        lambda: table().assign(odd=[decimal.Decimal("1.50"), None] * 30),
+        lambda: pl.DataFrame({"a": ["x", None] * 6, "b": [decimal.Decimal("1.5")] * 12}),
+    ],
+)
+def test_odd_frames_come_back(given):
+    frame = given()
+    model = quick().fit(frame)
+    new = model.sample(4)
+    assert list(new.dtypes) == list(frame.dtypes)
+    assert np.isfinite(model.score_samples(frame)).all()
 
 
 # -- parameters -------------------------------------------------------------------------------------------------------

@@ -43,8 +43,10 @@ def refuse_other_columns(estimator: Any, X: Any) -> None:
             cure = f" {type(estimator).__name__} takes numbers alone; {_TAKERS} take such columns as they are."
         elif not isinstance(resolve("likelihood", estimator.likelihood), Mixed):
             cure = f" likelihood='auto' takes such columns as they are; here it is {estimator.likelihood!r}."
-        else:
+        elif hasattr(estimator, "module_"):
             cure = f" {type(estimator).__name__} was fitted on numbers alone."
+    elif not hasattr(X, "toarray") and getattr(estimator, "_takes_frames", False) and not hasattr(estimator, "module_"):
+        cure = f" Of a data frame, such as pd.DataFrame(X), {type(estimator).__name__} takes such columns as they are."
     refuse_text(X, cure=cure)
 
 
@@ -53,15 +55,15 @@ def read_frame(estimator: Any, X: Any, *, reset: bool, min_rows: int, weight: An
 
     The form of the frame is noted where `reset`, and is that of the fit elsewhere.
     """
-    form = _form_of(estimator, X, weight) if reset else estimator._frame_form
-    if form is None:
+    form = None if reset else estimator._frame_form
+    if not (has_kinds(estimator, X) if reset else form is not None):
         return None
     if not is_frame(X):
         refuse_array(estimator, X, form)
         return None
-    n_rows, n_features = X.shape
+    check_array(np.zeros(X.shape), ensure_min_samples=min_rows, estimator=estimator)
+    form = _form_of(estimator, X, weight) if reset else form
     validate_data(estimator, X, reset=reset, skip_check_array=True)
-    check_array(np.zeros((n_rows, n_features)), ensure_min_samples=min_rows, estimator=estimator)
     missing = missing_in(estimator, X)
     takes_missing = is_nan(missing)
     if missing is not None and not takes_missing:
@@ -103,10 +105,8 @@ def has_kinds(estimator: Any, X: Any) -> bool:
     return asks or is_mixed(X)
 
 
-def _form_of(estimator: Any, X: Any, weight: Any) -> FrameForm | None:
-    """Learn what a frame looks like; None where rows are numbers that one likelihood is for."""
-    if not has_kinds(estimator, X):
-        return None
+def _form_of(estimator: Any, X: Any, weight: Any) -> FrameForm:
+    """Learn what a frame looks like."""
     if estimator.image_shape is not None:
         raise ValueError(f"image_shape={estimator.image_shape!r} is for rows of pixels; X is a data frame of other columns.")
     if weight is not None:
