@@ -47,7 +47,8 @@ class CVAE(ConditionalSamplesGivenMixin, InpaintingMixin, ConditionalAnomalyScor
     Parameters
     ----------
     n_components : int or "auto", default="auto"
-        Size of the code; "auto" is the square root of the number of columns, but at least 2.
+        Size of the code; "auto" is the square root of the number of columns, but at least 2, and of mixed frames four times as
+        much, or one for each column where that is less.
     encode_condition : bool, default=False
         Whether the encoder takes the condition, too. `transform` then needs it.
     prior : {"standard", "conditional", "mixture", "vamp", "flow"} or PriorSpec, default="standard"
