@@ -72,7 +72,7 @@ def check_given(estimator: Any, given: Any) -> Given:
     n_rows = _common_length({name: len(own) for name, own in columns.values() if not _is_single(own)})
     X, held = np.full((n_rows, estimator.n_features_in_), np.nan), [None] * estimator.n_features_in_
     for j, (name, own) in columns.items():
-        entries = [own] * n_rows if _is_single(own) else own
+        entries = [own.item() if isinstance(own, np.ndarray) else own] * n_rows if _is_single(own) else own
         X[:, j] = _numbers(entries, name) if form is None else _keys(estimator, form.columns[j], entries)
         if form is not None:
             held[j] = form.columns[j].dtype.of_given(entries)
