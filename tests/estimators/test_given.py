@@ -180,6 +180,14 @@ def test_names_are_unknown_to_a_model_of_arrays(of_array):
         VAETransformer().sample(given={"a": 1.0})
 
 
+def test_constant_columns_have_nothing_to_say(frame):
+    X = np.column_stack([frame, np.full(len(frame), 7.0)])
+    vae = VAETransformer(**QUICK).fit(X)
+    rows = vae.sample(50, given={0: 1.0, 4: 1e12})
+    np.testing.assert_array_equal(rows[:, 4], 1e12)
+    np.testing.assert_array_equal(rows[:, :4], vae.sample(50, given={0: 1.0})[:, :4])
+
+
 @pytest.mark.parametrize(
     ("likelihood", "value", "message"),
     [("bernoulli", 1.5, r"takes values in \[0, 1\]"), ("poisson", -1.0, "counts|negative|whole")],
