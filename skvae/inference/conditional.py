@@ -127,7 +127,7 @@ def sample_given(
         filled, given = module.likelihood.fill(x.to(device), is_target=True)
         given = given & (module.likelihood.varying > 0.0)  # what was constant has nothing to say
         batch = Batch.of(filled.float(), observed=given, condition=None if conditions is None else conditions(rows))
-        codes, share, log_evidence = _Posterior(module, batch, generator, source).draw(n_each, n_proposals)
+        codes, share, log_evidence = Posterior(module, batch, generator, source).draw(n_each, n_proposals)
         output = _in_parts(module, codes, batch, lambda each: each)
         values = module.likelihood.expectation(output) if mean else module.likelihood.scatter(output, scatter)
         drawn = module.likelihood.rescale(values.flatten(0, 1)).reshape(size, n_each, -1)[:n_rows]
@@ -169,7 +169,7 @@ class Mixture(NamedTuple):
         return (constant - 0.5 * width * math.log(2.0 * math.pi)).unsqueeze(-1) + torch.logaddexp(narrow, wide)
 
 
-class _Posterior:
+class Posterior:
     """Posteriors of the codes of rows of which some entries are given.
 
     Parameters
@@ -177,12 +177,13 @@ class _Posterior:
     module : LatentModule
     batch : Batch
         Rows, of which `observed` is given.
-    generator : torch.Generator
+    generator : torch.Generator or None
+        That of torch by default.
     source : CodeSource or None
         Prior that the module does not own.
     """
 
-    def __init__(self, module: nn.Module, batch: Batch, generator: torch.Generator, source: CodeSource | None):
+    def __init__(self, module: nn.Module, batch: Batch, generator: torch.Generator | None, source: CodeSource | None):
         self.module, self.batch, self.generator, self.source = module, batch, generator, source
         self.exact, self.n_rows = exact_dtype(batch.x), len(batch.x)
         assert batch.observed is not None

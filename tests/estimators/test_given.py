@@ -9,9 +9,13 @@ import polars as pl
 import pytest
 import torch
 from scipy import stats
+from sklearn.cluster import KMeans
 from sklearn.exceptions import NotFittedError
 from sklearn.mixture import GaussianMixture
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
+import skvae
 from skvae import CVAE, AutoEncoder, DenoisingAE, LinearPath, Mixed, SparseAE, VAETransformer
 
 NAMES = ["a", "b", "c", "d"]
@@ -55,6 +59,7 @@ FORMS = {
     "names and positions": {"b": 5.25, 3: 99.5, "a": None, "c": np.nan},
     "numpy numbers": {"b": np.float32(5.25), "d": np.array(99.5)},
     "nothing by pandas' name": {"b": 5.25, "d": 99.5, "c": pd.NA},
+    "series": pd.Series({"b": 5.25, "c": np.nan, "d": 99.5}),
     "columns": {"b": [5.25], "d": (99.5,)},
     "frame": pd.DataFrame({"b": [5.25], "d": [99.5]}),
     "frame in another order": pd.DataFrame({"d": [99.5], "c": [np.nan], "b": [5.25], "a": [None]}, dtype=object),
@@ -263,6 +268,16 @@ def test_a_warning_where_few_codes_count(frame):
         vae.sample(given=rows)
 
 
+@pytest.mark.parametrize("n_score_draws", [1, 3])
+def test_very_few_codes(frame, n_score_draws):
+    vae = VAETransformer(1, max_epochs=1, n_score_draws=n_score_draws, linear_path=LinearPath(1.0), random_state=0).fit(frame)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert np.isfinite(vae.sample(given={"a": [0.0, 1.0]})).all()
+        assert np.isfinite(vae.sample(5, given={"a": 0.0})).all()
+    assert 1.0 <= vae.effective_sample_size_given({"a": 0.0})[0] <= 8 * n_score_draws
+
+
 def test_more_score_draws_are_more_codes(frame):
     vae = VAETransformer(**QUICK, n_score_draws=8).fit(frame)
     few = vae.effective_sample_size_given({"a": 1.0})
@@ -415,6 +430,7 @@ def test_entries_of_any_type_are_given_and_come_back(mixed, people):
         assert (drawn[name] == given[name]).all()
     assert drawn["job"].isin(["a", "b", "c"]).all()
     pd.testing.assert_frame_equal(drawn, mixed.sample(5, given=pd.DataFrame([given]).drop(columns="job")))
+    pd.testing.assert_frame_equal(drawn, mixed.sample(5, given=pd.Series(given)))
 
 
 def test_frames_with_gaps_are_completed(mixed, people):
@@ -508,3 +524,26 @@ def test_labels_beside_frames(people):
     assert drawn["pay"].tolist() == [10.555, 10.555]
     assert drawn.dtypes.equals(whole.dtypes)
     assert model.sample(3, given={"sex": "male", "age": 33, "owns": True})["owns"].all()
+
+
+# -- through a pipeline -----------------------------------------------------------------------------------------------
+
+
+def test_the_first_step_of_a_pipeline_is_given_entries(people):
+    whole = people.drop(columns="kids")
+    model = VAETransformer(2, max_epochs=2, linear_path=LinearPath(1.0), random_state=0)
+    pipe = make_pipeline("passthrough", model, KMeans(2, random_state=0)).fit(whole)
+    drawn = skvae.sample(pipe, 3, given={"sex": "male", "age": 40})
+    pd.testing.assert_frame_equal(drawn, pipe[1].sample(3, given={"sex": "male", "age": 40}))
+    pd.testing.assert_frame_equal(skvae.sample(pipe, given=whole.head(2)), whole.head(2))
+    assert len(skvae.sample(pipe)) == 1
+
+
+def test_other_steps_are_not(frame):
+    pipe = make_pipeline(StandardScaler(), VAETransformer(**QUICK)).fit(frame)
+    with pytest.raises(
+        TypeError, match=r"given is of columns as they reach VAETransformer, but \['standardscaler'\] change them"
+    ):
+        skvae.sample(pipe, given={"a": 1.0})
+    with pytest.raises(TypeError, match="sample of GaussianMixture takes none"):
+        skvae.sample(make_pipeline(VAETransformer(**QUICK), GaussianMixture(2)).fit(frame), given={"a": 1.0})

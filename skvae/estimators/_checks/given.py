@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from skvae.data.containers import is_absent, is_frame
+from skvae.data.containers import is_absent, is_frame, is_pandas
 from skvae.data.frames import FrameColumn
 from skvae.data.kinds import frame_columns, take
 from skvae.estimators._checks.columns import column_names, column_position
@@ -52,10 +52,12 @@ def check_given(estimator: Any, given: Any) -> Given:
     ----------
     estimator : TableAutoEncoder
         Fitted.
-    given : dict, DataFrame or array-like of shape (n_rows, n_features)
-        A dict, and a data frame where the estimator knows names, may leave columns out and have them in any order.
+    given : dict, Series, DataFrame or array-like of shape (n_rows, n_features)
+        A dict or a series, and a data frame where the estimator knows names, may leave columns out and have them in any order.
     """
     form, missing = estimator._frame_form, getattr(estimator, "missing_values", None)
+    if is_pandas(given) and given.ndim == 1:
+        given = given.to_dict()
     if isinstance(given, Mapping) or (is_frame(given) and column_names(estimator, estimator.n_features_in_) is not None):
         if form is None and is_frame(given):
             refuse_text(given, "given")
