@@ -213,6 +213,9 @@ class AutoEncoderModule(LatentModule):
         """
         if not self.likelihood.learns_noise:
             return
+        if not self.likelihood.is_location_family:  # around a Newton step of such, residuals may be anything
+            self.likelihood.noise.set_moment(self._mean_energy_in_parts(batch))
+            return
         likelihood, part = self.likelihood, self._affordable(batch)
         some = _rows_of(batch, part)
         observed = None if some.observed is None else likelihood.spread(some.observed)

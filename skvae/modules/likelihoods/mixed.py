@@ -223,7 +223,7 @@ class MixedLikelihood(Likelihood):
         with torch.no_grad():
             facts = self.facts(target) if facts is None else facts
             energy, slope, moment, counted = self._found(facts, output)
-        if output.requires_grad:  # what is known of the slope spares the way back through all that has been done
+        if torch.is_grad_enabled():  # what is known of the slope spares the way back through all that has been done
             energy = energy + _by_column(slope * (output - output.detach()), self.belongs)
         if self.sizes[1]:
             _, log_rate, _ = self._split(output)
