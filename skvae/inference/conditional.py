@@ -84,7 +84,8 @@ def sample_given(
     A few codes, chosen among many from the prior by how well they explain what is given, climb towards modes of their posterior
     by Newton steps along secants of the decoder. The Gaussian approximations there and the prior make a mixture, which two rounds
     of adaptive importance sampling [1]_ improve. Codes for the rows are chosen among the draws of a last round, in proportion to
-    their weights and spread evenly, so that as few as can be are chosen twice. Where decoder and likelihood are linear and Gaussian, the mixture is the posterior itself.
+    their weights and spread evenly, so that as few as can be are chosen twice. Where decoder and likelihood are linear and
+    Gaussian, the mixture is the posterior itself.
 
     Parameters
     ----------

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import warnings
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -443,6 +444,7 @@ def test_frames_with_gaps_are_completed(mixed, people):
     whole = people.dropna().head(5).reset_index(drop=True)
     pd.testing.assert_frame_equal(mixed.sample(given=whole), whole)
     pd.testing.assert_frame_equal(mixed.sample(3, given={}), mixed.sample(3))
+    assert len(mixed.sample(given=pd.DataFrame(index=range(3)))) == 3
     part = mixed.sample(given=people[["since", "job"]].head(4))
     pd.testing.assert_frame_equal(part[["since", "job"]], people[["since", "job"]].head(4))
     assert (mixed.effective_sample_size_given(gaps) > 50.0).all()
@@ -468,6 +470,47 @@ def test_frames_of_another_library(people):
     assert drawn.equals(model.sample(3, given=pd.DataFrame([given])))
     gaps = pl.DataFrame(entries).head(5).with_columns(pl.lit(None, dtype=pl.String).alias("job"))
     assert model.sample(given=gaps).drop("job", "kids").equals(gaps.drop("job", "kids"))
+
+
+STARTS = [dt.datetime(2020, 1, day) for day in range(1, 6)]
+TYPES = {
+    "ordered": pd.Categorical(list("abcde"), ordered=True),
+    "categories that are numbers": pd.Categorical([10, 20, 30, 40, 50]),
+    "boolean": pd.array([True, False, True, True, False], dtype="boolean"),
+    "uint8": np.arange(5, dtype=np.uint8),
+    "single precision": np.array([0.1, 0.2, 0.3, 0.4, 0.55], dtype=np.float32),
+    "times with a zone": pd.Series(STARTS).dt.tz_localize("Europe/Berlin"),
+    "durations": pd.Series(STARTS) - STARTS[0],
+    "periods": pd.PeriodIndex(pd.Series(STARTS), freq="D"),
+    "dates": np.array([start.date() for start in STARTS], dtype=object),
+    "decimals": np.array([Decimal(number) / 4 for number in range(5)], dtype=object),
+    "intervals": pd.IntervalIndex.from_breaks(range(6)),
+    "bytes": np.array([b"a", b"b", b"c", b"d", b"e"], dtype=object),
+}
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_entries_of_all_types(kind):
+    column = pd.Series(TYPES[kind])
+    which = np.random.default_rng(0).integers(5, size=60)
+    X = pd.DataFrame(
+        {
+            "x": column.iloc[which].to_numpy() if kind == "dates" else column.iloc[which].array,
+            "s": np.array(["p", "q"])[which % 2],
+        }
+    )
+    model = VAETransformer(1, max_epochs=1, linear_path=LinearPath(1.0), random_state=0).fit(X)
+    drawn = model.sample(3, given={"x": X["x"].iloc[7]})
+    assert drawn["x"].dtype == X["x"].dtype
+    assert (drawn["x"] == X["x"].iloc[7]).all()
+    gaps = X.head(6).copy()
+    gaps["x"] = gaps["x"].astype(object).where([True, False] * 3, None)
+    drawn = model.sample(given=gaps)
+    assert drawn["x"].dtype == X["x"].dtype
+    assert drawn["x"].iloc[::2].tolist() == X["x"].iloc[:6:2].tolist()
+    assert drawn["x"].notna().all()
+    lists = model.sample(given={"x": X["x"].iloc[5:8].tolist(), "s": X["s"].iloc[5:8]})
+    pd.testing.assert_frame_equal(lists, X.iloc[5:8].reset_index(drop=True))
 
 
 @pytest.mark.parametrize(
