@@ -516,7 +516,7 @@ class Dtype:
     def of_ticks(self, counts: NDArray[np.float64], unit: int) -> Any:
         """Column of times or durations of so many units of so many nanoseconds, ``(n,)``; NaN where one is missing."""
         missing = np.isnan(counts)
-        if self._is_period:
+        if self.is_period:
             import pandas as pd
 
             ordinals = np.clip(np.round(np.where(missing, 0.0, counts)), -_MOST_TICKS, _MOST_TICKS).astype(np.int64)
@@ -535,7 +535,8 @@ class Dtype:
         return self._of_time(ticks, missing)
 
     @property
-    def _is_period(self) -> bool:
+    def is_period(self) -> bool:
+        """Whether a column holds periods, which have no form outside of it."""
         return str(self.name).startswith("period")
 
     @property

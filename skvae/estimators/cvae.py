@@ -540,7 +540,7 @@ class CVAE(ConditionalSamplesGivenMixin, InpaintingMixin, ConditionalAnomalyScor
             training rows, or by how likely they are given `given`; numbers from among at most 1,000 training rows.
         return_y : bool, default=False
             Return them as well.
-        given : dict, DataFrame or array-like of shape (n_rows, n_features), default=None
+        given : dict, Series, DataFrame or array-like of shape (n_rows, n_features), default=None
             Entries that rows are to have, see :meth:`VAETransformer.sample`. Numbers that the model conditions on have to be
             given, too, as `y` or as all `condition_columns`.
         mean : bool, default=False

@@ -29,7 +29,7 @@ _ROUNDS = 2  # of draws that proposals learn from
 _WIDE, _WIDER = 0.15, 3.0  # share of a proposal's draws that have a larger variance, and how many times
 _PRIOR = 0.1  # least share of draws from the prior, which bounds the weights
 _INFLATION = 1.1  # of the variances of the last proposal
-_LEAST_CURVATURE = 0.1  # in units of the prior's precision
+_LEAST_CURVATURE = 0.1  # of a density that is not curved as a peak is, in units of the prior's precision
 _MOMENT_DRAWS = 4096
 _HALVINGS = 30
 
@@ -84,7 +84,8 @@ def sample_given(
     A few codes, chosen among many from the prior by how well they explain what is given, climb towards modes of their posterior
     by Newton steps along secants of the decoder. The Gaussian approximations there and the prior make a mixture, which two rounds
     of adaptive importance sampling [1]_ improve. Codes for the rows are chosen among the draws of a last round, in proportion to
-    their weights. Where decoder and likelihood are linear and Gaussian, the mixture is the posterior itself.
+    their weights and spread evenly, so that as few as can be are chosen twice. Where decoder and likelihood are linear and
+    Gaussian, the mixture is the posterior itself.
 
     Parameters
     ----------
@@ -114,7 +115,7 @@ def sample_given(
     size = 1
     if n_samples is None:  # whatever the number of rows, so that a row's draws depend on its place alone
         most = max(n_proposals, _STARTS * (2 * module.n_components + 1))
-        size = max(1, min(_MOST_ROWS, CHUNK_FLOATS // (max(module.widest_layer, module.n_components**2) * most)))
+        size = max(1, min(_MOST_ROWS, CHUNK_FLOATS // (max(module.widest_layer, 2 * (_STARTS + 1) * module.n_components) * most)))
     place(module, device)
     runner = Runner(module, device, size=size, scores=True)
     generator, scatter = (make_generator(each, device) for each in seed_streams(seed, n=2))
@@ -125,8 +126,9 @@ def sample_given(
         x = torch.full((size, table.n_features), torch.nan)  # of rows behind the last one, nothing is given
         x[:n_rows] = module.likelihood.standardize(table.source, rows)
         filled, given = module.likelihood.fill(x.to(device), is_target=True)
+        given = given & (module.likelihood.varying > 0.0)  # what was constant has nothing to say
         batch = Batch.of(filled.float(), observed=given, condition=None if conditions is None else conditions(rows))
-        codes, share, log_evidence = _Posterior(module, batch, generator, source).draw(n_each, n_proposals)
+        codes, share, log_evidence = Posterior(module, batch, generator, source).draw(n_each, n_proposals)
         output = _in_parts(module, codes, batch, lambda each: each)
         values = module.likelihood.expectation(output) if mean else module.likelihood.scatter(output, scatter)
         drawn = module.likelihood.rescale(values.flatten(0, 1)).reshape(size, n_each, -1)[:n_rows]
@@ -168,7 +170,7 @@ class Mixture(NamedTuple):
         return (constant - 0.5 * width * math.log(2.0 * math.pi)).unsqueeze(-1) + torch.logaddexp(narrow, wide)
 
 
-class _Posterior:
+class Posterior:
     """Posteriors of the codes of rows of which some entries are given.
 
     Parameters
@@ -176,12 +178,13 @@ class _Posterior:
     module : LatentModule
     batch : Batch
         Rows, of which `observed` is given.
-    generator : torch.Generator
+    generator : torch.Generator or None
+        That of torch by default.
     source : CodeSource or None
         Prior that the module does not own.
     """
 
-    def __init__(self, module: nn.Module, batch: Batch, generator: torch.Generator, source: CodeSource | None):
+    def __init__(self, module: nn.Module, batch: Batch, generator: torch.Generator | None, source: CodeSource | None):
         self.module, self.batch, self.generator, self.source = module, batch, generator, source
         self.exact, self.n_rows = exact_dtype(batch.x), len(batch.x)
         assert batch.observed is not None
@@ -277,8 +280,7 @@ class _Posterior:
         )
         gradient = prior[:, :, 0] - (slopes @ force[:, :, 0].unsqueeze(-1)).squeeze(-1)
         precision = slopes @ bends.mT - drift
-        unit = (spread.unsqueeze(-1) * spread.unsqueeze(-2)).expand_as(precision)
-        return gradient, _positive(0.5 * (precision + precision.mT), unit)
+        return gradient, _factor(0.5 * (precision + precision.mT), _LEAST_CURVATURE / spread.square())
 
     def _with_gradient(self, output: Tensor) -> Tensor:
         """Join the gradients of `_nll` in them to outputs."""
@@ -348,9 +350,9 @@ class _Posterior:
         which = torch.searchsorted(mixture.log_weight.exp().cumsum(1)[:, :-1].contiguous(), self._places(n), right=True)
         is_wide = self._uniform(self.n_rows, n) < _WIDE
         noise = self._normal(self.n_rows, n, width) * torch.where(is_wide, math.sqrt(_WIDER), 1.0).unsqueeze(-1)
-        around = which.clamp(max=n_mixed - 1).unsqueeze(-1)
-        factor = mixture.factor.flatten(2).gather(1, around.expand(-1, -1, width**2)).unflatten(2, (width, width))
-        z = mixture.mean.gather(1, around.expand(-1, -1, width)) + (factor @ noise.unsqueeze(-1)).squeeze(-1)
+        everywhere = mixture.mean.unsqueeze(2) + noise.unsqueeze(1) @ mixture.factor.mT  # (n_rows, n_mixed, n, n_components)
+        around = which.clamp(max=n_mixed - 1)[:, None, :, None].expand(-1, 1, -1, width)
+        z = everywhere.gather(1, around).squeeze(1)
         z = torch.where((which == n_mixed).unsqueeze(-1), self._from_prior(n), z)
         prior = self._log_prior(z).unsqueeze(1) + mixture.log_weight[:, -1:].unsqueeze(-1)
         joint = torch.cat([mixture.log_joint(z), prior], dim=1)
@@ -410,16 +412,9 @@ def _chosen(z: Tensor, share: Tensor, places: Tensor) -> Tensor:
     return z.gather(1, which.unsqueeze(-1).expand(-1, -1, z.shape[-1]))
 
 
-def _factor(matrix: Tensor) -> Tensor:
-    """Cholesky factors of matrices; of their diagonals alone where these are all that is positive."""
+def _factor(matrix: Tensor, least: Tensor | None = None) -> Tensor:
+    """Cholesky factors of matrices; of their diagonals alone, raised to the `least`, where they are not positive definite."""
     factor, failed = torch.linalg.cholesky_ex(matrix)
-    diagonal = matrix.diagonal(dim1=-2, dim2=-1).clamp(min=torch.finfo(matrix.dtype).tiny).sqrt()
-    return torch.where((failed > 0)[..., None, None], torch.diag_embed(diagonal), factor)
-
-
-def _positive(precision: Tensor, unit: Tensor) -> Tensor:
-    """Cholesky factors of precisions, none of whose curvatures is less than `_LEAST_CURVATURE` of the prior's about."""
-    scaled = precision * unit
-    values, vectors = torch.linalg.eigh(scaled)
-    scaled = (vectors * values.clamp(min=_LEAST_CURVATURE).unsqueeze(-2)) @ vectors.mT
-    return _factor(scaled / unit)
+    diagonal = matrix.diagonal(dim1=-2, dim2=-1)
+    diagonal = torch.maximum(diagonal, torch.full_like(diagonal, torch.finfo(matrix.dtype).tiny) if least is None else least)
+    return torch.where((failed > 0)[..., None, None], torch.diag_embed(diagonal.sqrt()), factor)
