@@ -15,6 +15,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from skvae.data import Table
+from skvae.data.frames import FrameForm
 from skvae.estimators import _checks as check
 from skvae.estimators._docs import DocumentedMixin
 from skvae.estimators._fit import MAX_SEED, FitRun, Progress, build_module
@@ -55,6 +56,7 @@ class BaseAutoEncoder(DocumentedMixin, SpecsMixin, ClassNamePrefixFeaturesOutMix
     _code_size: Any = 0  # size of the code of images, where it is one vector
     _keeps_rows = False  # whether some training rows are kept, for others to be compared with
     _private_state: ClassVar[tuple[str, ...]] = ("_progress", "_arguments")
+    _frame_form: FrameForm | None = None  # of the frame that was fitted, where it has columns of other things than numbers
     _progress: Progress
     _arguments: dict[str, Any]
 

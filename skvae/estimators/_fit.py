@@ -18,6 +18,7 @@ from skvae.data import Table
 from skvae.data.columns import SpreadError
 from skvae.data.gross import describe_learning, find_gross_errors
 from skvae.data.groups import draw_groups
+from skvae.data.marginals import Marginal, measure_columns
 from skvae.estimators import _checks as check
 from skvae.estimators._held_out import HeldOut
 from skvae.estimators._specs import NAMED, NETWORKS, resolve
@@ -246,6 +247,8 @@ class FitRun:
 
     def _without_gross_errors(self, numbers: np.ndarray) -> Table:
         """Return the given rows, and clean ones, with gross errors moved to where others lie, and note what is said of them."""
+        if self.draft._frame_form is not None:  # whose columns are read by rank where they have tails
+            return self.given
         table, concerns, given = self.given, [], replace(self.given, target=None)
         for part, what, rows in (("source", "X", given), ("target", "the clean rows", self.given)):
             if part == "target" and table.target is None:
@@ -350,6 +353,8 @@ class FitRun:
         self.chooses_decay = arguments.get("linear_path") == AUTO
         if self.chooses_decay:
             arguments["linear_path"] = STREAM_DECAY
+        if draft._frame_form is not None:
+            arguments["marginals"] = self._marginals(measured)
         draft._arguments = arguments
         module = build_module(draft._module_class, arguments, self.progress)
         module.likelihood.check(self.given.entries().source, table.name)
@@ -364,6 +369,13 @@ class FitRun:
         except SpreadError as error:
             raise error.named(table.name, what) from None
         return module
+
+    def _marginals(self, measured: Table) -> tuple[Marginal, ...]:
+        """Measure what the columns of a mixed frame look like by themselves."""
+        form, entries = self.draft._frame_form, measured.entries()
+        asked = resolve("likelihood", self.draft.likelihood).likelihoods or {}
+        families = {j: asked[name] for j, name in enumerate(form.names) if name in asked}
+        return measure_columns(form.kinds, form.n_levels, entries.source, entries.weight, families)
 
     def _begin_at_linear_model(self, table: Table, plan: Plan) -> None:
         """Set the linear maps beside the networks, where there are some, and choose how far the latter are held back."""

@@ -120,7 +120,7 @@ def widen_noise(module: LatentModule, data: Table, device: torch.device, new_ene
         overall = ratio[known].log().mean().exp()
         ratio = torch.where(known, (len(batch.x) * ratio + _PRIOR_ROWS * overall) / (len(batch.x) + _PRIOR_ROWS), 1.0)
         moment, ratio = likelihood.noise.moment, ratio.clamp(min=1.0).to(likelihood.noise.moment)
-        if isinstance(module.prior, FittedPrior):
+        if isinstance(module.prior, FittedPrior) and likelihood.is_location_family:
             ratio = torch.minimum(ratio, _room(module, batch, moment).clamp(min=1.0))
         likelihood.noise.set_moment(moment * ratio)
 

@@ -142,7 +142,8 @@ class AutoEncoderModule(LatentModule):
         output = self.decode(code, batch)
         residual, information = self.likelihood.residual(batch.target, output), self.likelihood.information(output)
         if batch.observed is not None:
-            residual, information = residual * batch.observed, information * batch.observed
+            observed = self.likelihood.spread(batch.observed)
+            residual, information = residual * observed, information * observed
         posterior = LaplacePosterior(code, free, self._slopes(code, free, batch))
         force = self.likelihood.score(residual.to(posterior.exact), information.to(posterior.exact))
         return Expansion(code, posterior, output, force, information)
@@ -214,16 +215,16 @@ class AutoEncoderModule(LatentModule):
             return
         likelihood, part = self.likelihood, self._affordable(batch)
         some = _rows_of(batch, part)
-        observed = some.observed
+        observed = None if some.observed is None else likelihood.spread(some.observed)
         code, free = self._code(some)
         output = self.decode(code, some)
         residual, slopes = likelihood.residual(some.target, output), self._slopes_in_parts(code, free, some)
         if observed is not None:
             residual = residual * observed
-        energy = start = likelihood.mean_energy(likelihood.energies(some.target, output), some.weight, observed)
+        learnable, _, counted = self._learnable(some, output, likelihood.energies(some.target, output))
+        energy = start = likelihood.mean_energy(learnable, some.weight, counted)
         if len(code) < len(batch.x):
-            parts = [likelihood.energies(part.target, self.decode(self._code(part)[0], part)) for part in self._parts(batch, 1)]
-            energy = likelihood.mean_energy(torch.cat(parts), batch.weight, batch.observed)
+            energy = self._mean_energy_in_parts(batch)
         decides = (start > _TYPICAL * energy) & (len(code) >= min(len(batch.x), _FEWEST_ROWS))
         tolerance = _NOISE_TOLERANCE
         if share == 1.0:
@@ -238,12 +239,22 @@ class AutoEncoderModule(LatentModule):
             information = likelihood.information(output)
             moved, uncertainty = moments(information if observed is None else information * observed)
             expected = likelihood.expected_energy(moved.to(some.x), uncertainty.to(some.x))
-            expected = likelihood.mean_energy(expected, some.weight, observed)
+            expected = likelihood.mean_energy(expected, some.weight, counted)
             before = likelihood.noise.moment.clone()
             growth = expected.sum() / start.sum().clamp(min=1e-30)
             likelihood.noise.set_moment(torch.where(decides, expected, energy * growth))
             if (likelihood.noise.moment - before).abs().max() <= tolerance * likelihood.noise.moment.max():
                 break
+
+    def _mean_energy_in_parts(self, batch: Batch) -> Tensor:
+        """Mean of the energies that the noise is learned from, of rows that are decoded a few at a time."""
+        found = []
+        for part in self._parts(batch, 1):
+            output = self.decode(self._code(part)[0], part)
+            found.append(self._learnable(part, output, self.likelihood.energies(part.target, output)))
+        counted = [each for _, _, each in found if each is not None]
+        energy = torch.cat([each for each, _, _ in found])
+        return self.likelihood.mean_energy(energy, batch.weight, torch.cat(counted) if counted else None)
 
     def _slopes_in_parts(self, code: Tensor, free: Free, batch: Batch) -> Tensor:
         """Return the slopes, for a few rows at a time where these are decoded more than once."""

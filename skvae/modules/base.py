@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from skvae.data.marginals import Marginal
 from skvae.modules.batch import Batch, Loss
 from skvae.modules.likelihoods import LikelihoodSpec, build_likelihood, resolve_likelihood
 from skvae.modules.networks.build import TIED, build_networks
@@ -156,6 +157,8 @@ class LatentModule(TrainableModule):
         Size of the code.
     likelihood : str or LikelihoodSpec
         A name in `skvae.modules.LIKELIHOODS`, or a specification.
+    marginals : sequence of Marginal or None
+        What the columns of a mixed table look like by themselves; None where all are numbers that one likelihood is for.
     indicated : sequence of int
         Columns for which the encoder reads whether they are missing, in training order.
     linear_path : float or None
@@ -179,6 +182,7 @@ class LatentModule(TrainableModule):
         n_components: int,
         *,
         likelihood: str | LikelihoodSpec = "gaussian",
+        marginals: Sequence[Marginal] | None = None,
         indicated: Sequence[int] = (),
         linear_path: float | None = None,
         **networks: Any,
@@ -198,7 +202,7 @@ class LatentModule(TrainableModule):
             networks["n_indicators"] = len(indicated)
             self.register_buffer("indicated", torch.tensor(indicated), persistent=False)
         self.image_shape = networks.get("image_shape")
-        self.likelihood = build_likelihood(resolve_likelihood(likelihood), n_features)
+        self.likelihood = build_likelihood(resolve_likelihood(likelihood), n_features, marginals)
         self.encoder, self.decoder = self._build_networks(**networks)
         self.prior = StandardNormal(n_components)
 
@@ -301,13 +305,15 @@ class LatentModule(TrainableModule):
         return self.training and self.learns_noise and self.likelihood.learns_noise
 
     def _noise_learned(
-        self, batch: Batch, energy: Tensor, share: Tensor | None = None, *, complete: bool = False
+        self, batch: Batch, output: Tensor, energy: Tensor, share: Tensor | None = None, *, complete: bool = False
     ) -> dict[str, Tensor]:
         """Return what the noise is learned from: the mean energy of a batch, and how much of each column is observed.
 
         Parameters
         ----------
         batch : Batch
+        output : Tensor of shape (n, n_outputs) or (n, n_draws, n_outputs)
+            What the decoder returned.
         energy : Tensor of shape (n, n_features) or (n, n_draws, n_features)
             Zero for missing entries.
         share : Tensor of shape (n, n_draws), optional
@@ -317,15 +323,19 @@ class LatentModule(TrainableModule):
         """
         if not self._is_learning_noise:
             return {}
-        energy, of_rows = energy.detach(), batch.weight / len(batch.weight)
+        target, observed = batch.target, batch.counted
+        if energy.dim() == 3:
+            target, observed = target.unsqueeze(1), None if observed is None else observed.unsqueeze(1)
+        energy, counted = self.likelihood.learnable(target, output, energy.detach(), observed)
+        of_rows = batch.weight / len(batch.weight)
         if energy.dim() == 2:
             mean = energy.t().mv(of_rows)
         else:
             of_draws = of_rows.unsqueeze(1) / energy.shape[1] if share is None else of_rows.unsqueeze(1) * share
             mean = energy.flatten(0, 1).t().mv(of_draws.expand(energy.shape[:2]).flatten())
-        if batch.observed is None:
+        if counted is None:
             return {"energy": mean}
-        observed = of_rows @ batch.observed.to(of_rows)
+        observed = of_rows @ (counted if counted.dim() == 2 else counted[:, 0]).to(of_rows)
         return {"energy": mean, "observed": torch.ones_like(observed) if complete else observed}
 
     # -- the code -----------------------------------------------------------------------------------------------------
@@ -378,8 +388,17 @@ class LatentModule(TrainableModule):
 
     def residual_energy(self, batch: Batch) -> Tensor:
         """Mean energy of every column around what training has rows reconstructed as, ``(n_features,)``; see `mean_energy`."""
-        energy = self.likelihood.energies(batch.target, self.decode(self.encode(batch), batch))
-        return self.likelihood.mean_energy(energy, batch.weight, batch.counted)
+        return self._mean_energy(batch, self.decode(self.encode(batch), batch))
+
+    def _mean_energy(self, batch: Batch, output: Tensor) -> Tensor:
+        """Mean of the energies that the noise is learned from, around what the decoder returned, ``(n_features,)``."""
+        energy = self.likelihood.energies(batch.target, output)
+        return self.likelihood.mean_energy(*self._learnable(batch, output, energy))
+
+    def _learnable(self, batch: Batch, output: Tensor, energy: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return what `Likelihood.mean_energy` takes."""
+        learnable, counted = self.likelihood.learnable(batch.target, output, energy, batch.counted)
+        return learnable, batch.weight, counted
 
     def fit_noise(self, batch: Batch, share: float = 1.0) -> None:
         """Fit the likelihood's noise to rows once encoder and decoder are trained.

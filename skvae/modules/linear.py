@@ -71,7 +71,8 @@ def read(module: LatentModule, batch: Batch) -> Readings:
     response = module.likelihood.response(batch.target)
     condition = None if batch.condition is None else batch.condition.double()
     joined = module.join_input(inputs, batch).double()
-    return Readings(inputs, joined, response, batch.weight.double(), batch.observed, condition)
+    observed = None if batch.observed is None else module.likelihood.spread(batch.observed)
+    return Readings(inputs, joined, response, batch.weight.double(), observed, condition)
 
 
 def principal_model(module: LatentModule, rows: Readings) -> LinearModel:

@@ -177,19 +177,20 @@ class MIWAEModule(VAEModule):
         uniform, most = fn.normal_cdf(batch.drawn("hidden")), _MOST_LEFT_OUT if self.is_factored else _MOST_HIDDEN
         seen = uniform[:, :-1] >= most * uniform[:, -1:]
         seen = seen if batch.observed is None else seen & batch.observed
-        blank = self.likelihood.column("mean") if self.likelihood.reads_raw else batch.x.new_zeros(())
-        return batch._replace(x=torch.where(seen, batch.x, blank), observed=seen)
+        return batch._replace(x=torch.where(seen, batch.x, self.likelihood.absent(is_target=True)), observed=seen)
 
     def loss(self, batch: Batch, schedule: Schedule) -> Loss:
         if self.hides and self.is_factored:
             batch = self._hide(batch)
-            log_weights, _, energy = self.importance_draws(batch)
+            log_weights, output, energy = self.importance_draws(batch)
         elif self.hides:
-            log_weights, _, energy = self.importance_draws(batch, seen=self._hide(batch))
+            log_weights, output, energy = self.importance_draws(batch, seen=self._hide(batch))
         else:
-            log_weights, _, energy, _ = self.weigh_masks(batch)
+            log_weights, output, energy, _ = self.weigh_masks(batch)
         share = torch.softmax(log_weights.detach(), 1)
-        learned = {} if self.is_solved else self._noise_learned(batch, energy, share, complete=self.mask_model is not None)
+        learned = (
+            {} if self.is_solved else self._noise_learned(batch, output, energy, share, complete=self.mask_model is not None)
+        )
         return Loss({"reconstruction": math.log(log_weights.shape[1]) - torch.logsumexp(log_weights, dim=1)}, learned)
 
     @property
@@ -259,8 +260,7 @@ class MIWAEModule(VAEModule):
             return super().residual_energy(batch)
         noise = batch.drawn("posterior")
         z = self.propose(batch._replace(noise={"posterior": noise.unsqueeze(1) if noise.dim() == 2 else noise[:, :1]})).z
-        energy = self.likelihood.energies(batch.target, self.decode(z.squeeze(1), batch))
-        return self.likelihood.mean_energy(energy, batch.weight, batch.observed)
+        return self._mean_energy(batch, self.decode(z.squeeze(1), batch))
 
     # -- where entries are missing because of their values --------------------------------------------------------------
 

@@ -328,7 +328,8 @@ class TDVAEModule(LatentModule):
         earlier = self.draw(smoothed, batch.drawn("past"))
         smoothing = self._divergence(earlier, smoothed, expected)
         transition = self.log_density(later, believed) - self.log_density(later, self.transition_moments(earlier, gap))
-        energy = self.likelihood.energies(target, self.decode(later, batch))
+        output = self.decode(later, batch)
+        energy = self.likelihood.energies(target, output)
         terms = {
             "reconstruction": self.likelihood.nll_of(energy).mean(1),
             "smoothing": schedule["beta"] * smoothing.mean(1),
@@ -338,7 +339,7 @@ class TDVAEModule(LatentModule):
             jump = self.draw(self.transition_moments(self.draw(expected, None), gap), None)
             error = self.likelihood.energies(target, self.decode(jump, batch)) @ self.likelihood.weight
             terms["auxiliary"] = schedule["auxiliary"] * error.mean(1)
-        return Loss(terms, self._noise_learned(batch, energy))
+        return Loss(terms, self._noise_learned(batch, output, energy))
 
     def _divergence(self, state: Tensor, first: Moments, second: Moments) -> Tensor:
         """KL between two distributions of a state, layer by layer along a draw from the first."""

@@ -108,7 +108,7 @@ class VAEModule(LatentModule):
         likelihood, rows = self.likelihood, read(self, batch)
         slopes, explained = self._explained(rows)
         inputs, fits = rows.inputs - explained, likelihood.is_location_family and likelihood.has_noise
-        varying = likelihood.varying.cpu() > 0.0
+        varying = likelihood.spread(likelihood.varying).cpu() > 0.0
         if not varying.any():
             return
         beta = 1.0 if self.capacity is not None else min(max(self.beta, _LEAST_BETA), _MOST_BETA)
@@ -186,22 +186,20 @@ class VAEModule(LatentModule):
         if not (isinstance(beta, float) and beta == 1.0):
             kl = beta * kl
         terms = {"reconstruction": nll if noise.dim() == 2 else nll.mean(1), "kl": kl}
-        return Loss(terms, self._noise_learned(batch, energy))
+        return Loss(terms, self._noise_learned(batch, output, energy))
 
     def residual_energy(self, batch: Batch) -> Tensor:
         """Mean energy of every column around draws from the posteriors, ``(n_features,)``; see `Likelihood.mean_energy`."""
         noise = batch.drawn("posterior")
         z = self.posterior(batch).from_noise(noise if noise.dim() == 2 else noise[:, 0])
-        energy = self.likelihood.energies(batch.target, self.decode(z, batch))
-        return self.likelihood.mean_energy(energy, batch.weight, batch.observed)
+        return self._mean_energy(batch, self.decode(z, batch))
 
     @torch.no_grad()
     def fit_noise(self, batch: Batch, share: float = 1.0) -> None:
         """Fit the likelihood's noise to the residuals of draws from the posteriors."""
         if self.likelihood.learns_noise:
             output = self.decode(self.posterior(batch).from_noise(batch.drawn("posterior")), batch)
-            energy = self.likelihood.energies(batch.x, output)
-            self.likelihood.noise.set_moment(self.likelihood.mean_energy(energy, batch.weight, batch.observed))
+            self.likelihood.noise.set_moment(self._mean_energy(batch, output))
 
     def propose(self, batch: Batch) -> Proposal:
         return self.posterior(batch).propose(batch.drawn("posterior"))

@@ -296,9 +296,17 @@ class Likelihood(nn.Module):
             Which entries are not missing.
         """
         observed = ~x.isnan()
+        return torch.where(observed, x, self.absent(is_target=is_target)), observed
+
+    def absent(self, *, is_target: bool = False) -> Tensor | float:
+        """Return what stands for missing entries of rows as the encoder reads them or, with `is_target`, as they should be."""
         if not self.reads_raw:
-            return torch.where(observed, x, 0.0), observed
-        return torch.where(observed, x, self.column("mean") if is_target else self.input_column("mean")), observed
+            return 0.0
+        return self.column("mean") if is_target else self.input_column("mean")
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Return values by column ``(..., n_features)`` for every number that networks read or give, ``(..., n_outputs)``."""
+        return values
 
     def column(self, name: str) -> Tensor:
         """Return a statistic of the columns, float32 of shape (n_features,) on the module's device; see `Units.column`."""
@@ -363,6 +371,20 @@ class Likelihood(nn.Module):
         energy = self.energy(target, self.locate(output))
         return energy if observed is None else energy * observed
 
+    def learnable(
+        self, target: Tensor, output: Tensor, energy: Tensor, observed: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the energies that the noise is learned from, zero where they do not count, and which do; all if that is None.
+
+        Parameters
+        ----------
+        target, output, observed
+            See `nll`.
+        energy : Tensor of shape (..., n_features)
+            What `energies` made of them.
+        """
+        return energy, observed
+
     def nll_of(self, energy: Tensor, observed: Tensor | None = None) -> Tensor:
         """Negative log-likelihood of rows whose `energies` are given, ``(...,)``."""
         noise = self.noise
@@ -414,6 +436,20 @@ class Likelihood(nn.Module):
     def variance(self, output: Tensor) -> Tensor:
         """Variance of the likelihood in standardized units, entry by entry or per column."""
         return 1.0 / self.information(output)
+
+    def average(self, output: Tensor, share: Tensor) -> Tensor:
+        """Mean of the likelihood around several outputs of which each has a share, in standardized units.
+
+        Parameters
+        ----------
+        output : Tensor of shape (n, n_draws, n_outputs)
+        share : Tensor of shape (n, n_draws)
+
+        Returns
+        -------
+        Tensor of shape (n, n_features)
+        """
+        return torch.einsum("nk,nkd->nd", share.to(output), self.expectation(output))
 
     def mixture_moments(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of an equal mixture of the likelihood around several outputs, in standardized units.
@@ -524,11 +560,6 @@ class LikelihoodSpec(Spec):
 
     name: ClassVar[str]
     _module_class: ClassVar[type[Likelihood]]
-
-
-def build_likelihood(spec: LikelihoodSpec, n_features: int) -> Likelihood:
-    """Build the likelihood of so many columns from its specification."""
-    return spec._module_class(n_features, **spec.get_params())
 
 
 def check_noise(spec: LikelihoodSpec, noise: Any) -> None:

@@ -14,6 +14,7 @@ from skvae.data.columns import ColumnStatistics
 from skvae.data.sources import as_source
 
 MAX_STANDARDIZED = 1e15  # entries further out are taken for this, whose square is still a number in single precision
+ABSENT = 2.0 * MAX_STANDARDIZED  # what stands for a missing entry where no number of the column may
 _TILE_NUMBERS = 2**18  # standardized at once, 2 MB in double precision
 
 

@@ -1,0 +1,526 @@
+"""Tables of mixed columns: categories, whole and real numbers, counts, each with a distribution of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from skvae._spec import check_name
+from skvae.data.marginals import COUNTS, Marginal
+from skvae.data.sources import as_source
+from skvae.functional import normal_cdf
+from skvae.modules.likelihoods.base import Likelihood, LikelihoodSpec
+from skvae.modules.likelihoods.choice import Choices
+from skvae.modules.likelihoods.counts import Counts
+from skvae.modules.likelihoods.gaussian import GaussianLikelihood
+from skvae.modules.likelihoods.noise import Noise
+from skvae.modules.likelihoods.scores import Scores
+from skvae.modules.likelihoods.units import ABSENT
+
+COLUMN_FAMILIES = ("auto", "categorical", "gaussian", "laplace", "negative_binomial", "poisson")
+_LEAST_INFORMATION = 0.05  # of a logit, by which its residual is divided
+
+
+class MixedLikelihood(Likelihood):
+    """A distribution for every column, whose energies are nats.
+
+    Rows have a column for each of the table: numbers, centered and scaled, and positions of categories. Networks read, and the
+    decoder gives, one number for each score of a column of numbers, one for each count, and one for each level of the columns
+    that have some, in this order.
+
+    Parameters
+    ----------
+    n_features : int
+    marginals : sequence of Marginal
+        What the columns look like by themselves.
+    """
+
+    is_density = True
+    is_location_family = False
+    unit_weight = 0.5
+    std_per_scale = 1.0
+    energy_power = 2
+    owner: Tensor
+    choice_of: Tensor
+    score_of: Tensor
+    count_of: Tensor
+    has_score: Tensor
+    is_spiked_cell: Tensor
+
+    def __init__(self, n_features: int, marginals: Sequence[Marginal]):
+        super().__init__(n_features)
+        families = [marginal.family for marginal in marginals]
+        choices = [j for j, marginal in enumerate(marginals) if len(marginal.levels)]
+        counts = [j for j, family in enumerate(families) if family in COUNTS]
+        scores = [j for j, marginal in enumerate(marginals) if marginal.rest and j not in counts]
+        self.choices = Choices(choices, [marginals[j] for j in choices])
+        self.scores = Scores(scores, [marginals[j] for j in scores])
+        self.counts = Counts(counts, [marginals[j] for j in counts])
+        self.sizes = (len(scores), len(counts), self.choices.n_logits)
+        owner = torch.cat([self.scores.columns, self.counts.columns, self.choices.column])
+        self.register_buffer("owner", owner, persistent=False)
+        for name, columns in (("choice_of", choices), ("score_of", scores), ("count_of", counts)):
+            place = np.full(n_features, len(columns), dtype=np.int64)  # of a zero, where a column has no such part
+            place[columns] = np.arange(len(columns))
+            self.register_buffer(name, torch.from_numpy(place), persistent=False)
+        spiked = np.array([bool(len(marginal.levels)) and j in scores for j, marginal in enumerate(marginals)], dtype=bool)
+        cells = spiked & np.array([marginal.is_whole for marginal in marginals], dtype=bool)
+        self.has_spikes, self.has_spiked_cells = bool(spiked.any()), bool(cells.any())
+        self.register_buffer("is_spiked_cell", torch.from_numpy(cells), persistent=False)
+        self.register_buffer("has_score", self.score_of < len(scores), persistent=False)
+        self.noise.floor.copy_(torch.tensor([marginal.floor**2 for marginal in marginals]))
+        self._set_units(marginals)
+
+    def _make_noise(self, mode: str | float) -> Noise:
+        return ColumnNoise(self.n_features)
+
+    def _set_units(self, marginals: Sequence[Marginal]) -> None:
+        """Center and scale numbers as their marginals say."""
+        numbers = np.array([[m.center, m.scale] for m in marginals])
+        states = {"shift": numbers[:, 0], "scale": numbers[:, 1]}
+        ends = np.array([_range(marginal) for marginal in marginals])
+        self.units.set_state(
+            {
+                **self.units.state,
+                **states,
+                "mean": numbers[:, 0].copy(),
+                "spread": numbers[:, 1].copy(),
+                "low": ends[:, 0],
+                "high": ends[:, 1],
+            }
+        )
+
+    @property
+    def n_inputs(self) -> int:
+        return sum(self.sizes)
+
+    @property
+    def n_outputs(self) -> int:
+        return sum(self.sizes)
+
+    # -- the columns --------------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        X: Any,
+        sample_weight: NDArray[np.float64] | None = None,
+        *,
+        shared: bool | None = None,
+        standardize: bool = True,
+    ) -> Likelihood:
+        """Begin with noise as large as scores vary: what columns look like has been measured already; see `Likelihood.fit`."""
+        self.noise.set_moment(torch.ones_like(self.noise.moment))
+        return self
+
+    def fit_inputs(self, X: Any, sample_weight: NDArray[np.float64] | None = None, *, shared: bool | None = None) -> Likelihood:
+        """Read what is not what the likelihood is about in the same units; see `Likelihood.fit_inputs`."""
+        return self
+
+    def extend(self, X: Any, sample_weight: NDArray[np.float64] | None, n_before: int) -> NDArray[np.intp]:
+        """Leave all columns as they are: those of one level have no other."""
+        return np.zeros(0, dtype=np.intp)
+
+    def check(self, X: Any, name: Callable[[int], Any] = int) -> None:
+        source = as_source(X)
+        for column in self.counts.columns.tolist():
+            values = source.columns(np.array([column])).read_exactly(slice(None))[:, 0]
+            wrong = values[(values < 0.0) | (np.floor(values) != values) & ~np.isnan(values)]
+            if len(wrong):
+                raise ValueError(
+                    f"The likelihood of column {name(column)!r} is one of counts, the integers from 0 on, but the column has "
+                    f"{float(wrong[0]):g}; choose 'gaussian', or leave the choice to likelihood='auto'."
+                )
+
+    # -- between rows and networks ------------------------------------------------------------------------------------
+
+    def spread(self, values: Tensor) -> Tensor:
+        return values[..., self.owner]
+
+    def absent(self, *, is_target: bool = False) -> Tensor | float:
+        return ABSENT
+
+    @property
+    def blank(self) -> Tensor | float:
+        return ABSENT
+
+    @property
+    def passes_rows_on(self) -> bool:
+        return False
+
+    def _split(self, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the parts of what a decoder gives: of scores, of counts and of levels."""
+        scores, counts, logits = torch.split(output, list(self.sizes), dim=-1)
+        return scores, counts, logits
+
+    def _present(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows with zeros where entries are missing, and which are not."""
+        observed = x < 0.75 * ABSENT
+        return torch.where(observed, x, 0.0), observed
+
+    def read(self, x: Tensor, columns: Tensor | slice = slice(None)) -> Tensor:
+        present, observed = self._present(x)
+        scores = self.scores.read(present[..., self.scores.columns]) * observed[..., self.scores.columns]
+        counts = self.counts.read(present[..., self.counts.columns]) * observed[..., self.counts.columns]
+        return torch.cat([scores, counts, self.choices.read(self.choices.chosen(x), observed)], dim=-1)
+
+    def hide_constant(self, x: Tensor) -> Tensor:
+        return x
+
+    def network_input(self, x: Tensor) -> Tensor:
+        return self.read(x)
+
+    def locate(self, output: Tensor) -> Tensor:
+        """Means of scores, logarithms of rates, and logits."""
+        scores, counts, logits = self._split(output)
+        return torch.cat([scores, self.counts.locate(counts), self.choices.locate(logits)], dim=-1)
+
+    def location_change(self, change: Tensor) -> Tensor:
+        scores, counts, logits = self._split(change)
+        return torch.cat([scores, counts * self.counts.scale.to(change), logits], dim=-1)
+
+    def fill(self, x: Tensor, *, is_target: bool = False) -> tuple[Tensor, Tensor]:
+        observed = ~x.isnan()
+        return torch.where(observed, x, ABSENT), observed
+
+    def response(self, x: Tensor) -> Tensor:
+        present, observed = self._present(x)
+        scores = self.scores.read(present[..., self.scores.columns]) * observed[..., self.scores.columns]
+        counts = self.counts.read(present[..., self.counts.columns]) * observed[..., self.counts.columns]
+        return torch.cat([scores, counts, self.choices.response(self.choices.chosen(x), observed)], dim=-1)
+
+    # -- losses and scores --------------------------------------------------------------------------------------------
+
+    @property
+    def weight(self) -> Tensor:
+        """Ones: energies are nats."""
+        return torch.ones_like(self.noise.weight)
+
+    def _moment(self, like: Tensor) -> Tensor:
+        """Noise of the scores, ``(n_score_columns,)``."""
+        return (0.5 / self.noise.weight[self.scores.columns]).to(like)
+
+    def _terms(self, target: Tensor, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Energies by column, what the noise is learned from, and which entries have it, ``(..., n_features)``."""
+        present, _ = self._present(target)
+        scores, counts, logits = self._split(self.locate(output))
+        chosen = self.choices.chosen(target)
+        nats = _by_column(self.choices.nats(chosen, logits), self.choice_of)
+        own, moments = self.scores.nats(present[..., self.scores.columns], scores, self._moment(scores))
+        own, moments = _by_column(own, self.score_of), _by_column(moments, self.score_of)
+        of_score, energy = self.has_score.expand_as(target), own + nats
+        if self.has_spikes:
+            is_level = _by_column(self.choices.has_level(chosen), self.choice_of) > 0.0
+            of_score = of_score & ~is_level
+            energy = torch.where(of_score, energy, nats)
+            if self.has_spiked_cells:  # where whole numbers of the spread are the same as a level
+                log_rest = -_by_column(self.choices.log_total(logits), self.choice_of)
+                energy = torch.where(is_level & self.is_spiked_cell, -torch.logaddexp(-nats, log_rest - own), energy)
+        if self.sizes[1]:
+            energy = energy + _by_column(self.counts.nats(present[..., self.counts.columns], counts), self.count_of)
+        return energy, moments, of_score
+
+    def energies(self, target: Tensor, output: Tensor, observed: Tensor | None = None) -> Tensor:
+        energy, _, _ = self._terms(target, output)
+        return energy if observed is None else torch.where(observed, energy, 0.0)
+
+    def learnable(
+        self, target: Tensor, output: Tensor, energy: Tensor, observed: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        with torch.no_grad():
+            _, moments, counted = self._terms(target, output.detach())
+        counted = counted if observed is None else counted & observed
+        return torch.where(counted, moments, 0.0), counted
+
+    def nll_of(self, energy: Tensor, observed: Tensor | None = None) -> Tensor:
+        return energy.sum(-1)
+
+    def log_constants(self) -> Tensor:
+        return torch.zeros_like(self.noise.weight)
+
+    def distortion(self, target: Tensor, output: Tensor, observed: Tensor | None = None) -> Tensor:
+        """Energies of rows at the present noise, which training that minimizes them leaves as large as scores vary."""
+        return self.energies(target, output, observed).sum(-1)
+
+    def information(self, output: Tensor) -> Tensor:
+        scores, counts, logits = self._split(self.locate(output))
+        probability = self.choices.probability(logits)
+        precise = (1.0 / self._moment(scores)).expand_as(scores)
+        if self.has_spikes:
+            precise = precise * self._rest_of_scores(probability)
+        of_counts = counts.exp().square() / self.counts.variance(counts) * self.counts.scale.to(counts).square()
+        return torch.cat([precise, of_counts, probability * (1.0 - probability)], dim=-1)
+
+    def _rest_of_scores(self, probability: Tensor) -> Tensor:
+        """Probabilities that columns of scores have no level, ``(..., n_score_columns)``."""
+        taken = _by_column(probability @ self.choices.member.to(probability), self.choice_of)
+        return (1.0 - taken[..., self.scores.columns]).clamp(min=0.0)
+
+    def residual(self, target: Tensor, output: Tensor) -> Tensor:
+        """Differences of scores, counts and indicators of levels from their means; zero where an entry is missing."""
+        present, observed = self._present(target)
+        scores, counts, logits = self._split(self.locate(output))
+        chosen = self.choices.chosen(target)
+        of_scores = self.scores.score(present[..., self.scores.columns]) - scores
+        if self.has_spikes:
+            is_level = _by_column(self.choices.has_level(chosen), self.choice_of) > 0.0
+            of_scores = torch.where(is_level[..., self.scores.columns], 0.0, of_scores)
+        of_counts = (present[..., self.counts.columns] - counts.exp()) * self.counts.scale.to(counts)
+        residual = torch.cat([of_scores, of_counts, chosen - self.choices.probability(logits)], dim=-1)
+        return residual * self.spread(observed)
+
+    def score(self, residual: Tensor, information: Tensor) -> Tensor:
+        """Gradient of the log-likelihood: of normal scores residuals times information, of all else about the residuals."""
+        n_scores = self.sizes[0]
+        return torch.cat([residual[..., :n_scores] * information[..., :n_scores], residual[..., n_scores:]], dim=-1)
+
+    def shortfall(self, target: Tensor, output: Tensor) -> Tensor:
+        residual, information = self.residual(target, output), self.information(output)
+        n_scores = self.sizes[0]
+        others = residual[..., n_scores:] / information[..., n_scores:].clamp(min=_LEAST_INFORMATION)
+        return torch.cat([residual[..., :n_scores], others], dim=-1)
+
+    def expected_energy(self, residual: Tensor, variance: Tensor) -> Tensor:
+        """Mean squares of scores' residuals that are known up to a normal error, ``(..., n_features)``."""
+        n_scores = self.sizes[0]
+        return _by_column(residual[..., :n_scores].square() + variance[..., :n_scores], self.score_of)
+
+    # -- means --------------------------------------------------------------------------------------------------------
+
+    def _moments(self, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return probabilities of levels, and means of scores' numbers and of counts, all in standardized units."""
+        scores, counts, logits = self._split(self.locate(output))
+        return self.choices.probability(logits), self.scores.expectation(scores, self._moment(scores)), counts.exp()
+
+    def average(self, output: Tensor, share: Tensor) -> Tensor:
+        probability, numbers, counts = (torch.einsum("nk,nkd->nd", share.to(output), values) for values in self._moments(output))
+        return self._choose(probability, numbers, counts, keeps_spikes=False)
+
+    def expectation(self, output: Tensor) -> Tensor:
+        """Means of numbers, but a level that is likelier than not, and the likeliest categories."""
+        return self._choose(*self._moments(output), keeps_spikes=True)
+
+    def _choose(self, probability: Tensor, numbers: Tensor, counts: Tensor, *, keeps_spikes: bool) -> Tensor:
+        choices = self.choices
+        value, member = choices.value.to(probability), choices.member.to(probability)
+        likeliest = choices.table(probability, 0.0).max(-1)
+        level = choices.table(value, 0.0).expand(*probability.shape[:-1], -1, -1)
+        level = level.gather(-1, likeliest.indices.unsqueeze(-1)).squeeze(-1)
+        mean = (probability * value) @ member
+        rest = (1.0 - probability @ member).clamp(min=0.0)
+        chosen = torch.where(choices.is_number, mean, level)
+        if keeps_spikes:
+            chosen = torch.where((choices.rest > 0.0) & (likeliest.values >= 0.5), level, chosen)
+            rest = torch.where((choices.rest > 0.0) & (likeliest.values < 0.5), rest, 0.0)
+        else:
+            rest = rest * choices.rest.to(rest)
+        of_choice, of_rest = _by_column(chosen, self.choice_of), _by_column(rest, self.choice_of)
+        of_score = _by_column(numbers, self.score_of)
+        has_choice = self.choice_of < len(choices.columns)
+        found = torch.where(has_choice, of_choice + of_rest * of_score, of_score)
+        return found + _by_column(counts, self.count_of)
+
+    def variance(self, output: Tensor) -> Tensor:
+        """Variances by column: of numbers in standardized units, of categories how unsure they are."""
+        _, variance = self.mixture_moments(output.unsqueeze(-2))
+        return variance
+
+    def mixture_moments(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        scores, counts, logits = self._split(self.locate(output))
+        moment = self._moment(scores)
+        probability = self.choices.probability(logits).mean(-2)
+        numbers = self.scores.expectation(scores, moment)
+        squares = self.scores.expectation(scores, moment, square=True).mean(-2)
+        rates = counts.exp()
+        mean = self._choose(probability, numbers.mean(-2), rates.mean(-2), keeps_spikes=False)
+        choices, member = self.choices, self.choices.member.to(output)
+        second = (probability * choices.value.to(output).square()) @ member
+        unsure = 1.0 - choices.table(probability, 0.0).amax(-1)
+        rest = (1.0 - probability @ member).clamp(min=0.0) * choices.rest.to(output)
+        second, rest = _by_column(second, self.choice_of), _by_column(rest, self.choice_of)
+        of_score = _by_column(squares, self.score_of)
+        has_choice = self.choice_of < len(choices.columns)
+        second = torch.where(has_choice, second + rest * of_score, of_score)
+        second = second + _by_column((self.counts.variance(counts) + rates.square()).mean(-2), self.count_of)
+        is_category = (1.0 - _by_column(choices.is_number.to(output), self.choice_of)) * has_choice
+        return mean, torch.where(is_category > 0.0, _by_column(unsure, self.choice_of), (second - mean.square()).clamp(min=0.0))
+
+    # -- rows, in double precision ------------------------------------------------------------------------------------
+
+    def _exact(self, X: Any) -> Tensor:
+        x = super()._exact(X)
+        return torch.where(x.isnan(), ABSENT, x)
+
+    def log_prob(self, X: Any, output: Tensor) -> NDArray[np.float64]:
+        target = self._exact(X)
+        _, observed = self._present(target)
+        log_prob: NDArray[np.float64] = -self.energies(target, output.cpu().double(), observed).sum(-1).numpy()
+        return log_prob
+
+    def deviance(self, X: Any, output: Tensor) -> NDArray[np.float64]:
+        """Nats by which entries fall short of the best: scores of their means, levels of the likeliest one."""
+        target = self._exact(X)
+        present, observed = self._present(target)
+        scores, counts, logits = self._split(self.locate(output.cpu().double()))
+        choices, chosen = self.choices, self.choices.chosen(target)
+        highest = choices.table(logits, torch.where(choices.rest > 0.0, 0.0, -torch.inf).to(logits))
+        highest = torch.where(choices.is_slot, highest, -torch.inf).amax(-1)
+        missed = highest - (chosen * logits) @ choices.member.to(logits)
+        deviation = (self.scores.score(present[..., self.scores.columns]) - scores).abs()
+        moment = self._moment(scores)
+        own = torch.where(self.scores.is_laplace, deviation / moment, 0.5 * deviation.square() / moment)
+        own = _by_column(own, self.score_of)
+        if self.has_spikes:
+            own = torch.where(_by_column(choices.has_level(chosen), self.choice_of) > 0.0, 0.0, own)
+        found = own + _by_column(missed, self.choice_of)
+        if self.sizes[1]:
+            here = present[..., self.counts.columns]
+            best = self.counts.nats(here, torch.log(here.clamp(min=1e-9)))
+            found = found + _by_column((self.counts.nats(here, counts) - best).clamp(min=0.0), self.count_of)
+        return torch.where(observed, found, 0.0).numpy()  # type: ignore[no-any-return]
+
+    def comparable(self, x: Tensor) -> Tensor:
+        """Return what networks read of rows, in which columns compare, ``(..., n_inputs)``."""
+        return self.read(x)
+
+    def from_comparable(self, x: Tensor) -> NDArray[np.float64]:
+        scores, counts, levels = self._split(x.cpu().double())
+        choices = self.choices
+        likeliest = choices.table(levels * choices.unit.to(levels) + choices.share.to(levels), 0.5 * choices.rest.to(levels))
+        place = torch.where(choices.is_slot, likeliest, -torch.inf).argmax(-1, keepdim=True)
+        level = choices.table(choices.value.to(levels), 0.0).expand_as(likeliest).gather(-1, place).squeeze(-1)
+        is_rest = _by_column((place.squeeze(-1) == 0).to(levels), self.choice_of) > 0.0
+        has_choice = self.choice_of < len(choices.columns)
+        numbers = _by_column(self.scores.settle(self.scores.number(scores)), self.score_of)
+        found = torch.where(has_choice & ~is_rest, _by_column(level, self.choice_of), numbers)
+        if self.sizes[1]:
+            found = found + _by_column(self.counts.unread(counts), self.count_of)
+        return self.rescale(found)
+
+    def errors(self, X: Any, output: Tensor) -> NDArray[np.float64]:
+        target = self._exact(X)
+        _, observed = self._present(target)
+        scores, counts, logits = self._split(self.locate(output.cpu().double()))
+        choices = self.choices
+        indicators = (choices.probability(logits) - choices.share.to(logits)) / choices.unit.to(logits)
+        expected = torch.cat([scores, self.counts.read(counts.exp()), indicators], dim=-1)
+        x = torch.where(self.spread(observed), self.read(target), expected)
+        return torch.cat([x, x - expected], dim=1).numpy()  # type: ignore[no-any-return]
+
+    def comparable_rows(self, X: Any) -> NDArray[np.float64]:
+        target = self._exact(X)
+        _, observed = self._present(target)
+        return torch.where(self.spread(observed), self.read(target), torch.nan).numpy()  # type: ignore[no-any-return]
+
+    # -- noise and draws ----------------------------------------------------------------------------------------------
+
+    def noise_scale(self) -> NDArray[np.float64]:
+        """Noise of numbers, as wide as it is around their middle, in the units of the data; zero for all other columns."""
+        moment = self._moment(self.scores.center).double()
+        spread = torch.where(self.scores.is_laplace, moment, moment.sqrt())
+        slope = self.scores.log_slope_at(torch.zeros_like(spread)).exp()
+        return _by_column(spread / slope, self.score_of).cpu().numpy()  # type: ignore[no-any-return]
+
+    def scatter(self, output: Tensor, generator: torch.Generator) -> Tensor:
+        shape = (*output.shape[:-1], self.n_features)
+        noise = torch.randn(shape, generator=generator, device=output.device, dtype=output.dtype)
+        return self.scatter_by(output, noise)
+
+    def scatter_by(self, output: Tensor, noise: Tensor) -> Tensor:
+        """Turn standard normal numbers, one for each column, into draws, in standardized units."""
+        scores, counts, logits = self._split(self.locate(output))
+        noise = noise.expand(*output.shape[:-1], self.n_features)
+        uniform = normal_cdf(noise)
+        level, left = self.choices.draw(logits, uniform[..., self.choices.columns])
+        left, level = _by_column(left, self.choice_of), _by_column(level, self.choice_of)
+        has_choice = self.choice_of < len(self.choices.columns)
+        of_scores = noise
+        if self.has_spikes:
+            tail = left.nan_to_num(0.5).clamp(1e-6, 1.0 - 1e-6)
+            of_scores = torch.where(has_choice, torch.special.ndtri(tail), noise)
+        drawn = self.scores.scatter_by(scores, self._moment(scores), of_scores[..., self.scores.columns])
+        found = torch.where(has_choice & left.isnan(), level, _by_column(drawn, self.score_of))
+        if self.sizes[1]:
+            found = found + _by_column(self.counts.draw(counts, uniform[..., self.counts.columns]), self.count_of)
+        return found
+
+
+class ColumnNoise(Noise):
+    """Noise of scores, of which there is one number for each column, be it used or not."""
+
+    def __init__(self, n_features: int):
+        super().__init__(n_features, "feature", unit_weight=0.5, std_per_scale=1.0, power=2, log_normalizer=_nothing)
+
+    def set_units(self, scale: NDArray[np.float64], *, shared: bool) -> None:
+        """Change nothing: scores have no unit."""
+
+
+def _nothing(weight: Tensor) -> Tensor:
+    return weight.new_zeros(weight.shape[:-1])
+
+
+def _by_column(values: Tensor, place: Tensor) -> Tensor:
+    """Values of some columns at the places of all, and zeros at those of the others."""
+    return torch.nn.functional.pad(values, (0, 1))[..., place]
+
+
+def _range(marginal: Marginal) -> tuple[float, float]:
+    """Least and largest of the values that a column is known by."""
+    values = np.concatenate([marginal.levels, marginal.knots])
+    return float(values.min()), float(values.max())
+
+
+class Mixed(LikelihoodSpec):
+    """A distribution for each column of a data frame, by what it holds.
+
+    Parameters
+    ----------
+    likelihoods : dict or None, default=None
+        Names of distributions by the names of columns, out of "auto", "categorical", "gaussian", "laplace", "negative_binomial"
+        and "poisson"; columns that are not named are left to "auto": categories and booleans have a probability each, and so have
+        numbers of few values; other numbers have values with a mass of their own, such as zero, beside normal noise around a
+        monotone function of theirs, which is linear where that will do. Whole numbers have the probability of their unit cell.
+    bounds : {"observed"} or None, default=None
+        "observed" keeps the numbers of rows that the model returns within the range of those it has learned from.
+    handle_unknown : {"error", "missing"}, default="error"
+        What to do about categories that were not there in `fit`: raise an error, or take them as missing.
+
+    Examples
+    --------
+    >>> from skvae import Mixed
+    >>> Mixed({"visits": "poisson"}, bounds="observed")
+    Mixed(likelihoods={'visits': 'poisson'}, bounds='observed')
+    """
+
+    name = "auto"
+    _module_class = GaussianLikelihood  # of arrays
+
+    def __init__(self, likelihoods: Mapping[Any, str] | None = None, *, bounds: str | None = None, handle_unknown: str = "error"):
+        self.likelihoods = likelihoods
+        self.bounds = bounds
+        self.handle_unknown = handle_unknown
+
+    def check(self) -> None:
+        """Look whether the arguments are among those there are.
+
+        Raises
+        ------
+        ValueError
+            If one is not.
+        """
+        check_name(self, "handle_unknown", ("error", "missing"))
+        if self.bounds is not None:
+            check_name(self, "bounds", ("observed",), or_else=", or None")
+        if self.likelihoods is None:
+            return
+        if not isinstance(self.likelihoods, Mapping):
+            raise ValueError(f"{self!r}: likelihoods={self.likelihoods!r} must be a dict of names by column, or None.")
+        for column, family in self.likelihoods.items():
+            if not isinstance(family, str) or family not in COLUMN_FAMILIES:
+                raise ValueError(
+                    f"{self!r}: column {column!r} has {family!r}, which must be one of {', '.join(map(repr, COLUMN_FAMILIES))}."
+                )
