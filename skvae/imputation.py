@@ -245,10 +245,11 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
                 f"masking_sign={self.masking_sign!r} has no effect with mechanism={self.mechanism!r}; leave it None."
             )
         own = given.missing_values
-        if own is not None and own != self.missing_values and not (check.is_nan(own) and check.is_nan(self.missing_values)):
+        is_open = own is None or isinstance(own, str)
+        if not is_open and own != self.missing_values and not (check.is_nan(own) and check.is_nan(self.missing_values)):
             raise ValueError(
                 f"estimator has missing_values={own!r}, but the imputer missing_values={self.missing_values!r}, which is what "
-                "counts; leave the estimator's None."
+                "counts; leave the estimator's at its default."
             )
         given._validate_params()  # which knows the estimator by the name it was given under
         model = clone(given)

@@ -388,6 +388,24 @@ class Dtype:
         values[-1] = self._absent
         return self._column(values[positions].tolist())
 
+    def of_given(self, column: Any) -> Any:
+        """Column of the entries of another one, or of a sequence, as they are.
+
+        Raises
+        ------
+        ValueError
+            If the column cannot hold them.
+        """
+        is_own = hasattr(column, "dtype") and is_pandas(column) == (self.library == "pandas") and column.dtype == self.make()
+        if is_own and not isinstance(column, np.ndarray):
+            return column.reset_index(drop=True) if is_pandas(column) else column
+        entries = [None if is_absent(entry) else entry for entry in (column.to_list() if hasattr(column, "to_list") else column)]
+        entries = [entry.item() if isinstance(entry, np.generic) and entry.dtype.kind not in "mM" else entry for entry in entries]
+        if self.integers is not None:
+            entries = [entry if entry is None else int(entry) for entry in entries]
+        lacks = any(entry is None for entry in entries)
+        return self._column([self._absent if entry is None else entry for entry in entries], lacks)
+
     def of_numbers(self, values: NDArray[np.float64]) -> Any:
         """Column of numbers ``(n,)``; NaN where one is missing."""
         missing, values = np.isnan(values), np.clip(values, *self._range)
@@ -587,3 +605,10 @@ def join_columns(given: Any, other: Any, missing: NDArray[np.bool_]) -> Any:
     import polars as pl
 
     return other.zip_with(pl.Series(missing), given.cast(other.dtype))
+
+
+def as_type(column: Any, other: Any) -> Any:
+    """Column as one of the type of another, which can hold its entries."""
+    if column.dtype == other.dtype:
+        return column
+    return column.astype(other.dtype) if is_pandas(column) else column.cast(other.dtype)

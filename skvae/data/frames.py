@@ -16,6 +16,7 @@ from skvae.data.containers import (
     Dtype,
     Entries,
     Ticks,
+    as_type,
     frame_of,
     is_pandas,
     join_columns,
@@ -54,12 +55,23 @@ class FrameColumn(ABC):
         """How many levels there are; 0 of numbers."""
         return 0
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether keys are the entries themselves."""
+        return False
+
     @abstractmethod
-    def read(self, column: Any, handle_unknown: str = "error", counts: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
+    def read(
+        self, column: Any, handle_unknown: str = "error", counts: NDArray[np.bool_] | None = None, table: str = "X"
+    ) -> NDArray[np.float64]:
         """Keys ``(n,)`` of a column of a frame, or of a sequence of entries; NaN where one is missing.
 
-        Entries where `counts` is False may be anything.
+        Entries where `counts` is False may be anything. Errors call the frame by `table`.
         """
+
+    @abstractmethod
+    def entries(self, keys: NDArray[np.float64]) -> NDArray[Any]:
+        """Names of levels ``(n,)`` that have keys ``(n,)``, or the keys, where these are numbers."""
 
     @abstractmethod
     def restore(self, keys: NDArray[np.float64], bounded: bool, generator: np.random.Generator | None) -> Any:
@@ -88,8 +100,11 @@ class LevelColumn(FrameColumn):
     def n_levels(self) -> int:
         return len(self.levels) + bool(self.rare)
 
-    def read(self, column: Any, handle_unknown: str = "error", counts: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
-        given = _as_entries(read_column(column, _called(self.name)))
+    def read(
+        self, column: Any, handle_unknown: str = "error", counts: NDArray[np.bool_] | None = None, table: str = "X"
+    ) -> NDArray[np.float64]:
+        name = _called(self.name, table)
+        given = _as_entries(read_column(column, name))
         last = len(self.levels)
         known = {entry: position for position, entry in enumerate(self.levels)}
         known.update(dict.fromkeys(self.rare, last))
@@ -100,12 +115,18 @@ class LevelColumn(FrameColumn):
         if handle_unknown == "error" and (is_unseen if counts is None else is_unseen & counts).any():
             unseen = [given.distinct[code] for code in dict.fromkeys(given.codes[is_unseen].tolist())]
             raise ValueError(
-                f"{_called(self.name)} holds what was not seen in fit: {listing(unseen)}; known are {listing(self.levels)}. Drop "
+                f"{name} holds what was not seen in fit: {listing(unseen)}; known are {listing(self.levels)}. Drop "
                 "such rows, fit to rows that have all values, or take such entries as missing: "
                 'likelihood=Mixed(handle_unknown="missing").'
             )
         keys[is_unseen] = np.nan
         return keys
+
+    def entries(self, keys: NDArray[np.float64]) -> NDArray[Any]:
+        named = np.empty(self.n_levels + 1, dtype=object)
+        named[: len(self.levels)] = self.levels
+        named[len(self.levels) : self.n_levels] = self.rare[:1]
+        return named[np.where(np.isnan(keys), self.n_levels, keys).astype(np.int64)]
 
     def restore(self, keys: NDArray[np.float64], bounded: bool, generator: np.random.Generator | None) -> Any:
         positions = np.clip(np.round(keys), 0, self.n_levels - 1)
@@ -141,15 +162,21 @@ class NumberColumn(FrameColumn):
     unit: int | None = None
     ranks: Sequence[Any] = ()
 
-    def read(self, column: Any, handle_unknown: str = "error", counts: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
-        name = _called(self.name)
+    @property
+    def is_plain(self) -> bool:
+        return self.unit is None and not self.ranks
+
+    def read(
+        self, column: Any, handle_unknown: str = "error", counts: NDArray[np.bool_] | None = None, table: str = "X"
+    ) -> NDArray[np.float64]:
+        name = _called(self.name, table)
         given = read_column(column, name)
         missing = missing_of(given)
         if missing.all():
             return np.full(len(missing), np.nan)
         if self.ranks:
             whole = LevelColumn(self.name, "ordinal", self.dtype, list(self.ranks), [], np.empty(0))
-            return whole.read(column, handle_unknown, counts)
+            return whole.read(column, handle_unknown, counts, table)
         if self.unit is not None and isinstance(given, Ticks) and (given.unit == 0) == (self.unit == 0):
             return _keys_of_ticks(given, self.unit)
         if self.unit is None and isinstance(given, Amounts):
@@ -160,6 +187,9 @@ class NumberColumn(FrameColumn):
         example = next((given.distinct[code] for code in given.codes if code >= 0), None) if isinstance(given, Entries) else None
         now = f", such as {example!r:.60}" if example is not None else ""
         raise ValueError(f"{name} held {was} in fit, and holds something else now{now}; convert it to what it was.")
+
+    def entries(self, keys: NDArray[np.float64]) -> NDArray[Any]:
+        return keys
 
     def restore(self, keys: NDArray[np.float64], bounded: bool, generator: np.random.Generator | None) -> Any:
         values = np.clip(keys, self.low, self.high) if bounded else keys
@@ -214,6 +244,11 @@ class FrameForm:
         """How many levels each column has; 0 where it has numbers."""
         return tuple(column.n_levels for column in self.columns)
 
+    def take(self, names: Sequence[Any]) -> FrameForm:
+        """Return the form of some of the columns, by name."""
+        by_name = {column.name: column for column in self.columns}
+        return FrameForm([by_name[name] for name in names], self.library)
+
     @classmethod
     def of(cls, frame: Any, asked: Mapping[Any, str] | None = None, weight: Any = None) -> FrameForm:
         """Learn what a frame looks like.
@@ -246,7 +281,7 @@ class FrameForm:
         found = [_learn(name, column, (asked or {}).get(name), weight) for name, column in columns]
         return cls(found, "pandas" if is_pandas(frame) else "polars")
 
-    def read(self, frame: Any, handle_unknown: str = "error", weight: Any = None) -> NDArray[np.float64]:
+    def read(self, frame: Any, handle_unknown: str = "error", weight: Any = None, table: str = "X") -> NDArray[np.float64]:
         """Return the keys of a frame.
 
         Parameters
@@ -257,6 +292,8 @@ class FrameForm:
             What becomes of entries of columns of levels that were not seen.
         weight : ndarray of shape (n_rows,), optional
             Rows of weight zero may have entries that were not seen; they are taken for missing.
+        table : str, default="X"
+            What errors call the frame.
 
         Returns
         -------
@@ -271,9 +308,9 @@ class FrameForm:
         if handle_unknown not in _UNKNOWN:
             raise ValueError(f"handle_unknown={handle_unknown!r} must be 'error' or 'missing'.")
         given = frame_columns(frame)
-        self._check_columns([name for name, _ in given])
+        self._check_columns([name for name, _ in given], table)
         counts = None if weight is None else np.asarray(weight) != 0
-        keys = [own.read(column, handle_unknown, counts) for own, (_, column) in zip(self.columns, given, strict=True)]
+        keys = [own.read(column, handle_unknown, counts, table) for own, (_, column) in zip(self.columns, given, strict=True)]
         return np.stack(keys, axis=1)
 
     def restore(self, keys: NDArray[Any], bounded: bool = False, seed: int | None = None) -> Any:
@@ -319,29 +356,57 @@ class FrameForm:
         """
         given = frame_columns(frame)
         self._check_columns([name for name, _ in given])
+        missing = [missing_of(read_column(column, _called(name))) for name, column in given]
+        return self.complete([column for _, column in given], np.stack(missing, axis=1), keys, bounded, seed)
+
+    def complete(
+        self,
+        columns: Sequence[Any],
+        missing: NDArray[np.bool_],
+        keys: NDArray[Any],
+        bounded: bool = False,
+        seed: int | None = None,
+    ) -> Any:
+        """Return a frame of entries that are given, as they are, and of those that lie nearest to keys where none is.
+
+        Parameters
+        ----------
+        columns : sequence of column or None
+            Entries that are given; None for columns of which none is.
+        missing : ndarray of bool, shape (n_rows, n_columns)
+            Where none is given.
+        keys : ndarray of shape (n_rows, n_columns)
+        bounded, seed : bool, int
+            As in `restore`.
+
+        Returns
+        -------
+        DataFrame
+            Of the types of the frame that was learned from.
+        """
         restored = frame_columns(self.restore(keys, bounded, seed))
-        filled = [
-            join_columns(column, own, missing_of(read_column(column, _called(name))))
-            for (name, column), (_, own) in zip(given, restored, strict=True)
-        ]
+        parts = zip(columns, restored, missing.T, strict=True)
+        filled = [own if column is None else as_type(join_columns(column, own, lacks), own) for column, (_, own), lacks in parts]
         return frame_of(filled, self.names, self.library)
 
-    def _check_columns(self, names: list[Any]) -> None:
+    def _check_columns(self, names: list[Any], table: str = "X") -> None:
         own = self.names
         if names == own or (len(names) == len(own) and not all(isinstance(name, str) for name in [*names, *own])):
             return  # names that are no strings say nothing, as in scikit-learn
         unseen, lacking = [name for name in names if name not in own], [name for name in own if name not in names]
         if not unseen and not lacking:
-            raise ValueError(f"The columns of X must be in the order of fit, {listing(own)}.")
-        parts = [f"X has {what}: {listing(found)}" for what, found in (("others", unseen), ("not all of them", lacking)) if found]
-        raise ValueError(f"The columns of X must be those of fit. {'; '.join(parts)}.")
+            raise ValueError(f"The columns of {table} must be in the order of fit, {listing(own)}.")
+        parts = [
+            f"{table} has {what}: {listing(found)}" for what, found in (("others", unseen), ("not all of them", lacking)) if found
+        ]
+        raise ValueError(f"The columns of {table} must be those of fit. {'; '.join(parts)}.")
 
 
 # -- learning ---------------------------------------------------------------------------------------------------------
 
 
-def _called(name: Any) -> str:
-    return f"Column {name!r} of X"
+def _called(name: Any, table: str = "X") -> str:
+    return f"Column {name!r} of {table}"
 
 
 def _check_names(names: list[Any], asked: Mapping[Any, str]) -> None:

@@ -390,6 +390,13 @@ class NamedColumns:
         return self.take(np.zeros(n_rows, dtype=np.intp))
 
 
+def one_row(columns: Any) -> Any:
+    """Return the only row of a matrix or of columns by name, as one that stands for others."""
+    if isinstance(columns, NamedColumns):
+        return NamedColumns({name: columns[name][0] for name in columns.columns}, "")
+    return columns[0]
+
+
 def _filled(entry: Any, n_rows: int) -> NDArray[Any]:
     """Column of one entry, of its own type."""
     return np.repeat(np.asarray([entry]), n_rows)

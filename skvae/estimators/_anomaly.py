@@ -155,7 +155,7 @@ class ConditionalAnomalyScoresMixin(AnomalyScoresMixin):
         if table.condition is None:
             table = table.with_condition(self._best_labels(table, scorer)[1])
         shares = scorer.shares(table)
-        return self._joined(shares, np.zeros((len(shares), self._conditions.n_columns)))
+        return self._as_images(self._conditioner.place(shares, np.zeros((len(shares), self._conditions.n_columns))))
 
     def _scored(self, X: Any, y: Any, condition: Any, name: str, what: str) -> tuple[Table, Scorer]:
         """Rows with their conditions, and the method that scores them."""

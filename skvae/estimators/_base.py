@@ -20,7 +20,7 @@ from skvae.estimators import _checks as check
 from skvae.estimators._docs import DocumentedMixin
 from skvae.estimators._fit import MAX_SEED, FitRun, Progress, build_module
 from skvae.estimators._held_out import HeldOut
-from skvae.estimators._specs import NETWORKS, SpecsMixin, as_argument
+from skvae.estimators._specs import NETWORKS, SpecsMixin, as_argument, likelihood_of
 from skvae.modules import (
     ACTIVATIONS,
     LIKELIHOODS,
@@ -29,6 +29,7 @@ from skvae.modules import (
     DefaultNet,
     LatentModule,
     LikelihoodSpec,
+    Mixed,
     Net,
     layer_sizes,
     resolve_networks,
@@ -43,6 +44,10 @@ AUTO_STEPS, _AUTO_STEPS_LINEAR = 3000, 5000
 MIN_EPOCHS, _MAX_EPOCHS, _MAX_EPOCHS_LINEAR = 10, 100, 1000
 LEARNING_RATE, _LEARNING_RATE_SHALLOW = 0.002, 0.01
 
+# Constraints of estimators that take numbers alone, and of those that take columns of different kinds, too.
+OF_NUMBERS = {"likelihood": [StrOptions(set(LIKELIHOODS) - {Mixed.name}), LikelihoodSpec], "missing_values": check.MISSING_VALUES}
+OF_FRAMES = {"likelihood": [StrOptions(set(LIKELIHOODS)), LikelihoodSpec, dict], "missing_values": check.AUTO_MISSING}
+
 
 class BaseAutoEncoder(DocumentedMixin, SpecsMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Everything that fits; children name a module, its parameters, and what is measured of it.
@@ -55,8 +60,9 @@ class BaseAutoEncoder(DocumentedMixin, SpecsMixin, ClassNamePrefixFeaturesOutMix
     _argument_names: ClassVar[dict[str, str]] = {}  # parameters behind the module's arguments that have other names
     _code_size: Any = 0  # size of the code of images, where it is one vector
     _keeps_rows = False  # whether some training rows are kept, for others to be compared with
-    _private_state: ClassVar[tuple[str, ...]] = ("_progress", "_arguments")
-    _frame_form: FrameForm | None = None  # of the frame that was fitted, where it has columns of other things than numbers
+    _takes_frames = False  # whether columns of data frames may be of different kinds
+    _private_state: ClassVar[tuple[str, ...]] = ("_progress", "_arguments", "_frame_form")
+    _frame_form: FrameForm | None = None  # of the frame that was fitted, where they are
     _progress: Progress
     _arguments: dict[str, Any]
 
@@ -66,7 +72,7 @@ class BaseAutoEncoder(DocumentedMixin, SpecsMixin, ClassNamePrefixFeaturesOutMix
         "encoder": [MLP, Conv, Net, DefaultNet, None],
         "decoder": [MLP, Conv, Net, DefaultNet, None],
         "image_shape": ["array-like", None],
-        "likelihood": [StrOptions(set(LIKELIHOODS)), LikelihoodSpec],
+        "likelihood": OF_NUMBERS["likelihood"],
         "learning_rate": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
         "optimizer": [StrOptions(set(OPTIMIZER_NAMES)), type, Optimizer],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
@@ -147,6 +153,7 @@ class BaseAutoEncoder(DocumentedMixin, SpecsMixin, ClassNamePrefixFeaturesOutMix
         self._check_specs()
         self._check_flat()
         check.check_missing_values(self)
+        check.check_likelihood(self)
 
     def _fit(self, X: Any, sample_weight: Any, *, single_pass: bool, held_out: HeldOut | None = None, **side: Any) -> Self:
         """Fit, and take over what was found once all has gone well; `side` is what else was given about the rows, by name."""
@@ -180,7 +187,7 @@ class BaseAutoEncoder(DocumentedMixin, SpecsMixin, ClassNamePrefixFeaturesOutMix
             "activation": self.activation,
             "encoder": copy.deepcopy(encoder),
             "decoder": copy.deepcopy(decoder),
-            "likelihood": as_argument("likelihood", self.likelihood),
+            "likelihood": as_argument("likelihood", likelihood_of(self.likelihood, self._frame_form)),
         }
 
     def _networks(self) -> tuple[Any, Any]:
@@ -220,9 +227,9 @@ class BaseAutoEncoder(DocumentedMixin, SpecsMixin, ClassNamePrefixFeaturesOutMix
 
     # -- rows, scores and attributes ----------------------------------------------------------------------------------
 
-    def _check_rows(self, X: Any, *, reset: bool, min_rows: int = 1, sets_form: bool = False) -> Any:
+    def _check_rows(self, X: Any, *, reset: bool, min_rows: int = 1, sets_form: bool = False, weight: Any = None) -> Any:
         """Rows as a checked array; see `check_rows`."""
-        return check.check_rows(self, X, reset=reset, min_rows=min_rows, sets_form=sets_form)
+        return check.check_rows(self, X, reset=reset, min_rows=min_rows, sets_form=sets_form, weight=weight)
 
     def _draw_seeds(self, n_samples: Any, random_state: Any, *, n: int) -> list[int]:
         """Seeds of the random streams behind a sample."""

@@ -9,6 +9,8 @@ import numpy as np
 
 from skvae.data import Table
 from skvae.data.columns import SpreadError
+from skvae.data.frames import FrameForm
+from skvae.data.kinds import NamedColumns
 from skvae.estimators._conditions import Conditions
 
 
@@ -24,17 +26,28 @@ class Conditioner:
         Positions of the columns of X that are conditions; None where conditions are passed as `y` or `condition`.
     n_features : int
         Number of columns of X.
+    form : FrameForm or None
+        What X looks like, where it is a data frame with columns of different kinds.
     """
 
     conditions: Conditions
     columns: np.ndarray | None
     n_features: int
+    form: FrameForm | None = None
 
     # -- fitting ------------------------------------------------------------------------------------------------------
 
     @classmethod
     def of(
-        cls, table: Table, columns: np.ndarray | None, given: Any, weight: np.ndarray | None, *, name: str, classes: Any = None
+        cls,
+        table: Table,
+        columns: np.ndarray | None,
+        given: Any,
+        weight: np.ndarray | None,
+        *,
+        name: str,
+        classes: Any = None,
+        form: FrameForm | None = None,
     ) -> Conditioner:
         """Learn the labels, or the moments of the numbers, that rows are given under.
 
@@ -52,6 +65,8 @@ class Conditioner:
             What messages call the conditions.
         classes : array-like or None
             All labels there will be; those that are given by default.
+        form : FrameForm or None
+            What X looks like, where it is a data frame with columns of different kinds.
         """
         try:
             names = None if columns is None else [table.name(int(j)) for j in columns]
@@ -60,7 +75,7 @@ class Conditioner:
             if columns is None:
                 raise
             raise error.named(lambda j: table.name(int(columns[j])), "X") from None
-        return cls(conditions, columns, table.n_features)
+        return cls(conditions, columns, table.n_features, form)
 
     def extended(self, given: Any, weight: np.ndarray | None, *, classes: Any = None, anew: bool = False) -> Conditioner:
         """Return the conditioner with the conditions of more rows counted; with `anew`, those of earlier rows are forgotten."""
@@ -90,7 +105,7 @@ class Conditioner:
 
     def split(self, table: Table) -> tuple[Table, np.ndarray | None]:
         """Split rows into the columns to be reconstructed and those that are conditions; see `split_columns`."""
-        return split_columns(table, self.columns)
+        return split_columns(table, self.columns, self.form)
 
     def encode(self, given: Any, n_rows: int, *, name: str, what: str, by: str = "y or condition") -> np.ndarray:
         """Encode the conditions of rows.
@@ -130,11 +145,24 @@ class Conditioner:
         -------
         ndarray of shape (n_rows, n_features)
         """
+        return X if self.columns is None else self.place(X, self.numbers(given, len(X)))
+
+    def numbers(self, given: Any, n_rows: int) -> np.ndarray:
+        """Return what columns of X that are conditions hold in so many rows, ``(n_rows, n_condition_columns)``, as numbers."""
+        entries = self.conditions.as_fitted(self.conditions.spread(given, n_rows))
+        if self.form is None:
+            return entries
+        columns = [self.form.columns[j] for j in self.columns]
+        keys = [own if column.n_levels == 0 else column.read(own) for column, own in zip(columns, entries.T, strict=True)]
+        return np.stack(keys, axis=1).astype(np.float64)
+
+    def place(self, X: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        """Put numbers of the columns that are conditions among those of the others."""
         if self.columns is None:
             return X
         whole = np.empty((len(X), self.n_features), dtype=X.dtype)
         whole[:, self.reconstructed] = X
-        whole[:, self.columns] = self.conditions.as_fitted(self.conditions.spread(given, len(X)))
+        whole[:, self.columns] = numbers
         return whole
 
 
@@ -144,14 +172,21 @@ def _columns_without(columns: np.ndarray | None, n_features: int) -> np.ndarray:
     return everywhere if columns is None else np.setdiff1d(everywhere, columns)
 
 
-def split_columns(table: Table, columns: np.ndarray | None) -> tuple[Table, np.ndarray | None]:
-    """Split rows into a table of the other columns and the entries of `columns`, ``(n_rows, n_columns)``, in double precision."""
+def split_columns(table: Table, columns: np.ndarray | None, form: FrameForm | None = None) -> tuple[Table, Any]:
+    """Split rows into a table of the other columns and the entries of `columns`, ``(n_rows, n_columns)``, in double precision.
+
+    Of a data frame with columns of different kinds, the entries are by name: labels where a column has levels, and numbers.
+    """
     if columns is None:
         return table, None
-    return table.columns(_columns_without(columns, table.n_features)), table.source.columns(columns).read_exactly()
+    entries: Any = table.source.columns(columns).read_exactly()
+    if form is not None:
+        own = zip([form.columns[j] for j in columns], entries.T, strict=True)
+        entries = NamedColumns({column.name: column.entries(keys) for column, keys in own}, "X[condition_columns]")
+    return table.columns(_columns_without(columns, table.n_features)), entries
 
 
-def choose(entries: np.ndarray | None, y: Any, condition: Any) -> tuple[Any, str]:
+def choose(entries: Any, y: Any, condition: Any) -> tuple[Any, str]:
     """Choose the conditions of rows, and what messages call them: `entries` of columns of X, else `condition`, else `y`."""
     if entries is None:
         return (y, "y") if condition is None else (condition, "condition")

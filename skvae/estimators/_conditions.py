@@ -325,7 +325,11 @@ class Conditions:
             drawn = rng.choice(n_seen, size=n_rows, p=self._totals / self._totals.sum())
         else:
             drawn = rng.integers(n_seen, size=n_rows)
-        return self._in_shape(self._seen[drawn])
+        return self.seen(drawn)
+
+    def seen(self, which: np.ndarray) -> np.ndarray:
+        """Labels or numbers that were seen, by their positions; those of labels are the positions of `combinations`."""
+        return self._in_shape(self._seen[which])
 
 
 def prior_depends_on(y: Any, n_rows: int, class_conditional: bool | str, prior: str) -> bool:

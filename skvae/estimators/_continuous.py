@@ -13,6 +13,7 @@ from skvae import inference
 from skvae._spec import parameters_of
 from skvae.estimators import _checks as check
 from skvae.estimators._base import AUTO_STEPS, LEARNING_RATE, MIN_EPOCHS
+from skvae.estimators._given import SamplesGivenMixin
 from skvae.estimators._specs import NETWORKS, resolve
 from skvae.estimators._table import TableAutoEncoder
 from skvae.modules import MLP, Conv, LinearPath
@@ -21,7 +22,7 @@ LINEAR_PATH = [StrOptions({"auto"}), LinearPath, None]
 _MAX_EPOCHS_BESIDE_LINEAR = 300
 
 
-class ContinuousAutoEncoder(TableAutoEncoder):
+class ContinuousAutoEncoder(SamplesGivenMixin, TableAutoEncoder):
     """A code of `n_components` real numbers, and a likelihood that is estimated by importance sampling.
 
     A child whose prior its module does not own defines `_sample_codes` and `_log_density`.

@@ -39,6 +39,20 @@ missing_values : float or None, default=None
     learned, and the encoder sees columns' means in place of the rest and which they are. None takes no missing entries.
 """
 
+# Where data frames may have columns of different kinds, in place of the same parameters.
+OF_FRAMES = """
+likelihood : {"auto", "gaussian", "laplace", "bernoulli", "poisson"}, dict, LikelihoodSpec, default="auto"
+    How entries scatter around the decoder's output. "bernoulli" takes X in [0, 1] and "poisson" counts, as they are;
+    "gaussian" and "laplace" standardize the columns themselves and undo it in everything they return, and estimate the scale of
+    their noise, or have it fixed: see :class:`~skvae.Gaussian`. "auto" gives each column of a data frame a distribution by
+    what it holds: categories, text, True and False, dates, or numbers. Arrays, and frames of numbers alone, are "gaussian".
+    A dict names distributions by column; :class:`~skvae.Mixed` says more.
+missing_values : "auto", float or None, default="auto"
+    What stands for a missing entry, such as ``np.nan``: scores are then those of what is observed, whose likelihood is
+    learned, and the encoder sees columns' means in place of the rest and which they are. "auto" takes the entries that a data
+    frame lacks for missing, and none in arrays; None takes no missing entries.
+"""
+
 TRAINING = """
 learning_rate : float or "auto", default="auto"
     Step size of the optimizer at the start; "auto" is 0.002, and 0.01 for an encoder
@@ -121,7 +135,8 @@ def document(cls: type) -> type:
     """
     parameters = signature(cls).parameters
     described = set(re.findall(r"^    (\w+) : ", cls.__doc__, re.M))
-    for name, text in (("architecture", ARCHITECTURE), ("training", TRAINING), ("fitted", FITTED)):
+    architecture = _replaced(ARCHITECTURE, OF_FRAMES) if cls._takes_frames else ARCHITECTURE
+    for name, text in (("architecture", architecture), ("training", TRAINING), ("fitted", FITTED)):
         names = {entry: re.match(r"\w+", entry)[0] for entry in re.split(r"\n(?=\w)", text.strip())}
         known = set(parameters) if name != "fitted" else {*names.values()} - _unfitted(cls, parameters)
         entries = [entry for entry, own in names.items() if own in known and own not in described]
@@ -133,6 +148,12 @@ def document(cls: type) -> type:
             default = repr(parameter.default).replace("'", '"')
             cls.__doc__ = cls.__doc__[: written.start(1)] + default + cls.__doc__[written.end(1) :]
     return cls
+
+
+def _replaced(text: str, others: str) -> str:
+    """Entries of a text, with others in place of those of the same names."""
+    by_name = {re.match(r"\w+", entry)[0]: entry for part in (text, others) for entry in re.split(r"\n(?=\w)", part.strip())}
+    return "\n".join(by_name.values())
 
 
 def _unfitted(cls: type, parameters: Mapping[str, Any]) -> set[str]:

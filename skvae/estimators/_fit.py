@@ -237,7 +237,7 @@ class FitRun:
 
     def _read(self, X: Any, sample_weight: Any, held_out: HeldOut, side: dict[str, Any]) -> None:
         draft, min_rows = self.draft, 1 if self.goes_on else 2
-        X = draft._check_rows(X, reset=not self.resumes, min_rows=min_rows, sets_form=not self.goes_on)
+        X = draft._check_rows(X, reset=not self.resumes, min_rows=min_rows, sets_form=not self.goes_on, weight=sample_weight)
         self.rows = replace(Table.of(X), groups=held_out.numbers(X))
         empty = self.rows.empty_rows if draft._drops_empty_rows else None
         kept, weight = check.check_weights(sample_weight, X, empty, min_rows=min_rows)
@@ -372,7 +372,7 @@ class FitRun:
 
     def _marginals(self, measured: Table) -> tuple[Marginal, ...]:
         """Measure what the columns of a mixed frame look like by themselves."""
-        form, entries = self.draft._frame_form, measured.entries()
+        form, entries = self.draft._frame_form.take(measured.names), measured.entries()
         asked = resolve("likelihood", self.draft.likelihood).likelihoods or {}
         families = {j: asked[name] for j, name in enumerate(form.names) if name in asked}
         return measure_columns(form.kinds, form.n_levels, entries.source, entries.weight, families)

@@ -92,5 +92,5 @@ class InpaintingMixin:
         drawn = complete(self.module_, table, ~mask, device, seed, n_chains=n_chains, n_steps=_STEPS, mean=mean)
         drawn = drawn.mean(axis=1, keepdims=True) if mean else drawn
         filled = np.where(mask[:, np.newaxis], drawn, table.source.read(slice(None))[:, np.newaxis])
-        whole = [self._joined(filled[:, i].astype(table.dtype, copy=False), given) for i in range(filled.shape[1])]
+        whole = [self._joined(filled[:, i], given, table.dtype) for i in range(filled.shape[1])]
         return np.stack(whole, axis=1)

@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from skvae import inference
+from skvae.data.containers import is_frame
 from skvae.estimators import _checks as check
 
 
@@ -29,8 +30,8 @@ class LatentWalksMixin:
 
         Returns
         -------
-        X : ndarray of shape (n_pairs, n_steps, n_features_in_)
-            Decoder's means.
+        X : ndarray of shape (n_pairs, n_steps, n_features_in_), or DataFrame of n_pairs * n_steps rows
+            Decoder's means; of frames with columns of different kinds, one frame of all rows, pair by pair.
         """
         return self._decode_walks(between(self.transform(X_start), self.transform(X_end), n_steps, method))
 
@@ -63,8 +64,8 @@ class LatentWalksMixin:
 
         Returns
         -------
-        X : ndarray of shape (n_samples, n_steps, n_features_in_)
-            Decoder's means.
+        X : ndarray of shape (n_samples, n_steps, n_features_in_), or DataFrame of n_samples * n_steps rows
+            Decoder's means; of frames with columns of different kinds, one frame of all rows, walk by walk.
         """
         direction, steps = np.asarray(direction, dtype=np.float64), np.asarray(steps, dtype=np.float64)
         codes = np.asarray(self.transform(X), dtype=np.float64)
@@ -88,8 +89,8 @@ class LatentWalksMixin:
 
         Returns
         -------
-        X : ndarray of shape (n_steps, n_steps, n_features_in_)
-            Decoder's means.
+        X : ndarray of shape (n_steps, n_steps, n_features_in_), or DataFrame of n_steps ** 2 rows
+            Decoder's means; of frames with columns of different kinds, one frame of all rows, line by line.
         """
         check_is_fitted(self)
         n_components, n_steps = self._n_features_out, check.check_count("n_steps", n_steps)
@@ -106,7 +107,7 @@ class LatentWalksMixin:
 
     def _decode_walks(self, codes: np.ndarray) -> np.ndarray:
         rows = self.inverse_transform(codes.reshape(-1, codes.shape[-1]))
-        return rows.reshape(*codes.shape[:-1], *rows.shape[1:])
+        return rows if is_frame(rows) else rows.reshape(*codes.shape[:-1], *rows.shape[1:])
 
 
 def between(start: np.ndarray, end: np.ndarray, n_steps: int, method: str) -> np.ndarray:

@@ -44,7 +44,7 @@ def check_sequences(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -
         )
     options: Any = {"dtype": [np.float64, np.float32], "ensure_all_finite": "allow-nan", "ensure_min_samples": min_rows}
     if is_rows:
-        check.refuse_text(X)
+        check.refuse_other_columns(estimator, X)
         if not reset and not hasattr(estimator, "_n_columns"):  # fitted on arrays of three dimensions
             X = check_array(X, input_name="X", estimator=estimator, **options)
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from inspect import signature
 from typing import Any, NoReturn, Self
 
@@ -21,8 +21,10 @@ from skvae.modules import (
     Codebook,
     Conv,
     DefaultNet,
+    Gaussian,
     Layered,
     LinearPath,
+    Mixed,
     Recurrent,
     TopK,
     completed,
@@ -39,7 +41,7 @@ _PENALTIES: dict[Any, type[Spec]] = {spec.name: spec for spec in (TopK, BatchTop
 _STAND_INS: dict[str, Callable[[Any], Spec | None]] = {
     "optimizer": Optimizer,
     "early_stopping": lambda value: EarlyStopping() if value else None,
-    "likelihood": lambda name: LIKELIHOODS[name](),
+    "likelihood": lambda value: Mixed(value) if isinstance(value, Mapping) else LIKELIHOODS[value](),
     "prior": lambda name: PRIORS[name](),
     "encoder": Recurrent,
     "penalty": lambda name: _PENALTIES[name]() if name in _PENALTIES else None,
@@ -60,6 +62,17 @@ def as_argument(name: str, value: Any) -> Any:
     """Return what a module is given of a parameter: the name of a specification at its defaults, which is smaller, or a copy."""
     spec = resolve(name, value)
     return next((key for key in NAMED[name] if spec == _STAND_INS[name](key)), copy.deepcopy(spec))
+
+
+def likelihood_of(value: Any, form: Any) -> Any:
+    """Return the likelihood that a parameter's value stands for, given the form of the frame that rows are of, if they are.
+
+    Where all columns are numbers, and nothing else was asked for, it is the same normal noise for all.
+    """
+    spec = resolve("likelihood", value)
+    if not isinstance(spec, Mixed):
+        return spec
+    return Gaussian() if form is None else Mixed(spec.likelihoods)
 
 
 class NestedMixin:
@@ -144,7 +157,10 @@ class SpecsMixin(NestedMixin):
         value, name = getattr(self, owner), next(iter(asked))
         if isinstance(value, Spec):
             return value
-        if not isinstance(value, (str, bool, np.bool_, type, type(None))):  # nothing else stands for a specification
+        if (owner, str(value)) == ("likelihood", Mixed.name) and not asked.keys() & Mixed().get_params().keys():
+            return Gaussian()  # which it is for numbers
+        is_dict = owner == "likelihood" and isinstance(value, dict) and self._takes_frames
+        if not is_dict and not isinstance(value, (str, bool, np.bool_, type, type(None))):  # nothing else stands for one
             self._refuse(owner, name)
         if owner in NETWORKS:
             return self._network_in_place(owner, value, name)

@@ -13,6 +13,7 @@ from skvae.data import Table
 from skvae.estimators import _checks as check
 from skvae.estimators._anomaly import AnomalyScoresMixin
 from skvae.estimators._base import BaseAutoEncoder
+from skvae.estimators._specs import resolve
 
 
 class TableAutoEncoder(AnomalyScoresMixin, BaseAutoEncoder):
@@ -31,8 +32,8 @@ class TableAutoEncoder(AnomalyScoresMixin, BaseAutoEncoder):
     def _ready(self, X: Any, *, scored: bool = False) -> tuple[Table, torch.device]:
         """Return checked rows, within the likelihood's range if they are scored, and the device."""
         check_is_fitted(self, "module_")
+        is_complete = check.missing_in(self, X) is None  # which is looked at now
         X = self._check_rows(X, reset=False)
-        is_complete = getattr(self, "missing_values", None) is None  # which was looked at just now
         table = Table.of(X, names=check.column_names(self, X.shape[1]), complete=is_complete)
         if scored:
             self.module_.likelihood.check(table.source, table.name)
@@ -64,16 +65,30 @@ class TableAutoEncoder(AnomalyScoresMixin, BaseAutoEncoder):
 
         Returns
         -------
-        X : ndarray of shape (n_samples, n_features_in_)
-            Means of the likelihood, in the units of the training data.
+        X : {ndarray, DataFrame} of shape (n_samples, n_features_in_)
+            Means of the likelihood, in the units of the training data; where these were a frame with columns of different kinds,
+            a frame like it, with the likeliest categories.
         """
         check_is_fitted(self, "module_")
         Z = check.check_codes(self, Z)
         X = inference.decode(self.module_, Z, check.resolve_device(self.device))
-        return self._as_images(X.astype(Z.dtype, copy=False))
+        return self._as_given(X, Z.dtype)
+
+    def _as_given(self, X: np.ndarray, dtype: Any = None, *, seed: int | None = None, entries: check.Given | None = None) -> Any:
+        """Rows in the form that `fit` was given: arrays or images of a type, or data frames.
+
+        A seed decides which of the entries that share a level draws are; the most frequent stands for all by default. In data
+        frames, `entries` take the place of those of `X`, which are the same but for the precision that keys have.
+        """
+        if self._frame_form is None:
+            return self._as_images(X if dtype is None else X.astype(dtype, copy=False))
+        is_bounded = getattr(resolve("likelihood", self.likelihood), "bounds", None) == "observed"
+        if entries is None or entries.columns is None:
+            return self._frame_form.restore(X, is_bounded, seed)
+        return self._frame_form.complete(entries.columns, np.isnan(entries.rows), X, is_bounded, seed)
 
     def _as_images(self, X: np.ndarray) -> np.ndarray:
-        """Rows in the shape that `fit` was given."""
+        """Rows of numbers in the shape that `fit` was given."""
         return X.reshape(len(X), *self.image_shape_) if self._gives_images else X
 
     def reconstruct(self, X):
@@ -86,12 +101,12 @@ class TableAutoEncoder(AnomalyScoresMixin, BaseAutoEncoder):
 
         Returns
         -------
-        X_hat : ndarray of shape (n_samples, n_features_in_)
-            What the model makes of them.
+        X_hat : {ndarray, DataFrame} of shape (n_samples, n_features_in_)
+            What the model makes of them, in the form that `inverse_transform` gives.
         """
         table, device = self._ready(X)
         codes = inference.encode(self.module_, table, device)
-        return self._as_images(inference.decode(self.module_, codes, device).astype(table.dtype, copy=False))
+        return self._as_given(inference.decode(self.module_, codes, device), table.dtype)
 
     def sample(self, n_samples=1, *, mean=False, random_state=None):
         """Draw new rows from the model.
@@ -107,16 +122,16 @@ class TableAutoEncoder(AnomalyScoresMixin, BaseAutoEncoder):
 
         Returns
         -------
-        X : ndarray of shape (n_samples, n_features_in_)
-            Rows in the units of the training data.
+        X : {ndarray, DataFrame} of shape (n_samples, n_features_in_)
+            Rows in the units of the training data; where these were a frame with columns of different kinds, a frame like it.
         """
         check_is_fitted(self, "module_")
         codes_seed, noise_seed = self._draw_seeds(n_samples, random_state, n=2)
         device = check.resolve_device(self.device)
         codes = self._sample_codes(n_samples, codes_seed)
         if mean:
-            return self._as_images(inference.decode(self.module_, codes, device))
-        return self._as_images(inference.draw(self.module_, codes, device, noise_seed))
+            return self._as_given(inference.decode(self.module_, codes, device))
+        return self._as_given(inference.draw(self.module_, codes, device, noise_seed), seed=noise_seed)
 
     def _sample_codes(self, n_samples: int, seed: int) -> np.ndarray:
         """Draw what the decoder takes from the model's prior."""

@@ -9,7 +9,7 @@ from sklearn.utils._param_validation import HasMethods
 
 from skvae import inference
 from skvae.data import Table
-from skvae.estimators import _checks as check
+from skvae.estimators._base import OF_FRAMES
 from skvae.estimators._continuous import LINEAR_PATH, ContinuousAutoEncoder
 from skvae.estimators._density import (
     GaussianDensity,
@@ -78,11 +78,12 @@ class AutoEncoder(ContinuousAutoEncoder):
     """
 
     _module_class = AutoEncoderModule
+    _takes_frames = True
 
     _parameter_constraints = {
         **ContinuousAutoEncoder._parameter_constraints,
         "linear_path": LINEAR_PATH,
-        "missing_values": check.MISSING_VALUES,
+        **OF_FRAMES,
         "density": [HasMethods(["fit", "score_samples", "sample"]), None],
     }
 
@@ -96,8 +97,8 @@ class AutoEncoder(ContinuousAutoEncoder):
         decoder=None,
         linear_path="auto",
         image_shape=None,
-        likelihood="gaussian",
-        missing_values=None,
+        likelihood="auto",
+        missing_values="auto",
         density=None,
         learning_rate="auto",
         optimizer="adam",

@@ -8,7 +8,7 @@ from typing import Any
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skvae import inference
-from skvae.estimators._base import BaseAutoEncoder
+from skvae.estimators._base import OF_NUMBERS, BaseAutoEncoder
 from skvae.estimators._docs import document
 from skvae.estimators.autoencoder import AutoEncoder
 from skvae.modules import JACOBIANS, ContractiveModule, can_tie, layer_sizes, resolve_networks
@@ -94,9 +94,11 @@ class ContractiveAE(AutoEncoder):
     """
 
     _module_class = ContractiveModule
+    _takes_frames = False
 
     _parameter_constraints = {
         **{name: takes for name, takes in AutoEncoder._parameter_constraints.items() if name != "linear_path"},
+        **OF_NUMBERS,
         "contraction": [Interval(Real, 0, None, closed="left")],
         "jacobian": [StrOptions(set(JACOBIANS))],
         "n_probes": [Interval(Integral, 1, None, closed="left")],

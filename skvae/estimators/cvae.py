@@ -12,15 +12,17 @@ from sklearn.utils.validation import check_is_fitted
 
 from skvae import inference
 from skvae.data import Table
+from skvae.data.containers import is_frame
 from skvae.data.gross import describe_learning
 from skvae.estimators import _checks as check
 from skvae.estimators._anomaly import ConditionalAnomalyScoresMixin
-from skvae.estimators._base import BaseAutoEncoder
+from skvae.estimators._base import OF_FRAMES, BaseAutoEncoder
 from skvae.estimators._conditioner import Conditioner, choose, split_columns
 from skvae.estimators._conditions import Conditions
 from skvae.estimators._continuous import LINEAR_PATH
 from skvae.estimators._docs import document
 from skvae.estimators._fit import FitRun
+from skvae.estimators._given_conditions import ConditionalSamplesGivenMixin
 from skvae.estimators._held_out import HeldOut
 from skvae.estimators._inpainting import InpaintingMixin
 from skvae.estimators._latent import between
@@ -31,7 +33,7 @@ from skvae.warnings import warn_user
 
 
 @document
-class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncoder):
+class CVAE(ConditionalSamplesGivenMixin, InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncoder):
     r"""Conditional variational autoencoder: the decoder takes a condition, labels or numbers that rows come with [1]_ [2]_.
 
     The code need not carry what the condition says: it keeps what is left, the style. The encoder does not take the condition,
@@ -110,12 +112,14 @@ class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncode
     """
 
     _module_class = CVAEModule
+    _takes_frames = True
     _auto_warmup = 0.05
     _private_state = (*VariationalAutoEncoder._private_state, "_conditioner")
 
     _parameter_constraints = {
         **VariationalAutoEncoder._parameter_constraints,
         "linear_path": LINEAR_PATH,
+        "likelihood": OF_FRAMES["likelihood"],
         "encode_condition": ["boolean"],
         "prior": CONDITIONAL_PRIOR,
         "condition_columns": ["array-like", None],
@@ -145,7 +149,7 @@ class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncode
         decoder=None,
         linear_path="auto",
         image_shape=None,
-        likelihood="gaussian",
+        likelihood="auto",
         learning_rate="auto",
         optimizer="adam",
         batch_size=128,
@@ -290,7 +294,7 @@ class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncode
         columns = None if self.condition_columns is None else check.check_columns(self, self.condition_columns)
         if run.resumes:
             self._conditioner.check_columns(columns)
-        rows, entries = split_columns(table, columns)
+        rows, entries = split_columns(table, columns, self._frame_form)
         given, name = choose(entries, y, condition)
         if given is None:
             raise ValueError(
@@ -303,7 +307,7 @@ class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncode
         if run.resumes:
             conditioner = self._conditioner.extended(given, weight, classes=classes, anew=not run.single_pass)
         else:
-            conditioner = Conditioner.of(table, columns, given, weight, name=name, classes=classes)
+            conditioner = Conditioner.of(table, columns, given, weight, name=name, classes=classes, form=self._frame_form)
         conditions = conditioner.conditions
         if not run.single_pass or (not run.resumes and classes is None):
             conditions.warn_of_numbers(rows.n_rows)
@@ -373,9 +377,9 @@ class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncode
         """Encode conditions of a name, ``(n_rows, n_conditions)``; an error says that `what` needs them, and takes them `by`."""
         return self._conditioner.encode(given, n_rows, name=name, what=f"{what} of {type(self).__name__}", by=by)
 
-    def _joined(self, X: np.ndarray, given: Any) -> np.ndarray:
+    def _joined(self, X: np.ndarray, given: Any, dtype: Any = None, *, seed: int | None = None) -> Any:
         """Rows in the form of `fit`: images, or the reconstructed columns with those that are conditions between them."""
-        return self._as_images(self._conditioner.join(X, given))
+        return self._as_given(self._conditioner.join(X, given), dtype, seed=seed)
 
     def transform(self, X, *, condition=None):
         """Encode rows.
@@ -428,18 +432,19 @@ class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncode
 
         Returns
         -------
-        X : ndarray of shape (n_samples, n_features_in_)
-            Means of the likelihood, in the units of the training data.
+        X : {ndarray, DataFrame} of shape (n_samples, n_features_in_)
+            Means of the likelihood, in the units of the training data; where these were a frame with columns of different kinds,
+            a frame like it, with the likeliest categories.
         """
         check_is_fitted(self, "module_")
         Z = check.check_codes(self, Z)
         given, name = choose(None, y, condition)
-        return self._decode(Z, self._encoded(given, name, len(Z), "inverse_transform"), given).astype(Z.dtype, copy=False)
+        return self._decode(Z, self._encoded(given, name, len(Z), "inverse_transform"), given, Z.dtype)
 
-    def _decode(self, Z: np.ndarray, encoded: np.ndarray, given: Any) -> np.ndarray:
+    def _decode(self, Z: np.ndarray, encoded: np.ndarray, given: Any, dtype: Any) -> Any:
         """Decode codes under conditions, which are encoded and as they were given, to rows in the form of `fit`."""
         X = inference.decode(self.module_, Z, check.resolve_device(self.device), encoded)
-        return self._joined(X, given)
+        return self._joined(X, given, dtype)
 
     def reconstruct(self, X, y=None, *, condition=None):
         """Encode and decode rows.
@@ -453,11 +458,11 @@ class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncode
 
         Returns
         -------
-        X_hat : ndarray of shape (n_samples, n_features_in_)
-            What the model makes of them.
+        X_hat : {ndarray, DataFrame} of shape (n_samples, n_features_in_)
+            What the model makes of them, in the form that `inverse_transform` gives.
         """
         table, given, device = self._rows(X, y, condition, "reconstruct")
-        return self._decode(inference.encode(self.module_, table, device), table.condition, given).astype(table.dtype, copy=False)
+        return self._decode(inference.encode(self.module_, table, device), table.condition, given, table.dtype)
 
     def style_transfer(self, X, y, *, condition=None):
         """Decode the codes of rows under other labels.
@@ -479,7 +484,7 @@ class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncode
         what = "style_transfer with encode_condition=True"
         table, _, device = self._rows(X, None, condition, what, needed=self.encode_condition, by="condition")
         new = self._encoded(y, "y", table.n_rows, "style_transfer", "y")
-        return self._decode(inference.encode(self.module_, table, device), new, y).astype(table.dtype, copy=False)
+        return self._decode(inference.encode(self.module_, table, device), new, y, table.dtype)
 
     def interpolate(self, X_start, X_end, y_start=None, y_end=None, n_steps=10, *, method="linear"):
         """Decode what lies between pairs of rows: between their styles, their labels, or both.
@@ -501,38 +506,42 @@ class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncode
 
         Returns
         -------
-        X : ndarray of shape (n_pairs, n_steps, n_features_in_)
-            Decoder's means.
+        X : ndarray of shape (n_pairs, n_steps, n_features_in_), or DataFrame of n_pairs * n_steps rows
+            Decoder's means; of frames with columns of different kinds, one frame of all rows, pair by pair.
         """
         ends, columns = [], []
         for X, y in ((X_start, y_start), (X_end, y_start if y_end is None else y_end)):
             table, given, device = self._rows(X, y, None, "interpolate", by="y_start")
             ends.append((inference.encode(self.module_, table, device), table.condition))
-            columns.append(given)
+            columns.append(None if self._conditioner.columns is None else self._conditioner.numbers(given, table.n_rows))
         (z_start, c_start), (z_end, c_end) = ends
         codes = between(z_start, z_end, n_steps, method)
         conditions = between(c_start, c_end, n_steps, "linear")
         X = inference.decode(
             self.module_, codes.reshape(-1, codes.shape[-1]), device, conditions.reshape(-1, conditions.shape[-1])
         )
-        given = None if self._conditioner.columns is None else between(*columns, n_steps, "linear").reshape(len(X), -1)
-        X = self._joined(X, given)
-        return X.reshape(*codes.shape[:2], *X.shape[1:])
+        if self._conditioner.columns is not None:
+            X = self._conditioner.place(X, between(*columns, n_steps, "linear").reshape(len(X), -1))
+        X = self._as_given(X)
+        return X if is_frame(X) else X.reshape(*codes.shape[:2], *X.shape[1:])
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 
-    def sample(self, n_samples=None, y=None, return_y=False, *, mean=False, random_state=None):
+    def sample(self, n_samples=None, y=None, return_y=False, *, given=None, mean=False, random_state=None):
         """Draw new rows from the model.
 
         Parameters
         ----------
         n_samples : int, default=None
-            Number of rows; as many as there are in `y` by default, or 1.
+            Number of rows; as many as there are in `y` or `given` by default, or 1.
         y : scalar or array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
             Labels or numbers, one for each row or one for all. By default they are drawn, too: labels in the proportions of the
-            training rows, numbers from among at most 1,000 training rows.
+            training rows, or by how likely they are given `given`; numbers from among at most 1,000 training rows.
         return_y : bool, default=False
             Return them as well.
+        given : dict, DataFrame or array-like of shape (n_rows, n_features), default=None
+            Entries that rows are to have, see :meth:`VAETransformer.sample`. Numbers that the model conditions on have to be
+            given, too, as `y` or as all `condition_columns`.
         mean : bool, default=False
             Return the decoder's means, without the likelihood's noise.
         random_state : int, RandomState instance or None, default=None
@@ -540,12 +549,14 @@ class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncode
 
         Returns
         -------
-        X : ndarray of shape (n_samples, n_features_in_)
-            Rows in the units of the training data.
+        X : {ndarray, DataFrame} of shape (n_samples, n_features_in_)
+            Rows in the units of the training data; where these were a frame with columns of different kinds, a frame like it.
         y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
             Labels or numbers of the rows, with ``return_y=True`` only.
         """
         check_is_fitted(self, "module_")
+        if given is not None:
+            return self._sample_under(given, n_samples, y, return_y, mean, random_state)
         if n_samples is None:
             n_samples = self._conditions.n_conditions(y)
         codes_seed, noise_seed, y_seed = self._draw_seeds(n_samples, random_state, n=3)
@@ -554,10 +565,9 @@ class CVAE(InpaintingMixin, ConditionalAnomalyScoresMixin, VariationalAutoEncode
         noise = np.random.default_rng(codes_seed).standard_normal((n_samples, self.module_.prior.n_noise))
         codes = inference.codes_from_noise(self.module_, noise, device, encoded)
         if mean:
-            rows = inference.decode(self.module_, codes, device, encoded)
+            X = self._joined(inference.decode(self.module_, codes, device, encoded), given)
         else:
-            rows = inference.draw(self.module_, codes, device, noise_seed, encoded)
-        X = self._joined(rows, given)
+            X = self._joined(inference.draw(self.module_, codes, device, noise_seed, encoded), given, seed=noise_seed)
         return (X, self._conditions.as_fitted(given)) if return_y else X
 
     # -- scores -------------------------------------------------------------------------------------------------------

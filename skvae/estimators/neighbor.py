@@ -15,6 +15,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from skvae import inference
 from skvae.data import Table
 from skvae.estimators import _checks as check
+from skvae.estimators._base import OF_NUMBERS
 from skvae.estimators._docs import document
 from skvae.estimators._fit import FitRun
 from skvae.estimators._held_out import HeldOut
@@ -117,9 +118,11 @@ class NeighborAE(AutoEncoder):
     """
 
     _module_class = NeighborAEModule
+    _takes_frames = False
 
     _parameter_constraints = {
         **{name: takes for name, takes in AutoEncoder._parameter_constraints.items() if name != "linear_path"},
+        **OF_NUMBERS,
         "n_neighbors": [Interval(Integral, 1, None, closed="left")],
         "neighbor_weight": [Interval(Real, 0, None, closed="left")],
         "min_dist": [Interval(Real, 0, 1, closed="both")],

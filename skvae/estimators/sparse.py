@@ -292,5 +292,11 @@ class SparseAE(ContinuousAutoEncoder):
         codes = [sparse.csr_matrix(block) for block in codes]
         return sparse.vstack(codes, format="csr")
 
+    def _code_source(self):
+        raise ValueError(
+            "SparseAE takes no given: its samples keep to the patterns of activity of training rows, which have no density that "
+            "could be weighed by what is given. VAETransformer and AutoEncoder take it."
+        )
+
     def _sample_codes(self, n_samples: int, seed: int) -> np.ndarray:
         return self._activity.sample(n_samples, seed)

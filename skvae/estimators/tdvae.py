@@ -213,7 +213,7 @@ class TDVAE(SeriesMixin, BaseAutoEncoder):
 
     # -- fitting ------------------------------------------------------------------------------------------------------
 
-    def _check_rows(self, X: Any, *, reset: bool, min_rows: int = 1, sets_form: bool = False) -> np.ndarray:
+    def _check_rows(self, X: Any, *, reset: bool, min_rows: int = 1, sets_form: bool = False, weight: Any = None) -> np.ndarray:
         if sets_form:
             self._gives_rows = holds_rows(X)
         return check_sequences(self, X, reset=reset, min_rows=min_rows)

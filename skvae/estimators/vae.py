@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from skvae import inference
-from skvae.estimators import _checks as check
+from skvae.estimators._base import OF_FRAMES
 from skvae.estimators._continuous import LINEAR_PATH
 from skvae.estimators._docs import document
 from skvae.estimators._latent import LatentWalksMixin
@@ -75,12 +75,13 @@ class VAETransformer(LatentWalksMixin, VariationalAutoEncoder):
     """
 
     _module_class = VAEModule
+    _takes_frames = True
 
     _parameter_constraints = {
         **VariationalAutoEncoder._parameter_constraints,
         "linear_path": LINEAR_PATH,
         "prior": PRIOR,
-        "missing_values": check.MISSING_VALUES,
+        **OF_FRAMES,
     }
 
     def __init__(
@@ -98,8 +99,8 @@ class VAETransformer(LatentWalksMixin, VariationalAutoEncoder):
         decoder=None,
         linear_path="auto",
         image_shape=None,
-        likelihood="gaussian",
-        missing_values=None,
+        likelihood="auto",
+        missing_values="auto",
         learning_rate="auto",
         optimizer="adam",
         batch_size=128,

@@ -11,6 +11,7 @@ from skvae.modules.likelihoods import LIKELIHOODS, NOISE_MODES, Likelihood, Like
 from skvae.modules.likelihoods.bernoulli import Bernoulli, BernoulliLikelihood
 from skvae.modules.likelihoods.gaussian import Gaussian, GaussianLikelihood
 from skvae.modules.likelihoods.laplace import Laplace, LaplaceLikelihood
+from skvae.modules.likelihoods.mixed import Mixed, MixedLikelihood
 from skvae.modules.likelihoods.poisson import Poisson, PoissonLikelihood
 from skvae.modules.missing import MECHANISMS, MaskModel, MIWAEModule
 from skvae.modules.neighbor import NeighborAEModule
@@ -115,6 +116,8 @@ __all__ = [
     "Loss",
     "MIWAEModule",
     "MaskModel",
+    "Mixed",
+    "MixedLikelihood",
     "MixturePrior",
     "NeighborAEModule",
     "Net",

@@ -80,7 +80,7 @@ class AutoEncoderModule(LatentModule):
 
     def loss(self, batch: Batch, schedule: Schedule) -> Loss:
         output = self.decode(self.encode(batch), batch)
-        return Loss({"reconstruction": self.likelihood.distortion(batch.target, output, batch.counted)}, {})
+        return Loss({"reconstruction": self.likelihood.distortion(batch.target, output, batch.counted, batch.facts)}, {})
 
     @torch.no_grad()
     def start(self, batch: Batch) -> None:
@@ -221,8 +221,9 @@ class AutoEncoderModule(LatentModule):
         residual, slopes = likelihood.residual(some.target, output), self._slopes_in_parts(code, free, some)
         if observed is not None:
             residual = residual * observed
-        learnable, _, counted = self._learnable(some, output, likelihood.energies(some.target, output))
-        energy = start = likelihood.mean_energy(learnable, some.weight, counted)
+        terms = likelihood.terms(some.target, output, some.counted)
+        counted = terms.counted
+        energy = start = likelihood.mean_energy(terms.learnable, some.weight, counted)
         if len(code) < len(batch.x):
             energy = self._mean_energy_in_parts(batch)
         decides = (start > _TYPICAL * energy) & (len(code) >= min(len(batch.x), _FEWEST_ROWS))
@@ -248,12 +249,12 @@ class AutoEncoderModule(LatentModule):
 
     def _mean_energy_in_parts(self, batch: Batch) -> Tensor:
         """Mean of the energies that the noise is learned from, of rows that are decoded a few at a time."""
-        found = []
-        for part in self._parts(batch, 1):
-            output = self.decode(self._code(part)[0], part)
-            found.append(self._learnable(part, output, self.likelihood.energies(part.target, output)))
-        counted = [each for _, _, each in found if each is not None]
-        energy = torch.cat([each for each, _, _ in found])
+        found = [
+            self.likelihood.terms(part.target, self.decode(self._code(part)[0], part), part.counted)
+            for part in self._parts(batch, 1)
+        ]
+        counted = [terms.counted for terms in found if terms.counted is not None]
+        energy = torch.cat([terms.learnable for terms in found])
         return self.likelihood.mean_energy(energy, batch.weight, torch.cat(counted) if counted else None)
 
     def _slopes_in_parts(self, code: Tensor, free: Free, batch: Batch) -> Tensor:

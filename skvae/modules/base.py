@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from skvae.data.marginals import Marginal
 from skvae.modules.batch import Batch, Loss
-from skvae.modules.likelihoods import LikelihoodSpec, build_likelihood, resolve_likelihood
+from skvae.modules.likelihoods import Energies, LikelihoodSpec, build_likelihood, resolve_likelihood
 from skvae.modules.networks.build import TIED, build_networks
 from skvae.modules.networks.layers import Shortcut, TiedLinear, last_layers
 from skvae.modules.networks.specs import MLP
@@ -134,13 +134,13 @@ class ImportanceDraws(NamedTuple):
         :math:`\log p(x|z_k) + \log p(z_k) - \log q(z_k|x)`.
     output : Tensor of shape (n, n_draws, n_features)
         What the decoder returns for them.
-    energy : Tensor of shape (n, n_draws, n_features)
-        See `Likelihood.energies`.
+    terms : Energies
+        Of shape ``(n, n_draws, n_features)``.
     """
 
     log_weights: Tensor
     output: Tensor
-    energy: Tensor
+    terms: Energies
 
 
 class LatentModule(TrainableModule):
@@ -305,37 +305,32 @@ class LatentModule(TrainableModule):
         return self.training and self.learns_noise and self.likelihood.learns_noise
 
     def _noise_learned(
-        self, batch: Batch, output: Tensor, energy: Tensor, share: Tensor | None = None, *, complete: bool = False
+        self, batch: Batch, terms: Energies, share: Tensor | None = None, *, complete: bool = False
     ) -> dict[str, Tensor]:
         """Return what the noise is learned from: the mean energy of a batch, and how much of each column is observed.
 
         Parameters
         ----------
         batch : Batch
-        output : Tensor of shape (n, n_outputs) or (n, n_draws, n_outputs)
-            What the decoder returned.
-        energy : Tensor of shape (n, n_features) or (n, n_draws, n_features)
-            Zero for missing entries.
+        terms : Energies
+            Of shape ``(n, n_features)`` or ``(n, n_draws, n_features)``.
         share : Tensor of shape (n, n_draws), optional
             Shares of the draws; equal ones by default.
         complete : bool, default=False
-            Whether the energy has the missing entries in it, too.
+            Whether the energies have the missing entries in them, too.
         """
         if not self._is_learning_noise:
             return {}
-        target, observed = batch.target, batch.counted
-        if energy.dim() == 3:
-            target, observed = target.unsqueeze(1), None if observed is None else observed.unsqueeze(1)
-        energy, counted = self.likelihood.learnable(target, output, energy.detach(), observed)
-        of_rows = batch.weight / len(batch.weight)
+        energy, of_rows = terms.learnable.detach(), batch.weight / len(batch.weight)
         if energy.dim() == 2:
             mean = energy.t().mv(of_rows)
         else:
             of_draws = of_rows.unsqueeze(1) / energy.shape[1] if share is None else of_rows.unsqueeze(1) * share
             mean = energy.flatten(0, 1).t().mv(of_draws.expand(energy.shape[:2]).flatten())
-        if counted is None:
+        if terms.counted is None:
             return {"energy": mean}
-        observed = of_rows @ (counted if counted.dim() == 2 else counted[:, 0]).to(of_rows)
+        counted = terms.counted if terms.counted.dim() == 2 else terms.counted[:, 0]
+        observed = of_rows @ counted.to(of_rows)
         return {"energy": mean, "observed": torch.ones_like(observed) if complete else observed}
 
     # -- the code -----------------------------------------------------------------------------------------------------
@@ -355,7 +350,8 @@ class LatentModule(TrainableModule):
 
     def encoder_input(self, batch: Batch) -> Tensor:
         """Return what the encoder takes: what the likelihood has it read of rows, and what is joined to that."""
-        return self.join_input(self.likelihood.network_input(batch.x), batch)
+        facts = batch.facts if batch.x is batch.target else None
+        return self.join_input(self.likelihood.network_input(batch.x, facts), batch)
 
     def join_input(self, x: Tensor, batch: Batch) -> Tensor:
         """Join to what is read of rows: ones where an entry of an indicated column is missing."""
@@ -392,13 +388,8 @@ class LatentModule(TrainableModule):
 
     def _mean_energy(self, batch: Batch, output: Tensor) -> Tensor:
         """Mean of the energies that the noise is learned from, around what the decoder returned, ``(n_features,)``."""
-        energy = self.likelihood.energies(batch.target, output)
-        return self.likelihood.mean_energy(*self._learnable(batch, output, energy))
-
-    def _learnable(self, batch: Batch, output: Tensor, energy: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return what `Likelihood.mean_energy` takes."""
-        learnable, counted = self.likelihood.learnable(batch.target, output, energy, batch.counted)
-        return learnable, batch.weight, counted
+        terms = self.likelihood.terms(batch.target, output, batch.counted)
+        return self.likelihood.mean_energy(terms.learnable, batch.weight, terms.counted)
 
     def fit_noise(self, batch: Batch, share: float = 1.0) -> None:
         """Fit the likelihood's noise to rows once encoder and decoder are trained.
@@ -449,10 +440,11 @@ class LatentModule(TrainableModule):
         z, log_q = self.propose(batch if seen is None else seen)
         output = self.decode(z, batch)
         observed = None if batch.observed is None else batch.observed.unsqueeze(1)
-        energy = self.likelihood.energies(batch.target.unsqueeze(1), output, observed)
-        log_likelihood = -self.likelihood.nll_of(energy, observed)
+        facts = None if batch.facts is None else batch.facts.unsqueeze(1)
+        terms = self.likelihood.terms(batch.target.unsqueeze(1), output, observed, facts)
+        log_likelihood = -self.likelihood.nll_of(terms.energy, observed)
         log_density = self.prior.log_prob(z, batch.condition) if log_prior is None else log_prior(z)
-        return ImportanceDraws(log_likelihood + log_density - log_q, output, energy)
+        return ImportanceDraws(log_likelihood + log_density - log_q, output, terms)
 
     def log_prob(self, batch: Batch, log_prior: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Importance-weighted estimate of the log-likelihood of rows, in nats and in the units of the data, ``(n,)``."""

@@ -30,6 +30,8 @@ class Batch(NamedTuple):
         For every row one of those that are near it, as `x` has them, for modules that want some.
     neighbor_observed : Tensor of bool, shape (n, n_features), or None
         Which entries of these are not missing; None where all of them are there.
+    facts : Tensor of shape (n, n_facts) or None
+        What the likelihood finds out about the target by itself, where that takes long; see `Likelihood.facts`.
     noise : dict of Tensor or None
         Standard normal draws, by the names in the module's `noise_shapes`, each of shape ``(n, *shape)``.
     """
@@ -42,6 +44,7 @@ class Batch(NamedTuple):
     target_observed: Tensor | None = None
     neighbor: Tensor | None = None
     neighbor_observed: Tensor | None = None
+    facts: Tensor | None = None
     noise: dict[str, Tensor] | None = None
 
     @classmethod

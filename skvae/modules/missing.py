@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from skvae import functional as fn
 from skvae.modules.base import Schedule
 from skvae.modules.batch import Batch, Loss
+from skvae.modules.likelihoods import Energies
 from skvae.modules.linear import LinearModel, Readings
 from skvae.modules.networks.layers import linear_map_of, mlp
 from skvae.modules.posterior import DiagonalNormal, FactorPosterior, Proposal
@@ -96,15 +97,15 @@ class MaskedDraws(NamedTuple):
     log_weights : Tensor of shape (n, n_draws)
     output : Tensor of shape (n, n_draws, n_features)
         What the decoder returns.
-    energy : Tensor of shape (n, n_draws, n_features)
-        Of observed entries and, in training with a mask model, of missing ones as well.
+    terms : Energies
+        Of shape ``(n, n_draws, n_features)``; the noise is learned, with a mask model, from missing entries as well.
     drawn : Tensor of shape (n, n_draws, n_features) or None
         Complete rows, in standardized units, that the mask model read.
     """
 
     log_weights: Tensor
     output: Tensor
-    energy: Tensor
+    terms: Energies
     drawn: Tensor | None
 
 
@@ -182,15 +183,13 @@ class MIWAEModule(VAEModule):
     def loss(self, batch: Batch, schedule: Schedule) -> Loss:
         if self.hides and self.is_factored:
             batch = self._hide(batch)
-            log_weights, output, energy = self.importance_draws(batch)
+            log_weights, _, terms = self.importance_draws(batch)
         elif self.hides:
-            log_weights, output, energy = self.importance_draws(batch, seen=self._hide(batch))
+            log_weights, _, terms = self.importance_draws(batch, seen=self._hide(batch))
         else:
-            log_weights, output, energy, _ = self.weigh_masks(batch)
+            log_weights, _, terms, _ = self.weigh_masks(batch)
         share = torch.softmax(log_weights.detach(), 1)
-        learned = (
-            {} if self.is_solved else self._noise_learned(batch, output, energy, share, complete=self.mask_model is not None)
-        )
+        learned = {} if self.is_solved else self._noise_learned(batch, terms, share, complete=self.mask_model is not None)
         return Loss({"reconstruction": math.log(log_weights.shape[1]) - torch.logsumexp(log_weights, dim=1)}, learned)
 
     @property
@@ -277,20 +276,22 @@ class MIWAEModule(VAEModule):
         -------
         MaskedDraws
         """
-        log_weights, output, energy = self.importance_draws(batch)
+        log_weights, output, terms = self.importance_draws(batch)
         if self.mask_model is None:
-            return MaskedDraws(log_weights, output, energy, None)
+            return MaskedDraws(log_weights, output, terms, None)
         observed = torch.ones_like(batch.x, dtype=torch.bool) if batch.observed is None else batch.observed
         if self.mask_model.is_separate:
             log_mask, expected = self._integrate_own_values(batch.target, observed, output)
-            return MaskedDraws(log_weights + log_mask, output, energy if expected is None else energy + expected, None)
+            learnable = terms.learnable if expected is None else terms.learnable + expected
+            return MaskedDraws(log_weights + log_mask, output, terms._replace(learnable=learnable), None)
         observed, likelihood = observed.unsqueeze(1), self.likelihood
         guess = likelihood.scatter_by(output, batch.drawn("entries"))
         drawn = torch.where(observed, batch.target.unsqueeze(1), guess)
         log_weights = log_weights + self.mask_model.log_prob(likelihood.read(drawn), observed)
         if self._is_learning_noise:  # from complete rows: what is observed has been chosen by its value
-            energy = energy + likelihood.energies(guess, output, ~observed).detach()
-        return MaskedDraws(log_weights, output, energy, drawn)
+            guessed = likelihood.energies(guess, output, ~observed).detach()
+            terms = terms._replace(learnable=terms.learnable + guessed)
+        return MaskedDraws(log_weights, output, terms, drawn)
 
     def _integrate_own_values(self, target: Tensor, observed: Tensor, output: Tensor) -> tuple[Tensor, Tensor | None]:
         """Integrate missing entries out, one by one, as each decides by itself whether it is missing.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from skvae.functional import gaussian_kl, normal_log_prob
 from skvae.modules.base import LatentModule, Schedule
 from skvae.modules.batch import Batch, Loss
-from skvae.modules.likelihoods import LikelihoodSpec
+from skvae.modules.likelihoods import Energies, LikelihoodSpec
 from skvae.modules.networks.layers import mlp
 from skvae.modules.networks.recurrent import Memory, RecurrentNetwork
 from skvae.modules.networks.specs import MLP, Recurrent, fill, hidden_of
@@ -328,8 +328,7 @@ class TDVAEModule(LatentModule):
         earlier = self.draw(smoothed, batch.drawn("past"))
         smoothing = self._divergence(earlier, smoothed, expected)
         transition = self.log_density(later, believed) - self.log_density(later, self.transition_moments(earlier, gap))
-        output = self.decode(later, batch)
-        energy = self.likelihood.energies(target, output)
+        energy = self.likelihood.energies(target, self.decode(later, batch))
         terms = {
             "reconstruction": self.likelihood.nll_of(energy).mean(1),
             "smoothing": schedule["beta"] * smoothing.mean(1),
@@ -339,7 +338,7 @@ class TDVAEModule(LatentModule):
             jump = self.draw(self.transition_moments(self.draw(expected, None), gap), None)
             error = self.likelihood.energies(target, self.decode(jump, batch)) @ self.likelihood.weight
             terms["auxiliary"] = schedule["auxiliary"] * error.mean(1)
-        return Loss(terms, self._noise_learned(batch, output, energy))
+        return Loss(terms, self._noise_learned(batch, Energies(energy, energy, batch.counted)))
 
     def _divergence(self, state: Tensor, first: Moments, second: Moments) -> Tensor:
         """KL between two distributions of a state, layer by layer along a draw from the first."""

@@ -172,11 +172,12 @@ class VAEModule(LatentModule):
         likelihood, observed = self.likelihood, batch.observed
         q, noise = self.posterior(batch), batch.drawn("posterior")
         z = q.from_noise(noise)
-        output, target = self.decode(z, batch), batch.target
+        output, target, facts = self.decode(z, batch), batch.target, batch.facts
         if noise.dim() == 3:
             target, observed = target.unsqueeze(1), None if observed is None else observed.unsqueeze(1)
-        energy = likelihood.energies(target, output, observed)
-        nll = likelihood.nll_of(energy, observed)
+            facts = None if facts is None else facts.unsqueeze(1)
+        entries = likelihood.terms(target, output, observed, facts)
+        nll = likelihood.nll_of(entries.energy, observed)
         kl, beta, learned = self.prior.kl(q, z, batch.condition), schedule["beta"], schedule.get("prior", 1.0)
         if not (isinstance(learned, float) and learned == 1.0):
             kl = learned * kl + (1.0 - learned) * fn.gaussian_kl(*q)
@@ -186,7 +187,7 @@ class VAEModule(LatentModule):
         if not (isinstance(beta, float) and beta == 1.0):
             kl = beta * kl
         terms = {"reconstruction": nll if noise.dim() == 2 else nll.mean(1), "kl": kl}
-        return Loss(terms, self._noise_learned(batch, output, energy))
+        return Loss(terms, self._noise_learned(batch, entries))
 
     def residual_energy(self, batch: Batch) -> Tensor:
         """Mean energy of every column around draws from the posteriors, ``(n_features,)``; see `Likelihood.mean_energy`."""

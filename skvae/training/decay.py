@@ -98,7 +98,9 @@ def search_decay(module: LatentModule, table: Table, device: torch.device, plan:
         return DecayCurve(np.array([math.inf]), np.array([math.nan]), np.array([0.0]), np.zeros((1, table.n_features)), 0)
     exact = rows_of(module, replace(table.take(chosen), weight=weight / weight.mean()))
     rows = Batch(*(None if part is None else part.to(device) for part in exact[:-1]))  # type: ignore[arg-type]
-    rows = rows._replace(x=rows.x.float(), target=rows.target.float(), weight=rows.weight.float())
+    x = rows.x.float()
+    target = x if exact.target is exact.x else rows.target.float()
+    rows = rows._replace(x=x, target=target, weight=rows.weight.float(), facts=module.likelihood.facts(target))
     if rows.condition is not None:
         rows = rows._replace(condition=rows.condition.float())
     return _search(module, rows, exact, plan, None if table.groups is None else table.groups[chosen])
@@ -265,7 +267,9 @@ def _blocks(
 
 def _held_out(rows: Batch, index: torch.Tensor, noise_shapes: dict[str, tuple[int, ...]], seed: int) -> tuple[Batch, int]:
     """Held-out rows of a fold, each as often as makes their loss certain enough, and how often that is."""
-    parts = (None if part is None else part[index] for part in rows[:-1])
+    parts = [None if part is None else part[index] for part in rows[:-1]]
+    if rows.target is rows.x:
+        parts[1] = parts[0]
     n_times = max(1, min(16, _DRAWN_ROWS // len(index))) if noise_shapes else 1
     batch = Batch(*parts).repeated(n_times)  # type: ignore[arg-type]
     generator = make_generator(seed + 1, rows.x.device)

@@ -276,7 +276,8 @@ class BatchLoader:
                 neighbor, seen = (None, None) if near is None else rows.take_near(near[here])
                 given = None if condition is None else condition[here]
                 drawn = {name: draws[here] for name, draws in noise.items()}
-                yield Block(Batch(x, target, weight[here], given, observed, counted, neighbor, seen, drawn), part)
+                facts = None if rows.likelihood is None else rows.likelihood.facts(target)
+                yield Block(Batch(x, target, weight[here], given, observed, counted, neighbor, seen, facts, drawn), part)
 
     def _draw(self, shape: tuple[int, ...], draw: Callable[..., torch.Tensor] = torch.randn) -> torch.Tensor:
         noise = draw(shape, generator=self.noise, device=self.noise.device, dtype=torch.float32)

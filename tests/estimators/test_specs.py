@@ -240,6 +240,8 @@ STAND_INS = [
 )
 @pytest.mark.parametrize(("cls", "name"), STAND_INS, ids=lambda value: getattr(value, "__name__", value))
 def test_what_stands_for_no_specification_has_no_arguments(cls, name, value):
+    if isinstance(value, dict) and name == "likelihood" and cls._takes_frames:
+        pytest.skip("a dict stands for likelihoods of columns")
     model = cls(**{name: value})
     with pytest.raises(ValueError, match=rf"^{name}=[\s\S]* has no parameters, so that there is none called 'dropout'"):
         model.set_params(**{f"{name}__dropout": 0.1})

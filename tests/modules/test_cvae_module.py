@@ -302,7 +302,7 @@ def test_conditions_that_are_read_once_give_the_same(networks, one_row):
     expected = module.importance_draws(batch)  # with gradients, for which rows and conditions are put side by side
     with torch.no_grad():
         found = module.importance_draws(batch)
-    for part, other in zip(found, expected, strict=True):
+    for part, other in zip([*found[:2], *found.terms[:2]], [*expected[:2], *expected.terms[:2]], strict=True):
         assert part.shape == other.shape
         torch.testing.assert_close(part, other.detach(), rtol=1e-10, atol=1e-10)
 

@@ -195,7 +195,7 @@ def test_shapes(make):
         torch.testing.assert_close(output[:, k], module.decode(proposal.z[:, k], draws))
     weighted = module.importance_draws(draws)
     assert weighted.log_weights.shape == (N_ROWS, 4)
-    assert weighted.output.shape == weighted.energy.shape == (N_ROWS, 4, N_FEATURES)
+    assert weighted.output.shape == weighted.terms.energy.shape == (N_ROWS, 4, N_FEATURES)
     torch.testing.assert_close(weighted.output, output)
     assert module.log_prob(draws).shape == (N_ROWS,)
     assert module.prior.log_prob(proposal.z, draws.condition).shape == (N_ROWS, 4)
@@ -315,7 +315,8 @@ def test_score_is_the_mean_of_the_weights(make):
     module = make()
     batch = for_score(module, batch_for(module).x, 6)
     z, log_q = module.propose(batch)
-    log_weights, output, energy = module.importance_draws(batch)
+    log_weights, output, terms = module.importance_draws(batch)
+    energy = terms.energy
     torch.testing.assert_close(energy, module.likelihood.energies(batch.x.unsqueeze(1), output))
     log_joint = module.prior.log_prob(z, batch.condition) - module.likelihood.nll(batch.x.unsqueeze(1), output)
     torch.testing.assert_close(log_weights, log_joint - log_q)

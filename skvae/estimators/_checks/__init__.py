@@ -3,15 +3,19 @@
 from skvae.estimators._checks.codes import check_codes, check_discrete_codes
 from skvae.estimators._checks.columns import check_columns, check_mask, column_names
 from skvae.estimators._checks.entries import refuse_no_table, refuse_text
+from skvae.estimators._checks.frames import check_likelihood, refuse_other_columns
+from skvae.estimators._checks.given import Given, check_given, check_n_given
 from skvae.estimators._checks.graphs import check_graph
 from skvae.estimators._checks.images import check_image_shape
 from skvae.estimators._checks.labels import as_array, as_columns, check_class_labels, check_entries, check_labels
 from skvae.estimators._checks.missing import (
+    AUTO_MISSING,
     MISSING_VALUES,
     check_missing,
     check_missing_values,
     is_nan,
     mark_missing,
+    missing_in,
 )
 from skvae.estimators._checks.networks import (
     check_architecture,
@@ -33,7 +37,9 @@ from skvae.estimators._checks.targets import check_clean, choose_clean
 from skvae.estimators._checks.weights import check_score_weights, check_weights
 
 __all__ = [
+    "AUTO_MISSING",
     "MISSING_VALUES",
+    "Given",
     "as_array",
     "as_columns",
     "check_anomaly_method",
@@ -47,12 +53,15 @@ __all__ = [
     "check_count",
     "check_discrete_codes",
     "check_entries",
+    "check_given",
     "check_graph",
     "check_image_shape",
     "check_labels",
+    "check_likelihood",
     "check_mask",
     "check_missing",
     "check_missing_values",
+    "check_n_given",
     "check_network",
     "check_precision",
     "check_rows",
@@ -64,8 +73,10 @@ __all__ = [
     "is_nan",
     "list_callbacks",
     "mark_missing",
+    "missing_in",
     "refuse_hidden_layers",
     "refuse_no_table",
+    "refuse_other_columns",
     "refuse_text",
     "resolve_device",
     "validate_rows",

@@ -14,27 +14,30 @@ from skvae.data import dense
 
 def column_names(estimator: Any, n_features: int) -> np.ndarray | None:
     """Names that an estimator saw of so many columns, if it saw any; frames of a sequence have none."""
+    if estimator._frame_form is not None:
+        return np.array([*estimator._frame_form.names, None], dtype=object)[:-1]  # names may be of any type
     names = getattr(estimator, "feature_names_in_", None)
     return names if names is not None and len(names) == n_features else None
 
 
+def column_position(estimator: Any, column: Any, given: str) -> int:
+    """Position of a column of X that an argument, which messages call `given`, has by name or position."""
+    n_features = estimator.n_features_in_
+    known = column_names(estimator, n_features)
+    names = [] if known is None else list(known)
+    if column in names:
+        return names.index(column)
+    if isinstance(column, str):
+        there = f"its columns are {names[:10]}{and_more(names, 10)}" if names else "its columns have no names"
+        raise ValueError(f"{given} has {column!r}, which X does not have; {there}.")
+    if isinstance(column, Integral) and not isinstance(column, bool) and -n_features <= column < n_features:
+        return int(column) % n_features
+    raise ValueError(f"{given} has {column!r}; it takes names and positions of the {n_features} columns of X.")
+
+
 def check_columns(estimator: Any, columns: Any) -> np.ndarray:
     """Positions of columns of X that are given by name or position."""
-    names = list(getattr(estimator, "feature_names_in_", []))
-    positions = []
-    known = range(-estimator.n_features_in_, estimator.n_features_in_)
-    for column in columns:
-        if isinstance(column, str):
-            if column not in names:
-                there = f"its columns are {names[:10]}{and_more(names, 10)}" if names else "its columns have no names"
-                raise ValueError(f"condition_columns has {column!r}, which X does not have; {there}.")
-            positions.append(names.index(column))
-        elif isinstance(column, Integral) and not isinstance(column, bool) and column in known:
-            positions.append(int(column) % estimator.n_features_in_)
-        else:
-            raise ValueError(
-                f"condition_columns has {column!r}; it takes names and positions of the {estimator.n_features_in_} columns of X."
-            )
+    positions = [column_position(estimator, column, "condition_columns") for column in columns]
     if not positions or len(set(positions)) < len(positions) or len(positions) == estimator.n_features_in_:
         raise ValueError(
             f"condition_columns={columns!r} must name at least one column, none twice, and leave some of the "

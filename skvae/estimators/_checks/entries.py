@@ -42,10 +42,10 @@ class _Column:
     dtype: Any
 
 
-def refuse_text(X: Any, table: str = "X") -> None:
+def refuse_text(X: Any, table: str = "X", cure: str = "") -> None:
     """Raise an error that names the columns of a table which hold text, dates or other things that are no numbers.
 
-    It says what makes numbers of them.
+    It says what makes numbers of them, and what else could be done.
     It is a TypeError, as of scikit-learn, where a column holds things that nobody would take for a number, and else a ValueError.
     """
     found: dict[str, list[tuple[_Column, Any]]] = {}
@@ -55,7 +55,7 @@ def refuse_text(X: Any, table: str = "X") -> None:
             found.setdefault(kind, []).append((column, example))
     if found:
         message = " ".join(_MESSAGES[kind](found[kind]) for kind in _MESSAGES if kind in found)
-        raise (TypeError if found.keys() <= {"nested", "others"} else ValueError)(message)
+        raise (TypeError if found.keys() <= {"nested", "others"} else ValueError)(message + cure)
 
 
 def _columns_of(X: Any, table: str) -> list[_Column]:

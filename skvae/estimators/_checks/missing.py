@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
-from sklearn.utils._param_validation import MissingValues
+from sklearn.utils._param_validation import MissingValues, StrOptions
 
 from skvae._spec import and_more
 from skvae.data import Table
+from skvae.data.containers import is_frame
 
 # What `missing_values` takes.
 MISSING_VALUES = [MissingValues(numeric_only=True), None]
+AUTO_MISSING = [StrOptions({"auto"}), *MISSING_VALUES]
 
 
 def is_nan(value: Any) -> bool:
@@ -22,17 +24,39 @@ def is_nan(value: Any) -> bool:
     return isinstance(value, Real) and bool(value != value)
 
 
+def missing_in(estimator: Any, X: Any) -> Any:
+    """Return what stands for a missing entry of `X`, if anything does: NaN does in data frames, where it is left open."""
+    missing = getattr(estimator, "missing_values", None)
+    if isinstance(missing, str):
+        return np.nan if is_frame(X) else None
+    return missing
+
+
+def what_to_do_about_nan(estimator: Any, missing: Any) -> str:
+    """Say in words what makes an estimator take missing entries, of which `missing` are those it takes."""
+    name = type(estimator).__name__
+    if not hasattr(estimator, "missing_values"):
+        return f"{name} takes no missing values; fill them in first, with AutoencoderImputer or an imputer of scikit-learn."
+    if missing is None:
+        return (
+            f"If it stands for missing entries, {name}(missing_values=np.nan) learns from the others; AutoencoderImputer fills "
+            "them in."
+        )
+    return f"{name} has missing_values={missing!r}, which alone stands for a missing entry; np.nan takes NaN for one."
+
+
 def check_missing_values(estimator: Any) -> None:
     """Raise a ValueError where what stands for a missing entry is no number that X can have."""
     if not hasattr(estimator, "missing_values"):
         return
-    value, may_be_none = estimator.missing_values, None in type(estimator)._parameter_constraints["missing_values"]
-    if value is None and may_be_none:
+    value, takes = estimator.missing_values, type(estimator)._parameter_constraints["missing_values"]
+    others = [other for other, is_taken in ((None, None in takes), ("auto", takes is AUTO_MISSING)) if is_taken]
+    if any(value is other or (isinstance(value, str) and value == other) for other in others):
         return
     if isinstance(value, bool) or not isinstance(value, Real) or abs(value) > sys.float_info.max:
         raise ValueError(
             f"missing_values={value!r} must be np.nan or a finite number, which stands for a missing entry"
-            f"{', or None' if may_be_none else ''}."
+            f"{''.join(f', or {other!r}' for other in others)}."
         )
 
 

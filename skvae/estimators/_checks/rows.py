@@ -10,20 +10,27 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import validate_data
 
 from skvae.data.sources import total
-from skvae.estimators._checks.entries import refuse_no_table, refuse_text
+from skvae.estimators._checks.entries import refuse_no_table
+from skvae.estimators._checks.frames import read_frame, refuse_other_columns
 from skvae.estimators._checks.images import flatten_images
-from skvae.estimators._checks.missing import is_nan, mark_missing
+from skvae.estimators._checks.missing import is_nan, mark_missing, missing_in, what_to_do_about_nan
 
 
-def check_rows(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1, sets_form: bool = False) -> Any:
-    """Rows as a float32 or float64 array or CSR matrix, with feature names and number checked; images are flattened.
+def check_rows(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1, sets_form: bool = False, weight: Any = None) -> Any:
+    """Rows as a float32 or float64 array or CSR matrix, with feature names and number checked.
 
-    With `sets_form`, results come in the form of `X`, rows or images, from now on.
+    Images are flattened, and entries of data frames with columns of different kinds are keys: see `FrameForm`, which is learned
+    of rows whose `weight` is not zero. With `sets_form`, results come in the form of `X`, rows or images, from now on.
     """
     refuse_no_table(X)
+    keys = read_frame(estimator, X, reset=reset, min_rows=min_rows, weight=weight)
+    if keys is not None:
+        if reset:
+            estimator.image_shape_, estimator._gives_images = None, False
+        return keys
     X = flatten_images(estimator, X, reset=reset, sets_form=sets_form)
-    refuse_text(X)
-    missing = getattr(estimator, "missing_values", None)
+    refuse_other_columns(estimator, X)
+    missing = missing_in(estimator, X)
     X = validate_rows(estimator, X, missing, reset=reset, accept_sparse="csr", ensure_min_samples=min_rows)
     if estimator._gives_images and estimator._n_condition_columns:
         raise ValueError("condition_columns are columns of rows; X is images, which have none to spare.")
@@ -46,7 +53,7 @@ def validate_rows(estimator: Any, X: Any, missing: Any, **options: Any) -> Any:
     except ValueError as error:
         if not str(error).startswith("Input X contains NaN."):
             raise
-        raise ValueError(f"Input X contains NaN. {_what_to_do_about_nan(estimator, missing)}") from None
+        raise ValueError(f"Input X contains NaN. {what_to_do_about_nan(estimator, missing)}") from None
     return mark_missing(X, missing)
 
 
@@ -78,17 +85,5 @@ def _unmasked(estimator: Any, X: Any, missing: Any) -> Any:
     if not isinstance(X, np.ma.MaskedArray) or not np.ma.is_masked(X):
         return X
     if missing is None:
-        raise ValueError(f"Input X contains masked entries. {_what_to_do_about_nan(estimator, missing)}")
+        raise ValueError(f"Input X contains masked entries. {what_to_do_about_nan(estimator, missing)}")
     return (X.astype(np.float64) if is_nan(missing) and X.dtype.kind in "biu" else X).filled(missing)
-
-
-def _what_to_do_about_nan(estimator: Any, missing: Any) -> str:
-    name = type(estimator).__name__
-    if not hasattr(estimator, "missing_values"):
-        return f"{name} takes no missing values; fill them in first, with AutoencoderImputer or an imputer of scikit-learn."
-    if missing is None:
-        return (
-            f"If it stands for missing entries, {name}(missing_values=np.nan) learns from the others; AutoencoderImputer fills "
-            "them in."
-        )
-    return f"{name} has missing_values={missing!r}, which alone stands for a missing entry; np.nan takes NaN for one."

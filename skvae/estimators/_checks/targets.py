@@ -9,8 +9,10 @@ import numpy as np
 from scipy import sparse
 from sklearn.utils.validation import check_array
 
+from skvae.data.containers import is_frame
 from skvae.estimators._checks.entries import refuse_text
-from skvae.estimators._checks.missing import is_nan, mark_missing
+from skvae.estimators._checks.missing import is_nan, mark_missing, missing_in
+from skvae.estimators._specs import resolve
 
 
 def choose_clean(X: Any, y: Any, clean: Any) -> tuple[Any, str]:
@@ -28,7 +30,7 @@ def choose_clean(X: Any, y: Any, clean: Any) -> tuple[Any, str]:
 
 def check_clean(estimator: Any, clean: Any, X: Any, *, name: str) -> Any:
     """Clean rows of checked rows `X`, as a float32 or float64 array or CSR matrix; NaN where entries are missing."""
-    missing, image = estimator.missing_values, estimator.image_shape_
+    missing, image = missing_in(estimator, clean), estimator.image_shape_
     shape, wanted = _shape(clean), tuple(X.shape)
     shapes = [wanted] if image is None else [(wanted[0], *image), wanted]
     if shape not in shapes:
@@ -36,6 +38,8 @@ def check_clean(estimator: Any, clean: Any, X: Any, *, name: str) -> Any:
         raise ValueError(
             f"{name} has {got}, but must have the shape {' or '.join(map(str, shapes))}: the clean row of every row of X."
         )
+    if estimator._frame_form is not None:
+        return _keys_of(estimator, clean, name)
     if len(shape) > 2:
         clean = np.asarray(clean).reshape(wanted)
     refuse_text(clean, name)
@@ -47,6 +51,19 @@ def check_clean(estimator: Any, clean: Any, X: Any, *, name: str) -> Any:
     finite: Any = "allow-nan" if is_nan(missing) else True
     options: dict[str, Any] = {"dtype": [np.float64, np.float32], "ensure_all_finite": finite, "accept_sparse": "csr"}
     return mark_missing(check_array(clean, input_name=name, estimator=estimator, **options), missing)
+
+
+def _keys_of(estimator: Any, clean: Any, name: str) -> np.ndarray:
+    """Keys of clean rows, as those of X are."""
+    if not is_frame(clean):
+        raise ValueError(
+            f"{name} is of type {type(clean).__name__!r}, but X is a data frame with columns of different kinds: pass one."
+        )
+    unknown = getattr(resolve("likelihood", estimator.likelihood), "handle_unknown", "error")
+    keys = estimator._frame_form.read(clean, unknown, table=name)
+    if not is_nan(missing_in(estimator, clean)) and np.isnan(keys).any():
+        raise ValueError(f"{name} has missing entries, but missing_values={estimator.missing_values!r}.")
+    return keys
 
 
 def _check_order(estimator: Any, clean: Any, name: str) -> None:

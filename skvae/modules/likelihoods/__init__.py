@@ -11,7 +11,7 @@ from skvae.modules.likelihoods import (  # noqa: F401
     mixed,
     poisson,
 )
-from skvae.modules.likelihoods.base import Likelihood, LikelihoodSpec
+from skvae.modules.likelihoods.base import Energies, Likelihood, LikelihoodSpec
 from skvae.modules.likelihoods.mixed import Mixed, MixedLikelihood
 from skvae.modules.likelihoods.noise import NOISE_MODES
 from skvae.modules.likelihoods.units import MAX_STANDARDIZED
@@ -38,6 +38,7 @@ __all__ = [
     "LIKELIHOODS",
     "MAX_STANDARDIZED",
     "NOISE_MODES",
+    "Energies",
     "Likelihood",
     "LikelihoodSpec",
     "Mixed",

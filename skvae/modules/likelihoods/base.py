@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from numbers import Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,24 @@ from skvae._spec import Spec, in_words
 from skvae.data.columns import ColumnStatistics, SpreadError
 from skvae.modules.likelihoods.noise import NOISE_MODES, Noise, NoNoise
 from skvae.modules.likelihoods.units import MAX_STANDARDIZED, Units
+
+
+class Energies(NamedTuple):
+    """Energies of entries, and those that the noise is learned from.
+
+    Attributes
+    ----------
+    energy : Tensor of shape (..., n_features)
+        Zero where an entry is missing.
+    learnable : Tensor of shape (..., n_features)
+        Zero where an entry does not count.
+    counted : Tensor of bool or None
+        Which entries count for the noise, of a shape that broadcasts with theirs; all if it is None.
+    """
+
+    energy: Tensor
+    learnable: Tensor
+    counted: Tensor | None
 
 
 class Likelihood(nn.Module):
@@ -254,8 +272,12 @@ class Likelihood(nn.Module):
         """Blank the columns that were constant in training, which the encoder knows nothing about."""
         return x * self.varying.to(x) if self.has_constant else x
 
-    def network_input(self, x: Tensor) -> Tensor:
-        """Return what the encoder reads of standardized rows."""
+    def facts(self, target: Tensor) -> Tensor | None:
+        """Return what is found out about rows by themselves, ``(..., n_facts)``, ahead of steps; None if that takes no time."""
+        return None
+
+    def network_input(self, x: Tensor, facts: Tensor | None = None) -> Tensor:
+        """Return what the encoder reads of standardized rows, about which there may be facts."""
         if self.input_units is None:
             return self.hide_constant(self.read(x))
         return self.read(x) * self.input_varying.to(x)
@@ -371,19 +393,10 @@ class Likelihood(nn.Module):
         energy = self.energy(target, self.locate(output))
         return energy if observed is None else energy * observed
 
-    def learnable(
-        self, target: Tensor, output: Tensor, energy: Tensor, observed: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return the energies that the noise is learned from, zero where they do not count, and which do; all if that is None.
-
-        Parameters
-        ----------
-        target, output, observed
-            See `nll`.
-        energy : Tensor of shape (..., n_features)
-            What `energies` made of them.
-        """
-        return energy, observed
+    def terms(self, target: Tensor, output: Tensor, observed: Tensor | None = None, facts: Tensor | None = None) -> Energies:
+        """Energies of entries with those that the noise is learned from; see `nll`, and `facts` for those of the target."""
+        energy = self.energies(target, output, observed)
+        return Energies(energy, energy, observed)
 
     def nll_of(self, energy: Tensor, observed: Tensor | None = None) -> Tensor:
         """Negative log-likelihood of rows whose `energies` are given, ``(...,)``."""
@@ -398,7 +411,7 @@ class Likelihood(nn.Module):
         normalizer = self.log_normalizer(self.weight.unsqueeze(-1))
         return normalizer + torch.log(1.0 / self.column("unit"))
 
-    def distortion(self, target: Tensor, output: Tensor, observed: Tensor | None = None) -> Tensor:
+    def distortion(self, target: Tensor, output: Tensor, observed: Tensor | None = None, facts: Tensor | None = None) -> Tensor:
         """Energy of rows at a noise of one standard deviation per column: half the squared error for a Gaussian."""
         energy = self.energies(target, output, observed)
         return fn.weighted_row_sum(energy, self.training_weight, energy.new_zeros(()))

@@ -116,9 +116,24 @@ class Choices(nn.Module):
         """Logarithms of the sums that normalize the probabilities, ``(..., n_columns)``."""
         return (logits.exp() @ self.member.to(logits) + self.rest.to(logits)).log()
 
-    def nats(self, chosen: Tensor, logits: Tensor) -> Tensor:
-        """Negative logarithms of the probabilities of levels, or of the rest, ``(..., n_columns)``."""
-        return self.log_total(logits) - (chosen * logits) @ self.member.to(logits)
+    def terms(self, chosen: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Negative logarithms of the probabilities of levels, or of the rest, their slopes in the logits, and those of the rest.
+
+        Parameters
+        ----------
+        chosen, logits : Tensor of shape (..., n_logits)
+
+        Returns
+        -------
+        nats : Tensor of shape (..., n_columns)
+        slope : Tensor of shape (..., n_logits)
+        rest : Tensor of shape (..., n_columns)
+            Negative logarithm of the probability of the rest, where there is one.
+        """
+        member, weights = self.member.to(logits), logits.exp()
+        total = weights @ member + self.rest.to(logits)
+        rest = total.log()
+        return rest - (chosen * logits) @ member, weights * (total.reciprocal() @ member.mT) - chosen, rest
 
     def probability(self, logits: Tensor) -> Tensor:
         """Probabilities of the levels, ``(..., n_logits)``."""
@@ -144,7 +159,7 @@ class Choices(nn.Module):
         value : Tensor of shape (..., n_columns)
             The level that is drawn; not to be used where it is none.
         left : Tensor of shape (..., n_columns)
-            Where the rest is drawn, another uniform number; NaN where a level is.
+            Where the rest is drawn, another uniform number; -1 where a level is.
         """
         probability = self.probability(logits)
         of_rest = (1.0 - probability @ self.member.to(logits)).clamp(min=0.0) * self.rest.to(logits)
@@ -154,7 +169,7 @@ class Choices(nn.Module):
         passed = torch.minimum(passed, most.expand(passed.shape[:-1]).unsqueeze(-1))
         value = self.table(self.value.to(logits), 0.0).expand(table.shape).gather(-1, passed).squeeze(-1)
         is_rest = passed.squeeze(-1) == 0
-        left = torch.where(is_rest, uniform / of_rest.clamp(min=1e-12), torch.nan)
+        left = torch.where(is_rest, uniform / of_rest.clamp(min=1e-12), -1.0)
         return value, left
 
 

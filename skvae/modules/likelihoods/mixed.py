@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from skvae._spec import check_name
 from skvae.data.marginals import COUNTS, Marginal
 from skvae.data.sources import as_source
 from skvae.functional import normal_cdf
-from skvae.modules.likelihoods.base import Likelihood, LikelihoodSpec
+from skvae.modules.likelihoods.base import Energies, Likelihood, LikelihoodSpec
 from skvae.modules.likelihoods.choice import Choices
 from skvae.modules.likelihoods.counts import Counts
 from skvae.modules.likelihoods.gaussian import GaussianLikelihood
@@ -46,9 +46,11 @@ class MixedLikelihood(Likelihood):
     std_per_scale = 1.0
     energy_power = 2
     owner: Tensor
-    choice_of: Tensor
-    score_of: Tensor
-    count_of: Tensor
+    belongs: Tensor
+    of_choice: Tensor
+    of_score: Tensor
+    of_count: Tensor
+    has_choice: Tensor
     has_score: Tensor
     is_spiked_cell: Tensor
 
@@ -64,15 +66,15 @@ class MixedLikelihood(Likelihood):
         self.sizes = (len(scores), len(counts), self.choices.n_logits)
         owner = torch.cat([self.scores.columns, self.counts.columns, self.choices.column])
         self.register_buffer("owner", owner, persistent=False)
-        for name, columns in (("choice_of", choices), ("score_of", scores), ("count_of", counts)):
-            place = np.full(n_features, len(columns), dtype=np.int64)  # of a zero, where a column has no such part
-            place[columns] = np.arange(len(columns))
-            self.register_buffer(name, torch.from_numpy(place), persistent=False)
+        self.register_buffer("belongs", nn.functional.one_hot(owner, n_features).float(), persistent=False)
+        for name, columns in (("of_choice", choices), ("of_score", scores), ("of_count", counts)):
+            self.register_buffer(name, torch.eye(n_features)[columns], persistent=False)
         spiked = np.array([bool(len(marginal.levels)) and j in scores for j, marginal in enumerate(marginals)], dtype=bool)
         cells = spiked & np.array([marginal.is_whole for marginal in marginals], dtype=bool)
         self.has_spikes, self.has_spiked_cells = bool(spiked.any()), bool(cells.any())
         self.register_buffer("is_spiked_cell", torch.from_numpy(cells), persistent=False)
-        self.register_buffer("has_score", self.score_of < len(scores), persistent=False)
+        self.register_buffer("has_score", self.of_score.sum(0) > 0.0, persistent=False)
+        self.register_buffer("has_choice", self.of_choice.sum(0) > 0.0, persistent=False)
         self.noise.floor.copy_(torch.tensor([marginal.floor**2 for marginal in marginals]))
         self._set_units(marginals)
 
@@ -164,15 +166,18 @@ class MixedLikelihood(Likelihood):
 
     def read(self, x: Tensor, columns: Tensor | slice = slice(None)) -> Tensor:
         present, observed = self._present(x)
+        return self._read(present, observed, self.choices.chosen(x))
+
+    def _read(self, present: Tensor, observed: Tensor, chosen: Tensor) -> Tensor:
         scores = self.scores.read(present[..., self.scores.columns]) * observed[..., self.scores.columns]
         counts = self.counts.read(present[..., self.counts.columns]) * observed[..., self.counts.columns]
-        return torch.cat([scores, counts, self.choices.read(self.choices.chosen(x), observed)], dim=-1)
+        return torch.cat([scores, counts, self.choices.read(chosen, observed)], dim=-1)
 
     def hide_constant(self, x: Tensor) -> Tensor:
         return x
 
-    def network_input(self, x: Tensor) -> Tensor:
-        return self.read(x)
+    def network_input(self, x: Tensor, facts: Tensor | None = None) -> Tensor:
+        return self.read(x) if facts is None else facts[..., : self.n_inputs]
 
     def locate(self, output: Tensor) -> Tensor:
         """Means of scores, logarithms of rates, and logits."""
@@ -204,37 +209,56 @@ class MixedLikelihood(Likelihood):
         """Noise of the scores, ``(n_score_columns,)``."""
         return (0.5 / self.noise.weight[self.scores.columns]).to(like)
 
-    def _terms(self, target: Tensor, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Energies by column, what the noise is learned from, and which entries have it, ``(..., n_features)``."""
-        present, _ = self._present(target)
-        scores, counts, logits = self._split(self.locate(output))
+    def facts(self, target: Tensor) -> Tensor:
+        present, observed = self._present(target)
         chosen = self.choices.chosen(target)
-        nats = _by_column(self.choices.nats(chosen, logits), self.choice_of)
-        own, moments = self.scores.nats(present[..., self.scores.columns], scores, self._moment(scores))
-        own, moments = _by_column(own, self.score_of), _by_column(moments, self.score_of)
-        of_score, energy = self.has_score.expand_as(target), own + nats
-        if self.has_spikes:
-            is_level = _by_column(self.choices.has_level(chosen), self.choice_of) > 0.0
-            of_score = of_score & ~is_level
-            energy = torch.where(of_score, energy, nats)
-            if self.has_spiked_cells:  # where whole numbers of the spread are the same as a level
-                log_rest = -_by_column(self.choices.log_total(logits), self.choice_of)
-                energy = torch.where(is_level & self.is_spiked_cell, -torch.logaddexp(-nats, log_rest - own), energy)
-        if self.sizes[1]:
-            energy = energy + _by_column(self.counts.nats(present[..., self.counts.columns], counts), self.count_of)
-        return energy, moments, of_score
+        return torch.cat(
+            [self._read(present, observed, chosen), chosen, self.scores.facts(present[..., self.scores.columns])], dim=-1
+        )
 
     def energies(self, target: Tensor, output: Tensor, observed: Tensor | None = None) -> Tensor:
-        energy, _, _ = self._terms(target, output)
-        return energy if observed is None else torch.where(observed, energy, 0.0)
+        return self.terms(target, output, observed).energy
 
-    def learnable(
-        self, target: Tensor, output: Tensor, energy: Tensor, observed: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
+    def terms(self, target: Tensor, output: Tensor, observed: Tensor | None = None, facts: Tensor | None = None) -> Energies:
         with torch.no_grad():
-            _, moments, counted = self._terms(target, output.detach())
-        counted = counted if observed is None else counted & observed
-        return torch.where(counted, moments, 0.0), counted
+            facts = self.facts(target) if facts is None else facts
+            energy, slope, moment, counted = self._found(facts, output)
+        if output.requires_grad:  # what is known of the slope spares the way back through all that has been done
+            energy = energy + _by_column(slope * (output - output.detach()), self.belongs)
+        if self.sizes[1]:
+            _, log_rate, _ = self._split(output)
+            nats = self.counts.nats(self._present(target)[0][..., self.counts.columns], self.counts.locate(log_rate))
+            energy = energy + _by_column(nats, self.of_count)
+        if observed is None:
+            return Energies(energy, moment, counted)
+        counted = counted & observed
+        return Energies(torch.where(observed, energy, 0.0), torch.where(counted, moment, 0.0), counted)
+
+    def _found(self, facts: Tensor, output: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Energies, their slopes in the output, squared residuals of scores, and where these count; without counts."""
+        scores, counts, logits = self._split(self.locate(output))
+        _, chosen, of_scores = torch.split(facts, [sum(self.sizes), self.sizes[2], self.scores.n_facts], dim=-1)
+        nats, slope, rest = self.choices.terms(chosen, logits)
+        own = self.scores.terms(of_scores, scores, self._moment(scores))
+        energy, own_slope = _by_column(nats, self.of_choice), own.slope
+        apart, moment = _by_column(own.nats, self.of_score), _by_column(own.moment, self.of_score)
+        if not self.has_spikes:
+            counted = self.has_score.expand(energy.shape)
+            return energy + apart, torch.cat([own_slope, torch.zeros_like(counts), slope], dim=-1), moment, counted
+        is_level = _by_column(self.choices.has_level(chosen), self.of_choice) > 0.0
+        counted = self.has_score & ~is_level
+        moment, energy_of_level = torch.where(counted, moment, 0.0), energy
+        energy = torch.where(counted, energy + apart, energy)
+        share = counted.to(own_slope)[..., self.scores.columns]
+        if self.has_spiked_cells:  # where whole numbers of the spread are the same as a level
+            apart = apart + _by_column(rest, self.of_choice)
+            both = -torch.logaddexp(-energy_of_level, -apart)
+            is_both = is_level & self.is_spiked_cell
+            energy = torch.where(is_both, both, energy)
+            of_rest = torch.where(is_both, torch.exp(both - apart), 0.0)  # share of the spread in the probability
+            share = share + of_rest[..., self.scores.columns]
+            slope = slope + of_rest[..., self.choices.column] * chosen
+        return energy, torch.cat([own_slope * share, torch.zeros_like(counts), slope], dim=-1), moment, counted
 
     def nll_of(self, energy: Tensor, observed: Tensor | None = None) -> Tensor:
         return energy.sum(-1)
@@ -242,9 +266,9 @@ class MixedLikelihood(Likelihood):
     def log_constants(self) -> Tensor:
         return torch.zeros_like(self.noise.weight)
 
-    def distortion(self, target: Tensor, output: Tensor, observed: Tensor | None = None) -> Tensor:
+    def distortion(self, target: Tensor, output: Tensor, observed: Tensor | None = None, facts: Tensor | None = None) -> Tensor:
         """Energies of rows at the present noise, which training that minimizes them leaves as large as scores vary."""
-        return self.energies(target, output, observed).sum(-1)
+        return self.terms(target, output, observed, facts).energy.sum(-1)
 
     def information(self, output: Tensor) -> Tensor:
         scores, counts, logits = self._split(self.locate(output))
@@ -257,7 +281,7 @@ class MixedLikelihood(Likelihood):
 
     def _rest_of_scores(self, probability: Tensor) -> Tensor:
         """Probabilities that columns of scores have no level, ``(..., n_score_columns)``."""
-        taken = _by_column(probability @ self.choices.member.to(probability), self.choice_of)
+        taken = _by_column(probability @ self.choices.member.to(probability), self.of_choice)
         return (1.0 - taken[..., self.scores.columns]).clamp(min=0.0)
 
     def residual(self, target: Tensor, output: Tensor) -> Tensor:
@@ -267,7 +291,7 @@ class MixedLikelihood(Likelihood):
         chosen = self.choices.chosen(target)
         of_scores = self.scores.score(present[..., self.scores.columns]) - scores
         if self.has_spikes:
-            is_level = _by_column(self.choices.has_level(chosen), self.choice_of) > 0.0
+            is_level = _by_column(self.choices.has_level(chosen), self.of_choice) > 0.0
             of_scores = torch.where(is_level[..., self.scores.columns], 0.0, of_scores)
         of_counts = (present[..., self.counts.columns] - counts.exp()) * self.counts.scale.to(counts)
         residual = torch.cat([of_scores, of_counts, chosen - self.choices.probability(logits)], dim=-1)
@@ -287,7 +311,7 @@ class MixedLikelihood(Likelihood):
     def expected_energy(self, residual: Tensor, variance: Tensor) -> Tensor:
         """Mean squares of scores' residuals that are known up to a normal error, ``(..., n_features)``."""
         n_scores = self.sizes[0]
-        return _by_column(residual[..., :n_scores].square() + variance[..., :n_scores], self.score_of)
+        return _by_column(residual[..., :n_scores].square() + variance[..., :n_scores], self.of_score)
 
     # -- means --------------------------------------------------------------------------------------------------------
 
@@ -318,11 +342,10 @@ class MixedLikelihood(Likelihood):
             rest = torch.where((choices.rest > 0.0) & (likeliest.values < 0.5), rest, 0.0)
         else:
             rest = rest * choices.rest.to(rest)
-        of_choice, of_rest = _by_column(chosen, self.choice_of), _by_column(rest, self.choice_of)
-        of_score = _by_column(numbers, self.score_of)
-        has_choice = self.choice_of < len(choices.columns)
-        found = torch.where(has_choice, of_choice + of_rest * of_score, of_score)
-        return found + _by_column(counts, self.count_of)
+        of_choice, of_rest = _by_column(chosen, self.of_choice), _by_column(rest, self.of_choice)
+        of_score = _by_column(numbers, self.of_score)
+        found = torch.where(self.has_choice, of_choice + of_rest * of_score, of_score)
+        return found + _by_column(counts, self.of_count)
 
     def variance(self, output: Tensor) -> Tensor:
         """Variances by column: of numbers in standardized units, of categories how unsure they are."""
@@ -341,13 +364,12 @@ class MixedLikelihood(Likelihood):
         second = (probability * choices.value.to(output).square()) @ member
         unsure = 1.0 - choices.table(probability, 0.0).amax(-1)
         rest = (1.0 - probability @ member).clamp(min=0.0) * choices.rest.to(output)
-        second, rest = _by_column(second, self.choice_of), _by_column(rest, self.choice_of)
-        of_score = _by_column(squares, self.score_of)
-        has_choice = self.choice_of < len(choices.columns)
-        second = torch.where(has_choice, second + rest * of_score, of_score)
-        second = second + _by_column((self.counts.variance(counts) + rates.square()).mean(-2), self.count_of)
-        is_category = (1.0 - _by_column(choices.is_number.to(output), self.choice_of)) * has_choice
-        return mean, torch.where(is_category > 0.0, _by_column(unsure, self.choice_of), (second - mean.square()).clamp(min=0.0))
+        second, rest = _by_column(second, self.of_choice), _by_column(rest, self.of_choice)
+        of_score = _by_column(squares, self.of_score)
+        second = torch.where(self.has_choice, second + rest * of_score, of_score)
+        second = second + _by_column((self.counts.variance(counts) + rates.square()).mean(-2), self.of_count)
+        is_category = (1.0 - _by_column(choices.is_number.to(output), self.of_choice)) * self.has_choice
+        return mean, torch.where(is_category > 0.0, _by_column(unsure, self.of_choice), (second - mean.square()).clamp(min=0.0))
 
     # -- rows, in double precision ------------------------------------------------------------------------------------
 
@@ -373,14 +395,14 @@ class MixedLikelihood(Likelihood):
         deviation = (self.scores.score(present[..., self.scores.columns]) - scores).abs()
         moment = self._moment(scores)
         own = torch.where(self.scores.is_laplace, deviation / moment, 0.5 * deviation.square() / moment)
-        own = _by_column(own, self.score_of)
+        own = _by_column(own, self.of_score)
         if self.has_spikes:
-            own = torch.where(_by_column(choices.has_level(chosen), self.choice_of) > 0.0, 0.0, own)
-        found = own + _by_column(missed, self.choice_of)
+            own = torch.where(_by_column(choices.has_level(chosen), self.of_choice) > 0.0, 0.0, own)
+        found = own + _by_column(missed, self.of_choice)
         if self.sizes[1]:
             here = present[..., self.counts.columns]
             best = self.counts.nats(here, torch.log(here.clamp(min=1e-9)))
-            found = found + _by_column((self.counts.nats(here, counts) - best).clamp(min=0.0), self.count_of)
+            found = found + _by_column((self.counts.nats(here, counts) - best).clamp(min=0.0), self.of_count)
         return torch.where(observed, found, 0.0).numpy()  # type: ignore[no-any-return]
 
     def comparable(self, x: Tensor) -> Tensor:
@@ -393,12 +415,11 @@ class MixedLikelihood(Likelihood):
         likeliest = choices.table(levels * choices.unit.to(levels) + choices.share.to(levels), 0.5 * choices.rest.to(levels))
         place = torch.where(choices.is_slot, likeliest, -torch.inf).argmax(-1, keepdim=True)
         level = choices.table(choices.value.to(levels), 0.0).expand_as(likeliest).gather(-1, place).squeeze(-1)
-        is_rest = _by_column((place.squeeze(-1) == 0).to(levels), self.choice_of) > 0.0
-        has_choice = self.choice_of < len(choices.columns)
-        numbers = _by_column(self.scores.settle(self.scores.number(scores)), self.score_of)
-        found = torch.where(has_choice & ~is_rest, _by_column(level, self.choice_of), numbers)
+        is_rest = _by_column((place.squeeze(-1) == 0).to(levels), self.of_choice) > 0.0
+        numbers = _by_column(self.scores.settle(self.scores.number(scores)), self.of_score)
+        found = torch.where(self.has_choice & ~is_rest, _by_column(level, self.of_choice), numbers)
         if self.sizes[1]:
-            found = found + _by_column(self.counts.unread(counts), self.count_of)
+            found = found + _by_column(self.counts.unread(counts), self.of_count)
         return self.rescale(found)
 
     def errors(self, X: Any, output: Tensor) -> NDArray[np.float64]:
@@ -423,7 +444,7 @@ class MixedLikelihood(Likelihood):
         moment = self._moment(self.scores.center).double()
         spread = torch.where(self.scores.is_laplace, moment, moment.sqrt())
         slope = self.scores.log_slope_at(torch.zeros_like(spread)).exp()
-        return _by_column(spread / slope, self.score_of).cpu().numpy()  # type: ignore[no-any-return]
+        return _by_column(spread / slope, self.of_score).cpu().numpy()  # type: ignore[no-any-return]
 
     def scatter(self, output: Tensor, generator: torch.Generator) -> Tensor:
         shape = (*output.shape[:-1], self.n_features)
@@ -436,16 +457,15 @@ class MixedLikelihood(Likelihood):
         noise = noise.expand(*output.shape[:-1], self.n_features)
         uniform = normal_cdf(noise)
         level, left = self.choices.draw(logits, uniform[..., self.choices.columns])
-        left, level = _by_column(left, self.choice_of), _by_column(level, self.choice_of)
-        has_choice = self.choice_of < len(self.choices.columns)
+        left, level = _by_column(left, self.of_choice), _by_column(level, self.of_choice)
         of_scores = noise
         if self.has_spikes:
-            tail = left.nan_to_num(0.5).clamp(1e-6, 1.0 - 1e-6)
-            of_scores = torch.where(has_choice, torch.special.ndtri(tail), noise)
+            tail = left.clamp(1e-6, 1.0 - 1e-6)
+            of_scores = torch.where(self.has_choice, torch.special.ndtri(tail), noise)
         drawn = self.scores.scatter_by(scores, self._moment(scores), of_scores[..., self.scores.columns])
-        found = torch.where(has_choice & left.isnan(), level, _by_column(drawn, self.score_of))
+        found = torch.where(self.has_choice & (left < 0.0), level, _by_column(drawn, self.of_score))
         if self.sizes[1]:
-            found = found + _by_column(self.counts.draw(counts, uniform[..., self.counts.columns]), self.count_of)
+            found = found + _by_column(self.counts.draw(counts, uniform[..., self.counts.columns]), self.of_count)
         return found
 
 
@@ -463,9 +483,9 @@ def _nothing(weight: Tensor) -> Tensor:
     return weight.new_zeros(weight.shape[:-1])
 
 
-def _by_column(values: Tensor, place: Tensor) -> Tensor:
-    """Values of some columns at the places of all, and zeros at those of the others."""
-    return torch.nn.functional.pad(values, (0, 1))[..., place]
+def _by_column(values: Tensor, belongs: Tensor) -> Tensor:
+    """Values of some columns at the places of all, and zeros at those of the others; a product with ones and zeros is quick."""
+    return values @ belongs.to(values)
 
 
 def _range(marginal: Marginal) -> tuple[float, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,13 +12,30 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from skvae.data.marginals import Marginal, slopes_of
+from skvae.modules.posterior import exact_dtype
 
-_NARROW = 0.1  # standard deviations, below which the probability of a cell is its width times the density in its middle
 _BEYOND = 1e4  # score that nothing reaches
 _MOST_SCORE = 8.0  # that networks read
 _COARSE = 1e-4  # least width of a unit cell, in standardized units, that single precision can tell from nothing
-_TAIL = -10.0  # below which the distribution function is known by its asymptotic series
 _HALF_LOG_TAU = 0.5 * math.log(2.0 * math.pi)
+
+
+class ScoreTerms(NamedTuple):
+    """What is found of scores, ``(..., n_columns)`` each.
+
+    Attributes
+    ----------
+    nats : Tensor
+        Negative log-likelihood.
+    slope : Tensor
+        Its derivative in the mean.
+    moment : Tensor
+        Squared or absolute residuals; expected squares, where it is known alone in which interval a score lies.
+    """
+
+    nats: Tensor
+    slope: Tensor
+    moment: Tensor
 
 
 class Scores(nn.Module):
@@ -124,13 +142,27 @@ class Scores(nn.Module):
 
     # -- noise --------------------------------------------------------------------------------------------------------
 
-    def nats(self, x: Tensor, mean: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
-        """Negative log-likelihood of numbers, and what the noise is learned from.
+    @property
+    def n_facts(self) -> int:
+        """Numbers that `facts` returns for a row."""
+        return 4 * len(self.columns)
+
+    def facts(self, x: Tensor) -> Tensor:
+        """Return the scores of standardized numbers, those at the ends of unit cells, and the logarithms of slopes, in a row."""
+        score = self.score(x)
+        if not self.has_cells:
+            return torch.cat([score, score, score, self.log_slope_at(x)], dim=-1)
+        below, above = x - self.reach.to(x), x + self.reach.to(x)
+        lower = torch.where(below < self.bottom.to(x), -_BEYOND, self.score(below))
+        upper = torch.where(above > self.top.to(x), _BEYOND, self.score(above))
+        return torch.cat([score, lower, upper, self.log_slope_at(x)], dim=-1)
+
+    def terms(self, facts: Tensor, mean: Tensor, moment: Tensor) -> ScoreTerms:
+        """Negative log-likelihood of numbers, its slope in the means of scores, and what the noise is learned from.
 
         Parameters
         ----------
-        x : Tensor of shape (..., n_columns)
-            Standardized.
+        facts : Tensor of shape (..., n_facts)
         mean : Tensor of shape (..., n_columns)
             Of the scores.
         moment : Tensor of shape (n_columns,)
@@ -138,42 +170,37 @@ class Scores(nn.Module):
 
         Returns
         -------
-        nats, moments : Tensor of shape (..., n_columns)
-            The latter are squared or absolute residuals of scores; expected ones, where the cell of a score is known alone.
+        ScoreTerms
         """
-        deviation = self.score(x) - mean
-        std = moment.sqrt()
-        z = deviation / std
-        nats, moments = 0.5 * z.square() + std.log() + _HALF_LOG_TAU - self.log_slope_at(x), deviation.square()
-        if self.has_laplace:
-            size = deviation.abs()
-            nats = torch.where(self.is_laplace, size / moment + (2.0 * moment).log() - self.log_slope_at(x), nats)
-            moments = torch.where(self.is_laplace, size, moments)
+        score, lower, upper, log_slope = facts.chunk(4, dim=-1)
         if not self.has_cells:
-            return nats, moments
-        lower, upper = self._cell(x)
-        low, high = (lower - mean) / std, (upper - mean) / std
-        width = high - low
-        is_narrow = width < _NARROW
-        middle = 0.5 * (low + high)
-        inside = 0.5 * middle.square() + _HALF_LOG_TAU - width.clamp(min=1e-30).log()
-        low, high = torch.where(is_narrow, -1.0, low), torch.where(is_narrow, 1.0, high)
-        log_mass = _log_mass(low, high)
+            return self._densities(score, log_slope, mean, moment)
+        exact = exact_dtype(mean)
+        center, scale = mean.to(exact), moment.to(exact)
+        inside = _normal_cell(lower - center, upper - center, scale.sqrt())
         if self.has_laplace:
-            a, b = (lower - mean) / moment, (upper - mean) / moment
-            log_mass = torch.where(self.is_laplace, _log_laplace_mass(a, b), log_mass)
-            is_narrow = is_narrow & ~self.is_laplace
-        nats = torch.where(self.is_cell, torch.where(is_narrow, inside, -log_mass), nats)
-        within = 1.0 - _edge(high, log_mass) + _edge(low, log_mass)
-        use = self.is_cell & ~is_narrow & ~self.is_laplace
-        return nats, torch.where(use, moment * within, moments)
+            other = _laplace_cell(lower - center, upper - center, scale)._replace(moment=(score - center).abs())
+            inside = ScoreTerms(*(torch.where(self.is_laplace, *pair) for pair in zip(other, inside, strict=True)))
+        inside = ScoreTerms(*(each.to(mean.dtype) for each in inside))
+        if not self.has_densities:
+            return inside
+        beside = self._densities(score, log_slope, mean, moment)
+        return ScoreTerms(*(torch.where(self.is_cell, *pair) for pair in zip(inside, beside, strict=True)))
 
-    def _cell(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores at the ends of unit cells."""
-        half = self.reach.to(x)
-        below, above = x - half, x + half
-        lower = torch.where(below < self.bottom.to(x), -_BEYOND, self.score(below))
-        return lower, torch.where(above > self.top.to(x), _BEYOND, self.score(above))
+    def _densities(self, score: Tensor, log_slope: Tensor, mean: Tensor, moment: Tensor) -> ScoreTerms:
+        """Terms of numbers that have densities."""
+        deviation = score - mean
+        square = deviation.square()
+        found = ScoreTerms(
+            0.5 * (square / moment + moment.log()) + _HALF_LOG_TAU - log_slope,
+            -deviation / moment,
+            square,
+        )
+        if not self.has_laplace:
+            return found
+        size = deviation.abs()
+        other = ScoreTerms(size / moment + (2.0 * moment).log() - log_slope, -deviation.sign() / moment, size)
+        return ScoreTerms(*(torch.where(self.is_laplace, *pair) for pair in zip(other, found, strict=True)))
 
     def expectation(self, mean: Tensor, moment: Tensor, *, square: bool = False) -> Tensor:
         """Mean of numbers, or of their squares, in standardized units, given that of their scores."""
@@ -241,37 +268,48 @@ def _ends(at: NDArray[np.float64], pad: int) -> tuple[NDArray[np.float64], NDArr
     return low, high, np.concatenate([at[:1], at, nothing])
 
 
-def _log_mass(low: Tensor, high: Tensor) -> Tensor:
-    """Logarithm of the probability of an interval under the standard normal distribution."""
-    is_right = low + high > 0.0
-    low, high = torch.where(is_right, -high, low), torch.where(is_right, -low, high)
-    log_high = _log_cdf(high)
-    ratio = _log_cdf(low) - log_high
-    return log_high + torch.log(-torch.expm1(ratio.clamp(max=-1e-7)))
+def _normal_cell(lower: Tensor, upper: Tensor, std: Tensor) -> ScoreTerms:
+    """Terms of intervals under normal noise, whose ends are given relative to the mean."""
+    lower, upper = lower / std, upper / std
+    is_exact = lower.dtype is torch.float64
+    middle, width = 0.5 * (lower + upper), upper - lower
+    is_right = middle > 0.0
+    near = torch.where(is_right, lower, -upper)  # how far the nearer end is on the other side of zero
+    # On the left, probabilities are differences of small numbers.
+    mass = 0.5 * (torch.erfc(near * math.sqrt(0.5)) - torch.erfc((near + width) * math.sqrt(0.5)))
+    is_far = near > (30.0 if is_exact else 8.0)
+    is_narrow = width < (1e-5 if is_exact else 0.1)
+    is_known = ~(is_far | is_narrow)
+    mass = torch.where(is_known, mass, 1.0)
+    log_mass = mass.log()
+    density, other = _density(lower) / mass, _density(upper) / mass
+    slope, moment = other - density, 1.0 + lower * density - upper * other
+    # Far out, all of the mass lies at the nearer end; in a narrow cell, the density is about that in its middle.
+    at = torch.where(is_far, near, middle.abs())
+    reach = torch.where(is_far, near * width + 0.5 * width.square(), width).clamp(min=1e-30)
+    log_width = torch.where(is_far, torch.log(-torch.expm1(-reach)) - near.clamp(min=1.0).log(), reach.log())
+    square = at.square()
+    log_mass = torch.where(is_known, log_mass, log_width - 0.5 * square - _HALF_LOG_TAU)
+    slope = torch.where(is_known, slope, torch.where(is_right, -at, at))
+    moment = torch.where(is_known, moment.clamp(min=0.0), square)
+    return ScoreTerms(-log_mass, slope / std, moment * std.square())
 
 
-def _log_cdf(at: Tensor) -> Tensor:
-    """Logarithm of the standard normal distribution function; torch's own has no rule for several modules at once."""
-    near, far = at.clamp(min=_TAIL), at.clamp(max=_TAIL)
-    square = far.square()
-    series = 1.0 - (1.0 - (3.0 - 15.0 / square) / square) / square
-    tail = -0.5 * square - _HALF_LOG_TAU + (series / -far).log()
-    return torch.where(at > _TAIL, torch.log(0.5 * torch.erfc(near * -math.sqrt(0.5))), tail)
+def _density(at: Tensor) -> Tensor:
+    return torch.exp(-0.5 * at.square() - _HALF_LOG_TAU)
 
 
-def _log_laplace_mass(low: Tensor, high: Tensor) -> Tensor:
-    """Logarithm of the probability of an interval under the standard Laplace distribution."""
-    is_right = low + high > 0.0
-    low, high = torch.where(is_right, -high, low), torch.where(is_right, -low, high)
-    across = high > 0.0  # and low is further out on the other side
-    one_sided = high.clamp(max=0.0) - math.log(2.0) + torch.log(-torch.expm1((low - high).clamp(max=-1e-7)))
-    both = torch.log1p(-0.5 * torch.exp(-high.clamp(min=0.0)) - 0.5 * torch.exp(low.clamp(max=0.0)) + 1e-30)
-    return torch.where(across, both, one_sided)
-
-
-def _edge(at: Tensor, log_mass: Tensor) -> Tensor:
-    """Return what an end of an interval adds to the second moment within it."""
-    return at * torch.exp(-0.5 * at.square() - _HALF_LOG_TAU - log_mass)
+def _laplace_cell(lower: Tensor, upper: Tensor, scale: Tensor) -> ScoreTerms:
+    """Terms of intervals under Laplace noise, whose ends are given relative to the mean; without moments."""
+    lower, upper = lower / scale, upper / scale
+    one, other, width = torch.exp(-lower.abs()), torch.exp(-upper.abs()), upper - lower
+    is_across = (lower < 0.0) & (upper > 0.0)
+    near = torch.minimum(lower.abs(), upper.abs())
+    beside = -near - math.log(2.0) + torch.log(-torch.expm1(-width.clamp(min=1e-30)))
+    across = (1.0 - 0.5 * (one + other)).clamp(min=1e-30)
+    log_mass = torch.where(is_across, across.log(), beside)
+    slope = torch.where(is_across, 0.5 * (other - one) / across, -(lower + upper).sign())
+    return ScoreTerms(-log_mass, slope / scale, torch.zeros_like(slope))
 
 
 def _nodes(like: Tensor, n: int = 9) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,407 @@
+"""Data frames with columns of different kinds, in and out of estimators."""
+
+import pickle
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from cases import CASES
+from sklearn.base import clone
+from sklearn.cluster import KMeans
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from test_plain_state import saved
+
+import skvae
+from skvae import CVAE, AutoEncoder, CVAEClassifier, DenoisingAE, Gaussian, Mixed, VAETransformer
+
+pytestmark = [
+    pytest.mark.usefixtures("one_core"),
+    pytest.mark.filterwarnings("ignore:The code of .* has collapsed"),  # of short fits
+    pytest.mark.filterwarnings("ignore:X does not have valid feature names"),
+]
+
+N = 60
+TAKERS = [VAETransformer, AutoEncoder, DenoisingAE]
+QUICK = {"hidden_layer_sizes": (4,), "max_epochs": 2, "linear_path": None, "random_state": 0}
+
+
+def table(n=N, *, gaps=False, seed=0):
+    rng = np.random.default_rng(seed)
+    sex = rng.choice(["f", "m"], n)
+    frame = pd.DataFrame(
+        {
+            "sex": sex,
+            "size": pd.Categorical(rng.choice(list("SML"), n), categories=list("SMLX"), ordered=True),
+            "age": rng.integers(18, 90, n) + 5 * (sex == "f"),
+            "income": np.round(rng.lognormal(size=n), 2),
+            "member": rng.random(n) < 0.3,
+            "since": pd.Timestamp("2020-02-01") + pd.to_timedelta(rng.integers(0, 900, n), unit="D"),
+        }
+    )
+    if gaps:
+        frame = frame.astype({"age": "Int64", "member": "boolean"})
+        for j, name in enumerate(frame):
+            frame.loc[rng.random(n) < 0.1 * (j % 3), name] = None
+    return frame
+
+
+def polars_table(**options):
+    frame = table(**options)
+    return pl.DataFrame({name: frame[name].astype(object).where(frame[name].notna(), None).to_list() for name in frame})
+
+
+MAKERS = {
+    "pandas": table,
+    "pandas gaps": lambda: table(gaps=True),
+    "polars": polars_table,
+    "polars gaps": lambda: polars_table(gaps=True),
+}
+
+
+def quick(cls=VAETransformer, **params):
+    return cls(2, **{**QUICK, **params})
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return quick().fit(table())
+
+
+# -- in and out -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+@pytest.mark.parametrize("cls", TAKERS)
+def test_rows_come_back_as_frames_like_the_first(cls, maker):
+    frame = MAKERS[maker]()
+    model = quick(cls).fit(frame)
+    codes = model.transform(frame)
+    assert codes.shape == (N, 2)
+    assert np.isfinite(codes).all()
+    assert np.isfinite(model.score_samples(frame)).all()
+    likeliest = model.sample(5, mean=True, random_state=0)
+    for new in (model.sample(5, random_state=0), likeliest, model.inverse_transform(codes), model.reconstruct(frame[:7])):
+        assert type(new) is type(frame)
+        assert list(new.columns) == list(frame.columns)
+        assert list(new.dtypes) == list(frame.dtypes)
+        assert set(new["sex"]) <= {"f", "m"}
+        missing = new.isna().any(axis=None) if isinstance(new, pd.DataFrame) else sum(new.null_count().row(0))
+        assert not missing
+    assert list(model.feature_names_in_) == list(frame.columns)
+    assert model.n_features_in_ == 6
+
+
+def test_draws_follow_the_seed(fitted):
+    pd.testing.assert_frame_equal(fitted.sample(9, random_state=3), fitted.sample(9, random_state=3))
+    assert not fitted.sample(9, random_state=3).equals(fitted.sample(9, random_state=4))
+
+
+def test_a_row_does_not_depend_on_others(fitted):
+    frame = table()
+    one = pd.concat([fitted.reconstruct(frame.iloc[[i]]) for i in range(8)], ignore_index=True)
+    pd.testing.assert_frame_equal(one, fitted.reconstruct(frame)[:8])
+
+
+def test_walks_are_frames():
+    frame = table()
+    model = quick().fit(frame)
+    assert model.interpolate(frame[:2], frame[2:4], n_steps=3).shape == (6, 6)
+    assert model.walk(frame[:2], [1.0, 0.0]).shape == (10, 6)
+    assert model.latent_grid(n_steps=3).shape == (9, 6)
+    mean, std = model.posterior(frame)
+    assert mean.shape == std.shape == (N, 2)
+
+
+def test_bounds_keep_draws_within_what_was_seen(fitted):
+    frame = table()
+    free, bound = clone(fitted).fit(frame), clone(fitted).set_params(likelihood__bounds="observed").fit(frame)
+    assert bound.likelihood == Mixed(bounds="observed")
+    new = bound.sample(400, random_state=0)
+    for name in ("age", "income", "since"):
+        assert new[name].between(frame[name].min(), frame[name].max()).all()
+    assert not free.sample(400, random_state=0).equals(new)
+    free.set_params(likelihood__bounds="observed")  # which is about what comes back, and may be changed after fit
+    pd.testing.assert_frame_equal(free.sample(400, random_state=0), new)
+
+
+# -- frames of numbers, and arrays ------------------------------------------------------------------------------------
+
+
+def numbers(n=N):
+    rng = np.random.default_rng(0)
+    return pd.DataFrame({"a": rng.normal(size=n), "b": rng.integers(0, 9, n), "c": rng.random(n).astype("float32")})
+
+
+@pytest.mark.parametrize("cls", [*TAKERS, CVAE])
+def test_frames_of_numbers_give_what_their_arrays_give(cls):
+    frame, y = numbers(), np.arange(N) % 2
+    of_array = quick(cls).fit(frame.to_numpy(), y)
+    of_gaussian = quick(cls, likelihood="gaussian").fit(frame.to_numpy(), y)
+    others = [frame, pl.from_dict(frame.to_dict("list")), frame.convert_dtypes(), frame.astype(object)]
+    for given in others[:3] if cls is not VAETransformer else others:
+        model = quick(cls).fit(given, y)
+        np.testing.assert_array_equal(model.transform(given), of_array.transform(frame.to_numpy()))
+        np.testing.assert_array_equal(model.sample(3, random_state=0), of_gaussian.sample(3, random_state=0))
+        assert isinstance(model.sample(3), np.ndarray)
+
+
+def test_gaps_in_frames_of_numbers_are_missing():
+    frame = numbers().convert_dtypes()
+    frame.loc[::5, "b"] = pd.NA
+    array = frame.to_numpy(dtype=float, na_value=np.nan)
+    expected = quick(missing_values=np.nan).fit(array).transform(array)
+    of_polars = pl.DataFrame({name: frame[name].astype(object).where(frame[name].notna(), None).to_list() for name in frame})
+    for given in (frame, frame.astype(float), of_polars):
+        np.testing.assert_array_equal(quick().fit(given).transform(given), expected)
+    model = quick().fit(frame)
+    with pytest.raises(ValueError, match=r"Input X contains NaN.*missing_values=np\.nan"):
+        quick().fit(array)
+    with pytest.raises(ValueError, match=r"Input X contains NaN"), pytest.warns(UserWarning, match="feature names"):
+        model.transform(array)
+    with pytest.raises(ValueError, match=r"Input X contains NaN.*missing_values=np\.nan"):
+        quick(missing_values=None).fit(frame)
+
+
+@pytest.mark.parametrize("column", [["x", "y"] * (N // 2), [True, False] * (N // 2), pd.date_range("2024", periods=N)])
+def test_one_column_makes_a_frame_mixed(column):
+    frame = numbers().assign(odd=column)
+    assert isinstance(quick().fit(frame).sample(2), pd.DataFrame)
+    model = quick().fit(numbers())
+    if isinstance(column[0], str):
+        with pytest.raises(ValueError, match=r"'odd' .*cannot be converted to numbers.*was fitted on numbers alone"):
+            model.transform(frame)
+
+
+# -- later calls ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["transform", "reconstruct", "score_samples", "score", "partial_fit"])
+def test_other_tables_are_refused(fitted, method):
+    call = getattr(pickle.loads(pickle.dumps(fitted)), method)
+    frame = table()
+    cases = [
+        (frame.to_numpy(), r"'ndarray', but VAETransformer was fitted on a data frame whose columns \['sex', .*are no numbers"),
+        (frame[frame.columns[::-1]], "must be in the same order"),
+        (frame.drop(columns="age"), "yet now missing"),
+        (frame.assign(sex="x"), "Column 'sex' of X holds what was not seen in fit: 'x'; known are 'f', 'm'"),
+        (frame.assign(age="x"), "Column 'age' of X held numbers in fit, and holds something else now, such as 'x'"),
+        (frame.iloc[:0], r"Found array with 0 sample\(s\)"),
+    ]
+    for given, message in cases:
+        with pytest.raises(ValueError, match=message):
+            call(given)
+
+
+def test_unseen_categories_as_missing():
+    frame = table()
+    model = quick(likelihood=Mixed(handle_unknown="missing")).fit(frame)
+    np.testing.assert_array_equal(model.transform(frame.assign(sex="x")), model.transform(frame.assign(sex=None)))
+    with pytest.raises(ValueError, match=r"takes entries that were not seen for missing ones.*missing_values=np\.nan"):
+        model.set_params(missing_values=None).transform(frame)
+
+
+def test_frames_of_polars_are_read_by_models_of_pandas(fitted):
+    np.testing.assert_array_equal(fitted.transform(polars_table()), fitted.transform(table()))
+
+
+def test_fits_go_on_with_the_same_form():
+    frame = table()
+    model = quick().partial_fit(frame[:40])
+    before = model._frame_form
+    model.partial_fit(frame[40:])
+    assert model._frame_form is before
+    model.set_params(warm_start=True).fit(frame[:50])
+    assert model._frame_form is before
+    assert list(model.sample(2).dtypes) == list(frame.dtypes)
+    model.set_params(warm_start=False).fit(numbers())
+    assert model._frame_form is None
+    assert isinstance(model.sample(2), np.ndarray)
+
+
+def test_a_fit_that_fails_changes_nothing(fitted):
+    model = pickle.loads(pickle.dumps(fitted))
+    with pytest.raises(ValueError, match="'sex' of X has no entry"):
+        model.fit(table().assign(sex=None))
+    pd.testing.assert_frame_equal(model.sample(3), fitted.sample(3))
+
+
+def test_rows_to_validate_on_are_read_as_later_rows():
+    frame = table()
+    model = quick(early_stopping=True, max_epochs=3)
+    model.fit(frame[:40], validation_data=frame[40:])
+    assert "valid_loss" in model.history_
+    with pytest.raises(ValueError, match="validation_data: Column 'sex' of X holds what was not seen in fit"):
+        model.fit(frame[:40], validation_data=frame[40:].assign(sex="x"))
+
+
+def test_rows_without_weight_drop_out():
+    frame = table()
+    weight = np.arange(N) % 3.0
+    kept = quick().fit(frame[weight > 0], sample_weight=weight[weight > 0])
+    odd = frame.copy()
+    odd.loc[weight == 0, "sex"] = "x"
+    odd.loc[weight == 0, "income"] = 1e6 + 0.12345
+    model = quick().fit(odd, sample_weight=weight)
+    np.testing.assert_array_equal(model.transform(frame), kept.transform(frame))
+    pd.testing.assert_frame_equal(model.sample(5), kept.sample(5))
+
+
+def test_a_frame_of_objects_of_weightless_rows_is_no_excuse():
+    with pytest.raises(ValueError, match=r"sample_weight\.shape"):
+        quick().fit(table(), sample_weight=np.ones(3))
+
+
+# -- parameters -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("likelihood", [{"age": "gaussian"}, Mixed({"age": "gaussian"})])
+def test_likelihoods_by_column(likelihood):
+    model = quick(likelihood=likelihood).fit(table())
+    assert isinstance(model.sample(2), pd.DataFrame)
+    assert clone(model).likelihood == likelihood
+    of_numbers = quick(likelihood={"b": "categorical"}).fit(numbers())
+    assert set(of_numbers.sample(200)["b"]) <= set(numbers()["b"])
+    plain = quick(likelihood={"a": "laplace"}).fit(numbers())
+    assert isinstance(plain.sample(2), pd.DataFrame)
+    with pytest.warns(UserWarning, match="feature names"):
+        np.testing.assert_array_equal(plain.transform(numbers().to_numpy()), plain.transform(numbers()))
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "message"),
+    [
+        ({"visits": "poisson"}, "likelihood names columns that X does not have: 'visits'; its columns are 'sex'"),
+        ({"sex": "poisson"}, r"likelihood=\{'sex': 'poisson'\} does not fit column 'sex' of X, which holds categories"),
+        ({"sex": "normal"}, "column 'sex' has 'normal', which must be one of 'auto'"),
+        (Mixed(bounds="seen"), "bounds='seen' must be one of 'observed', or None"),
+        (Mixed(handle_unknown="ignore"), "handle_unknown='ignore' must be one of"),
+        ("gaussian", r"'sex' .*cannot be converted to numbers.*likelihood='auto' takes such columns as they are"),
+        ("mixed", "The 'likelihood' parameter of VAETransformer must be"),
+    ],
+)
+def test_likelihoods_that_do_not_fit(likelihood, message):
+    with pytest.raises(ValueError, match=message):
+        quick(likelihood=likelihood).fit(table())
+
+
+@pytest.mark.parametrize("likelihood", [{"a": "laplace"}, Mixed(bounds="observed"), Mixed(handle_unknown="missing")])
+def test_what_is_about_columns_of_frames_is_refused_for_arrays(likelihood):
+    with pytest.raises(ValueError, match=r"is about columns of a data frame, but X is of type 'ndarray'"):
+        quick(likelihood=likelihood).fit(numbers().to_numpy())
+
+
+def test_arguments_are_set_from_the_default():
+    assert VAETransformer().set_params(likelihood__bounds="observed").likelihood == Mixed(bounds="observed")
+    assert VAETransformer().set_params(likelihood__noise="shared").likelihood == Gaussian("shared")
+    model = VAETransformer(likelihood={"a": "laplace"}).set_params(likelihood__handle_unknown="missing")
+    assert model.likelihood == Mixed({"a": "laplace"}, handle_unknown="missing")
+
+
+def test_likelihoods_are_searched():
+    frame = table()
+    search = GridSearchCV(quick(), {"likelihood": ["auto", {"age": "poisson"}, Mixed({"age": "gaussian"})]}, cv=2)
+    assert np.isfinite(search.fit(frame).cv_results_["mean_test_score"]).all()
+    search = GridSearchCV(quick(), {"likelihood__bounds": [None, "observed"]}, cv=2).fit(frame)
+    first, second = search.cv_results_["mean_test_score"]
+    assert first == second
+
+
+def test_images_are_no_frames():
+    with pytest.raises(ValueError, match=r"image_shape=\(1, 2, 3\) is for rows of pixels"):
+        quick(image_shape=(1, 2, 3)).fit(table())
+
+
+# -- what else takes them, and what does not --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if not case.cls._takes_frames], ids=str)
+def test_other_estimators_refuse_them_by_name(case):
+    name = case.cls.__name__
+    message = rf"'sex' .*OneHotEncoder.* {name} takes numbers alone; VAETransformer, .* take such columns as they are"
+    with pytest.raises(ValueError, match=message):
+        case.make().fit(table())
+    with pytest.raises(ValueError, match=rf"likelihood=Mixed\(\) is for data frames .*which {name} does not take"):
+        case.make(likelihood=Mixed()).fit(numbers())
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_models_go_through_pickles_and_plain_files(maker, tmp_path):
+    frame = MAKERS[maker]()
+    model = quick().fit(frame)
+    for again in (pickle.loads(pickle.dumps(model)), saved(model, tmp_path)):
+        np.testing.assert_array_equal(again.transform(frame), model.transform(frame))
+        assert again.sample(4, random_state=1).equals(model.sample(4, random_state=1))
+
+
+def test_pipelines_begin_with_them():
+    frame = table()
+    pipe = make_pipeline(quick(), KMeans(2, n_init=1, random_state=0)).fit(frame)
+    assert pipe.predict(frame).shape == (N,)
+    assert isinstance(skvae.sample(pipe[:1], 3, random_state=0), pd.DataFrame)
+    assert list(skvae.reconstruct(pipe[:1], frame).dtypes) == list(frame.dtypes)
+    codes = quick().set_output(transform="pandas").fit_transform(frame)
+    assert list(codes.columns) == ["vaetransformer0", "vaetransformer1"]
+    assert np.isfinite(cross_val_score(quick(), frame, cv=2)).all()
+
+
+# -- conditions -------------------------------------------------------------------------------------------------------
+
+
+def test_conditional_models():
+    frame, y = table(), np.where(np.arange(N) % 2, "a", "b")
+    model = quick(CVAE).fit(frame, y)
+    new, labels = model.sample(5, return_y=True)
+    assert list(new.dtypes) == list(frame.dtypes)
+    assert set(labels) <= {"a", "b"}
+    assert model.reconstruct(frame, y).shape == frame.shape
+    assert model.interpolate(frame[:2], frame[2:4], y[:2], y[2:4], n_steps=3).shape == (6, 6)
+    assert model.log_likelihoods(frame).shape == (N, 2)
+    with pytest.raises(ValueError, match=r"Input X contains NaN\. Column\(s\) \['size'.*have missing entries\. CVAE takes no"):
+        quick(CVAE).fit(table(gaps=True), y)
+    classifier = CVAEClassifier(quick(CVAE)).fit(frame, y)
+    assert set(classifier.predict(frame)) <= {"a", "b"}
+
+
+@pytest.mark.parametrize("maker", ["pandas", "polars"])
+def test_columns_of_frames_as_conditions(maker):
+    frame = MAKERS[maker]()
+    model = quick(CVAE, condition_columns=["sex", "age"]).fit(frame)
+    new = model.sample(6, y={"sex": "m", "age": 40})
+    assert list(new.dtypes) == list(frame.dtypes)
+    assert (new["sex"].to_list(), new["age"].to_list()) == (["m"] * 6, [40] * 6)
+    assert set(model.sample(40)["sex"]) == {"f", "m"}
+    again = model.reconstruct(frame)
+    assert again["sex"].to_list() == frame["sex"].to_list()
+    assert again["age"].to_list() == frame["age"].to_list()
+    assert np.isfinite(model.score(frame))
+    assert model.interpolate(frame[:2], frame[2:4], n_steps=3).shape == (6, 6)
+    with pytest.raises(ValueError, match="'sex' of y has labels that were not seen in fit: 'x'"):
+        model.sample(1, y={"sex": "x", "age": 40})
+
+
+def test_names_of_columns_may_be_numbers():
+    frame = table().set_axis(range(6), axis=1)
+    model = quick().fit(frame)
+    assert list(model.sample(2).columns) == list(frame.columns)
+    assert not hasattr(model, "feature_names_in_")
+    of_columns = quick(CVAE, condition_columns=[0]).fit(frame)
+    assert set(of_columns.sample(9, y="m")[0]) == {"m"}
+    with pytest.raises(TypeError, match="Feature names are only supported if all input features have string names"):
+        quick().fit(table().rename(columns={"sex": 0}))
+
+
+# -- clean rows -------------------------------------------------------------------------------------------------------
+
+
+def test_clean_frames():
+    clean = table()
+    noisy = clean.assign(sex=clean["sex"].sample(frac=1, random_state=0).to_numpy(), income=clean["income"] + 0.5)
+    model = quick(DenoisingAE).fit(noisy, clean=clean)
+    assert list(model.denoise(noisy).dtypes) == list(clean.dtypes)
+    assert np.isfinite(model.score(noisy, clean=clean))
+    with pytest.raises(ValueError, match="Column 'sex' of clean holds what was not seen in fit"):
+        quick(DenoisingAE).fit(noisy, clean=clean.assign(sex="x"))
+    with pytest.raises(ValueError, match="clean is of type 'ndarray'"):
+        quick(DenoisingAE).fit(noisy, clean=clean.to_numpy())
