@@ -12,7 +12,7 @@ target is a column like all others. Tables:
                              variation of categories
                   pairs      mean over pairs of columns: difference of rank correlations of two numbers, total variation of the
                              contingency table where one is a category, with numbers in fifths
-                  told apart AUROC of a gradient-boosted classifier that tells held-out from drawn rows, as many of each as
+                  detected   AUROC of a gradient-boosted classifier that tells held-out from drawn rows, as many of each as
                              there are of both, cross-validated: 0.5 is best
                   trained    macro F1, or R2, of a gradient-boosted model of the target that is trained on drawn rows, on held-out
                              rows; relative is the same by what training rows give
@@ -172,7 +172,7 @@ def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
     return float(spearmanr(first, second)[0]) if len(first) > 1 and np.ptp(first) and np.ptp(second) else 0.0
 
 
-def told_apart(real: np.ndarray, drawn: np.ndarray, columns: Columns) -> float:
+def detection(real: np.ndarray, drawn: np.ndarray, columns: Columns) -> float:
     """AUROC of a classifier of rows as real or drawn, of those that it was not trained on."""
     X = np.concatenate([real, drawn])
     y = np.repeat([0, 1], [len(real), len(drawn)])
@@ -230,7 +230,7 @@ def samples(
     return {
         "marginals": float(marginal_errors(held_out, keys, columns).mean()),
         "pairs": float(pair_errors(held_out, keys, columns).mean()),
-        "told apart": told_apart(held_out[:fewer], keys[:fewer], columns),
+        "detected": detection(held_out[:fewer], keys[:fewer], columns),
         "trained": there,
         "relative": there / of_training,
         "closest": closeness(real, held_out, columns.read(drawn)[: len(test)], columns),
