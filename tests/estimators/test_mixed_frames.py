@@ -535,3 +535,13 @@ def test_clean_frames():
         quick(DenoisingAE).fit(noisy, clean=clean.assign(sex="x"))
     with pytest.raises(ValueError, match="clean is of type 'ndarray'"):
         quick(DenoisingAE).fit(noisy, clean=clean.to_numpy())
+
+
+@pytest.mark.parametrize("cls", TAKERS)
+@pytest.mark.parametrize("method", ["neighbors", "reconstruction", "mahalanobis"])
+def test_columns_of_frames_share_anomaly_scores(cls, method):
+    frame = table()
+    model = cls(**QUICK).fit(frame)
+    shares = np.asarray(model.explain_anomaly(frame, method=method))
+    assert shares.shape == frame.shape
+    np.testing.assert_allclose(shares.sum(axis=1), model.score_anomaly(frame, method=method), rtol=1e-4, atol=1e-4)
