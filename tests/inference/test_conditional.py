@@ -279,6 +279,10 @@ def test_rows_that_no_code_explains_come_back_finite():
     rows, sizes, _ = drawn(model.module, np.stack([x, -x]))
     assert np.isfinite(rows).all()
     assert (sizes >= 1.0).all()
+    set_layer(model.module.decoder[0], model.loading, np.full(8, np.inf))
+    _, sizes, log_evidence = drawn(model.module, x[None])
+    assert sizes[0] == 1.0
+    assert log_evidence[0] == -1e30
 
 
 def test_mixed_columns_against_quadrature():
