@@ -25,7 +25,8 @@ _MOST_ROWS = 16  # of a chunk
 _PRIOR_DRAWS, _STARTS = 256, 4  # codes that climbs may start from, and how many do
 _CLIMBS, _FRACTIONS = 6, (1.0, 0.5, 0.2, 0.05, 0.01)  # steps towards a mode, and which parts of each are tried
 _LEAST_SECANT, _MOST_SECANT, _SECANT = 0.01, 1.0, 2.0  # in standard deviations of the prior, and of the posterior
-_ROUNDS = 2  # of draws that proposals learn from
+_ROUNDS, _ROUNDS_OF_ONE = 2, 6  # of draws that proposals learn from, where there are many rows or one
+_MOST_LEARNED, _MOST_AT_ONCE = 4096, 2**16  # draws of such a round, and of the last one at once
 _WIDE, _WIDER = 0.15, 3.0  # share of a proposal's draws that have a larger variance, and how many times
 _PRIOR = 0.1  # least share of draws from the prior, which bounds the weights
 _INFLATION = 1.1  # of the variances of the last proposal
@@ -83,8 +84,8 @@ def sample_given(
     r"""Draw what is missing of rows from :math:`p(x_\mathrm{missing}|x_\mathrm{given})`.
 
     A few codes, chosen among many from the prior by how well they explain what is given, climb towards modes of their posterior
-    by Newton steps along secants of the decoder. The Gaussian approximations there and the prior make a mixture, which two rounds
-    of adaptive importance sampling [1]_ improve. Codes for the rows are chosen among the draws of a last round, in proportion to
+    by Newton steps along secants of the decoder. The Gaussian approximations there and the prior make a mixture, which rounds of
+    adaptive importance sampling [1]_ improve. Codes for the rows are chosen among the draws of a last round, in proportion to
     their weights and spread evenly, so that as few as can be are chosen twice. Where decoder and likelihood are linear and
     Gaussian, the mixture is the posterior itself.
 
@@ -304,9 +305,11 @@ class Posterior:
         log_evidence : Tensor of shape (n_rows,)
         """
         mixture = self._start()
-        for _ in range(_ROUNDS):
-            mixture = self._adapted(mixture, n_proposals)
-        z, log_weight, _ = self._propose(mixture._replace(factor=math.sqrt(_INFLATION) * mixture.factor), n_proposals)
+        for _ in range(_ROUNDS if n == 1 else _ROUNDS_OF_ONE):
+            mixture = self._adapted(mixture, min(n_proposals, _MOST_LEARNED))
+        mixture = mixture._replace(factor=math.sqrt(_INFLATION) * mixture.factor)
+        counts = [min(_MOST_AT_ONCE, n_proposals - begin) for begin in range(0, n_proposals, _MOST_AT_ONCE)]
+        z, log_weight = (torch.cat(parts, dim=1) for parts in zip(*(self._propose(mixture, m)[:2] for m in counts), strict=True))
         share = _shares(log_weight)
         chosen = _chosen(z, share, self._places(n))
         if n > 1:  # in an order that says nothing

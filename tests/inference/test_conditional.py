@@ -84,6 +84,15 @@ def test_draws_of_a_linear_model_are_exact(n_components, noise, far, pattern):
     assert size[0] > 0.5 * 12000
 
 
+def test_very_many_draws_are_made_in_parts(monkeypatch):
+    monkeypatch.setattr("skvae.inference.conditional._MOST_AT_ONCE", 1000)
+    model = Linear(2)
+    x = np.where(np.arange(8) < 2, 1.0, np.nan)
+    rows, size, _ = drawn(model.module, x, n_samples=2600)
+    assert_moments(rows[:, 2:], *model.rest(x))
+    assert 0.5 * 10400 < size[0] <= 10400
+
+
 @pytest.mark.parametrize("n_components", [2, 10])
 def test_one_draw_of_each_row_is_exact(n_components):
     model = Linear(n_components, noise=0.1)
