@@ -509,6 +509,18 @@ def test_new_rows_of_rare_classes(maker):
         assert set(new[name].to_list()) <= set(frame[name].to_list())
 
 
+@pytest.mark.parametrize("method", ["neighbors", "mahalanobis", "reconstruction"])
+@pytest.mark.parametrize("cls", [VAETransformer, CVAE])
+def test_a_column_has_one_share_in_anomalies(cls, method):
+    frame, y = table(n=100), np.where(np.arange(100) % 2, "a", "b")
+    given = [y] if cls is CVAE else []
+    model = quick(cls).fit(frame, *given)
+    shares = model.explain_anomaly(frame, *given, method=method)
+    assert shares.shape == frame.shape
+    assert (shares >= 0.0).all()
+    np.testing.assert_allclose(shares.sum(axis=1), model.score_anomaly(frame, *given, method=method), rtol=1e-6)
+
+
 def test_clusters_and_anomalies():
     frame = table(gaps=True)
     clusterer = AutoencoderClusterer(2, estimator=quick(), n_init=1).fit(frame)
