@@ -440,6 +440,30 @@ def test_columns_of_frames_as_conditions(maker):
         model.sample(1, y={"sex": "x", "age": 40})
 
 
+def test_times_as_conditions():
+    frame = table()
+    model = quick(CVAE, condition_columns=["since", "sex"]).fit(frame)
+    when = pd.Timestamp("2020-05-01")
+    for y in ({"since": when, "sex": "m"}, pd.DataFrame({"since": [when] * 3, "sex": "m"})):
+        new = model.sample(3, y=y)
+        assert new["since"].tolist() == [when] * 3
+        assert model.inverse_transform(np.zeros((3, 2)), y).equals(model.inverse_transform(np.zeros((3, 2)), y))
+    assert model.style_transfer(frame[:3], {"since": when, "sex": "f"})["since"].tolist() == [when] * 3
+    assert model.sample(20)["since"].isin(frame["since"]).all()
+    with pytest.raises(ValueError, match="'since' of y held times or durations in fit"):
+        model.sample(1, y={"since": "x", "sex": "m"})
+
+
+def test_pipelines_go_back_through_imputers():
+    frame = table(gaps=True).assign(nothing=None)
+    with pytest.warns(UserWarning, match="they are dropped"):
+        pipe = make_pipeline(AutoencoderImputer(quick(), n_draws=10, add_indicator=True), quick()).fit(frame)
+    new = skvae.sample(pipe, 3, random_state=0)
+    assert list(new.columns) == list(frame.columns)
+    assert new["nothing"].isna().all()
+    assert list(new.dtypes)[:-1] == list(frame.dtypes)[:-1]
+
+
 def test_names_of_columns_may_be_numbers():
     frame = table().set_axis(range(6), axis=1)
     model = quick().fit(frame)
