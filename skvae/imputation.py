@@ -312,6 +312,11 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
                 f"missing_values={self.missing_values!r} is for numbers, but X is a data frame with columns of different kinds: "
                 "set missing_values=np.nan, and put None where entries are missing."
             )
+        if self.mechanism != "random":
+            raise ValueError(
+                f"mechanism={self.mechanism!r} models why numbers are missing, but X is a data frame with columns of different "
+                "kinds, of which it can only be 'random'."
+            )
         if self.keep_empty_features:
             raise ValueError("keep_empty_features=True fills columns with zeros, which is for numbers alone; leave it False.")
 
