@@ -509,7 +509,9 @@ def test_missing_categories_become_the_likeliest():
     frame = pd.DataFrame({"known": known, "same": known, "noise": rng.normal(size=200)})
     frame.loc[0, ["known", "same"]] = "b"
     frame.loc[100:, "same"] = None
-    model = VAETransformer(2, hidden_layer_sizes=(16,), linear_path=None, max_epochs=25, batch_size=50, random_state=0)
+    model = VAETransformer(
+        2, hidden_layer_sizes=(16,), linear_path=None, learning_rate=0.01, max_epochs=25, batch_size=50, random_state=0
+    )
     filled = AutoencoderImputer(model, n_draws=50, random_state=0).fit_transform(frame)
     assert "b" not in filled["same"][100:].tolist()
     assert (filled["same"] == known)[100:].mean() > 0.8
