@@ -658,15 +658,16 @@ def frame_of(columns: Sequence[Any], names: Sequence[Any], library: str) -> Any:
 
 
 def join_columns(given: Any, other: Any, missing: NDArray[np.bool_]) -> Any:
-    """Column with the entries of another one where its own are missing."""
+    """Column of the type of another one, with its entries where own ones are missing; of the own type where that holds more."""
     if is_pandas(given):
-        given = given.reset_index(drop=True)
-        return other.where(missing, given) if missing.any() else given
-    if not missing.any():
-        return given
+        given, own = given.reset_index(drop=True), as_type(other, given)
+        if given.dtype != own.dtype:
+            given, own = given.astype(object), own.astype(object)
+        return as_type(own.where(missing, given), other)
     import polars as pl
 
-    return other.zip_with(pl.Series(missing), given.cast(other.dtype))
+    own = as_type(other, given)
+    return as_type(own.zip_with(pl.Series(missing), given.cast(own.dtype)), other)
 
 
 def append_rows(frame: Any, other: Any) -> Any:
@@ -679,10 +680,17 @@ def append_rows(frame: Any, other: Any) -> Any:
 
 
 def as_type(column: Any, other: Any) -> Any:
-    """Column as one of the type of another, which can hold its entries."""
+    """Column as one of the type of another, where that can hold its entries; the column itself where it cannot."""
     if column.dtype == other.dtype:
         return column
-    return column.astype(other.dtype) if is_pandas(column) else column.cast(other.dtype)
+    try:
+        if is_pandas(column):
+            converted = column.astype(other.dtype)
+            return converted if converted.astype(column.dtype).equals(column) else column
+        converted = column.cast(other.dtype)
+        return converted if converted.cast(column.dtype).equals(column, null_equal=True) else column
+    except Exception:  # of either library, about an entry that cannot be converted
+        return column
 
 
 def add_columns(frame: Any, columns: dict[str, NDArray[Any]]) -> Any:
