@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skvae.data.clocks import begin_of_days, days_in_zone
 from skvae.data.containers import (
     UNITS,
     Amounts,
@@ -17,8 +18,6 @@ from skvae.data.containers import (
     Entries,
     Ticks,
     absent_entries,
-    begin_of_days,
-    days_in_zone,
     frame_of,
     is_pandas,
     join_columns,
