@@ -9,20 +9,33 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context, clone
 from sklearn.impute import MissingIndicator
-from sklearn.utils import check_random_state
+from sklearn.utils import check_array, check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
+from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
 
-from skvae._spec import and_more
+from skvae._spec import and_more, parameters_of
 from skvae.data import Table
+from skvae.data.containers import is_frame
+from skvae.data.kinds import frame_columns
 from skvae.estimators import VAETransformer
 from skvae.estimators import _checks as check
 from skvae.estimators._continuous import ContinuousAutoEncoder
 from skvae.estimators._docs import DocumentedMixin
 from skvae.estimators._fit import MAX_SEED, draft_of
 from skvae.estimators._held_out import HeldOut
-from skvae.estimators._imputing import SIGNS, ImportanceWeightedVAE
-from skvae.estimators._specs import NestedMixin
+from skvae.estimators._imputing import (
+    SIGNS,
+    ImportanceWeightedVAE,
+    WideVAE,
+    columns_of,
+    has_other_columns,
+    missing_of_frame,
+    numbers_of,
+    refuse_to_zero,
+    with_column,
+)
+from skvae.estimators._specs import NestedMixin, resolve
+from skvae.inference.conditional import average_given, sample_given
 from skvae.inference.donors import GRID, Strengths, find_donors, try_strengths
 from skvae.inference.imputation import impute
 from skvae.modules import MECHANISMS, Donors, can_lean
@@ -197,8 +210,17 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
         check.check_missing_values(self)
         model = self._model()
         self._strengths()
-        X = fitted._check_rows(X, reset=True)
-        is_empty = np.isnan(X).all(axis=0)
+        check.refuse_no_table(X)
+        is_mixed = has_other_columns(model, X)
+        if is_mixed:
+            model = self._model_of_frames(model)
+            missing = fitted._check_frame(X, reset=True)
+            rows = X
+        else:
+            check.refuse_other_columns(model, X)
+            rows = fitted._check_rows(X, reset=True)
+            missing = np.isnan(rows)
+        is_empty = missing.all(axis=0)
         if is_empty.all():
             raise ValueError("X has no entry that is not missing, so that there is nothing to learn from.")
         if is_empty.any():
@@ -209,24 +231,32 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
                     f"Column(s) {names} of X have no entry that is not missing, but image_shape={model.image_shape} needs "
                     "them all."
                 )
+            if is_mixed and self.keep_empty_features:
+                refuse_to_zero(X, is_empty)
             if not self.keep_empty_features:
                 warn_user(f"Column(s) {names} of X have no entry that is not missing; they are dropped.")
         fitted._is_empty = is_empty
         fitted.indicator_ = None
         if self.add_indicator:
-            # Columns, as of now with NaN for whatever stands for a missing entry.
+            # Of marks, in place of whatever stands for a missing entry.
             indicator = MissingIndicator(missing_values=np.nan, error_on_new=False)
-            fitted.indicator_ = indicator.set_output(transform="default").fit(X)  # an array, whatever scikit-learn is set to
+            indicator.set_output(transform="default")  # an array, whatever scikit-learn is set to
+            fitted.indicator_ = indicator.fit(np.where(missing, np.nan, 0.0) if is_mixed else rows)
         given = HeldOut.of(validation_data, groups, lambda X, y: {})
-        given.check_form(X)
+        given.check_form(rows)
         held_out = {} if groups is None else {"groups": groups}
         if given.X is not None:
             try:
-                held_out["validation_data"] = (fitted._check_rows(given.X, reset=False)[:, ~is_empty],)
+                if is_mixed:
+                    fitted._check_frame(given.X, reset=False)
+                    held_out["validation_data"] = (columns_of(given.X, ~is_empty),)
+                else:
+                    held_out["validation_data"] = (fitted._check_rows(given.X, reset=False)[:, ~is_empty],)
             except ValueError as error:
                 raise ValueError(f"validation_data: {error}") from error
-        fitted.estimator_ = model.fit(X[:, ~is_empty], **held_out)
-        fitted.locality_, fitted._donors, fitted._stretch = self._lean(fitted.estimator_, X[:, ~is_empty])
+        rows = columns_of(X, ~is_empty) if is_mixed else rows[:, ~is_empty]
+        fitted.estimator_ = model.fit(rows, **held_out)
+        fitted.locality_, fitted._donors, fitted._stretch = self._lean(fitted.estimator_, rows)
         vars(self).clear()
         vars(self).update(vars(fitted))
         return self
@@ -267,6 +297,31 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
             model.set_params(random_state=int(check_random_state(self.random_state).randint(MAX_SEED)))
         return model
 
+    def _model_of_frames(self, model: Any) -> Any:
+        """Make the estimator to be trained on a data frame with columns of different kinds."""
+        what = "a data frame with columns of different kinds"
+        if self.mechanism != "random":
+            raise ValueError(
+                f"mechanism={self.mechanism!r} is about sizes of numbers, but X is {what}, whose categories have none. Leave "
+                "it 'random', or fill in the columns of numbers by themselves."
+            )
+        if not check.is_nan(self.missing_values):
+            raise ValueError(
+                f"missing_values={self.missing_values!r}, but X is {what}, in which NaN and None stand for missing entries. "
+                "Put them in place of what stands for one, and leave missing_values=np.nan."
+            )
+        if not isinstance(model, ImportanceWeightedVAE):
+            return model
+        default = parameters_of(type(self))["n_training_draws"].default
+        if self.n_training_draws != default:
+            raise ValueError(
+                f"n_training_draws={self.n_training_draws} is for the importance-weighted bound, by which no model of {what} is "
+                f"trained: leave it at {default}, and set n_draws of the estimator."
+            )
+        given = VAETransformer() if self.estimator is None else clone(self.estimator)
+        wide = WideVAE(**{**given.get_params(deep=False), "random_state": model.random_state})
+        return wide.set_params(missing_values=np.nan)
+
     def _strengths(self) -> Strengths | None:
         """Return what `locality` asks for, or None where it is to be chosen."""
         if isinstance(self.locality, str):
@@ -295,13 +350,27 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
 
     def _check_rows(self, X: Any, *, reset: bool) -> np.ndarray:
         """Rows with NaN for whatever is missing."""
-        check.refuse_text(X)
+        is_fitted = is_frame(X) and self.__sklearn_is_fitted__()
+        check.refuse_text(X, cure=f" {type(self).__name__} was fitted on numbers alone." if is_fitted else "")
         if getattr(X, "ndim", 2) > 2:
             raise ValueError(
                 f"X has {X.ndim} dimensions, {tuple(X.shape)}; {type(self).__name__} takes rows (n_samples, n_features). Images "
                 "are passed as X.reshape(len(X), -1), with their image_shape given to its estimator."
             )
         return check.validate_rows(self, X, self.missing_values, reset=reset, ensure_min_samples=2 if reset else 1)
+
+    def _check_frame(self, X: Any, *, reset: bool) -> np.ndarray:
+        """Which entries of a data frame are missing, once its columns have been checked."""
+        if not is_frame(X):
+            form = self.estimator_._frame_form
+            check.refuse_array(self, X, form)
+            raise ValueError(
+                f"X is of type {type(X).__name__!r}, but {type(self).__name__} was fitted on a data frame: pass one with the "
+                "same columns."
+            )
+        validate_data(self, X, reset=reset, skip_check_array=True)
+        check_array(np.zeros(X.shape), ensure_min_samples=2 if reset else 1, estimator=self)
+        return missing_of_frame(X)
 
     # -- imputation ---------------------------------------------------------------------------------------------------
 
@@ -319,6 +388,8 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
             Complete rows, and indicators behind them with `add_indicator`.
         """
         check_is_fitted(self)
+        if self._takes_frames:
+            return self._complete_frame(X, None, 0)[0]
         X = self._check_rows(X, reset=False)
         return self._with_indicators(X, self._complete(X, None, 0)[0])
 
@@ -341,9 +412,12 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
         """
         check_is_fitted(self)
         n_imputations = check.check_count("n_imputations", n_imputations)
-        X = self._check_rows(X, reset=False)
+        if not self._takes_frames:
+            X = self._check_rows(X, reset=False)
         generator = check_random_state(self.random_state if random_state is None else random_state)
         (seed,) = seed_streams(int(generator.randint(MAX_SEED)), Stream.COMPLETION, n=1)
+        if self._takes_frames:
+            return self._complete_frame(X, n_imputations, seed)
         return np.stack([self._with_indicators(X, filled) for filled in self._complete(X, n_imputations, seed)])
 
     def _complete(self, X: np.ndarray, n_imputations: int | None, seed: int) -> np.ndarray:
@@ -372,6 +446,49 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
             result[np.ix_(np.arange(len(result)), rows, np.flatnonzero(known))] = part
         result[:, :, self._is_empty] = np.where(missing, 0.0, X)[:, self._is_empty]
         return result
+
+    @property
+    def _takes_frames(self) -> bool:
+        """Whether data frames with columns of different kinds are filled in."""
+        return self.estimator_._frame_form is not None
+
+    def _complete_frame(self, X: Any, n_imputations: int | None, seed: int) -> list[Any]:
+        """Complete a data frame by means, or several times by draws."""
+        missing = self._check_frame(X, reset=False)
+        kept, model = columns_of(X, ~self._is_empty), self.estimator_
+        keys = model._check_rows(kept, reset=False)
+        is_open = np.isnan(keys)
+        rows = np.flatnonzero(is_open.any(axis=1))
+        filled = np.repeat(keys[np.newaxis], n_imputations or 1, axis=0)
+        if len(rows):
+            table = Table.of(keys[rows], names=check.column_names(model, keys.shape[1]))
+            model.module_.likelihood.check(table.source, table.name)
+            given, n_proposals = (model.module_, table, check.resolve_device(model.device)), -(-int(self.n_draws) // 3)
+            if n_imputations is None:
+                filled[0, rows] = average_given(*given, n_proposals=n_proposals, source=model._code_source())
+            else:
+                drawn = sample_given(*given, seed, n_samples=n_imputations, n_proposals=n_proposals, source=model._code_source())
+                filled[:, rows] = drawn.rows.reshape(len(rows), n_imputations, -1).swapaxes(0, 1)
+        form, columns = model._frame_form, [own for _, own in frame_columns(kept)]
+        is_bounded = getattr(resolve("likelihood", model.likelihood), "bounds", None) == "observed"
+        seeds = [None] if n_imputations is None else seed_streams(seed, n=n_imputations)
+        found = [form.complete(columns, is_open, each, is_bounded, own) for each, own in zip(filled, seeds, strict=True)]
+        return [self._with_columns(X, each, missing) for each in found]
+
+    def _with_columns(self, X: Any, filled: Any, missing: np.ndarray) -> Any:
+        """Insert columns that had no entries in `fit` into a data frame, and append indicators."""
+        names = [name for name, _ in frame_columns(X)]
+        if self.keep_empty_features:
+            for position in np.flatnonzero(self._is_empty).tolist():
+                values = numbers_of(X, position)
+                filled = with_column(filled, position, names[position], np.where(missing[:, position], 0.0, values))
+        if self.indicator_ is not None:
+            marks = self.indicator_.transform(np.where(missing, np.nan, 0.0))
+            for name, own in zip(self.indicator_.get_feature_names_out(names), marks.T, strict=True):
+                filled = with_column(filled, filled.shape[1], name, own)
+        if hasattr(X, "iloc") and hasattr(filled, "iloc"):
+            filled.index = X.index
+        return filled
 
     def _with_indicators(self, X: np.ndarray, filled: np.ndarray) -> np.ndarray:
         """Drop columns that are not kept, and append indicators."""

@@ -104,7 +104,12 @@ def is_pandas(X: Any) -> bool:
 
 def is_mixed(frame: Any) -> bool:
     """Whether a column of a data frame holds something else than numbers, such as text, dates, or True and False."""
-    return not all(_holds_numbers(column) for _, column in frame_columns(frame))
+    return not all(holds_numbers(frame))
+
+
+def holds_numbers(frame: Any) -> list[bool]:
+    """Which columns of a data frame hold numbers, and nothing else that is there."""
+    return [_holds_numbers(column) for _, column in frame_columns(frame)]
 
 
 def _holds_numbers(column: Any) -> bool:
