@@ -373,6 +373,10 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
         try:
             return self._score(model, X)
         except ValueError as error:
+            if "holds what was not seen in fit" in str(error):
+                raise ValueError(
+                    f"{error} The rows are some that are held out, which have entries that those left for training lack."
+                ) from error
             if not str(error).startswith("Found unknown categories"):
                 raise
             raise ValueError(

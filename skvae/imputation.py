@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context, clone
 from sklearn.impute import MissingIndicator
-from sklearn.utils import check_array, check_random_state
+from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
 
 from skvae._spec import and_more, parameters_of
 from skvae.data import Table
-from skvae.data.containers import is_frame
+from skvae.data.containers import absent_entries, add_columns, is_frame, take_columns
+from skvae.data.frames import FrameForm
 from skvae.data.kinds import frame_columns
 from skvae.estimators import VAETransformer
 from skvae.estimators import _checks as check
@@ -23,19 +24,9 @@ from skvae.estimators._continuous import ContinuousAutoEncoder
 from skvae.estimators._docs import DocumentedMixin
 from skvae.estimators._fit import MAX_SEED, draft_of
 from skvae.estimators._held_out import HeldOut
-from skvae.estimators._imputing import (
-    SIGNS,
-    ImportanceWeightedVAE,
-    WideVAE,
-    columns_of,
-    has_other_columns,
-    missing_of_frame,
-    numbers_of,
-    refuse_to_zero,
-    with_column,
-)
-from skvae.estimators._specs import NestedMixin, resolve
-from skvae.inference.conditional import average_given, sample_given
+from skvae.estimators._imputing import SIGNS, FrameVAE, ImportanceWeightedVAE
+from skvae.estimators._specs import NestedMixin
+from skvae.inference.conditional import N_ROUNDS, average_given, sample_given
 from skvae.inference.donors import GRID, Strengths, find_donors, try_strengths
 from skvae.inference.imputation import impute
 from skvae.modules import MECHANISMS, Donors, can_lean
@@ -117,6 +108,10 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
     the others. Where networks do not pay, the model is factor analysis and `transform` its conditional mean. Up to a thousand
     training rows are kept with the imputer where `locality_` is not zero. The same errors say by how much draws of `impute` are
     spread further than the model has them.
+
+    Data frames with columns of different kinds are taken as they are, with the `likelihood` of the estimator left "auto", and
+    come back as such. A `VAETransformer` is trained
+    by its own bound then, and its imputations lean on no rows.
 
     Observed entries come back as they are, bit for bit. A row of which nothing is observed is accepted, and filled with the
     model's means. A column whose entries were all there in `fit` may have missing ones later, which count as missing at random.
@@ -210,17 +205,14 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
         check.check_missing_values(self)
         model = self._model()
         self._strengths()
-        check.refuse_no_table(X)
-        is_mixed = has_other_columns(model, X)
-        if is_mixed:
+        has_kinds = check.has_kinds(model, X)
+        if has_kinds:
+            validate_data(fitted, X, reset=True, skip_check_array=True)
+            fitted._check_mixed(model)
             model = self._model_of_frames(model)
-            missing = fitted._check_frame(X, reset=True)
-            rows = X
         else:
-            check.refuse_other_columns(model, X)
-            rows = fitted._check_rows(X, reset=True)
-            missing = np.isnan(rows)
-        is_empty = missing.all(axis=0)
+            X = fitted._check_rows(X, reset=True)
+        is_empty = (absent_entries(X) if has_kinds else np.isnan(X)).all(axis=0)
         if is_empty.all():
             raise ValueError("X has no entry that is not missing, so that there is nothing to learn from.")
         if is_empty.any():
@@ -231,32 +223,26 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
                     f"Column(s) {names} of X have no entry that is not missing, but image_shape={model.image_shape} needs "
                     "them all."
                 )
-            if is_mixed and self.keep_empty_features:
-                refuse_to_zero(X, is_empty)
             if not self.keep_empty_features:
                 warn_user(f"Column(s) {names} of X have no entry that is not missing; they are dropped.")
         fitted._is_empty = is_empty
-        fitted.indicator_ = None
-        if self.add_indicator:
-            # Of marks, in place of whatever stands for a missing entry.
-            indicator = MissingIndicator(missing_values=np.nan, error_on_new=False)
-            indicator.set_output(transform="default")  # an array, whatever scikit-learn is set to
-            fitted.indicator_ = indicator.fit(np.where(missing, np.nan, 0.0) if is_mixed else rows)
         given = HeldOut.of(validation_data, groups, lambda X, y: {})
-        given.check_form(rows)
+        given.check_form(X)
         held_out = {} if groups is None else {"groups": groups}
         if given.X is not None:
             try:
-                if is_mixed:
-                    fitted._check_frame(given.X, reset=False)
-                    held_out["validation_data"] = (columns_of(given.X, ~is_empty),)
-                else:
-                    held_out["validation_data"] = (fitted._check_rows(given.X, reset=False)[:, ~is_empty],)
+                rows = given.X if has_kinds else fitted._check_rows(given.X, reset=False)
+                held_out["validation_data"] = (_without(rows, is_empty),)
             except ValueError as error:
                 raise ValueError(f"validation_data: {error}") from error
-        rows = columns_of(X, ~is_empty) if is_mixed else rows[:, ~is_empty]
-        fitted.estimator_ = model.fit(rows, **held_out)
-        fitted.locality_, fitted._donors, fitted._stretch = self._lean(fitted.estimator_, rows)
+        fitted.estimator_ = model.fit(_without(X, is_empty), **held_out)
+        X = fitted._check_rows(X, reset=False) if has_kinds else X
+        fitted.indicator_ = None
+        if self.add_indicator:
+            # Columns, as of now with NaN for whatever stands for a missing entry.
+            indicator = MissingIndicator(missing_values=np.nan, error_on_new=False)
+            fitted.indicator_ = indicator.set_output(transform="default").fit(X)  # an array, whatever scikit-learn is set to
+        fitted.locality_, fitted._donors, fitted._stretch = self._lean(fitted.estimator_, X[:, ~is_empty])
         vars(self).clear()
         vars(self).update(vars(fitted))
         return self
@@ -299,28 +285,10 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
 
     def _model_of_frames(self, model: Any) -> Any:
         """Make the estimator to be trained on a data frame with columns of different kinds."""
-        what = "a data frame with columns of different kinds"
-        if self.mechanism != "random":
-            raise ValueError(
-                f"mechanism={self.mechanism!r} is about sizes of numbers, but X is {what}, whose categories have none. Leave "
-                "it 'random', or fill in the columns of numbers by themselves."
-            )
-        if not check.is_nan(self.missing_values):
-            raise ValueError(
-                f"missing_values={self.missing_values!r}, but X is {what}, in which NaN and None stand for missing entries. "
-                "Put them in place of what stands for one, and leave missing_values=np.nan."
-            )
         if not isinstance(model, ImportanceWeightedVAE):
             return model
-        default = parameters_of(type(self))["n_training_draws"].default
-        if self.n_training_draws != default:
-            raise ValueError(
-                f"n_training_draws={self.n_training_draws} is for the importance-weighted bound, by which no model of {what} is "
-                f"trained: leave it at {default}, and set n_draws of the estimator."
-            )
         given = VAETransformer() if self.estimator is None else clone(self.estimator)
-        wide = WideVAE(**{**given.get_params(deep=False), "random_state": model.random_state})
-        return wide.set_params(missing_values=np.nan)
+        return FrameVAE(**{**given.get_params(deep=False), "missing_values": np.nan, "random_state": model.random_state})
 
     def _strengths(self) -> Strengths | None:
         """Return what `locality` asks for, or None where it is to be chosen."""
@@ -348,29 +316,47 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
         kept = tuple(part.cpu().numpy() for part in donors) if first or second else None
         return (first, second), kept, curve.stretch[curve.best]
 
+    def _check_mixed(self, model: Any) -> None:
+        """Raise a ValueError about what is not for data frames with columns of different kinds."""
+        if not check.is_nan(self.missing_values):
+            raise ValueError(
+                f"missing_values={self.missing_values!r} is for numbers, but X is a data frame with columns of different kinds: "
+                "set missing_values=np.nan, and put None where entries are missing."
+            )
+        if self.mechanism != "random":
+            raise ValueError(
+                f"mechanism={self.mechanism!r} is about sizes of numbers, but X is a data frame with columns of different kinds, "
+                "of which categories have none: leave it 'random', or fill in the columns of numbers by themselves."
+            )
+        default = parameters_of(type(self))["n_training_draws"].default
+        if self.n_training_draws != default and isinstance(model, ImportanceWeightedVAE):
+            raise ValueError(
+                f"n_training_draws={self.n_training_draws} is for the importance-weighted bound, by which no model of a data "
+                f"frame with columns of different kinds is trained: leave it at {default}, and set n_draws of the estimator."
+            )
+        if self.keep_empty_features:
+            raise ValueError("keep_empty_features=True fills columns with zeros, which is for numbers alone; leave it False.")
+
+    @property
+    def _form(self) -> FrameForm | None:
+        """What X looks like without columns that are empty, where it is a data frame with columns of different kinds."""
+        return self.estimator_._frame_form if hasattr(self, "estimator_") else None
+
     def _check_rows(self, X: Any, *, reset: bool) -> np.ndarray:
         """Rows with NaN for whatever is missing."""
-        is_fitted = is_frame(X) and self.__sklearn_is_fitted__()
-        check.refuse_text(X, cure=f" {type(self).__name__} was fitted on numbers alone." if is_fitted else "")
+        if not reset and self._form is not None:
+            if is_frame(X):
+                validate_data(self, X, reset=False, skip_check_array=True)
+            keys = np.full(np.shape(X), np.nan)
+            keys[:, ~self._is_empty] = self.estimator_._check_rows(_without(X, self._is_empty), reset=False)
+            return keys
+        check.refuse_other_columns(self.estimator_ if hasattr(self, "estimator_") else self._model(), X)
         if getattr(X, "ndim", 2) > 2:
             raise ValueError(
                 f"X has {X.ndim} dimensions, {tuple(X.shape)}; {type(self).__name__} takes rows (n_samples, n_features). Images "
                 "are passed as X.reshape(len(X), -1), with their image_shape given to its estimator."
             )
         return check.validate_rows(self, X, self.missing_values, reset=reset, ensure_min_samples=2 if reset else 1)
-
-    def _check_frame(self, X: Any, *, reset: bool) -> np.ndarray:
-        """Which entries of a data frame are missing, once its columns have been checked."""
-        if not is_frame(X):
-            form = self.estimator_._frame_form
-            check.refuse_array(self, X, form)
-            raise ValueError(
-                f"X is of type {type(X).__name__!r}, but {type(self).__name__} was fitted on a data frame: pass one with the "
-                "same columns."
-            )
-        validate_data(self, X, reset=reset, skip_check_array=True)
-        check_array(np.zeros(X.shape), ensure_min_samples=2 if reset else 1, estimator=self)
-        return missing_of_frame(X)
 
     # -- imputation ---------------------------------------------------------------------------------------------------
 
@@ -384,14 +370,13 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
 
         Returns
         -------
-        X : ndarray of shape (n_samples, n_features_out)
-            Complete rows, and indicators behind them with `add_indicator`.
+        X : {ndarray, DataFrame} of shape (n_samples, n_features_out)
+            Complete rows, and indicators behind them with `add_indicator`. Data frames with columns of different kinds come back
+            as such, with the likeliest categories where one is missing.
         """
         check_is_fitted(self)
-        if self._takes_frames:
-            return self._complete_frame(X, None, 0)[0]
-        X = self._check_rows(X, reset=False)
-        return self._with_indicators(X, self._complete(X, None, 0)[0])
+        given, X = X, self._check_rows(X, reset=False)
+        return self._with_indicators(given, X, self._complete(X, None, 0)[0])
 
     def impute(self, X, n_imputations=10, *, random_state=None):
         """Draw several completions of rows.
@@ -407,18 +392,17 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
 
         Returns
         -------
-        X : ndarray of shape (n_imputations, n_samples, n_features_out)
+        X : ndarray of shape (n_imputations, n_samples, n_features_out), or list of n_imputations DataFrames
             Complete tables, which agree where entries are observed.
         """
         check_is_fitted(self)
         n_imputations = check.check_count("n_imputations", n_imputations)
-        if not self._takes_frames:
-            X = self._check_rows(X, reset=False)
+        given, X = X, self._check_rows(X, reset=False)
         generator = check_random_state(self.random_state if random_state is None else random_state)
         (seed,) = seed_streams(int(generator.randint(MAX_SEED)), Stream.COMPLETION, n=1)
-        if self._takes_frames:
-            return self._complete_frame(X, n_imputations, seed)
-        return np.stack([self._with_indicators(X, filled) for filled in self._complete(X, n_imputations, seed)])
+        drawn = self._complete(X, n_imputations, seed)
+        tables = [self._with_indicators(given, X, filled, seed + i) for i, filled in enumerate(drawn)]
+        return tables if self._form is not None else np.stack(tables)
 
     def _complete(self, X: np.ndarray, n_imputations: int | None, seed: int) -> np.ndarray:
         """Complete the columns that are known, ``(n_imputations or 1, n_samples, n_features)``; zeros where one is not."""
@@ -429,69 +413,53 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
             model, known = self.estimator_, ~self._is_empty
             device = check.resolve_device(model.device)
             kept = None if self._donors is None else Donors(*(torch.from_numpy(part).to(device) for part in self._donors))
-            filled = impute(
-                model.module_,
-                Table.of(X[np.ix_(rows, known)]),
-                device,
-                n_draws=int(self.n_draws),
-                n_imputations=n_imputations,
-                seed=seed,
-                log_density=model._log_density(),
-                donors=kept,
-                strengths=self.locality_,
-                stretch=self._stretch,
-            )
+            table = Table.of(X[np.ix_(rows, known)], names=None if self._form is None else self._form.names)
+            if self._form is not None:
+                filled = self._fill_keys(table, n_imputations, seed)
+            else:
+                filled = impute(
+                    model.module_,
+                    table,
+                    device,
+                    n_draws=int(self.n_draws),
+                    n_imputations=n_imputations,
+                    seed=seed,
+                    log_density=model._log_density(),
+                    donors=kept,
+                    strengths=self.locality_,
+                    stretch=self._stretch,
+                )
             part = result[:, rows][:, :, known]
             np.copyto(part, filled.swapaxes(0, 1), where=missing[np.ix_(rows, known)], casting="same_kind")
             result[np.ix_(np.arange(len(result)), rows, np.flatnonzero(known))] = part
         result[:, :, self._is_empty] = np.where(missing, 0.0, X)[:, self._is_empty]
         return result
 
-    @property
-    def _takes_frames(self) -> bool:
-        """Whether data frames with columns of different kinds are filled in."""
-        return self.estimator_._frame_form is not None
+    def _fill_keys(self, table: Table, n_imputations: int | None, seed: int) -> np.ndarray:
+        """Complete keys of a data frame, ``(n_samples, n_imputations or 1, n_features)``."""
+        model = self.estimator_
+        model.module_.likelihood.check(table.source, table.name)
+        given = model.module_, table, check.resolve_device(model.device)
+        drawn = {"n_proposals": -(-int(self.n_draws) // N_ROUNDS), "source": model._code_source()}
+        if n_imputations is None:
+            return average_given(*given, **drawn)[:, np.newaxis]
+        rows = sample_given(*given, seed, n_samples=n_imputations, **drawn).rows
+        return rows.reshape(table.n_rows, n_imputations, -1)
 
-    def _complete_frame(self, X: Any, n_imputations: int | None, seed: int) -> list[Any]:
-        """Complete a data frame by means, or several times by draws."""
-        missing = self._check_frame(X, reset=False)
-        kept, model = columns_of(X, ~self._is_empty), self.estimator_
-        keys = model._check_rows(kept, reset=False)
-        is_open = np.isnan(keys)
-        rows = np.flatnonzero(is_open.any(axis=1))
-        filled = np.repeat(keys[np.newaxis], n_imputations or 1, axis=0)
-        if len(rows):
-            table = Table.of(keys[rows], names=check.column_names(model, keys.shape[1]))
-            model.module_.likelihood.check(table.source, table.name)
-            given, n_proposals = (model.module_, table, check.resolve_device(model.device)), -(-int(self.n_draws) // 3)
-            if n_imputations is None:
-                filled[0, rows] = average_given(*given, n_proposals=n_proposals, source=model._code_source())
-            else:
-                drawn = sample_given(*given, seed, n_samples=n_imputations, n_proposals=n_proposals, source=model._code_source())
-                filled[:, rows] = drawn.rows.reshape(len(rows), n_imputations, -1).swapaxes(0, 1)
-        form, columns = model._frame_form, [own for _, own in frame_columns(kept)]
-        is_bounded = getattr(resolve("likelihood", model.likelihood), "bounds", None) == "observed"
-        seeds = [None] if n_imputations is None else seed_streams(seed, n=n_imputations)
-        found = [form.complete(columns, is_open, each, is_bounded, own) for each, own in zip(filled, seeds, strict=True)]
-        return [self._with_columns(X, each, missing) for each in found]
-
-    def _with_columns(self, X: Any, filled: Any, missing: np.ndarray) -> Any:
-        """Insert columns that had no entries in `fit` into a data frame, and append indicators."""
-        names = [name for name, _ in frame_columns(X)]
-        if self.keep_empty_features:
-            for position in np.flatnonzero(self._is_empty).tolist():
-                values = numbers_of(X, position)
-                filled = with_column(filled, position, names[position], np.where(missing[:, position], 0.0, values))
-        if self.indicator_ is not None:
-            marks = self.indicator_.transform(np.where(missing, np.nan, 0.0))
-            for name, own in zip(self.indicator_.get_feature_names_out(names), marks.T, strict=True):
-                filled = with_column(filled, filled.shape[1], name, own)
-        if hasattr(X, "iloc") and hasattr(filled, "iloc"):
-            filled.index = X.index
-        return filled
-
-    def _with_indicators(self, X: np.ndarray, filled: np.ndarray) -> np.ndarray:
-        """Drop columns that are not kept, and append indicators."""
+    def _with_indicators(self, given: Any, X: np.ndarray, filled: np.ndarray, seed: int | None = None) -> Any:
+        """Drop columns that are not kept, and append indicators; `given` is what X was given as."""
+        if self._form is not None:
+            known = _without(given, self._is_empty)
+            is_bounded = getattr(self.estimator_.likelihood, "bounds", None) == "observed"
+            columns = [own for _, own in frame_columns(known)]
+            missing = np.isnan(X[:, ~self._is_empty])
+            frame = self._form.complete(columns, missing, filled[:, ~self._is_empty], is_bounded, seed)
+            if hasattr(given, "iloc") and hasattr(frame, "iloc"):
+                frame.index = given.index
+            if self.indicator_ is None:
+                return frame
+            names = self.indicator_.get_feature_names_out(_check_feature_names_in(self))
+            return add_columns(frame, dict(zip(names.tolist(), self.indicator_.transform(X).T, strict=True)))
         filled = filled if self.keep_empty_features else filled[:, ~self._is_empty]
         if self.indicator_ is None:
             return filled
@@ -526,3 +494,10 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
 
     def __sklearn_is_fitted__(self):
         return hasattr(self, "estimator_")
+
+
+def _without(X: Any, is_empty: np.ndarray) -> Any:
+    """Columns of an array or a data frame that are not empty."""
+    if not is_frame(X):
+        return np.asarray(X)[:, ~is_empty]
+    return take_columns(X, np.flatnonzero(~is_empty)) if is_empty.any() else X

@@ -8,14 +8,11 @@ from typing import Any
 import numpy as np
 from sklearn.utils._param_validation import Options, StrOptions
 
-from skvae._spec import and_more
 from skvae.data import Table
-from skvae.data.containers import Amounts, holds_numbers, is_frame, is_mixed, missing_of, read_column
-from skvae.data.kinds import frame_columns
 from skvae.estimators._fit import FitRun
-from skvae.estimators._specs import resolve
+from skvae.estimators._specs import likelihood_of
 from skvae.estimators.vae import VAETransformer
-from skvae.modules import MECHANISMS, MIWAEModule, Mixed
+from skvae.modules import MECHANISMS, MIWAEModule
 from skvae.training.factors import choose_factors
 
 _STEPS, _FEWEST_EPOCHS = 3000, 10
@@ -132,7 +129,7 @@ class ImportanceWeightedVAE(VAETransformer):
             return f"is for entries that are missing at random, but mechanism={self.mechanism!r}"
         if decoder == "tied":
             return "has an encoder that is found from the decoder, which cannot be 'tied' to it"
-        if not resolve("likelihood", self.likelihood)._module_class.is_location_family:
+        if not likelihood_of(self.likelihood, None)._module_class.is_location_family:
             return f"is for likelihoods of real numbers, not for likelihood={self.likelihood!r}"
         return super()._misfit_of_linear_path(encoder, decoder)
 
@@ -162,67 +159,25 @@ class ImportanceWeightedVAE(VAETransformer):
         return []
 
 
-class WideVAE(VAETransformer):
-    """Variational autoencoder of data frames with columns of different kinds, whose code may be wider than it need be."""
+class FrameVAE(VAETransformer):
+    """Variational autoencoder that data frames with columns of different kinds are filled in by.
+
+    What is missing depends on more than a summary of the row, and few rows say enough of linear maps alone.
+    """
 
     def _auto_components(self, n_features: int) -> int:
         return max(min(2, n_features), -(-n_features // 2))
 
+    def _decay_beside_linear_path(self, encoder: Any, decoder: Any) -> float | str | None:
+        """Weight decay of the networks beside linear maps, which "auto" has wherever there can be some."""
+        if isinstance(self.linear_path, str) and self._misfit_of_linear_path(encoder, decoder) is None:
+            return self.linear_path
+        return super()._decay_beside_linear_path(encoder, decoder)
+
+    def _auto_training(self, n_batches: int) -> tuple[int, float]:
+        n_epochs = int(np.clip(round(_STEPS / n_batches), _FEWEST_EPOCHS, _MOST_EPOCHS))
+        return n_epochs, super()._auto_training(n_batches)[1]
+
     def _concerns(self, run: FitRun) -> list[str]:
         """Return none: imputation may have any number of components without use."""
         return []
-
-
-def has_other_columns(model: Any, X: Any) -> bool:
-    """Whether an estimator takes `X` for a data frame with columns of different kinds."""
-    spec = resolve("likelihood", model.likelihood) if model._takes_frames else None
-    if not isinstance(spec, Mixed) or not is_frame(X):
-        return False
-    return bool(spec.likelihoods) or spec.bounds is not None or is_mixed(X)
-
-
-def missing_of_frame(X: Any) -> np.ndarray:
-    """Which entries of a data frame are missing, ``(n_samples, n_features)``."""
-    return np.stack([missing_of(read_column(own, f"Column {name!r} of X")) for name, own in frame_columns(X)], axis=1)
-
-
-def columns_of(X: Any, is_kept: np.ndarray) -> Any:
-    """Return some columns of a data frame."""
-    if is_kept.all():
-        return X
-    positions = np.flatnonzero(is_kept).tolist()
-    return X.iloc[:, positions] if hasattr(X, "iloc") else X[:, positions]
-
-
-def with_column(X: Any, position: int, name: Any, values: np.ndarray) -> Any:
-    """Insert a column into a data frame that is ours, at a position."""
-    if hasattr(X, "iloc"):
-        X.insert(position, name, values)
-        return X
-    return X.insert_column(position, type(X.to_series(0))(name, values))
-
-
-def numbers_of(X: Any, position: int) -> np.ndarray:
-    """Numbers ``(n_samples,)`` of a column of a data frame, NaN where one is missing."""
-    name, own = frame_columns(X)[position]
-    found = read_column(own, f"Column {name!r} of X")
-    if isinstance(found, Amounts):
-        return found.values
-    if missing_of(found).all():
-        return np.full(len(X), np.nan)
-    raise ValueError(
-        f"Column {name!r} of X had no entry in fit, and is filled with zeros, but now has others than numbers; leave them "
-        "out, or set keep_empty_features=False."
-    )
-
-
-def refuse_to_zero(X: Any, is_empty: np.ndarray) -> None:
-    """Raise a ValueError about columns of a data frame without entries that cannot be filled with zeros."""
-    empty = columns_of(X, is_empty)
-    columns = zip(frame_columns(empty), holds_numbers(empty), strict=True)
-    others = [name for (name, own), is_number in columns if not is_number and str(own.dtype) != "Null"]
-    if others:
-        raise ValueError(
-            f"Column(s) {others[:5]}{and_more(others, 5)} of X have no entry that is not missing, and zeros cannot be filled "
-            "into columns that hold no numbers: set keep_empty_features=False, or leave them out."
-        )

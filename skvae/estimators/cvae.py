@@ -47,7 +47,8 @@ class CVAE(ConditionalSamplesGivenMixin, InpaintingMixin, ConditionalAnomalyScor
     Parameters
     ----------
     n_components : int or "auto", default="auto"
-        Size of the code; "auto" is the square root of the number of columns, but at least 2.
+        Size of the code; "auto" is the square root of the number of columns, but at least 2, and of mixed frames four times as
+        much, or one for each column where that is less.
     encode_condition : bool, default=False
         Whether the encoder takes the condition, too. `transform` then needs it.
     prior : {"standard", "conditional", "mixture", "vamp", "flow"} or PriorSpec, default="standard"
@@ -377,9 +378,9 @@ class CVAE(ConditionalSamplesGivenMixin, InpaintingMixin, ConditionalAnomalyScor
         """Encode conditions of a name, ``(n_rows, n_conditions)``; an error says that `what` needs them, and takes them `by`."""
         return self._conditioner.encode(given, n_rows, name=name, what=f"{what} of {type(self).__name__}", by=by)
 
-    def _joined(self, X: np.ndarray, given: Any, dtype: Any = None, *, seed: int | None = None) -> Any:
+    def _joined(self, X: np.ndarray, given: Any, dtype: Any = None, **options: Any) -> Any:
         """Rows in the form of `fit`: images, or the reconstructed columns with those that are conditions between them."""
-        return self._as_given(self._conditioner.join(X, given), dtype, seed=seed)
+        return self._as_given(self._conditioner.join(X, given), dtype, **options)
 
     def transform(self, X, *, condition=None):
         """Encode rows.
@@ -439,6 +440,7 @@ class CVAE(ConditionalSamplesGivenMixin, InpaintingMixin, ConditionalAnomalyScor
         check_is_fitted(self, "module_")
         Z = check.check_codes(self, Z)
         given, name = choose(None, y, condition)
+        given = self._conditioner.read(given)
         return self._decode(Z, self._encoded(given, name, len(Z), "inverse_transform"), given, Z.dtype)
 
     def _decode(self, Z: np.ndarray, encoded: np.ndarray, given: Any, dtype: Any) -> Any:
@@ -483,6 +485,7 @@ class CVAE(ConditionalSamplesGivenMixin, InpaintingMixin, ConditionalAnomalyScor
         """
         what = "style_transfer with encode_condition=True"
         table, _, device = self._rows(X, None, condition, what, needed=self.encode_condition, by="condition")
+        y = self._conditioner.read(y)
         new = self._encoded(y, "y", table.n_rows, "style_transfer", "y")
         return self._decode(inference.encode(self.module_, table, device), new, y, table.dtype)
 
@@ -539,7 +542,7 @@ class CVAE(ConditionalSamplesGivenMixin, InpaintingMixin, ConditionalAnomalyScor
             training rows, or by how likely they are given `given`; numbers from among at most 1,000 training rows.
         return_y : bool, default=False
             Return them as well.
-        given : dict, DataFrame or array-like of shape (n_rows, n_features), default=None
+        given : dict, Series, DataFrame or array-like of shape (n_rows, n_features), default=None
             Entries that rows are to have, see :meth:`VAETransformer.sample`. Numbers that the model conditions on have to be
             given, too, as `y` or as all `condition_columns`.
         mean : bool, default=False
@@ -557,6 +560,7 @@ class CVAE(ConditionalSamplesGivenMixin, InpaintingMixin, ConditionalAnomalyScor
         check_is_fitted(self, "module_")
         if given is not None:
             return self._sample_under(given, n_samples, y, return_y, mean, random_state)
+        y = self._conditioner.read(y)
         if n_samples is None:
             n_samples = self._conditions.n_conditions(y)
         codes_seed, noise_seed, y_seed = self._draw_seeds(n_samples, random_state, n=3)

@@ -1,5 +1,6 @@
 """Data frames with columns of different kinds, in and out of estimators."""
 
+import decimal
 import pickle
 
 import numpy as np
@@ -14,12 +15,24 @@ from sklearn.pipeline import make_pipeline
 from test_plain_state import saved
 
 import skvae
-from skvae import CVAE, AutoEncoder, CVAEClassifier, DenoisingAE, Gaussian, Mixed, VAETransformer
+from skvae import (
+    CVAE,
+    AnomalyDetector,
+    AutoEncoder,
+    AutoencoderClusterer,
+    AutoencoderImputer,
+    CVAEClassifier,
+    CVAEResampler,
+    DenoisingAE,
+    Gaussian,
+    Mixed,
+    VAETransformer,
+)
 
 pytestmark = [
     pytest.mark.usefixtures("one_core"),
     pytest.mark.filterwarnings("ignore:The code of .* has collapsed"),  # of short fits
-    pytest.mark.filterwarnings("ignore:X does not have valid feature names"),
+    pytest.mark.filterwarnings("ignore:The rows of X have no clusters"),
 ]
 
 N = 60
@@ -72,8 +85,13 @@ def fitted():
 # -- in and out -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("maker", MAKERS)
-@pytest.mark.parametrize("cls", TAKERS)
+@pytest.mark.parametrize(
+    ("cls", "maker"),
+    [
+        *((VAETransformer, maker) for maker in MAKERS),
+        *((cls, maker) for cls in TAKERS[1:] for maker in ("pandas", "polars gaps")),
+    ],
+)
 def test_rows_come_back_as_frames_like_the_first(cls, maker):
     frame = MAKERS[maker]()
     model = quick(cls).fit(frame)
@@ -253,6 +271,49 @@ def test_a_frame_of_objects_of_weightless_rows_is_no_excuse():
         quick().fit(table(), sample_weight=np.ones(3))
 
 
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        (lambda: table()[:0], ValueError, r"Found array with 0 sample\(s\) .* minimum of 2"),
+        (lambda: table()[:1], ValueError, r"Found array with 1 sample\(s\) .* minimum of 2"),
+        (lambda: pd.concat([table(), table()], axis=1), ValueError, "several columns of the name 'sex'"),
+        (lambda: polars_table().lazy(), TypeError, r"X is a LazyFrame, .*X\.collect\(\)"),
+        (
+            lambda: table().to_numpy(),
+            ValueError,
+            r"0 \(e\.g\. 'm'\).*Of a data frame, such as pd\.DataFrame\(X\), VAETransformer tak",
+        ),
+        (lambda: table().assign(odd=[1, "a"] * 30), ValueError, "'odd' of X holds entries of several types"),
+        (lambda: table().assign(odd=np.inf), ValueError, "Input X contains infinity.*'odd'"),
+    ],
+)
+def test_what_cannot_be_fitted_is_named(given, error, message):
+    with pytest.raises(error, match=message):
+        quick().fit(given())
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda: table()[["sex"]],
+        lambda: table()[:2],
+        lambda: table().assign(text="x", whole=3, real=1.5, day=pd.Timestamp("2020"), yes=True),
+        lambda: pd.DataFrame({"a": ["x"] * 5}),
+        lambda: pd.DataFrame({"id": [f"u{i}" for i in range(300)], "x": np.arange(300.0)}),
+        lambda: table(gaps=True).mask(np.tile(np.arange(N) == 0, (6, 1)).T),
+        lambda: table().set_index("sex"),
+        lambda: table().assign(odd=[decimal.Decimal("1.50"), None] * 30),
+        lambda: pl.DataFrame({"a": ["x", None] * 6, "b": [decimal.Decimal("1.5")] * 12}),
+    ],
+)
+def test_odd_frames_come_back(given):
+    frame = given()
+    model = quick().fit(frame)
+    new = model.sample(4)
+    assert list(new.dtypes) == list(frame.dtypes)
+    assert np.isfinite(model.score_samples(frame)).all()
+
+
 # -- parameters -------------------------------------------------------------------------------------------------------
 
 
@@ -301,9 +362,10 @@ def test_arguments_are_set_from_the_default():
 
 def test_likelihoods_are_searched():
     frame = table()
-    search = GridSearchCV(quick(), {"likelihood": ["auto", {"age": "poisson"}, Mixed({"age": "gaussian"})]}, cv=2)
+    model = quick(n_score_draws=4)
+    search = GridSearchCV(model, {"likelihood": ["auto", {"age": "poisson"}, Mixed({"age": "gaussian"})]}, cv=2, refit=False)
     assert np.isfinite(search.fit(frame).cv_results_["mean_test_score"]).all()
-    search = GridSearchCV(quick(), {"likelihood__bounds": [None, "observed"]}, cv=2).fit(frame)
+    search = GridSearchCV(model, {"likelihood__bounds": [None, "observed"]}, cv=2, refit=False).fit(frame)
     first, second = search.cv_results_["mean_test_score"]
     assert first == second
 
@@ -360,6 +422,8 @@ def test_conditional_models():
     assert model.log_likelihoods(frame).shape == (N, 2)
     with pytest.raises(ValueError, match=r"Input X contains NaN\. Column\(s\) \['size'.*have missing entries\. CVAE takes no"):
         quick(CVAE).fit(table(gaps=True), y)
+    with pytest.raises(ValueError, match=r"of different kinds, sample\(given=\.\.\.\) draws whatever is not given"):
+        model.inpaint(frame, np.zeros(6, dtype=bool), y)
     classifier = CVAEClassifier(quick(CVAE)).fit(frame, y)
     assert set(classifier.predict(frame)) <= {"a", "b"}
 
@@ -381,6 +445,30 @@ def test_columns_of_frames_as_conditions(maker):
         model.sample(1, y={"sex": "x", "age": 40})
 
 
+def test_times_as_conditions():
+    frame = table()
+    model = quick(CVAE, condition_columns=["since", "sex"]).fit(frame)
+    when = pd.Timestamp("2020-05-01")
+    for y in ({"since": when, "sex": "m"}, pd.DataFrame({"since": [when] * 3, "sex": "m"})):
+        new = model.sample(3, y=y)
+        assert new["since"].tolist() == [when] * 3
+        assert model.inverse_transform(np.zeros((3, 2)), y).equals(model.inverse_transform(np.zeros((3, 2)), y))
+    assert model.style_transfer(frame[:3], {"since": when, "sex": "f"})["since"].tolist() == [when] * 3
+    assert model.sample(20)["since"].isin(frame["since"]).all()
+    with pytest.raises(ValueError, match="'since' of y held times or durations in fit"):
+        model.sample(1, y={"since": "x", "sex": "m"})
+
+
+def test_pipelines_go_back_through_imputers():
+    frame = table(gaps=True).assign(nothing=None)
+    with pytest.warns(UserWarning, match="they are dropped"):
+        pipe = make_pipeline(AutoencoderImputer(quick(), n_draws=10, add_indicator=True), quick()).fit(frame)
+    new = skvae.sample(pipe, 3, random_state=0)
+    assert list(new.columns) == list(frame.columns)
+    assert new["nothing"].isna().all()
+    assert list(new.dtypes)[:-1] == list(frame.dtypes)[:-1]
+
+
 def test_names_of_columns_may_be_numbers():
     frame = table().set_axis(range(6), axis=1)
     model = quick().fit(frame)
@@ -390,6 +478,88 @@ def test_names_of_columns_may_be_numbers():
     assert set(of_columns.sample(9, y="m")[0]) == {"m"}
     with pytest.raises(TypeError, match="Feature names are only supported if all input features have string names"):
         quick().fit(table().rename(columns={"sex": 0}))
+
+
+# -- filling in, and new rows of rare classes -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("maker", ["pandas gaps", "polars gaps"])
+@pytest.mark.parametrize("cls", [VAETransformer, AutoEncoder])
+def test_gaps_are_filled_in(cls, maker):
+    frame = MAKERS[maker]()
+    imputer = AutoencoderImputer(quick(cls), n_draws=20, random_state=0).fit(frame)
+    filled = imputer.transform(frame)
+    drawn = imputer.impute(frame, 2, random_state=0)
+    for new in (filled, *drawn):
+        assert type(new) is type(frame)
+        assert list(new.dtypes) == list(frame.dtypes)
+        for name in frame.columns:
+            pairs = list(zip(frame[name].to_list(), new[name].to_list(), strict=True))
+            assert not any(pd.isna(after) for _, after in pairs)
+            assert all(after == before for before, after in pairs if not pd.isna(before))
+    assert not drawn[0].equals(drawn[1])
+    assert imputer.get_feature_names_out().tolist() == list(frame.columns)
+
+
+def test_imputers_have_a_linear_path_wherever_there_can_be_one():
+    model = AutoencoderImputer(quick(linear_path="auto"), n_draws=20).fit(table(gaps=True)).estimator_
+    assert model.linear_path_ is not None
+    model = AutoencoderImputer(quick(linear_path=None), n_draws=20).fit(table(gaps=True)).estimator_
+    assert model.linear_path_ is None
+
+
+def test_columns_without_entries_and_indicators():
+    frame = table(gaps=True).assign(nothing=None)
+    with pytest.warns(UserWarning, match=r"Column\(s\) \['nothing'\] of X have no entry"):
+        imputer = AutoencoderImputer(quick(), n_draws=20, add_indicator=True).fit(frame)
+    filled = imputer.transform(frame)
+    assert list(filled.columns) == imputer.get_feature_names_out().tolist()
+    assert "nothing" not in filled
+    np.testing.assert_array_equal(filled["missingindicator_size"], frame["size"].isna())
+    with pytest.raises(ValueError, match=r"missing_values=-1.* is for numbers"):
+        AutoencoderImputer(quick(), missing_values=-1).fit(frame)
+    with pytest.raises(ValueError, match="keep_empty_features=True fills columns with zeros"):
+        AutoencoderImputer(quick(), keep_empty_features=True).fit(frame)
+    with pytest.raises(ValueError, match="was fitted on a data frame whose columns"):
+        imputer.transform(frame.to_numpy())
+
+
+@pytest.mark.parametrize("maker", ["pandas", "polars"])
+def test_new_rows_of_rare_classes(maker):
+    frame, y = MAKERS[maker](), np.where(np.arange(N) % 4, "many", "few")
+    new, labels = CVAEResampler(quick(CVAE), random_state=0).fit_resample(frame, y)
+    assert type(new) is type(frame)
+    assert list(new.dtypes) == list(frame.dtypes)
+    assert (labels == "few").sum() == (labels == "many").sum() == 45
+    for name in frame.columns:
+        assert new[name].to_list()[:N] == frame[name].to_list()
+    for name in ("sex", "size", "member"):
+        assert set(new[name].to_list()) <= set(frame[name].to_list())
+
+
+@pytest.mark.parametrize("method", ["neighbors", "mahalanobis", "reconstruction"])
+@pytest.mark.parametrize("cls", [VAETransformer, CVAE])
+def test_a_column_has_one_share_in_anomalies(cls, method):
+    frame, y = table(n=100), np.where(np.arange(100) % 2, "a", "b")
+    given = [y] if cls is CVAE else []
+    model = quick(cls).fit(frame, *given)
+    shares = model.explain_anomaly(frame, *given, method=method)
+    assert shares.shape == frame.shape
+    assert (shares >= 0.0).all()
+    np.testing.assert_allclose(shares.sum(axis=1), model.score_anomaly(frame, *given, method=method), rtol=1e-6)
+
+
+def test_clusters_and_anomalies():
+    frame = table(gaps=True)
+    clusterer = AutoencoderClusterer(2, estimator=quick(), n_init=1).fit(frame)
+    assert set(clusterer.predict(frame)) == {0, 1}
+    assert list(clusterer.sample(3).dtypes) == list(frame.dtypes)
+    with pytest.raises(ValueError, match=r"NeighborAE takes numbers alone; VAETransformer, .* take such columns as they are"):
+        AutoencoderClusterer(2).fit(frame)
+    detector = AnomalyDetector(quick()).fit(frame)
+    assert set(detector.predict(frame)) <= {-1, 1}
+    pipe = make_pipeline(quick()).fit(frame)
+    np.testing.assert_array_equal(skvae.score_anomaly(pipe, frame), pipe[-1].score_anomaly(frame))
 
 
 # -- clean rows -------------------------------------------------------------------------------------------------------
@@ -405,3 +575,13 @@ def test_clean_frames():
         quick(DenoisingAE).fit(noisy, clean=clean.assign(sex="x"))
     with pytest.raises(ValueError, match="clean is of type 'ndarray'"):
         quick(DenoisingAE).fit(noisy, clean=clean.to_numpy())
+
+
+@pytest.mark.parametrize("cls", TAKERS)
+@pytest.mark.parametrize("method", ["neighbors", "reconstruction", "mahalanobis"])
+def test_columns_of_frames_share_anomaly_scores(cls, method):
+    frame = table()
+    model = cls(**QUICK).fit(frame)
+    shares = np.asarray(model.explain_anomaly(frame, method=method))
+    assert shares.shape == frame.shape
+    np.testing.assert_allclose(shares.sum(axis=1), model.score_anomaly(frame, method=method), rtol=1e-4, atol=1e-4)

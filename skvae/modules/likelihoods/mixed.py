@@ -23,6 +23,7 @@ from skvae.modules.likelihoods.scores import Scores
 from skvae.modules.likelihoods.units import ABSENT
 
 COLUMN_FAMILIES = ("auto", "categorical", "gaussian", "laplace", "negative_binomial", "poisson")
+_UNSURE = 0.5  # variance that a linear model leaves of the indicator of a level, about one in all
 _LEAST_INFORMATION = 0.05  # of a logit, by which its residual is divided
 
 
@@ -236,7 +237,7 @@ class MixedLikelihood(Likelihood):
 
     def _found(self, facts: Tensor, output: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Energies, their slopes in the output, squared residuals of scores, and where these count; without counts."""
-        scores, counts, logits = self._split(self.locate(output))
+        scores, _, logits = self._split(self.locate(output))
         _, chosen, of_scores = torch.split(facts, [sum(self.sizes), self.sizes[2], self.scores.n_facts], dim=-1)
         nats, slope, rest = self.choices.terms(chosen, logits)
         own = self.scores.terms(of_scores, scores, self._moment(scores))
@@ -244,7 +245,7 @@ class MixedLikelihood(Likelihood):
         apart, moment = _by_column(own.nats, self.of_score), _by_column(own.moment, self.of_score)
         if not self.has_spikes:
             counted = self.has_score.expand(energy.shape)
-            return energy + apart, torch.cat([own_slope, torch.zeros_like(counts), slope], dim=-1), moment, counted
+            return energy + apart, self._joined(own_slope, slope), moment, counted
         is_level = _by_column(self.choices.has_level(chosen), self.of_choice) > 0.0
         counted = self.has_score & ~is_level
         moment, energy_of_level = torch.where(counted, moment, 0.0), energy
@@ -258,7 +259,11 @@ class MixedLikelihood(Likelihood):
             of_rest = torch.where(is_both, torch.exp(both - apart), 0.0)  # share of the spread in the probability
             share = share + of_rest[..., self.scores.columns]
             slope = slope + of_rest[..., self.choices.column] * chosen
-        return energy, torch.cat([own_slope * share, torch.zeros_like(counts), slope], dim=-1), moment, counted
+        return energy, self._joined(own_slope * share, slope), moment, counted
+
+    def _joined(self, scores: Tensor, logits: Tensor) -> Tensor:
+        """Put slopes of scores and of logits side by side, with zeros for counts."""
+        return torch.cat([scores, scores.new_zeros(*scores.shape[:-1], self.sizes[1]), logits], dim=-1)
 
     def nll_of(self, energy: Tensor, observed: Tensor | None = None) -> Tensor:
         return energy.sum(-1)
@@ -377,12 +382,14 @@ class MixedLikelihood(Likelihood):
         x = super()._exact(X)
         return torch.where(x.isnan(), ABSENT, x)
 
+    @torch.no_grad()
     def log_prob(self, X: Any, output: Tensor) -> NDArray[np.float64]:
         target = self._exact(X)
         _, observed = self._present(target)
         log_prob: NDArray[np.float64] = -self.energies(target, output.cpu().double(), observed).sum(-1).numpy()
         return log_prob
 
+    @torch.no_grad()
     def deviance(self, X: Any, output: Tensor) -> NDArray[np.float64]:
         """Nats by which entries fall short of the best: scores of their means, levels of the likeliest one."""
         target = self._exact(X)
@@ -422,6 +429,7 @@ class MixedLikelihood(Likelihood):
             found = found + _by_column(self.counts.unread(counts), self.of_count)
         return self.rescale(found)
 
+    @torch.no_grad()
     def errors(self, X: Any, output: Tensor) -> NDArray[np.float64]:
         target = self._exact(X)
         _, observed = self._present(target)
@@ -438,6 +446,13 @@ class MixedLikelihood(Likelihood):
         return torch.where(self.spread(observed), self.read(target), torch.nan).numpy()  # type: ignore[no-any-return]
 
     # -- noise and draws ----------------------------------------------------------------------------------------------
+
+    def noise_floor(self) -> Tensor:
+        """Smallest variances that linear models may leave of what networks read, ``(n_inputs,)``: draws of levels are never sure."""
+        n_scores, n_counts, n_levels = self.sizes
+        floors = self.noise.floor[self.scores.columns].cpu().double()
+        others = torch.full((n_counts + n_levels,), _UNSURE, dtype=torch.float64)
+        return torch.cat([floors, others])
 
     def noise_scale(self) -> NDArray[np.float64]:
         """Noise of numbers, as wide as it is around their middle, in the units of the data; zero for all other columns."""
