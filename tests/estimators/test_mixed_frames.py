@@ -25,7 +25,6 @@ from skvae import (
     CVAEResampler,
     DenoisingAE,
     Gaussian,
-    LinearPath,
     Mixed,
     VAETransformer,
 )
@@ -517,12 +516,11 @@ def test_missing_categories_become_the_likeliest():
     assert (filled["same"] == known)[100:].mean() > 0.8
 
 
-def test_gaps_are_filled_in_beside_what_takes_numbers_alone():
-    """Factors, to which linear paths of imputers are the way, are of numbers."""
+def test_imputers_have_a_linear_path_wherever_there_can_be_one():
     model = AutoencoderImputer(quick(linear_path="auto"), n_draws=20).fit(table(gaps=True)).estimator_
+    assert model.linear_path_ is not None
+    model = AutoencoderImputer(quick(linear_path=None), n_draws=20).fit(table(gaps=True)).estimator_
     assert model.linear_path_ is None
-    with pytest.raises(ValueError, match=r"linear_path=LinearPath\(.*is for tables of numbers"):
-        AutoencoderImputer(quick(linear_path=LinearPath())).fit(table())
 
 
 def test_columns_without_entries_and_indicators():
