@@ -20,7 +20,7 @@ from skvae.modules.likelihoods.counts import Counts
 from skvae.modules.likelihoods.gaussian import GaussianLikelihood
 from skvae.modules.likelihoods.noise import Noise
 from skvae.modules.likelihoods.scores import Scores
-from skvae.modules.likelihoods.units import ABSENT
+from skvae.modules.likelihoods.units import ABSENT, Units
 
 COLUMN_FAMILIES = ("auto", "categorical", "gaussian", "laplace", "negative_binomial", "poisson")
 _LEAST_INFORMATION = 0.05  # of a logit, by which its residual is divided
@@ -42,6 +42,7 @@ class MixedLikelihood(Likelihood):
 
     is_density = True
     is_location_family = False
+    knows_marginals = True
     unit_weight = 0.5
     std_per_scale = 1.0
     energy_power = 2
@@ -121,6 +122,8 @@ class MixedLikelihood(Likelihood):
 
     def fit_inputs(self, X: Any, sample_weight: NDArray[np.float64] | None = None, *, shared: bool | None = None) -> Likelihood:
         """Read what is not what the likelihood is about in the same units; see `Likelihood.fit_inputs`."""
+        self.input_units = Units(self.n_features)
+        self.input_units.set_state(self.units.state)
         return self
 
     def extend(self, X: Any, sample_weight: NDArray[np.float64] | None, n_before: int) -> NDArray[np.intp]:
@@ -222,7 +225,7 @@ class MixedLikelihood(Likelihood):
     def terms(self, target: Tensor, output: Tensor, observed: Tensor | None = None, facts: Tensor | None = None) -> Energies:
         with torch.no_grad():
             facts = self.facts(target) if facts is None else facts
-            energy, slope, moment, counted = self._found(facts, output)
+            energy, slope, moment, counted = self._found(facts, output, self._moment(output))
         if torch.is_grad_enabled():  # what is known of the slope spares the way back through all that has been done
             energy = energy + _by_column(slope * (output - output.detach()), self.belongs)
         if self.sizes[1]:
@@ -234,12 +237,15 @@ class MixedLikelihood(Likelihood):
         counted = counted & observed
         return Energies(torch.where(observed, energy, 0.0), torch.where(counted, moment, 0.0), counted)
 
-    def _found(self, facts: Tensor, output: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Energies, their slopes in the output, squared residuals of scores, and where these count; without counts."""
+    def _found(self, facts: Tensor, output: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Energies, their slopes in the output, squared residuals of scores, and where these count; without counts.
+
+        The noise is that of the scores, see `_moment`.
+        """
         scores, counts, logits = self._split(self.locate(output))
         _, chosen, of_scores = torch.split(facts, [sum(self.sizes), self.sizes[2], self.scores.n_facts], dim=-1)
         nats, slope, rest = self.choices.terms(chosen, logits)
-        own = self.scores.terms(of_scores, scores, self._moment(scores))
+        own = self.scores.terms(of_scores, scores, noise)
         energy, own_slope = _by_column(nats, self.of_choice), own.slope
         apart, moment = _by_column(own.nats, self.of_score), _by_column(own.moment, self.of_score)
         if not self.has_spikes:
@@ -259,6 +265,16 @@ class MixedLikelihood(Likelihood):
             share = share + of_rest[..., self.scores.columns]
             slope = slope + of_rest[..., self.choices.column] * chosen
         return energy, torch.cat([own_slope * share, torch.zeros_like(counts), slope], dim=-1), moment, counted
+
+    def alone(self, target: Tensor, observed: Tensor | None = None) -> Tensor:
+        output = target.new_zeros(*target.shape[:-1], self.n_outputs)
+        unit = self._moment(output)
+        energy, *_ = self._found(self.facts(target), output, torch.ones_like(unit))
+        if self.sizes[1]:
+            rates = self.counts.locate(self._split(output)[1])
+            nats = self.counts.nats(self._present(target)[0][..., self.counts.columns], rates)
+            energy = energy + _by_column(nats, self.of_count)
+        return energy if observed is None else torch.where(observed, energy, 0.0)
 
     def nll_of(self, energy: Tensor, observed: Tensor | None = None) -> Tensor:
         return energy.sum(-1)
@@ -409,18 +425,12 @@ class MixedLikelihood(Likelihood):
         """Return what networks read of rows, in which columns compare, ``(..., n_inputs)``."""
         return self.read(x)
 
-    def from_comparable(self, x: Tensor) -> NDArray[np.float64]:
-        scores, counts, levels = self._split(x.cpu().double())
-        choices = self.choices
-        likeliest = choices.table(levels * choices.unit.to(levels) + choices.share.to(levels), 0.5 * choices.rest.to(levels))
-        place = torch.where(choices.is_slot, likeliest, -torch.inf).argmax(-1, keepdim=True)
-        level = choices.table(choices.value.to(levels), 0.0).expand_as(likeliest).gather(-1, place).squeeze(-1)
-        is_rest = _by_column((place.squeeze(-1) == 0).to(levels), self.of_choice) > 0.0
-        numbers = _by_column(self.scores.settle(self.scores.number(scores)), self.of_score)
-        found = torch.where(self.has_choice & ~is_rest, _by_column(level, self.of_choice), numbers)
-        if self.sizes[1]:
-            found = found + _by_column(self.counts.unread(counts), self.of_count)
-        return self.rescale(found)
+    def comparable_rows(self, X: Any) -> NDArray[np.float64]:
+        """Rows of `X` in standardized units, which are fewer numbers than networks read, NaN where entries are missing."""
+        return super()._exact(X).numpy()  # type: ignore[no-any-return]
+
+    def by_column(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return values @ self.belongs.cpu().double().numpy()  # type: ignore[no-any-return]
 
     def errors(self, X: Any, output: Tensor) -> NDArray[np.float64]:
         target = self._exact(X)
@@ -431,11 +441,6 @@ class MixedLikelihood(Likelihood):
         expected = torch.cat([scores, self.counts.read(counts.exp()), indicators], dim=-1)
         x = torch.where(self.spread(observed), self.read(target), expected)
         return torch.cat([x, x - expected], dim=1).numpy()  # type: ignore[no-any-return]
-
-    def comparable_rows(self, X: Any) -> NDArray[np.float64]:
-        target = self._exact(X)
-        _, observed = self._present(target)
-        return torch.where(self.spread(observed), self.read(target), torch.nan).numpy()  # type: ignore[no-any-return]
 
     # -- noise and draws ----------------------------------------------------------------------------------------------
 
