@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def find_data(name: str, contents: str) -> Path:
@@ -27,3 +31,10 @@ def load_mnist() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     with np.load(path) as data:
         images = [data[name].reshape(-1, 784).astype(np.float32) / 255 for name in ("X_train", "X_test")]
         return images[0], data["y_train"], images[1], data["y_test"]
+
+
+def load_adult() -> pd.DataFrame:
+    """Census table Adult, with text and whole numbers, entries that are not known as "?"."""
+    import pandas as pd
+
+    return pd.read_csv(find_data("tables/adult.csv.gz", "the census table Adult, 15 columns with their names"))

@@ -380,14 +380,15 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
         try:
             return self._score(model, X)
         except ValueError as error:
-            about = "Rows that are held out have categories that those left for training lack"
             if "holds what was not seen in fit" in str(error):
-                raise ValueError(f"{error} {about}.") from error
+                raise ValueError(
+                    f"{error} The rows are some that are held out, which have entries that those left for training lack."
+                ) from error
             if not str(error).startswith("Found unknown categories"):
                 raise
             raise ValueError(
-                f"{error}. {about}: encode them before the detector, make_pipeline(encoder, AnomalyDetector(...)), or by "
-                "OneHotEncoder(handle_unknown='ignore')."
+                f"{error}. Rows that are held out have categories that those left for training lack: encode them before the "
+                "detector, make_pipeline(encoder, AnomalyDetector(...)), or by OneHotEncoder(handle_unknown='ignore')."
             ) from error
 
     def _method(self, function: Any) -> dict[str, str]:

@@ -464,7 +464,7 @@ class AutoencoderClusterer(
             return back([*before, ("estimator", step)], codes)
         (seed,) = seed_streams(int(generator.randint(MAX_SEED)), Stream.SAMPLE, n=1)
         drawn = inference.draw(step.module_, codes, resolve_device(step.device), seed)
-        return back(before, step._as_images(drawn))
+        return back(before, step._as_given(drawn, seed=seed))
 
     @property
     def _n_features_out(self) -> int:
@@ -586,6 +586,8 @@ def _read(model: Any, X: Any, *, reset: bool) -> np.ndarray:
     if hasattr(step, "_check_rows"):
         step._validate_params()
         X = step._check_rows(X, reset=reset)
+        form = step._frame_form
+        X = X if form is None else form.expand(X)
     x = np.asarray(dense(X), dtype=np.float64)
     x = x.reshape(len(x), -1)
     missing = getattr(step, "missing_values", None)

@@ -11,10 +11,12 @@ from sklearn.base import BaseEstimator, TransformerMixin, _fit_context, clone
 from sklearn.impute import MissingIndicator
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
+from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
 
 from skvae._spec import and_more
 from skvae.data import Table
+from skvae.data.containers import absent_entries, add_columns, is_frame, take_columns
+from skvae.data.frames import FrameForm
 from skvae.estimators import VAETransformer
 from skvae.estimators import _checks as check
 from skvae.estimators._continuous import ContinuousAutoEncoder
@@ -197,8 +199,13 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
         check.check_missing_values(self)
         model = self._model()
         self._strengths()
-        X = fitted._check_rows(X, reset=True)
-        is_empty = np.isnan(X).all(axis=0)
+        has_kinds = check.has_kinds(model, X)
+        if has_kinds:
+            validate_data(fitted, X, reset=True, skip_check_array=True)
+            fitted._check_mixed(model)
+        else:
+            X = fitted._check_rows(X, reset=True)
+        is_empty = (absent_entries(X) if has_kinds else np.isnan(X)).all(axis=0)
         if is_empty.all():
             raise ValueError("X has no entry that is not missing, so that there is nothing to learn from.")
         if is_empty.any():
@@ -212,20 +219,22 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
             if not self.keep_empty_features:
                 warn_user(f"Column(s) {names} of X have no entry that is not missing; they are dropped.")
         fitted._is_empty = is_empty
-        fitted.indicator_ = None
-        if self.add_indicator:
-            # Columns, as of now with NaN for whatever stands for a missing entry.
-            indicator = MissingIndicator(missing_values=np.nan, error_on_new=False)
-            fitted.indicator_ = indicator.set_output(transform="default").fit(X)  # an array, whatever scikit-learn is set to
         given = HeldOut.of(validation_data, groups, lambda X, y: {})
         given.check_form(X)
         held_out = {} if groups is None else {"groups": groups}
         if given.X is not None:
             try:
-                held_out["validation_data"] = (fitted._check_rows(given.X, reset=False)[:, ~is_empty],)
+                rows = given.X if has_kinds else fitted._check_rows(given.X, reset=False)
+                held_out["validation_data"] = (_without(rows, is_empty),)
             except ValueError as error:
                 raise ValueError(f"validation_data: {error}") from error
-        fitted.estimator_ = model.fit(X[:, ~is_empty], **held_out)
+        fitted.estimator_ = model.fit(_without(X, is_empty), **held_out)
+        X = fitted._check_rows(X, reset=False) if has_kinds else X
+        fitted.indicator_ = None
+        if self.add_indicator:
+            # Columns, as of now with NaN for whatever stands for a missing entry.
+            indicator = MissingIndicator(missing_values=np.nan, error_on_new=False)
+            fitted.indicator_ = indicator.set_output(transform="default").fit(X)  # an array, whatever scikit-learn is set to
         fitted.locality_, fitted._donors, fitted._stretch = self._lean(fitted.estimator_, X[:, ~is_empty])
         vars(self).clear()
         vars(self).update(vars(fitted))
@@ -293,9 +302,30 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
         kept = tuple(part.cpu().numpy() for part in donors) if first or second else None
         return (first, second), kept, curve.stretch[curve.best]
 
+    def _check_mixed(self, model: Any) -> None:
+        """Raise a ValueError about what is not for data frames with columns of different kinds."""
+        if not check.is_nan(self.missing_values):
+            raise ValueError(
+                f"missing_values={self.missing_values!r} is for numbers, but X is a data frame with columns of different kinds: "
+                "set missing_values=np.nan, and put None where entries are missing."
+            )
+        if self.keep_empty_features:
+            raise ValueError("keep_empty_features=True fills columns with zeros, which is for numbers alone; leave it False.")
+
+    @property
+    def _form(self) -> FrameForm | None:
+        """What X looks like without columns that are empty, where it is a data frame with columns of different kinds."""
+        return self.estimator_._frame_form if hasattr(self, "estimator_") else None
+
     def _check_rows(self, X: Any, *, reset: bool) -> np.ndarray:
         """Rows with NaN for whatever is missing."""
-        check.refuse_text(X)
+        if not reset and self._form is not None:
+            if is_frame(X):
+                validate_data(self, X, reset=False, skip_check_array=True)
+            keys = np.full(np.shape(X), np.nan)
+            keys[:, ~self._is_empty] = self.estimator_._check_rows(_without(X, self._is_empty), reset=False)
+            return keys
+        check.refuse_other_columns(self.estimator_ if hasattr(self, "estimator_") else self._model(), X)
         if getattr(X, "ndim", 2) > 2:
             raise ValueError(
                 f"X has {X.ndim} dimensions, {tuple(X.shape)}; {type(self).__name__} takes rows (n_samples, n_features). Images "
@@ -315,12 +345,13 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
 
         Returns
         -------
-        X : ndarray of shape (n_samples, n_features_out)
-            Complete rows, and indicators behind them with `add_indicator`.
+        X : {ndarray, DataFrame} of shape (n_samples, n_features_out)
+            Complete rows, and indicators behind them with `add_indicator`. Data frames with columns of different kinds come back
+            as such, with the likeliest categories where one is missing.
         """
         check_is_fitted(self)
-        X = self._check_rows(X, reset=False)
-        return self._with_indicators(X, self._complete(X, None, 0)[0])
+        given, X = X, self._check_rows(X, reset=False)
+        return self._with_indicators(given, X, self._complete(X, None, 0)[0])
 
     def impute(self, X, n_imputations=10, *, random_state=None):
         """Draw several completions of rows.
@@ -336,15 +367,17 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
 
         Returns
         -------
-        X : ndarray of shape (n_imputations, n_samples, n_features_out)
+        X : ndarray of shape (n_imputations, n_samples, n_features_out), or list of n_imputations DataFrames
             Complete tables, which agree where entries are observed.
         """
         check_is_fitted(self)
         n_imputations = check.check_count("n_imputations", n_imputations)
-        X = self._check_rows(X, reset=False)
+        given, X = X, self._check_rows(X, reset=False)
         generator = check_random_state(self.random_state if random_state is None else random_state)
         (seed,) = seed_streams(int(generator.randint(MAX_SEED)), Stream.COMPLETION, n=1)
-        return np.stack([self._with_indicators(X, filled) for filled in self._complete(X, n_imputations, seed)])
+        drawn = self._complete(X, n_imputations, seed)
+        tables = [self._with_indicators(given, X, filled, seed + i) for i, filled in enumerate(drawn)]
+        return tables if self._form is not None else np.stack(tables)
 
     def _complete(self, X: np.ndarray, n_imputations: int | None, seed: int) -> np.ndarray:
         """Complete the columns that are known, ``(n_imputations or 1, n_samples, n_features)``; zeros where one is not."""
@@ -373,8 +406,16 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
         result[:, :, self._is_empty] = np.where(missing, 0.0, X)[:, self._is_empty]
         return result
 
-    def _with_indicators(self, X: np.ndarray, filled: np.ndarray) -> np.ndarray:
-        """Drop columns that are not kept, and append indicators."""
+    def _with_indicators(self, given: Any, X: np.ndarray, filled: np.ndarray, seed: int | None = None) -> Any:
+        """Drop columns that are not kept, and append indicators; `given` is what X was given as."""
+        if self._form is not None:
+            known = _without(given, self._is_empty)
+            is_bounded = getattr(self.estimator_.likelihood, "bounds", None) == "observed"
+            frame = self._form.fill(known, filled[:, ~self._is_empty], is_bounded, seed)
+            if self.indicator_ is None:
+                return frame
+            names = self.indicator_.get_feature_names_out(_check_feature_names_in(self))
+            return add_columns(frame, dict(zip(names.tolist(), self.indicator_.transform(X).T, strict=True)))
         filled = filled if self.keep_empty_features else filled[:, ~self._is_empty]
         if self.indicator_ is None:
             return filled
@@ -409,3 +450,10 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
 
     def __sklearn_is_fitted__(self):
         return hasattr(self, "estimator_")
+
+
+def _without(X: Any, is_empty: np.ndarray) -> Any:
+    """Columns of an array or a data frame that are not empty."""
+    if not is_frame(X):
+        return np.asarray(X)[:, ~is_empty]
+    return take_columns(X, np.flatnonzero(~is_empty)) if is_empty.any() else X

@@ -26,7 +26,7 @@ _EDGE = 0.1  # of the distance that the closest of n evenly spread rows has from
 _TOLERANCE = 1e-3  # relative, and of a column's standard deviation
 
 
-def sample(estimator, n_samples=1, *, y=None, mean=False, random_state=None):
+def sample(estimator, n_samples=None, *, y=None, given=None, mean=False, random_state=None):
     """Draw new rows in the units of what goes into a pipeline.
 
     Parameters
@@ -35,10 +35,12 @@ def sample(estimator, n_samples=1, *, y=None, mean=False, random_state=None):
         Fitted; of a search its `best_estimator_`. Of a pipeline, the last step that can sample does, and the steps before it
         are inverted. That may be a density of the codes, such as GaussianMixture; its draws are decoded to means. Of an
         AnomalyDetector, its estimator does.
-    n_samples : int, default=1
-        Number of rows.
+    n_samples : int, default=None
+        Number of rows; as many as `given` has by default, or 1.
     y : scalar or array-like, default=None
         Labels or numbers to draw for, where the step is conditional.
+    given : dict, Series, DataFrame or array-like, default=None
+        Entries that rows are to have, see :meth:`VAETransformer.sample`, where no step before the one that samples changes rows.
     mean : bool, default=False
         Return means, without the likelihood's noise.
     random_state : int, RandomState instance or None, default=None
@@ -51,7 +53,7 @@ def sample(estimator, n_samples=1, *, y=None, mean=False, random_state=None):
     Raises
     ------
     TypeError
-        If no step can sample, or a step before it cannot be inverted.
+        If no step can sample, or a step before it cannot be inverted; with `given`, if the step takes none, or is not the first.
 
     Warns
     -----
@@ -76,8 +78,12 @@ def sample(estimator, n_samples=1, *, y=None, mean=False, random_state=None):
     >>> skvae.sample(pipe, 4).shape
     (4, 13)
     """
-    n_samples = check_count("n_samples", n_samples)
     before, step = find_step(estimator, "sample")
+    if given is not None:
+        return _sample_given(
+            before, step, n_samples, given, mean=mean, random_state=random_state, **_condition(step, "sample", y)
+        )
+    n_samples = 1 if n_samples is None else check_count("n_samples", n_samples)
     if "mean" in signature(step.sample).parameters:
         return back(before, step.sample(n_samples, mean=mean, random_state=random_state, **_condition(step, "sample", y)))
     _condition(step, "sample", y)
@@ -293,6 +299,20 @@ def _is_clusterer(step: Any) -> bool:
     from skvae.clustering import AutoencoderClusterer  # which imports this module
 
     return isinstance(step, AutoencoderClusterer)
+
+
+def _sample_given(before: list[tuple[str, Any]], step: Any, n_samples: int | None, given: Any, **options: Any) -> Any:
+    """Draw rows of a step that have some entries, which are as they go into the pipeline."""
+    name = type(step).__name__
+    if "given" not in signature(step.sample).parameters:
+        raise TypeError(f"given was passed, but sample of {name} takes none.")
+    changing = [label for label, other in before if is_active(other)]
+    if changing:
+        raise TypeError(
+            f"given is of columns as they reach {name}, but {changing} change them on their way. Sample that step itself, whose "
+            f"sample takes given in its own units; {name} needs no scaler, and encodes the columns of a data frame itself."
+        )
+    return step.sample(n_samples, given=given, **options)
 
 
 def _condition(step: Any, method: str, y: Any) -> dict[str, Any]:

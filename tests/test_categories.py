@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import KBinsDiscretizer, OneHotEncoder, OrdinalEncoder, StandardScaler
 
 import skvae
-from skvae import AnomalyDetector, AutoEncoder
+from skvae import AnomalyDetector, AutoEncoder, Mixed
 
 pytestmark = pytest.mark.usefixtures("one_core")
 N = 120
@@ -27,7 +27,7 @@ FRAME = pd.DataFrame(
 
 
 def tiny():
-    return AutoEncoder(1, max_epochs=2, linear_path=None, random_state=0)
+    return AutoEncoder(1, likelihood="gaussian", max_epochs=2, linear_path=None, random_state=0)
 
 
 def encoder(**params):
@@ -40,7 +40,7 @@ def test_the_encoder_that_is_advised_works_before_a_detector_and_within(calibrat
     X = FRAME.to_numpy() if as_array else FRAME
     with pytest.raises(ValueError, match="cannot be converted to numbers") as caught:
         AnomalyDetector(tiny(), calibration=calibration).fit(X)
-    advised = eval(re.search(r"for example with (.*)\.$", str(caught.value))[1])
+    advised = eval(re.search(r"for example with (.*'passthrough'\))\.", str(caught.value))[1])
     new = X[:5].copy()
     if not as_array:
         new.loc[0, "city"] = "Rome"  # which is new
@@ -55,6 +55,14 @@ def test_the_encoder_that_is_advised_works_before_a_detector_and_within(calibrat
     shares = within.explain(new)
     assert shares.shape == (5, 4)
     np.testing.assert_allclose(np.asarray(shares).sum(axis=1), before[-1].explain(before[0].transform(new)).sum(axis=1), rtol=0.5)
+
+
+def test_a_detector_takes_frames_as_they_are():
+    model = AnomalyDetector(tiny().set_params(likelihood="auto"), random_state=0)
+    with pytest.raises(ValueError, match=r"'rare' of X holds what was not seen in fit.*handle_unknown.*some that are held out"):
+        model.fit(FRAME)
+    model.set_params(estimator__likelihood=Mixed(handle_unknown="missing")).fit(FRAME)
+    assert set(model.predict(FRAME.assign(city="Rome"))) <= {-1, 1}
 
 
 def test_a_detector_says_what_to_do_about_categories_that_only_held_out_rows_have():

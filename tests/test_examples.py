@@ -23,6 +23,8 @@ NEED_DATA = {
     "benchmarks/explain_anomaly.py --real": "adbench",
     "benchmarks/neighbors.py --sets usps": "clusters",
     "benchmarks/clusters.py sets --sets usps --methods AutoencoderClusterer": "clusters",
+    "benchmarks/tables.py samples --sets german": "tables",
+    "benchmarks/tables.py anomalies": "tables",
 }
 # Scripts end before they compute anything, so that one process serves for all of them.
 RUN_ALL = """

@@ -266,6 +266,8 @@ def drawn(model, this):
     """Results that a generator of the device decides."""
     if hasattr(model, "sample"):
         yield "sample", partial(model.sample, 4, random_state=1)
+    if isinstance(model, (AutoEncoder, VAETransformer)):
+        yield "sample, given", partial(model.sample, 4, given={0: 1.0}, random_state=1)
     if isinstance(model, TDVAE):
         yield "rollout", partial(model.rollout, SEQUENCES, 3, n_futures=2, random_state=1)
         yield "update_belief", lambda: model.update_belief(SEQUENCES[:, 1], model.update_belief(SEQUENCES[:, 0])).belief

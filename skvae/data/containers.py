@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import fractions
+import zoneinfo
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from numbers import Complex, Real
@@ -18,6 +19,7 @@ from skvae.data.kinds import frame_columns
 # Nanoseconds of the units of time, the finest first.
 UNITS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "D": 86400 * 10**9}
 _DAY = UNITS["D"]
+_SECONDS = _DAY // UNITS["s"]
 _MOST_TICKS = 2**63 - 2**11  # the largest number in double precision that is a 64-bit integer
 _DAYS_OF_PYTHON = (
     dt.date.min.toordinal() - dt.date(1970, 1, 1).toordinal(),
@@ -94,7 +96,7 @@ class Ticks:
 
 def is_frame(X: Any) -> bool:
     """Whether `X` is a data frame, whose columns have types of their own."""
-    return hasattr(X, "columns") and hasattr(X, "dtypes")
+    return hasattr(X, "columns") and hasattr(X, "dtypes") and not isinstance(X, type)
 
 
 def is_pandas(X: Any) -> bool:
@@ -162,11 +164,58 @@ def read_column(column: Any, name: str) -> Entries | Amounts | Ticks:
     return _of_objects(values.tolist(), name) if values.dtype.kind in "OUSbc" else _of_numpy(values, name)
 
 
+def days_in_zone(given: Ticks, zone: str) -> NDArray[np.float64] | None:
+    """Return times, which are counted in UTC, as days by the clocks of a time zone; None of a zone that is not known."""
+    per_second = max(1, UNITS["s"] // given.unit)
+    seconds, rest = np.divmod(given.counts, per_second)
+    seconds = seconds * max(1, given.unit // UNITS["s"])
+    offset = _offsets(seconds, zone, is_local=False)
+    if offset is None:
+        return None
+    days, second = np.divmod(seconds + offset, _SECONDS)
+    return np.where(given.missing, np.nan, days + (second + rest / per_second) / _SECONDS)
+
+
+def begin_of_days(days: NDArray[np.float64], zone: str) -> NDArray[np.float64]:
+    """Return when days begin in a time zone, in seconds of UTC; NaN where a day is missing."""
+    missing = np.isnan(days)
+    seconds = np.where(missing, 0.0, np.clip(np.round(days), *_DAYS_OF_PYTHON)).astype(np.int64) * _SECONDS
+    offset = _offsets(seconds, zone, is_local=True)
+    return np.where(missing, np.nan, seconds if offset is None else seconds - offset)
+
+
+def _offsets(seconds: NDArray[np.int64], zone: str, *, is_local: bool) -> NDArray[np.int64] | None:
+    """Return seconds by which a time zone is ahead of UTC, at seconds in it or of UTC; None of a zone that is not known."""
+    try:
+        info = zoneinfo.ZoneInfo(zone)
+    except (ValueError, zoneinfo.ZoneInfoNotFoundError):
+        return None
+    low, high = ((days + side) * _SECONDS for days, side in zip(_DAYS_OF_PYTHON, (1, -1), strict=True))  # with room for an offset
+    distinct, index = np.unique(np.clip(seconds, low, high), return_inverse=True)
+    begin = dt.datetime(1970, 1, 1, tzinfo=info if is_local else dt.UTC)
+    moments = [
+        begin + dt.timedelta(seconds=second) for second in distinct.tolist()
+    ]  # of clocks in the zone, where they are local
+    found = [moment.astimezone(info).utcoffset() for moment in moments]
+    return np.array([0 if each is None else int(each.total_seconds()) for each in found], dtype=np.int64)[index.reshape(-1)]
+
+
 def missing_of(given: Entries | Amounts | Ticks) -> NDArray[np.bool_]:
     """Which entries of a column are missing, ``(n,)``."""
     if isinstance(given, Entries):
         return given.codes < 0
     return given.missing if isinstance(given, Ticks) else np.isnan(given.values)
+
+
+def absent_entries(frame: Any) -> NDArray[np.bool_]:
+    """Which entries of a data frame are missing, ``(n_rows, n_columns)``."""
+    found = [missing_of(read_column(column, f"Column {name!r} of X")) for name, column in frame_columns(frame)]
+    return np.stack(found, axis=1)
+
+
+def take_columns(frame: Any, positions: NDArray[np.intp]) -> Any:
+    """Return the data frame of some of the columns."""
+    return frame.iloc[:, positions] if is_pandas(frame) else frame[:, positions.tolist()]
 
 
 def _of_pandas(column: Any, name: str) -> Entries | Amounts | Ticks:
@@ -356,6 +405,18 @@ class Dtype:
         return np.nan if self.name == "object" and self.arguments["absent"] != "NoneType" else None
 
     @property
+    def zone(self) -> str | None:
+        """Name of the time zone of times; None of times without, and of others."""
+        if self.library == "polars" or self.name == "object":
+            zone = self.arguments.get("time_zone", self.arguments.get("zone"))
+        elif str(self.name).startswith(("datetime64", "timestamp")):
+            dtype = self.make()
+            zone = getattr(dtype, "tz", None) or getattr(getattr(dtype, "pyarrow_dtype", None), "tz", None)
+        else:
+            zone = None
+        return None if zone is None else str(zone)
+
+    @property
     def integers(self) -> tuple[int, int] | None:
         """Smallest and largest of the integers that a column holds; None where it can hold other numbers."""
         name = str(self.name).lower().partition("[")[0]
@@ -455,7 +516,7 @@ class Dtype:
     def of_ticks(self, counts: NDArray[np.float64], unit: int) -> Any:
         """Column of times or durations of so many units of so many nanoseconds, ``(n,)``; NaN where one is missing."""
         missing = np.isnan(counts)
-        if self._is_period:
+        if self.is_period:
             import pandas as pd
 
             ordinals = np.clip(np.round(np.where(missing, 0.0, counts)), -_MOST_TICKS, _MOST_TICKS).astype(np.int64)
@@ -474,7 +535,8 @@ class Dtype:
         return self._of_time(ticks, missing)
 
     @property
-    def _is_period(self) -> bool:
+    def is_period(self) -> bool:
+        """Whether a column holds periods, which have no form outside of it."""
         return str(self.name).startswith("period")
 
     @property
@@ -607,8 +669,26 @@ def join_columns(given: Any, other: Any, missing: NDArray[np.bool_]) -> Any:
     return other.zip_with(pl.Series(missing), given.cast(other.dtype))
 
 
+def append_rows(frame: Any, other: Any) -> Any:
+    """Return a data frame followed by the rows of another one with the same columns."""
+    if not is_pandas(frame):
+        return frame.vstack(other)
+    import pandas as pd
+
+    return pd.concat([frame, other], ignore_index=True)
+
+
 def as_type(column: Any, other: Any) -> Any:
     """Column as one of the type of another, which can hold its entries."""
     if column.dtype == other.dtype:
         return column
     return column.astype(other.dtype) if is_pandas(column) else column.cast(other.dtype)
+
+
+def add_columns(frame: Any, columns: dict[str, NDArray[Any]]) -> Any:
+    """Return a data frame with more columns behind its own."""
+    if is_pandas(frame):
+        return frame.assign(**columns)
+    import polars as pl
+
+    return frame.with_columns([pl.Series(name, values) for name, values in columns.items()])

@@ -16,7 +16,10 @@ from skvae.data.containers import (
     Dtype,
     Entries,
     Ticks,
+    absent_entries,
     as_type,
+    begin_of_days,
+    days_in_zone,
     frame_of,
     is_pandas,
     join_columns,
@@ -152,6 +155,8 @@ class NumberColumn(FrameColumn):
         To how many of them entries are rounded; None where they are not.
     unit : int or None
         Nanoseconds that a key of one stands for, of times and durations; 0 of periods, and None of numbers.
+    zone : str or None
+        Time zone in which times are midnight, all of them, so that keys are its days.
     ranks : list
         Ordered categories, whose positions are the keys; empty of numbers.
     """
@@ -160,6 +165,7 @@ class NumberColumn(FrameColumn):
     high: float
     decimals: int | None = None
     unit: int | None = None
+    zone: str | None = None
     ranks: Sequence[Any] = ()
 
     @property
@@ -178,7 +184,8 @@ class NumberColumn(FrameColumn):
             whole = LevelColumn(self.name, "ordinal", self.dtype, list(self.ranks), [], np.empty(0))
             return whole.read(column, handle_unknown, counts, table)
         if self.unit is not None and isinstance(given, Ticks) and (given.unit == 0) == (self.unit == 0):
-            return _keys_of_ticks(given, self.unit)
+            days = None if self.zone is None else days_in_zone(given, self.zone)
+            return _keys_of_ticks(given, self.unit) if days is None else days
         if self.unit is None and isinstance(given, Amounts):
             return given.values
         if self.unit is None and isinstance(given, Entries) and given.is_bool:
@@ -197,6 +204,8 @@ class NumberColumn(FrameColumn):
         if self.ranks:
             codes = np.where(np.isnan(values), -1, np.clip(values, 0, len(self.ranks) - 1)).astype(np.int64)
             return self.dtype.of_entries(self.ranks, codes)
+        if self.zone is not None:
+            return self.dtype.of_ticks(begin_of_days(values, self.zone), UNITS["s"])
         if self.unit is not None:
             return self.dtype.of_ticks(values, self.unit)
         return self.dtype.of_numbers(values if self.decimals is None else np.round(values, self.decimals))
@@ -217,7 +226,7 @@ class FrameForm:
       no entry has more. Integers beyond 2**53 are kept to the precision of float64.
     - Times, dates, durations and periods are "whole" numbers of the coarsest unit, from days to nanoseconds, in which all are
       whole; where these are nanoseconds and too many for float64, "real" numbers of microseconds. Times with a time zone are
-      counted in UTC.
+      counted in UTC, but where all of them are midnight in it, they are its days.
 
     Attributes
     ----------
@@ -313,6 +322,16 @@ class FrameForm:
         keys = [own.read(column, handle_unknown, counts, table) for own, (_, column) in zip(self.columns, given, strict=True)]
         return np.stack(keys, axis=1)
 
+    def expand(self, keys: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return numbers ``(n_rows, width)`` for keys, by which rows compare: ones among zeros for levels that have no order."""
+        parts = []
+        for column, own in zip(self.columns, keys.T, strict=True):
+            one_hot = own[:, np.newaxis] == np.arange(column.n_levels)
+            parts.append(
+                np.where(np.isnan(own)[:, np.newaxis], np.nan, one_hot) if column.kind == OF_LEVELS[0] else own[:, np.newaxis]
+            )
+        return np.hstack(parts)
+
     def restore(self, keys: NDArray[Any], bounded: bool = False, seed: int | None = None) -> Any:
         """Return the frame, like the first one, of the entries that lie nearest to some keys.
 
@@ -356,8 +375,7 @@ class FrameForm:
         """
         given = frame_columns(frame)
         self._check_columns([name for name, _ in given])
-        missing = [missing_of(read_column(column, _called(name))) for name, column in given]
-        return self.complete([column for _, column in given], np.stack(missing, axis=1), keys, bounded, seed)
+        return self.complete([column for _, column in given], absent_entries(frame), keys, bounded, seed)
 
     def complete(
         self,
@@ -492,6 +510,9 @@ def _decimals(values: NDArray[np.float64], dtype: Dtype) -> int | None:
 
 
 def _learn_ticks(name: Any, dtype: Dtype, given: Ticks) -> NumberColumn:
+    days = _whole_days(given, dtype.zone)
+    if days is not None:
+        return NumberColumn(name, "whole", dtype, float(days.min()), float(days.max()), unit=UNITS["D"], zone=dtype.zone)
     counts = given.counts[~given.missing]
     if given.unit == 0:
         return NumberColumn(name, "whole", dtype, float(counts.min()), float(counts.max()), unit=0)
@@ -501,6 +522,16 @@ def _learn_ticks(name: Any, dtype: Dtype, given: Ticks) -> NumberColumn:
         unit, kind = UNITS["us"], "real"
     keys = _keys_of_ticks(given, unit)
     return NumberColumn(name, kind, dtype, float(np.nanmin(keys)), float(np.nanmax(keys)), unit=unit)
+
+
+def _whole_days(given: Ticks, zone: str | None) -> NDArray[np.float64] | None:
+    """Return times as days in a time zone; None where not all of them are midnight there."""
+    quarter = max(1, UNITS["m"] * 15 // (given.unit or 1))  # of which all offsets are multiples, but those of long ago
+    if zone is None or (given.counts % quarter).any():
+        return None
+    days = days_in_zone(given, zone)
+    days = None if days is None else days[~given.missing]
+    return None if days is None or (days != np.round(days)).any() else days
 
 
 def _keys_of_ticks(given: Ticks, unit: int) -> NDArray[np.float64]:

@@ -20,6 +20,9 @@ from skvae.modules import MLP, Conv, LinearPath
 
 LINEAR_PATH = [StrOptions({"auto"}), LinearPath, None]
 _MAX_EPOCHS_BESIDE_LINEAR = 300
+_COMPONENTS_OF_MIXED = 4.0  # times the square root of the columns
+_STEPS_OF_MIXED, _EPOCHS_OF_MIXED, _MOST_EPOCHS_OF_MIXED = 8000, 100, 200
+_BATCHES_OF_MIXED = 8  # above which passes grow with their square root
 
 
 class ContinuousAutoEncoder(SamplesGivenMixin, TableAutoEncoder):
@@ -60,8 +63,8 @@ class ContinuousAutoEncoder(SamplesGivenMixin, TableAutoEncoder):
 
     def _decay_beside_linear_path(self, encoder: Any, decoder: Any) -> float | str | None:
         """Weight decay of the networks beside linear maps, "auto" where it is to be chosen; None where there are no such maps."""
-        if self.linear_path is None:
-            return None
+        if self.linear_path is None or (self._frame_form is not None and isinstance(self.linear_path, str)):
+            return None  # levels are no linear functions of codes, and begin better without
         misfit = self._misfit_of_linear_path(encoder, decoder)
         if misfit is None:
             decay = resolve("linear_path", self.linear_path).weight_decay
@@ -79,12 +82,18 @@ class ContinuousAutoEncoder(SamplesGivenMixin, TableAutoEncoder):
 
     def _auto_training(self, n_batches: int) -> tuple[int, float]:
         n_epochs, learning_rate = super()._auto_training(n_batches)
+        if self._frame_form is not None:
+            most = _EPOCHS_OF_MIXED * np.sqrt(n_batches / _BATCHES_OF_MIXED)
+            most = np.clip(most, _EPOCHS_OF_MIXED, _MOST_EPOCHS_OF_MIXED)
+            return int(np.clip(round(_STEPS_OF_MIXED / n_batches), MIN_EPOCHS, most)), learning_rate
         if self._arguments.get("linear_path") is None or self._is_shallow:
             return n_epochs, learning_rate
         return int(np.clip(round(AUTO_STEPS / n_batches), MIN_EPOCHS, _MAX_EPOCHS_BESIDE_LINEAR)), LEARNING_RATE
 
     def _auto_components(self, n_features: int) -> int:
-        """Size of the code for ``n_components="auto"``."""
+        """Size of the code for ``n_components="auto"``; of mixed frames, whose columns share less, it is larger."""
+        if self._frame_form is not None:
+            return max(1, round(min(n_features, _COMPONENTS_OF_MIXED * np.sqrt(n_features))))
         return max(min(2, n_features), round(np.sqrt(n_features)))
 
     def _sample_codes(self, n_samples: int, seed: int) -> np.ndarray:

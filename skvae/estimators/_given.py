@@ -32,10 +32,10 @@ class SamplesGivenMixin:
         ----------
         n_samples : int, default=None
             Number of rows; as many as `given` has by default, or 1.
-        given : dict, DataFrame or array-like of shape (n_rows, n_features), default=None
+        given : dict, Series, DataFrame or array-like of shape (n_rows, n_features), default=None
             Entries that rows are to have: a row for each that is drawn, or one for all, with NaN or None where the model is to
-            draw. A dict has entries, or columns of them, by the names of columns of X or by their positions; columns that it does
-            not have are drawn, as are those that a data frame with names does not have.
+            draw. A dict or a series has entries by the names of columns of X or by their positions; a dict may have lists,
+            one entry for each row. Columns that are not in it, or not in a data frame with names, are drawn.
         mean : bool, default=False
             Return the decoder's means, without the likelihood's noise.
         random_state : int, RandomState instance or None, default=None
@@ -79,7 +79,7 @@ class SamplesGivenMixin:
 
         Parameters
         ----------
-        given : dict, DataFrame or array-like of shape (n_rows, n_features)
+        given : dict, Series, DataFrame or array-like of shape (n_rows, n_features)
             Entries that rows are to have; see `sample`.
         n_samples : int, default=None
             Number of rows to be drawn; as many as `given` has by default.

@@ -47,7 +47,7 @@ class ConditionalSamplesGivenMixin(SamplesGivenMixin):
 
         Parameters
         ----------
-        given : dict, DataFrame or array-like of shape (n_rows, n_features)
+        given : dict, Series, DataFrame or array-like of shape (n_rows, n_features)
             Entries that rows are to have; see `sample`.
         n_samples : int, default=None
             Number of rows to be drawn; as many as there are in `given` or `y` by default.

@@ -10,7 +10,7 @@ from sklearn.utils._param_validation import Options, StrOptions
 
 from skvae.data import Table
 from skvae.estimators._fit import FitRun
-from skvae.estimators._specs import resolve
+from skvae.estimators._specs import likelihood_of
 from skvae.estimators.vae import VAETransformer
 from skvae.modules import MECHANISMS, MIWAEModule
 from skvae.training.factors import choose_factors
@@ -129,7 +129,9 @@ class ImportanceWeightedVAE(VAETransformer):
             return f"is for entries that are missing at random, but mechanism={self.mechanism!r}"
         if decoder == "tied":
             return "has an encoder that is found from the decoder, which cannot be 'tied' to it"
-        if not resolve("likelihood", self.likelihood)._module_class.is_location_family:
+        if self._frame_form is not None:
+            return "is for tables of numbers, and not for data frames with columns of different kinds"
+        if not likelihood_of(self.likelihood, None)._module_class.is_location_family:
             return f"is for likelihoods of real numbers, not for likelihood={self.likelihood!r}"
         return super()._misfit_of_linear_path(encoder, decoder)
 

@@ -81,6 +81,11 @@ class InpaintingMixin:
     ) -> np.ndarray:
         """Complete rows ``(n_samples, n_features)`` by Markov chains: ends of each, or with `mean` the mean of all."""
         check_is_fitted(self, "module_")
+        if self._frame_form is not None:
+            raise ValueError(
+                "Entries are filled in by Markov chains where all columns are numbers. Of a data frame with columns of different "
+                "kinds, sample(given=...) draws whatever is not given of rows."
+            )
         conditioner = self._conditioner
         X, mask = check.check_mask(self, X, mask, conditioner.reconstructed)
         table, given, device = self._rows(X, y, condition, "inpainting", scored=True)

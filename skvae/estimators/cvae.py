@@ -47,7 +47,8 @@ class CVAE(ConditionalSamplesGivenMixin, InpaintingMixin, ConditionalAnomalyScor
     Parameters
     ----------
     n_components : int or "auto", default="auto"
-        Size of the code; "auto" is the square root of the number of columns, but at least 2.
+        Size of the code; "auto" is the square root of the number of columns, but at least 2, and of mixed frames four times as
+        much, or one for each column where that is less.
     encode_condition : bool, default=False
         Whether the encoder takes the condition, too. `transform` then needs it.
     prior : {"standard", "conditional", "mixture", "vamp", "flow"} or PriorSpec, default="standard"
@@ -377,9 +378,9 @@ class CVAE(ConditionalSamplesGivenMixin, InpaintingMixin, ConditionalAnomalyScor
         """Encode conditions of a name, ``(n_rows, n_conditions)``; an error says that `what` needs them, and takes them `by`."""
         return self._conditioner.encode(given, n_rows, name=name, what=f"{what} of {type(self).__name__}", by=by)
 
-    def _joined(self, X: np.ndarray, given: Any, dtype: Any = None, *, seed: int | None = None) -> Any:
+    def _joined(self, X: np.ndarray, given: Any, dtype: Any = None, **options: Any) -> Any:
         """Rows in the form of `fit`: images, or the reconstructed columns with those that are conditions between them."""
-        return self._as_given(self._conditioner.join(X, given), dtype, seed=seed)
+        return self._as_given(self._conditioner.join(X, given), dtype, **options)
 
     def transform(self, X, *, condition=None):
         """Encode rows.
@@ -539,7 +540,7 @@ class CVAE(ConditionalSamplesGivenMixin, InpaintingMixin, ConditionalAnomalyScor
             training rows, or by how likely they are given `given`; numbers from among at most 1,000 training rows.
         return_y : bool, default=False
             Return them as well.
-        given : dict, DataFrame or array-like of shape (n_rows, n_features), default=None
+        given : dict, Series, DataFrame or array-like of shape (n_rows, n_features), default=None
             Entries that rows are to have, see :meth:`VAETransformer.sample`. Numbers that the model conditions on have to be
             given, too, as `y` or as all `condition_columns`.
         mean : bool, default=False

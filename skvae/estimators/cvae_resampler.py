@@ -16,6 +16,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from skvae._spec import and_more
 from skvae.data import is_sparse
+from skvae.data.containers import append_rows, is_pandas
 from skvae.data.kinds import Columns, columns_of, frame_columns, take
 from skvae.estimators import _checks as check
 from skvae.estimators._docs import DocumentedMixin
@@ -181,7 +182,7 @@ class CVAEResampler(DocumentedMixin, NestedMixin, OneToOneFeatureMixin, BaseEsti
         like = np.repeat(first, [wanted.get(label, 0) for label in classes.tolist()])  # rows of the labels of the new ones
         columns = columns_of(rows, _entries(X))
         new, n_rejected = self._draw(model, rows, labels, labels[like], columns)
-        resampled = _join_rows(X, new, columns), _take_labels(y, np.concatenate([np.arange(len(labels)), like]))
+        resampled = _join_rows(X, new, columns, model), _take_labels(y, np.concatenate([np.arange(len(labels)), like]))
         self.sampling_strategy_ = wanted
         self.n_rejected_ = n_rejected
         self.estimator_ = model
@@ -227,8 +228,8 @@ class CVAEResampler(DocumentedMixin, NestedMixin, OneToOneFeatureMixin, BaseEsti
 
         def sample(labels: np.ndarray) -> Draws:
             seed = int(generator.randint(MAX_SEED))
-            values = _flat(model.sample(len(labels), y=labels, random_state=seed))
-            means = _flat(model.sample(len(labels), y=labels, mean=True, random_state=seed)) if table.groups else None
+            values = _numbers(model, model.sample(len(labels), y=labels, random_state=seed))
+            means = _numbers(model, model.sample(len(labels), y=labels, mean=True, random_state=seed)) if table.groups else None
             return Draws(values, means)
 
         n_pool = pool_size(len(columns))
@@ -328,6 +329,11 @@ def _flat(X: np.ndarray) -> np.ndarray:
     return X.reshape(len(X), prod(X.shape[1:]))
 
 
+def _numbers(model: CVAE, X: Any) -> np.ndarray:
+    """Rows of a model as numbers."""
+    return _flat(X) if model._frame_form is None else model._frame_form.read(X)
+
+
 def _closeness(model: CVAE, rows: Any) -> Callable[[np.ndarray], np.ndarray]:
     """Make a function of new rows: their distance to the nearest training row over its own to the nearest different one."""
 
@@ -353,23 +359,26 @@ def _closeness(model: CVAE, rows: Any) -> Callable[[np.ndarray], np.ndarray]:
 # -- in the form of what was given ------------------------------------------------------------------------------------
 
 
-def _join_rows(X: Any, new: np.ndarray, columns: Columns) -> Any:
+def _join_rows(X: Any, new: np.ndarray, columns: Columns, model: CVAE) -> Any:
     """Rows that were given, followed by new ones in their form."""
+    if model._frame_form is not None:
+        added = model._frame_form.restore(new, bounded=True, seed=model._progress.seed)
+        return append_rows(X, added)
     if is_sparse(X):
         kind = sparse.csr_array if isinstance(X, sparse.sparray) else sparse.csr_matrix
         return sparse.vstack([X, kind(new.astype(X.dtype))], format=X.format)
     values = _flat(new)
     taken = {j: column.decode(values[:, [j]]) for j, column in enumerate(columns) if not column.is_numeric}
-    if hasattr(X, "iloc"):
+    if is_pandas(X):
         import pandas as pd
 
         added = [taken[j] if j in taken else pd.Series(values[:, j]).astype(dtype) for j, dtype in enumerate(X.dtypes)]
         added = pd.concat(added, axis=1)
         added.columns = X.columns
-        return pd.concat([X, added], ignore_index=True)
+        return append_rows(X, added)
     if hasattr(X, "get_columns"):
         added = type(X)({name: taken.get(j, values[:, j]) for j, name in enumerate(X.columns)})
-        return X.vstack(added.cast(dict(X.schema)))
+        return append_rows(X, added.cast(dict(X.schema)))
     given = check.as_array(X)
     added = values.astype(given.dtype)
     for j, own in taken.items():

@@ -26,7 +26,8 @@ class VAETransformer(LatentWalksMixin, VariationalAutoEncoder):
     Parameters
     ----------
     n_components : int or "auto", default="auto"
-        Size of the code; "auto" is the square root of the number of columns, but at least 2.
+        Size of the code; "auto" is the square root of the number of columns, but at least 2, and of mixed frames four times as
+        much, or one for each column where that is less.
     beta : float, default=1.0
         Weight of the KL term [4]_; 1 gives the evidence lower bound.
     kl_warmup : float or "auto", default="auto"

@@ -408,12 +408,15 @@ class Scorer:
         """Shares of the columns in the scores of rows, ``(n_samples, n_features)``."""
         if self._method.occludes and table.n_features <= MAX_OCCLUDED:
             return np.concatenate([self._occlude(block) for block in self._blocks(table, copies=table.n_features)])
-        return np.concatenate([self._terms(self._values(block)) for block in self._blocks(table)])
+        return np.concatenate([self._parts(self._values(block), table.n_features) for block in self._blocks(table)])
 
-    def _terms(self, values: np.ndarray) -> np.ndarray:
-        """Terms of the sum that a score is, those of a column together."""
-        terms = self._method.shares(values)
-        return terms if terms.shape[1] == self._module.n_features else self._module.likelihood.by_column(terms)
+    def _parts(self, values: np.ndarray, n_columns: int) -> np.ndarray:
+        """Share a score out by its parts, and add up those of the numbers that networks read of one column."""
+        parts = self._method.shares(values)
+        if parts.shape[1] == n_columns:
+            return parts
+        owner = self._module.likelihood.spread(torch.arange(n_columns, device=self._device)).cpu().numpy()
+        return parts @ (owner[:, np.newaxis] == np.arange(n_columns))
 
     def _values(self, table: Table) -> np.ndarray:
         if self._method.entries == "surprise":
@@ -443,5 +446,5 @@ class Scorer:
         shares = score * (drop / np.where(total > 0.0, total, 1.0))
         idle = total[:, 0] == 0.0
         if idle.any():
-            shares[idle] = self._terms(values[idle])
+            shares[idle] = self._parts(values[idle], n_columns)
         return shares

@@ -25,13 +25,15 @@ _MOST_ROWS = 16  # of a chunk
 _PRIOR_DRAWS, _STARTS = 256, 4  # codes that climbs may start from, and how many do
 _CLIMBS, _FRACTIONS = 6, (1.0, 0.5, 0.2, 0.05, 0.01)  # steps towards a mode, and which parts of each are tried
 _LEAST_SECANT, _MOST_SECANT, _SECANT = 0.01, 1.0, 2.0  # in standard deviations of the prior, and of the posterior
-_ROUNDS = 2  # of draws that proposals learn from
+_ROUNDS, _ROUNDS_OF_ONE = 2, 6  # of draws that proposals learn from, where there are many rows or one
+_MOST_LEARNED, _MOST_AT_ONCE = 4096, 2**16  # draws of such a round, and of the last one at once
 _WIDE, _WIDER = 0.15, 3.0  # share of a proposal's draws that have a larger variance, and how many times
 _PRIOR = 0.1  # least share of draws from the prior, which bounds the weights
 _INFLATION = 1.1  # of the variances of the last proposal
-_LEAST_CURVATURE = 0.1  # in units of the prior's precision
+_LEAST_CURVATURE = 0.1  # of a density that is not curved as a peak is, in units of the prior's precision
 _MOMENT_DRAWS = 4096
 _HALVINGS = 30
+_LEAST = -1e30  # log-density that stands for none
 
 
 class CodeSource(NamedTuple):
@@ -82,9 +84,10 @@ def sample_given(
     r"""Draw what is missing of rows from :math:`p(x_\mathrm{missing}|x_\mathrm{given})`.
 
     A few codes, chosen among many from the prior by how well they explain what is given, climb towards modes of their posterior
-    by Newton steps along secants of the decoder. The Gaussian approximations there and the prior make a mixture, which two rounds
-    of adaptive importance sampling [1]_ improve. Codes for the rows are chosen among the draws of a last round, in proportion to
-    their weights. Where decoder and likelihood are linear and Gaussian, the mixture is the posterior itself.
+    by Newton steps along secants of the decoder. The Gaussian approximations there and the prior make a mixture, which rounds of
+    adaptive importance sampling [1]_ improve. Codes for the rows are chosen among the draws of a last round, in proportion to
+    their weights and spread evenly, so that as few as can be are chosen twice. Where decoder and likelihood are linear and
+    Gaussian, the mixture is the posterior itself.
 
     Parameters
     ----------
@@ -114,7 +117,7 @@ def sample_given(
     size = 1
     if n_samples is None:  # whatever the number of rows, so that a row's draws depend on its place alone
         most = max(n_proposals, _STARTS * (2 * module.n_components + 1))
-        size = max(1, min(_MOST_ROWS, CHUNK_FLOATS // (max(module.widest_layer, module.n_components**2) * most)))
+        size = max(1, min(_MOST_ROWS, CHUNK_FLOATS // (max(module.widest_layer, 2 * (_STARTS + 1) * module.n_components) * most)))
     place(module, device)
     runner = Runner(module, device, size=size, scores=True)
     generator, scatter = (make_generator(each, device) for each in seed_streams(seed, n=2))
@@ -125,16 +128,18 @@ def sample_given(
         x = torch.full((size, table.n_features), torch.nan)  # of rows behind the last one, nothing is given
         x[:n_rows] = module.likelihood.standardize(table.source, rows)
         filled, given = module.likelihood.fill(x.to(device), is_target=True)
+        given = given & (module.likelihood.varying > 0.0)  # what was constant has nothing to say
         batch = Batch.of(filled.float(), observed=given, condition=None if conditions is None else conditions(rows))
-        codes, share, log_evidence = _Posterior(module, batch, generator, source).draw(n_each, n_proposals)
+        codes, share, log_evidence = Posterior(module, batch, generator, source).draw(n_each, n_proposals)
         output = _in_parts(module, codes, batch, lambda each: each)
         values = module.likelihood.expectation(output) if mean else module.likelihood.scatter(output, scatter)
         drawn = module.likelihood.rescale(values.flatten(0, 1)).reshape(size, n_each, -1)[:n_rows]
         block = table.source.read(rows)[:, np.newaxis]
         is_given = ~np.isnan(block)
-        sizes = 1.0 / share.square().sum(1).cpu().numpy().astype(np.float64)[:n_rows]
+        sizes, evidence = (part.cpu().numpy().astype(np.float64)[:n_rows] for part in (1.0 / share.square().sum(1), log_evidence))
+        sizes[evidence <= _LEAST] = 1.0  # no code explains what is given
         sizes[is_given.all(axis=(1, 2))] = n_proposals
-        return np.where(is_given, block, drawn), sizes, log_evidence.cpu().numpy().astype(np.float64)[:n_rows]
+        return np.where(is_given, block, drawn), sizes, evidence
 
     with torch.inference_mode(False):
         found, sizes, log_evidence = runner.map(step, table.n_rows)
@@ -168,7 +173,7 @@ class Mixture(NamedTuple):
         return (constant - 0.5 * width * math.log(2.0 * math.pi)).unsqueeze(-1) + torch.logaddexp(narrow, wide)
 
 
-class _Posterior:
+class Posterior:
     """Posteriors of the codes of rows of which some entries are given.
 
     Parameters
@@ -176,12 +181,13 @@ class _Posterior:
     module : LatentModule
     batch : Batch
         Rows, of which `observed` is given.
-    generator : torch.Generator
+    generator : torch.Generator or None
+        That of torch by default.
     source : CodeSource or None
         Prior that the module does not own.
     """
 
-    def __init__(self, module: nn.Module, batch: Batch, generator: torch.Generator, source: CodeSource | None):
+    def __init__(self, module: nn.Module, batch: Batch, generator: torch.Generator | None, source: CodeSource | None):
         self.module, self.batch, self.generator, self.source = module, batch, generator, source
         self.exact, self.n_rows = exact_dtype(batch.x), len(batch.x)
         assert batch.observed is not None
@@ -275,10 +281,9 @@ class _Posterior:
             (part[:, :, 1 : width + 1] - part[:, :, width + 1 :]) / (2.0 * secant.unsqueeze(-1))
             for part in (output, force, prior)
         )
-        gradient = prior[:, :, 0] - (slopes @ force[:, :, 0].unsqueeze(-1)).squeeze(-1)
-        precision = slopes @ bends.mT - drift
-        unit = (spread.unsqueeze(-1) * spread.unsqueeze(-2)).expand_as(precision)
-        return gradient, _positive(0.5 * (precision + precision.mT), unit)
+        gradient = (prior[:, :, 0] - (slopes @ force[:, :, 0].unsqueeze(-1)).squeeze(-1)).nan_to_num(0.0, 0.0, 0.0)
+        precision = (slopes @ bends.mT - drift).nan_to_num(0.0, 0.0, 0.0)
+        return gradient, _factor(0.5 * (precision + precision.mT), _LEAST_CURVATURE / spread.square())
 
     def _with_gradient(self, output: Tensor) -> Tensor:
         """Join the gradients of `_nll` in them to outputs."""
@@ -300,15 +305,17 @@ class _Posterior:
         log_evidence : Tensor of shape (n_rows,)
         """
         mixture = self._start()
-        for _ in range(_ROUNDS):
-            mixture = self._adapted(mixture, n_proposals)
-        z, log_weight, _ = self._propose(mixture._replace(factor=math.sqrt(_INFLATION) * mixture.factor), n_proposals)
+        for _ in range(_ROUNDS if n == 1 else _ROUNDS_OF_ONE):
+            mixture = self._adapted(mixture, min(n_proposals, _MOST_LEARNED))
+        mixture = mixture._replace(factor=math.sqrt(_INFLATION) * mixture.factor)
+        counts = [min(_MOST_AT_ONCE, n_proposals - begin) for begin in range(0, n_proposals, _MOST_AT_ONCE)]
+        z, log_weight = (torch.cat(parts, dim=1) for parts in zip(*(self._propose(mixture, m)[:2] for m in counts), strict=True))
         share = _shares(log_weight)
         chosen = _chosen(z, share, self._places(n))
         if n > 1:  # in an order that says nothing
             order = self._uniform(self.n_rows, n).argsort(1)
             chosen = chosen.gather(1, order.unsqueeze(-1).expand_as(chosen))
-        return chosen, share, torch.logsumexp(log_weight, dim=1) - math.log(n_proposals)
+        return chosen, share, (torch.logsumexp(log_weight, dim=1) - math.log(n_proposals)).clamp(min=_LEAST)
 
     def _start(self) -> Mixture:
         """Gaussian approximations around codes that have climbed towards modes."""
@@ -332,7 +339,7 @@ class _Posterior:
         covariance = torch.cholesky_inverse(factor)
         # By the square roots of their masses, lest one has all of it where the approximations are rough.
         log_weight = 0.5 * (here - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1))
-        log_weight = torch.log_softmax(log_weight.nan_to_num(neginf=-1e30), dim=1) + math.log(1.0 - 2.0 * _PRIOR)
+        log_weight = torch.log_softmax(log_weight.nan_to_num(neginf=_LEAST), dim=1) + math.log(1.0 - 2.0 * _PRIOR)
         prior = torch.full_like(log_weight[:, :1], math.log(2.0 * _PRIOR))
         return self._mixture(torch.cat([log_weight, prior], dim=1), z, _factor(covariance))
 
@@ -348,9 +355,9 @@ class _Posterior:
         which = torch.searchsorted(mixture.log_weight.exp().cumsum(1)[:, :-1].contiguous(), self._places(n), right=True)
         is_wide = self._uniform(self.n_rows, n) < _WIDE
         noise = self._normal(self.n_rows, n, width) * torch.where(is_wide, math.sqrt(_WIDER), 1.0).unsqueeze(-1)
-        around = which.clamp(max=n_mixed - 1).unsqueeze(-1)
-        factor = mixture.factor.flatten(2).gather(1, around.expand(-1, -1, width**2)).unflatten(2, (width, width))
-        z = mixture.mean.gather(1, around.expand(-1, -1, width)) + (factor @ noise.unsqueeze(-1)).squeeze(-1)
+        everywhere = mixture.mean.unsqueeze(2) + noise.unsqueeze(1) @ mixture.factor.mT  # (n_rows, n_mixed, n, n_components)
+        around = which.clamp(max=n_mixed - 1)[:, None, :, None].expand(-1, 1, -1, width)
+        z = everywhere.gather(1, around).squeeze(1)
         z = torch.where((which == n_mixed).unsqueeze(-1), self._from_prior(n), z)
         prior = self._log_prior(z).unsqueeze(1) + mixture.log_weight[:, -1:].unsqueeze(-1)
         joint = torch.cat([mixture.log_joint(z), prior], dim=1)
@@ -387,14 +394,14 @@ def _in_parts(module: nn.Module, z: Tensor, batch: Batch, function: Callable[[Te
 
 def _shares(log_weight: Tensor) -> Tensor:
     """Shares of draws ``(n_rows, n)``; equal ones where none explains what is given."""
-    return torch.softmax(log_weight.nan_to_num(neginf=-1e30), dim=1)
+    return torch.softmax(log_weight.nan_to_num(neginf=_LEAST), dim=1)
 
 
 def _tempered(log_weight: Tensor, least: float) -> Tensor:
     """Shares ``(n_rows, n)`` by the largest power of the weights, up to one, at which as many draws count."""
 
     def shares(power: Tensor) -> Tensor:
-        return _shares(power * log_weight.clamp(min=-1e30))
+        return _shares(power * log_weight.clamp(min=_LEAST))
 
     low, high = torch.zeros_like(log_weight[:, :1]), torch.ones_like(log_weight[:, :1])
     for _ in range(_HALVINGS):
@@ -410,16 +417,9 @@ def _chosen(z: Tensor, share: Tensor, places: Tensor) -> Tensor:
     return z.gather(1, which.unsqueeze(-1).expand(-1, -1, z.shape[-1]))
 
 
-def _factor(matrix: Tensor) -> Tensor:
-    """Cholesky factors of matrices; of their diagonals alone where these are all that is positive."""
+def _factor(matrix: Tensor, least: Tensor | None = None) -> Tensor:
+    """Cholesky factors of matrices; of their diagonals alone, raised to the `least`, where they are not positive definite."""
     factor, failed = torch.linalg.cholesky_ex(matrix)
-    diagonal = matrix.diagonal(dim1=-2, dim2=-1).clamp(min=torch.finfo(matrix.dtype).tiny).sqrt()
-    return torch.where((failed > 0)[..., None, None], torch.diag_embed(diagonal), factor)
-
-
-def _positive(precision: Tensor, unit: Tensor) -> Tensor:
-    """Cholesky factors of precisions, none of whose curvatures is less than `_LEAST_CURVATURE` of the prior's about."""
-    scaled = precision * unit
-    values, vectors = torch.linalg.eigh(scaled)
-    scaled = (vectors * values.clamp(min=_LEAST_CURVATURE).unsqueeze(-2)) @ vectors.mT
-    return _factor(scaled / unit)
+    diagonal = matrix.diagonal(dim1=-2, dim2=-1)
+    diagonal = torch.maximum(diagonal, torch.full_like(diagonal, torch.finfo(matrix.dtype).tiny) if least is None else least)
+    return torch.where((failed > 0)[..., None, None], torch.diag_embed(diagonal.sqrt()), factor)

@@ -119,7 +119,7 @@ def impute(
             values = mean
         else:
             chosen = torch.multinomial(share, n_imputations, replacement=True, generator=generator)
-            chosen = chosen.unsqueeze(-1).expand(-1, -1, module.n_features)
+            chosen = chosen.unsqueeze(-1).expand(-1, -1, (output if drawn is None else drawn).shape[-1])
             if local is not None:
                 values = local.scatter(output.gather(1, chosen), generator)
             elif drawn is None:

@@ -177,6 +177,23 @@ def test_nearest_entries():
     assert row.tolist() == ["a", N - 1, given["x"].min(), DAYS[0]]
 
 
+@pytest.mark.parametrize("zone", ["Europe/Vienna", "America/Santiago", "Asia/Kathmandu", "UTC"])
+@pytest.mark.parametrize("library", [pd, pl])
+def test_midnights_of_a_time_zone_are_days(zone, library):
+    days = pd.date_range("2023-12-20", "2024-12-20").tz_localize(zone, nonexistent="shift_forward")
+    days = days[days.hour == 0]  # where there is one, as clocks change
+    column = pd.Series(days) if library is pd else pl.Series(days.to_pydatetime().tolist()).dt.convert_time_zone(zone)
+    form = FrameForm.of(library.DataFrame({"a": column}))
+    keys = form.read(library.DataFrame({"a": column}))
+    assert keys[0] == 19711
+    assert keys[-1] == 20077
+    assert_same(form.restore(keys), library.DataFrame({"a": column}))
+    restored = form.restore(keys + np.random.default_rng(0).uniform(-0.4, 0.4, keys.shape))
+    assert_same(restored, library.DataFrame({"a": column}))
+    late = library.DataFrame({"a": column[:1] + pd.Timedelta("6h").to_pytimedelta()})
+    assert form.read(late) == 19711.25
+
+
 def test_missing_entries_where_the_type_has_none():
     form = FrameForm.of(pd.DataFrame({"n": range(3), "b": [True, False, True], "u": np.array([1, 2, 3], dtype="uint8")}))
     new = form.restore(np.full((2, 3), np.nan))
@@ -210,6 +227,12 @@ def test_filling_in_changes_nothing_else():
         filled = form.fill(given, [[0, 0, 0], [0, 7, 2.0], [0, 0, 0]])
         assert [filled[name].to_list() for name in "anx"] == [["x", "x", "unseen"], [exact, 7, 3], [0.5, 2.0, 1 / 3]]
         assert type(filled) is type(given)
+
+
+def test_levels_without_an_order_compare_by_ones_among_zeros():
+    given = pd.DataFrame({"a": ["x", None, "y"], "o": pd.Categorical(list("uvw"), ordered=True), "n": [0.5, 1.5, np.nan]})
+    form = FrameForm.of(given)
+    np.testing.assert_array_equal(form.expand(form.read(given)), [[1, 0, 0, 0.5], [np.nan, np.nan, 1, 1.5], [0, 1, 2, np.nan]])
 
 
 # -- many levels, and those that were not seen ------------------------------------------------------------------------

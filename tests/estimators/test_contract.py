@@ -90,7 +90,7 @@ def test_reversed_and_fortran_ordered_rows(quick, X):
 def test_frames_with_other_columns(quick, X, dtype):
     values = pd.Series(["2020-01-01", "2021-01-01"] * 40).astype(dtype)
     with pytest.raises(ValueError, match=r"Column\(s\) 'when' \(e.g. '2020"):
-        quick().fit(pd.DataFrame(X).rename(columns=str).assign(when=values))
+        quick(likelihood="gaussian").fit(pd.DataFrame(X).rename(columns=str).assign(when=values))
 
 
 def test_objects_that_are_numbers(quick, X):
@@ -498,7 +498,7 @@ def test_wrong_parameters(case, quick, X, params, message):
 def test_wrong_rows(case, quick, X, spoil, message):
     if "3 dimensions" in message:
         case.needs("two dimensions")
-    model = quick()
+    model = quick(likelihood="gaussian")
     with pytest.raises(ValueError, match=message):
         model.fit(spoil(X))
     assert not hasattr(model, "module_")

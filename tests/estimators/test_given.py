@@ -1,6 +1,8 @@
 """Samples given some of their entries, as users ask for them."""
 
+import datetime as dt
 import warnings
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -8,10 +10,14 @@ import polars as pl
 import pytest
 import torch
 from scipy import stats
+from sklearn.cluster import KMeans
 from sklearn.exceptions import NotFittedError
 from sklearn.mixture import GaussianMixture
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
-from skvae import CVAE, AutoEncoder, DenoisingAE, LinearPath, SparseAE, VAETransformer
+import skvae
+from skvae import CVAE, AutoEncoder, DenoisingAE, LinearPath, Mixed, SparseAE, VAETransformer
 
 NAMES = ["a", "b", "c", "d"]
 QUICK = {"n_components": 2, "max_epochs": 2, "linear_path": LinearPath(1.0), "random_state": 0}
@@ -54,6 +60,7 @@ FORMS = {
     "names and positions": {"b": 5.25, 3: 99.5, "a": None, "c": np.nan},
     "numpy numbers": {"b": np.float32(5.25), "d": np.array(99.5)},
     "nothing by pandas' name": {"b": 5.25, "d": 99.5, "c": pd.NA},
+    "series": pd.Series({"b": 5.25, "c": np.nan, "d": 99.5}),
     "columns": {"b": [5.25], "d": (99.5,)},
     "frame": pd.DataFrame({"b": [5.25], "d": [99.5]}),
     "frame in another order": pd.DataFrame({"d": [99.5], "c": [np.nan], "b": [5.25], "a": [None]}, dtype=object),
@@ -141,7 +148,7 @@ def test_the_type_is_that_of_what_is_given(of_array):
         ({"a": "x"}, r"given\['a'\] holds 'x'; it must be a number"),
         ({"a": "1"}, r"given\['a'\] holds '1'; it must be a number"),
         ({"a": np.inf}, r"given\['a'\] holds infinity"),
-        ({"a": [1.0, 2.0], "b": [1.0, 2.0, 3.0]}, "columns of different lengths: {'a': 2, 'b': 3}"),
+        ({"a": [1.0, 2.0], "b": [1.0, 2.0, 3.0]}, r"columns of different lengths: given\['a'\] 2, given\['b'\] 3"),
         ({"a": []}, "given has no rows"),
         ({"a": [[1.0]]}, r"given\['a'\] has the shape \(1, 1\)"),
         ({"a": 1.0, 0: 2.0}, "given has column 0 twice"),
@@ -177,6 +184,14 @@ def test_names_are_unknown_to_a_model_of_arrays(of_array):
         of_array.sample(given={"a": 1.0})
     with pytest.raises(NotFittedError):
         VAETransformer().sample(given={"a": 1.0})
+
+
+def test_constant_columns_have_nothing_to_say(frame):
+    X = np.column_stack([frame, np.full(len(frame), 7.0)])
+    vae = VAETransformer(**QUICK).fit(X)
+    rows = vae.sample(50, given={0: 1.0, 4: 1e12})
+    np.testing.assert_array_equal(rows[:, 4], 1e12)
+    np.testing.assert_array_equal(rows[:, :4], vae.sample(50, given={0: 1.0})[:, :4])
 
 
 @pytest.mark.parametrize(
@@ -252,6 +267,16 @@ def test_a_warning_where_few_codes_count(frame):
     rows = pd.DataFrame([{"a": None}, given, given])
     with pytest.warns(UserWarning, match=r"count for row [12] of given, and too few for 2 of 3 rows"):
         vae.sample(given=rows)
+
+
+@pytest.mark.parametrize("n_score_draws", [1, 3])
+def test_very_few_codes(frame, n_score_draws):
+    vae = VAETransformer(1, max_epochs=1, n_score_draws=n_score_draws, linear_path=LinearPath(1.0), random_state=0).fit(frame)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert np.isfinite(vae.sample(given={"a": [0.0, 1.0]})).all()
+        assert np.isfinite(vae.sample(5, given={"a": 0.0})).all()
+    assert 1.0 <= vae.effective_sample_size_given({"a": 0.0})[0] <= 8 * n_score_draws
 
 
 def test_more_score_draws_are_more_codes(frame):
@@ -357,3 +382,211 @@ def test_condition_columns_are_given_or_passed(frame):
         cvae.sample(given={"a": 1.0, "d": 99.0}, y=[[99.0]])
     with pytest.raises(ValueError, match="some entries of condition_columns"):
         cvae.sample(given={"a": 1.0, "d": [99.0, None]})
+
+
+# -- data frames with columns of different kinds ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def people():
+    rng = np.random.default_rng(0)
+    code = rng.normal(size=400)
+    kids = pd.Series(pd.array(rng.poisson(1.0, 400), dtype="Int64"))
+    return pd.DataFrame(
+        {
+            "sex": np.where(code + 0.5 * rng.normal(size=400) > 0.0, "male", "female"),
+            "age": np.round(40.0 + 8.0 * code + 3.0 * rng.normal(size=400)).astype(int),
+            "pay": np.round(np.exp(3.0 + 0.5 * code + 0.3 * rng.normal(size=400)), 2),
+            "job": pd.Categorical(np.array(["a", "b", "c"])[np.clip(np.round(code + 1.0), 0, 2).astype(int)]),
+            "owns": code + 0.3 * rng.normal(size=400) > 0.3,
+            "since": pd.Timestamp("2020-01-01") + pd.to_timedelta(np.round(100.0 * code + 300.0), unit="D"),
+            "kids": kids.mask(rng.random(400) < 0.2),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def mixed(people):
+    return VAETransformer(2, max_epochs=20, linear_path=LinearPath(1.0), random_state=0).fit(people)
+
+
+def as_objects(frame):
+    return frame.astype(object).where(frame.notna(), None)
+
+
+def test_entries_of_any_type_are_given_and_come_back(mixed, people):
+    given = {
+        "sex": "female",
+        "age": 41,
+        "owns": True,
+        "since": dt.datetime(2020, 5, 1),
+        "pay": 12.345,
+        "job": None,
+        "kids": pd.NA,
+    }
+    drawn = mixed.sample(5, given=given)
+    assert drawn.dtypes.equals(people.dtypes)
+    assert drawn.columns.tolist() == people.columns.tolist()
+    for name in ("sex", "age", "owns", "since", "pay"):
+        assert (drawn[name] == given[name]).all()
+    assert drawn["job"].isin(["a", "b", "c"]).all()
+    pd.testing.assert_frame_equal(drawn, mixed.sample(5, given=pd.DataFrame([given]).drop(columns="job")))
+    pd.testing.assert_frame_equal(drawn, mixed.sample(5, given=pd.Series(given)))
+
+
+def test_frames_with_gaps_are_completed(mixed, people):
+    gaps = people.head(60).mask(np.random.default_rng(0).random((60, 7)) < 0.5)
+    drawn = mixed.sample(given=gaps)
+    assert drawn.dtypes.equals(people.dtypes)
+    assert not drawn.isna().any(axis=None)
+    there = gaps.notna().to_numpy()
+    assert (as_objects(drawn).to_numpy()[there] == as_objects(gaps).to_numpy()[there]).all()
+    whole = people.dropna().head(5).reset_index(drop=True)
+    pd.testing.assert_frame_equal(mixed.sample(given=whole), whole)
+    pd.testing.assert_frame_equal(mixed.sample(3, given={}), mixed.sample(3))
+    assert len(mixed.sample(given=pd.DataFrame(index=range(3)))) == 3
+    part = mixed.sample(given=people[["since", "job"]].head(4))
+    pd.testing.assert_frame_equal(part[["since", "job"]], people[["since", "job"]].head(4))
+    assert (mixed.effective_sample_size_given(gaps) > 50.0).all()
+
+
+def test_what_is_given_changes_what_is_drawn_as_the_rows_say(mixed, people):
+    for sex in ("male", "female"):
+        drawn, like = mixed.sample(3000, given={"sex": sex}), people[people["sex"] == sex]
+        assert drawn["age"].mean() == pytest.approx(like["age"].mean(), abs=2.0)
+        assert drawn["owns"].mean() == pytest.approx(like["owns"].mean(), abs=0.12)
+        assert drawn["pay"].median() == pytest.approx(like["pay"].median(), rel=0.2)
+
+
+def test_frames_of_another_library(people):
+    entries = {name: as_objects(people)[name].tolist() for name in people}
+    model = VAETransformer(2, max_epochs=2, linear_path=LinearPath(1.0), random_state=0).fit(pl.DataFrame(entries))
+    given = {"sex": "female", "since": dt.datetime(2020, 5, 1), "age": 41, "owns": False}
+    drawn = model.sample(3, given=given)
+    assert isinstance(drawn, pl.DataFrame)
+    assert drawn.schema == pl.DataFrame(entries).schema
+    assert all((drawn[name] == value).all() for name, value in given.items())
+    assert drawn.equals(model.sample(3, given=pl.DataFrame([given])))
+    assert drawn.equals(model.sample(3, given=pd.DataFrame([given])))
+    gaps = pl.DataFrame(entries).head(5).with_columns(pl.lit(None, dtype=pl.String).alias("job"))
+    assert model.sample(given=gaps).drop("job", "kids").equals(gaps.drop("job", "kids"))
+
+
+STARTS = [dt.datetime(2020, 1, day) for day in range(1, 6)]
+TYPES = {
+    "ordered": pd.Categorical(list("abcde"), ordered=True),
+    "categories that are numbers": pd.Categorical([10, 20, 30, 40, 50]),
+    "boolean": pd.array([True, False, True, True, False], dtype="boolean"),
+    "uint8": np.arange(5, dtype=np.uint8),
+    "single precision": np.array([0.1, 0.2, 0.3, 0.4, 0.55], dtype=np.float32),
+    "times with a zone": pd.Series(STARTS).dt.tz_localize("Europe/Berlin"),
+    "durations": pd.Series(STARTS) - STARTS[0],
+    "periods": pd.PeriodIndex(pd.Series(STARTS), freq="D"),
+    "dates": np.array([start.date() for start in STARTS], dtype=object),
+    "decimals": np.array([Decimal(number) / 4 for number in range(5)], dtype=object),
+    "intervals": pd.IntervalIndex.from_breaks(range(6)),
+    "bytes": np.array([b"a", b"b", b"c", b"d", b"e"], dtype=object),
+}
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_entries_of_all_types(kind):
+    column = pd.Series(TYPES[kind])
+    which = np.random.default_rng(0).integers(5, size=60)
+    X = pd.DataFrame(
+        {
+            "x": column.iloc[which].to_numpy() if kind == "dates" else column.iloc[which].array,
+            "s": np.array(["p", "q"])[which % 2],
+        }
+    )
+    model = VAETransformer(1, max_epochs=1, linear_path=LinearPath(1.0), random_state=0).fit(X)
+    drawn = model.sample(3, given={"x": X["x"].iloc[7]})
+    assert drawn["x"].dtype == X["x"].dtype
+    assert (drawn["x"] == X["x"].iloc[7]).all()
+    gaps = X.head(6).copy()
+    gaps["x"] = gaps["x"].astype(object).where([True, False] * 3, None)
+    drawn = model.sample(given=gaps)
+    assert drawn["x"].dtype == X["x"].dtype
+    assert drawn["x"].iloc[::2].tolist() == X["x"].iloc[:6:2].tolist()
+    assert drawn["x"].notna().all()
+    lists = model.sample(given={"x": X["x"].iloc[5:8].tolist(), "s": X["s"].iloc[5:8]})
+    pd.testing.assert_frame_equal(lists, X.iloc[5:8].reset_index(drop=True))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"sex": "femal"}, "'sex' of given holds what was not seen in fit: 'femal'; known are 'female', 'male'"),
+        ({"sxe": "female"}, r"given has 'sxe', which X does not have; its columns are \['sex', 'age'"),
+        ({"age": 40.5}, "'age' of given holds 40.5, which lies between two values"),
+        ({"age": [40, 41.5]}, "'age' of given holds 41.5"),
+        ({"age": "x"}, "'age' of given held numbers in fit"),
+        ({"since": "2020-05-01"}, "'since' of given held times or durations in fit"),
+        ({"since": dt.datetime(2020, 5, 1, 12)}, "'since' of given holds .*, which lies between two values"),
+        ({"sex": ["male", "female"], "age": [40]}, "columns of different lengths"),
+        ({"sex": []}, "given has no rows"),
+        ([["male", 40]], "cannot be converted to numbers"),
+    ],
+    ids=str,
+)
+def test_entries_that_a_frame_cannot_have(mixed, given, message):
+    with pytest.raises(ValueError, match=message):
+        mixed.sample(given=given)
+
+
+def test_entries_that_share_a_level_come_back_as_themselves():
+    rng = np.random.default_rng(0)
+    towns = [f"town {i}" for i in range(400)]
+    X = pd.DataFrame({"town": rng.permutation(np.repeat(towns, 2)), "size": rng.normal(size=800)})
+    model = VAETransformer(2, max_epochs=1, linear_path=LinearPath(1.0), random_state=0).fit(X)
+    rare = [town for town in towns if town not in model._frame_form.columns[0].levels]
+    assert len(rare) > 100
+    for town in rare[:3]:
+        assert (model.sample(4, given={"town": town})["town"] == town).all()
+
+
+def test_unseen_entries_are_drawn_where_they_are_taken_for_missing(people):
+    likelihood = Mixed(handle_unknown="missing", bounds="observed")
+    model = VAETransformer(2, max_epochs=1, likelihood=likelihood, linear_path=LinearPath(1.0), random_state=0).fit(people)
+    drawn = model.sample(20, given={"sex": "other", "age": 200})
+    assert drawn["sex"].isin(["male", "female"]).all()
+    assert (drawn["age"] == 200).all()
+    assert drawn["pay"].between(people["pay"].min(), people["pay"].max()).all()
+
+
+def test_labels_beside_frames(people):
+    whole = people.drop(columns="kids")
+    model = CVAE(2, max_epochs=5, linear_path=LinearPath(1.0), random_state=0).fit(whole.drop(columns="sex"), whole["sex"])
+    drawn, sex = model.sample(400, given={"age": 55}, return_y=True)
+    assert (drawn["age"] == 55).all()
+    assert np.mean(sex == "male") > 0.7
+    model = CVAE(2, condition_columns=["sex", "age"], max_epochs=2, linear_path=LinearPath(1.0), random_state=0).fit(whole)
+    drawn = model.sample(given={"sex": ["female", "male"], "age": 33, "pay": 10.555})
+    assert drawn["sex"].tolist() == ["female", "male"]
+    assert drawn["age"].tolist() == [33, 33]
+    assert drawn["pay"].tolist() == [10.555, 10.555]
+    assert drawn.dtypes.equals(whole.dtypes)
+    assert model.sample(3, given={"sex": "male", "age": 33, "owns": True})["owns"].all()
+
+
+# -- through a pipeline -----------------------------------------------------------------------------------------------
+
+
+def test_the_first_step_of_a_pipeline_is_given_entries(people):
+    whole = people.drop(columns="kids")
+    model = VAETransformer(2, max_epochs=2, linear_path=LinearPath(1.0), random_state=0)
+    pipe = make_pipeline("passthrough", model, KMeans(2, random_state=0)).fit(whole)
+    drawn = skvae.sample(pipe, 3, given={"sex": "male", "age": 40})
+    pd.testing.assert_frame_equal(drawn, pipe[1].sample(3, given={"sex": "male", "age": 40}))
+    pd.testing.assert_frame_equal(skvae.sample(pipe, given=whole.head(2)), whole.head(2))
+    assert len(skvae.sample(pipe)) == 1
+
+
+def test_other_steps_are_not(frame):
+    pipe = make_pipeline(StandardScaler(), VAETransformer(**QUICK)).fit(frame)
+    with pytest.raises(
+        TypeError, match=r"given is of columns as they reach VAETransformer, but \['standardscaler'\] change them"
+    ):
+        skvae.sample(pipe, given={"a": 1.0})
+    with pytest.raises(TypeError, match="sample of GaussianMixture takes none"):
+        skvae.sample(make_pipeline(VAETransformer(**QUICK), GaussianMixture(2)).fit(frame), given={"a": 1.0})

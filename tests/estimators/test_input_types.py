@@ -13,7 +13,7 @@ import pytest
 from cases import CASES
 from scipy import sparse
 
-from skvae import CVAE, AnomalyDetector, AutoEncoder, AutoencoderImputer, CVAEClassifier
+from skvae import CVAE, AnomalyDetector, AutoEncoder, AutoencoderImputer, CVAEClassifier, VAETransformer
 from skvae.estimators._checks import rows
 
 N = 12
@@ -147,7 +147,7 @@ def test_estimators_of_estimators_say_so():
     X = CONVERTED["time zone"][0]
     for call in (
         lambda: CVAEClassifier(CVAE(likelihood="gaussian")).fit(X, np.arange(N) % 2),
-        lambda: AutoencoderImputer().fit(X),
+        lambda: AutoencoderImputer(VAETransformer(likelihood="gaussian")).fit(X),
     ):
         with pytest.raises(ValueError, match=r"'odd' .*hold dates, which are no numbers"):
             call()

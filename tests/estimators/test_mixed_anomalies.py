@@ -112,7 +112,7 @@ def test_rows_that_are_kept_are_those_of_training():
 def test_nats_are_those_of_the_model(cls):
     """Against joint probabilities of all values of a column, by many draws of the prior."""
     frame = linked(n=80)[["kind", "color", "is_large"]]
-    model = quick(cls, max_epochs=20, n_score_draws=512).fit(frame)
+    model = quick(cls, max_epochs=10, n_score_draws=128).fit(frame)
     rows = frame[:6]
     table = Table.of(model._frame_form.read(rows))
     device = next(model.module_.parameters()).device
@@ -132,12 +132,11 @@ def test_wide_frames_leave_out_several_columns_at_a_time():
     rng = np.random.default_rng(0)
     cause = rng.integers(0, 2, 200)
     frame = pd.DataFrame({f"c{j}": np.where(rng.random(200) < 0.95, cause, 1 - cause).astype(bool) for j in range(70)})
-    model = quick(max_epochs=10).fit(frame)
-    odd = frame[:20].copy()
-    odd["c3"] = ~cause[:20].astype(bool)
+    model = quick(max_epochs=20, batch_size=16, hidden_layer_sizes=(32,)).fit(frame)
+    odd = pd.DataFrame({name: cause[:20].astype(bool) for name in frame}).assign(c3=~cause[:20].astype(bool))
     shares = model.explain_anomaly(odd)
     assert shares.shape == (20, 70)
-    assert np.mean(shares.argmax(axis=1) == 3) > 0.7
+    assert np.mean(shares.argmax(axis=1) == 3) == 1.0
 
 
 def test_conditional_models():
@@ -172,7 +171,7 @@ def test_numbers_have_no_surprises():
 def test_detectors(maker, calibration):
     frame = MAKERS[maker]()
     detector = AnomalyDetector(quick(AutoEncoder), alpha=0.1, calibration=calibration, n_repeats=1, random_state=0)
-    detector.fit(frame, groups=np.arange(N) // 2)
+    detector.fit(frame)
     assert set(detector.predict(frame)) <= {-1, 1}
     assert detector.p_values(frame[:3]).shape == (3,)
     shares = detector.explain(frame[:3])
@@ -191,7 +190,7 @@ def test_detectors_behind_the_steps_of_pipelines():
 
 def test_held_out_rows_may_have_categories_of_their_own(monkeypatch):
     frame = table().assign(sex=[f"s{i}" for i in range(N)])
-    with pytest.raises(ValueError, match=r"not seen in fit.*handle_unknown=.missing.*Rows that are held out have categories"):
+    with pytest.raises(ValueError, match=r"not seen in fit.*handle_unknown=.missing.*The rows are some that are held out"):
         AnomalyDetector(quick(), alpha=0.1, random_state=0).fit(frame)
     monkeypatch.setattr("skvae.anomaly.AutoEncoder", lambda: quick(AutoEncoder))
     detector = AnomalyDetector(alpha=0.1, random_state=0).fit(frame)

@@ -1,5 +1,6 @@
 """Data frames with columns of different kinds, in and out of estimators."""
 
+import decimal
 import pickle
 
 import numpy as np
@@ -14,12 +15,25 @@ from sklearn.pipeline import make_pipeline
 from test_plain_state import saved
 
 import skvae
-from skvae import CVAE, AutoEncoder, CVAEClassifier, DenoisingAE, Gaussian, Mixed, VAETransformer
+from skvae import (
+    CVAE,
+    AnomalyDetector,
+    AutoEncoder,
+    AutoencoderClusterer,
+    AutoencoderImputer,
+    CVAEClassifier,
+    CVAEResampler,
+    DenoisingAE,
+    Gaussian,
+    LinearPath,
+    Mixed,
+    VAETransformer,
+)
 
 pytestmark = [
     pytest.mark.usefixtures("one_core"),
     pytest.mark.filterwarnings("ignore:The code of .* has collapsed"),  # of short fits
-    pytest.mark.filterwarnings("ignore:X does not have valid feature names"),
+    pytest.mark.filterwarnings("ignore:The rows of X have no clusters"),
 ]
 
 N = 60
@@ -253,6 +267,49 @@ def test_a_frame_of_objects_of_weightless_rows_is_no_excuse():
         quick().fit(table(), sample_weight=np.ones(3))
 
 
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        (lambda: table()[:0], ValueError, r"Found array with 0 sample\(s\) .* minimum of 2"),
+        (lambda: table()[:1], ValueError, r"Found array with 1 sample\(s\) .* minimum of 2"),
+        (lambda: pd.concat([table(), table()], axis=1), ValueError, "several columns of the name 'sex'"),
+        (lambda: polars_table().lazy(), TypeError, r"X is a LazyFrame, .*X\.collect\(\)"),
+        (
+            lambda: table().to_numpy(),
+            ValueError,
+            r"0 \(e\.g\. 'm'\).*Of a data frame, such as pd\.DataFrame\(X\), VAETransformer tak",
+        ),
+        (lambda: table().assign(odd=[1, "a"] * 30), ValueError, "'odd' of X holds entries of several types"),
+        (lambda: table().assign(odd=np.inf), ValueError, "Input X contains infinity.*'odd'"),
+    ],
+)
+def test_what_cannot_be_fitted_is_named(given, error, message):
+    with pytest.raises(error, match=message):
+        quick().fit(given())
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        lambda: table()[["sex"]],
+        lambda: table()[:2],
+        lambda: table().assign(text="x", whole=3, real=1.5, day=pd.Timestamp("2020"), yes=True),
+        lambda: pd.DataFrame({"a": ["x"] * 5}),
+        lambda: pd.DataFrame({"id": [f"u{i}" for i in range(300)], "x": np.arange(300.0)}),
+        lambda: table(gaps=True).mask(np.tile(np.arange(N) == 0, (6, 1)).T),
+        lambda: table().set_index("sex"),
+        lambda: table().assign(odd=[decimal.Decimal("1.50"), None] * 30),
+        lambda: pl.DataFrame({"a": ["x", None] * 6, "b": [decimal.Decimal("1.5")] * 12}),
+    ],
+)
+def test_odd_frames_come_back(given):
+    frame = given()
+    model = quick().fit(frame)
+    new = model.sample(4)
+    assert list(new.dtypes) == list(frame.dtypes)
+    assert np.isfinite(model.score_samples(frame)).all()
+
+
 # -- parameters -------------------------------------------------------------------------------------------------------
 
 
@@ -360,6 +417,8 @@ def test_conditional_models():
     assert model.log_likelihoods(frame).shape == (N, 2)
     with pytest.raises(ValueError, match=r"Input X contains NaN\. Column\(s\) \['size'.*have missing entries\. CVAE takes no"):
         quick(CVAE).fit(table(gaps=True), y)
+    with pytest.raises(ValueError, match=r"of different kinds, sample\(given=\.\.\.\) draws whatever is not given"):
+        model.inpaint(frame, np.zeros(6, dtype=bool), y)
     classifier = CVAEClassifier(quick(CVAE)).fit(frame, y)
     assert set(classifier.predict(frame)) <= {"a", "b"}
 
@@ -392,6 +451,77 @@ def test_names_of_columns_may_be_numbers():
         quick().fit(table().rename(columns={"sex": 0}))
 
 
+# -- filling in, and new rows of rare classes -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("maker", ["pandas gaps", "polars gaps"])
+@pytest.mark.parametrize("cls", [VAETransformer, AutoEncoder])
+def test_gaps_are_filled_in(cls, maker):
+    frame = MAKERS[maker]()
+    imputer = AutoencoderImputer(quick(cls), n_draws=20, random_state=0).fit(frame)
+    filled = imputer.transform(frame)
+    drawn = imputer.impute(frame, 2, random_state=0)
+    for new in (filled, *drawn):
+        assert type(new) is type(frame)
+        assert list(new.dtypes) == list(frame.dtypes)
+        for name in frame.columns:
+            pairs = list(zip(frame[name].to_list(), new[name].to_list(), strict=True))
+            assert not any(pd.isna(after) for _, after in pairs)
+            assert all(after == before for before, after in pairs if not pd.isna(before))
+    assert not drawn[0].equals(drawn[1])
+    assert imputer.get_feature_names_out().tolist() == list(frame.columns)
+
+
+def test_gaps_are_filled_in_beside_what_takes_numbers_alone():
+    """Factors, to which linear paths of imputers are the way, are of numbers."""
+    model = AutoencoderImputer(quick(linear_path="auto"), n_draws=20).fit(table(gaps=True)).estimator_
+    assert model.linear_path_ is None
+    with pytest.raises(ValueError, match=r"linear_path=LinearPath\(.*is for tables of numbers"):
+        AutoencoderImputer(quick(linear_path=LinearPath())).fit(table())
+
+
+def test_columns_without_entries_and_indicators():
+    frame = table(gaps=True).assign(nothing=None)
+    with pytest.warns(UserWarning, match=r"Column\(s\) \['nothing'\] of X have no entry"):
+        imputer = AutoencoderImputer(quick(), n_draws=20, add_indicator=True).fit(frame)
+    filled = imputer.transform(frame)
+    assert list(filled.columns) == imputer.get_feature_names_out().tolist()
+    assert "nothing" not in filled
+    np.testing.assert_array_equal(filled["missingindicator_size"], frame["size"].isna())
+    with pytest.raises(ValueError, match=r"missing_values=-1.* is for numbers"):
+        AutoencoderImputer(quick(), missing_values=-1).fit(frame)
+    with pytest.raises(ValueError, match="keep_empty_features=True fills columns with zeros"):
+        AutoencoderImputer(quick(), keep_empty_features=True).fit(frame)
+    with pytest.raises(ValueError, match="was fitted on a data frame whose columns"):
+        imputer.transform(frame.to_numpy())
+
+
+@pytest.mark.parametrize("maker", ["pandas", "polars"])
+def test_new_rows_of_rare_classes(maker):
+    frame, y = MAKERS[maker](), np.where(np.arange(N) % 4, "many", "few")
+    new, labels = CVAEResampler(quick(CVAE), random_state=0).fit_resample(frame, y)
+    assert type(new) is type(frame)
+    assert list(new.dtypes) == list(frame.dtypes)
+    assert (labels == "few").sum() == (labels == "many").sum() == 45
+    for name in frame.columns:
+        assert new[name].to_list()[:N] == frame[name].to_list()
+    for name in ("sex", "size", "member"):
+        assert set(new[name].to_list()) <= set(frame[name].to_list())
+
+
+def test_clusters_and_anomalies():
+    frame = table(gaps=True)
+    clusterer = AutoencoderClusterer(2, estimator=quick(), n_init=1).fit(frame)
+    assert set(clusterer.predict(frame)) == {0, 1}
+    assert list(clusterer.sample(3).dtypes) == list(frame.dtypes)
+    with pytest.raises(ValueError, match=r"NeighborAE takes numbers alone; VAETransformer, .* take such columns as they are"):
+        AutoencoderClusterer(2).fit(frame)
+    detector = AnomalyDetector(quick()).fit(frame)
+    assert set(detector.predict(frame)) <= {-1, 1}
+    pipe = make_pipeline(quick()).fit(frame)
+    np.testing.assert_array_equal(skvae.score_anomaly(pipe, frame), pipe[-1].score_anomaly(frame))
+
+
 # -- clean rows -------------------------------------------------------------------------------------------------------
 
 
@@ -405,3 +535,13 @@ def test_clean_frames():
         quick(DenoisingAE).fit(noisy, clean=clean.assign(sex="x"))
     with pytest.raises(ValueError, match="clean is of type 'ndarray'"):
         quick(DenoisingAE).fit(noisy, clean=clean.to_numpy())
+
+
+@pytest.mark.parametrize("cls", TAKERS)
+@pytest.mark.parametrize("method", ["neighbors", "reconstruction", "mahalanobis"])
+def test_columns_of_frames_share_anomaly_scores(cls, method):
+    frame = table()
+    model = cls(**QUICK).fit(frame)
+    shares = np.asarray(model.explain_anomaly(frame, method=method))
+    assert shares.shape == frame.shape
+    np.testing.assert_allclose(shares.sum(axis=1), model.score_anomaly(frame, method=method), rtol=1e-4, atol=1e-4)

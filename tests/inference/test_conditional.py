@@ -84,6 +84,15 @@ def test_draws_of_a_linear_model_are_exact(n_components, noise, far, pattern):
     assert size[0] > 0.5 * 12000
 
 
+def test_very_many_draws_are_made_in_parts(monkeypatch):
+    monkeypatch.setattr("skvae.inference.conditional._MOST_AT_ONCE", 1000)
+    model = Linear(2)
+    x = np.where(np.arange(8) < 2, 1.0, np.nan)
+    rows, size, _ = drawn(model.module, x, n_samples=2600)
+    assert_moments(rows[:, 2:], *model.rest(x))
+    assert 0.5 * 10400 < size[0] <= 10400
+
+
 @pytest.mark.parametrize("n_components", [2, 10])
 def test_one_draw_of_each_row_is_exact(n_components):
     model = Linear(n_components, noise=0.1)
@@ -279,6 +288,10 @@ def test_rows_that_no_code_explains_come_back_finite():
     rows, sizes, _ = drawn(model.module, np.stack([x, -x]))
     assert np.isfinite(rows).all()
     assert (sizes >= 1.0).all()
+    set_layer(model.module.decoder[0], model.loading, np.full(8, np.inf))
+    _, sizes, log_evidence = drawn(model.module, x[None])
+    assert sizes[0] == 1.0
+    assert log_evidence[0] == -1e30
 
 
 def test_mixed_columns_against_quadrature():

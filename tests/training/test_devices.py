@@ -14,6 +14,7 @@ from skorch.callbacks import Callback  # noqa: TID251
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
 from skvae import MLP, Conv, Poisson
+from skvae.inference.conditional import Posterior
 from skvae.modules import Batch
 from skvae.runtime.randomness import draws_random_numbers
 from skvae.training.graph import Watch
@@ -127,6 +128,17 @@ def test_nothing_mixes_devices(name, X):
             if hasattr(module, method) and method not in lacking:
                 with torch.no_grad(), suppress(*NEEDS_NUMBERS):  # of which there are none
                     call()
+
+
+@pytest.mark.parametrize("name", ["AutoEncoder", "VAETransformer", "poisson", "conditional prior", "images"])
+def test_draws_given_entries_mix_no_devices(name, X):
+    module, batch = trained(name, X)
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        module, batch = moved(module).eval(), moved_batch(batch)
+        observed = torch.ones_like(batch.x, dtype=torch.bool)
+        codes, share, log_evidence = Posterior(module, batch._replace(observed=observed), None, None).draw(2, 64)
+        assert {part.device for part in (codes, share, log_evidence)} == {DEVICE}
+        assert codes.shape == (len(batch.x), 2, module.n_components)
 
 
 def test_what_mixes_devices_would_be_found(X):

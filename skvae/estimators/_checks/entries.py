@@ -91,6 +91,8 @@ def refuse_no_table(X: Any, table: str = "X") -> None:
     if isinstance(X, type) or (callable(X) and not hasattr(X, "shape")):
         what = "class" if isinstance(X, type) else "function"
         raise TypeError(f"{table} is the {what} {getattr(X, '__name__', X)!r}; it must be a table of numbers.")
+    if type(X).__name__ == "LazyFrame":
+        raise TypeError(f"{table} is a LazyFrame, which has no rows yet; pass {table}.collect().")
     if X is None:
         raise TypeError(f"{table} is None; it must be a table of numbers.")
     if not hasattr(X, "shape") and (isinstance(X, (str, bytes, dict, set, frozenset)) or hasattr(X, "__next__")):

@@ -43,8 +43,10 @@ def refuse_other_columns(estimator: Any, X: Any) -> None:
             cure = f" {type(estimator).__name__} takes numbers alone; {_TAKERS} take such columns as they are."
         elif not isinstance(resolve("likelihood", estimator.likelihood), Mixed):
             cure = f" likelihood='auto' takes such columns as they are; here it is {estimator.likelihood!r}."
-        else:
+        elif hasattr(estimator, "module_"):
             cure = f" {type(estimator).__name__} was fitted on numbers alone."
+    elif not hasattr(X, "toarray") and getattr(estimator, "_takes_frames", False) and not hasattr(estimator, "module_"):
+        cure = f" Of a data frame, such as pd.DataFrame(X), {type(estimator).__name__} takes such columns as they are."
     refuse_text(X, cure=cure)
 
 
@@ -53,17 +55,22 @@ def read_frame(estimator: Any, X: Any, *, reset: bool, min_rows: int, weight: An
 
     The form of the frame is noted where `reset`, and is that of the fit elsewhere.
     """
-    form = _form_of(estimator, X, weight) if reset else estimator._frame_form
-    if form is None:
+    form = None if reset else estimator._frame_form
+    if not (has_kinds(estimator, X) if reset else form is not None):
         return None
     if not is_frame(X):
         refuse_array(estimator, X, form)
         return None
-    n_rows, n_features = X.shape
+    check_array(np.zeros(X.shape), ensure_min_samples=min_rows, estimator=estimator)
+    form = _form_of(estimator, X, weight) if reset else form
     validate_data(estimator, X, reset=reset, skip_check_array=True)
-    check_array(np.zeros((n_rows, n_features)), ensure_min_samples=min_rows, estimator=estimator)
     missing = missing_in(estimator, X)
     takes_missing = is_nan(missing)
+    if missing is not None and not takes_missing:
+        raise ValueError(
+            f"missing_values={missing!r} is for numbers, but X is a data frame with columns of different kinds, in which "
+            "entries are missing where there is none: set missing_values=np.nan, and put None where entries are missing."
+        )
     unknown = getattr(resolve("likelihood", estimator.likelihood), "handle_unknown", "error")
     if unknown == "missing" and not takes_missing:
         raise ValueError(
@@ -82,11 +89,11 @@ def read_frame(estimator: Any, X: Any, *, reset: bool, min_rows: int, weight: An
     return keys
 
 
-def _form_of(estimator: Any, X: Any, weight: Any) -> FrameForm | None:
-    """Learn what a frame looks like; None where rows are numbers that one likelihood is for."""
+def has_kinds(estimator: Any, X: Any) -> bool:
+    """Whether an estimator takes rows for those of a data frame with columns of different kinds."""
     spec = resolve("likelihood", estimator.likelihood) if estimator._takes_frames else None
     if not isinstance(spec, Mixed):
-        return None
+        return False
     asks = bool(spec.likelihoods) or spec.bounds is not None
     if not is_frame(X):
         if asks or spec.handle_unknown != "error":
@@ -94,14 +101,18 @@ def _form_of(estimator: Any, X: Any, weight: Any) -> FrameForm | None:
                 f"likelihood={estimator.likelihood!r} is about columns of a data frame, but X is of type {type(X).__name__!r}. "
                 "Pass a frame, or a likelihood for all columns, such as 'gaussian'."
             )
-        return None
-    if not asks and not is_mixed(X):
-        return None
+        return False
+    return asks or is_mixed(X)
+
+
+def _form_of(estimator: Any, X: Any, weight: Any) -> FrameForm:
+    """Learn what a frame looks like."""
     if estimator.image_shape is not None:
         raise ValueError(f"image_shape={estimator.image_shape!r} is for rows of pixels; X is a data frame of other columns.")
     if weight is not None:
         weight = _check_sample_weight(weight, X, dtype=np.float64, ensure_non_negative=True)
-    asked = {name: family for name, family in (spec.likelihoods or {}).items() if family != "auto"}
+    likelihoods = resolve("likelihood", estimator.likelihood).likelihoods or {}
+    asked = {name: family for name, family in likelihoods.items() if family != "auto"}
     return FrameForm.of(X, asked, weight)
 
 

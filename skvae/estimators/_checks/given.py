@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from skvae.data.containers import is_absent, is_frame
+from skvae.data.containers import is_absent, is_frame, is_pandas
 from skvae.data.frames import FrameColumn
 from skvae.data.kinds import frame_columns, take
 from skvae.estimators._checks.columns import column_names, column_position
@@ -52,32 +52,39 @@ def check_given(estimator: Any, given: Any) -> Given:
     ----------
     estimator : TableAutoEncoder
         Fitted.
-    given : dict, DataFrame or array-like of shape (n_rows, n_features)
-        A dict, and a data frame where the estimator knows names, may leave columns out and have them in any order.
+    given : dict, Series, DataFrame or array-like of shape (n_rows, n_features)
+        A dict or a series, and a data frame where the estimator knows names, may leave columns out and have them in any order.
     """
-    form, missing = estimator._frame_form, getattr(estimator, "missing_values", None)
+    form = estimator._frame_form
+    if is_pandas(given) and given.ndim == 1:
+        given = given.to_dict()
     if isinstance(given, Mapping) or (is_frame(given) and column_names(estimator, estimator.n_features_in_) is not None):
         if form is None and is_frame(given):
             refuse_text(given, "given")
-        named = list(given.items()) if isinstance(given, Mapping) else frame_columns(given)
-        columns = _by_position(estimator, named)
+        columns = _by_position(estimator, list(given.items()) if isinstance(given, Mapping) else frame_columns(given))
     else:
         refuse_text(given, "given")
         X = flatten_images(estimator, given, reset=False, sets_form=False)
         X = validate_rows(estimator, X, np.nan, reset=False)
         if form is None:
-            return Given(mark_missing(X, None if isinstance(missing, str) else missing))
+            return _of_numbers(estimator, X)
         refuse_array(estimator, given, form)
         columns = {j: (f"given[:, {j}]", own) for j, own in enumerate(X.T)}
-    n_rows = _common_length({name: len(own) for name, own in columns.values() if not _is_single(own)})
+    lengths = {name: len(own) for name, own in columns.values() if not _is_single(own)}
+    n_rows = _common_length(lengths or ({"given": len(given)} if is_frame(given) else {}))
     X, held = np.full((n_rows, estimator.n_features_in_), np.nan), [None] * estimator.n_features_in_
     for j, (name, own) in columns.items():
-        entries = [own] * n_rows if _is_single(own) else own
-        X[:, j] = _numbers(entries, name) if form is None else _keys(estimator, form.columns[j], entries)
-        if form is not None:
-            held[j] = form.columns[j].dtype.of_given(entries)
-    if form is not None:
-        return Given(X, held)
+        entries = [own.item() if isinstance(own, np.ndarray) else own] * n_rows if _is_single(own) else own
+        if form is None:
+            X[:, j] = _numbers(entries, name)
+        else:
+            X[:, j], held[j] = _keys(estimator, form.columns[j], entries)
+    return _of_numbers(estimator, X) if form is None else Given(X, held)
+
+
+def _of_numbers(estimator: Any, X: NDArray[Any]) -> Given:
+    """Numbers, of which those that stand for missing entries are not given."""
+    missing = getattr(estimator, "missing_values", None)
     return Given(mark_missing(X, None if isinstance(missing, str) else missing))
 
 
@@ -98,7 +105,7 @@ def _by_position(estimator: Any, named: list[tuple[Any, Any]]) -> dict[int, tupl
     for name, values in named:
         position = column_position(estimator, name, "given")
         if position in columns:
-            raise ValueError(f"given has column {name!r} twice, by its name and by its position.")
+            raise ValueError(f"given has column {name!r} twice.")
         columns[position] = f"given[{name!r}]", values
     return columns
 
@@ -134,15 +141,17 @@ def _numbers(values: Any, name: str) -> NDArray[np.float64]:
     return numbers
 
 
-def _keys(estimator: Any, column: FrameColumn, entries: Any) -> NDArray[np.float64]:
-    """Keys ``(n,)`` of entries of a column of a data frame."""
+def _keys(estimator: Any, column: FrameColumn, entries: Any) -> tuple[NDArray[np.float64], Any]:
+    """Keys ``(n,)`` of entries of a column of a data frame, and the entries as such a column."""
+    if column.dtype.is_period:
+        entries = column.dtype.of_given(entries)
     spec = resolve("likelihood", estimator.likelihood)
     keys = column.read(entries, getattr(spec, "handle_unknown", "error"), table="given")
-    between = np.flatnonzero(keys != np.round(keys)) if column.kind == "whole" else []
-    for i in between:
-        if not np.isnan(keys[i]):
-            raise ValueError(
-                f"Column {column.name!r} of given holds {entries[i]!r:.60}, which lies between two values of a column that held "
-                "whole ones in fit."
-            )
-    return keys
+    is_between = (keys != np.round(keys)) & ~np.isnan(keys)
+    if column.kind == "whole" and is_between.any():
+        example = list(entries)[int(is_between.argmax())]
+        raise ValueError(
+            f"Column {column.name!r} of given holds {example!r:.60}, which lies between two values of a column that held "
+            "whole ones in fit."
+        )
+    return keys, column.dtype.of_given(entries)

@@ -518,10 +518,6 @@ class Likelihood(nn.Module):
     def _exact(self, X: Any) -> Tensor:
         return self.units.standardize_exactly(X).clamp_(-MAX_STANDARDIZED, MAX_STANDARDIZED)
 
-    def by_column(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Add up, for each column, what the numbers that networks read of it have, ``(n, n_inputs)`` to ``(n, n_features)``."""
-        return values
-
     def alone(self, target: Tensor, observed: Tensor | None = None) -> Tensor:
         """Energies of entries in nats, ``(..., n_features)``, if columns knew nothing of each other; see `energies`."""
         raise NotImplementedError

@@ -122,7 +122,7 @@ class MixedLikelihood(Likelihood):
 
     def fit_inputs(self, X: Any, sample_weight: NDArray[np.float64] | None = None, *, shared: bool | None = None) -> Likelihood:
         """Read what is not what the likelihood is about in the same units; see `Likelihood.fit_inputs`."""
-        self.input_units = Units(self.n_features)
+        self.input_units = Units(self.n_features, raw=self.reads_raw)
         self.input_units.set_state(self.units.state)
         return self
 
@@ -242,7 +242,7 @@ class MixedLikelihood(Likelihood):
 
         The noise is that of the scores, see `_moment`.
         """
-        scores, counts, logits = self._split(self.locate(output))
+        scores, _, logits = self._split(self.locate(output))
         _, chosen, of_scores = torch.split(facts, [sum(self.sizes), self.sizes[2], self.scores.n_facts], dim=-1)
         nats, slope, rest = self.choices.terms(chosen, logits)
         own = self.scores.terms(of_scores, scores, noise)
@@ -250,7 +250,7 @@ class MixedLikelihood(Likelihood):
         apart, moment = _by_column(own.nats, self.of_score), _by_column(own.moment, self.of_score)
         if not self.has_spikes:
             counted = self.has_score.expand(energy.shape)
-            return energy + apart, torch.cat([own_slope, torch.zeros_like(counts), slope], dim=-1), moment, counted
+            return energy + apart, self._joined(own_slope, slope), moment, counted
         is_level = _by_column(self.choices.has_level(chosen), self.of_choice) > 0.0
         counted = self.has_score & ~is_level
         moment, energy_of_level = torch.where(counted, moment, 0.0), energy
@@ -264,7 +264,11 @@ class MixedLikelihood(Likelihood):
             of_rest = torch.where(is_both, torch.exp(both - apart), 0.0)  # share of the spread in the probability
             share = share + of_rest[..., self.scores.columns]
             slope = slope + of_rest[..., self.choices.column] * chosen
-        return energy, torch.cat([own_slope * share, torch.zeros_like(counts), slope], dim=-1), moment, counted
+        return energy, self._joined(own_slope * share, slope), moment, counted
+
+    def _joined(self, scores: Tensor, logits: Tensor) -> Tensor:
+        """Put slopes of scores and of logits side by side, with zeros for counts."""
+        return torch.cat([scores, scores.new_zeros(*scores.shape[:-1], self.sizes[1]), logits], dim=-1)
 
     def alone(self, target: Tensor, observed: Tensor | None = None) -> Tensor:
         output = target.new_zeros(*target.shape[:-1], self.n_outputs)
@@ -393,12 +397,14 @@ class MixedLikelihood(Likelihood):
         x = super()._exact(X)
         return torch.where(x.isnan(), ABSENT, x)
 
+    @torch.no_grad()
     def log_prob(self, X: Any, output: Tensor) -> NDArray[np.float64]:
         target = self._exact(X)
         _, observed = self._present(target)
         log_prob: NDArray[np.float64] = -self.energies(target, output.cpu().double(), observed).sum(-1).numpy()
         return log_prob
 
+    @torch.no_grad()
     def deviance(self, X: Any, output: Tensor) -> NDArray[np.float64]:
         """Nats by which entries fall short of the best: scores of their means, levels of the likeliest one."""
         target = self._exact(X)
@@ -429,9 +435,7 @@ class MixedLikelihood(Likelihood):
         """Rows of `X` in standardized units, which are fewer numbers than networks read, NaN where entries are missing."""
         return super()._exact(X).numpy()  # type: ignore[no-any-return]
 
-    def by_column(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return values @ self.belongs.cpu().double().numpy()  # type: ignore[no-any-return]
-
+    @torch.no_grad()
     def errors(self, X: Any, output: Tensor) -> NDArray[np.float64]:
         target = self._exact(X)
         _, observed = self._present(target)
