@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -86,15 +87,12 @@ class MixedLikelihood(Likelihood):
         """Center and scale numbers as their marginals say."""
         numbers = np.array([[m.center, m.scale] for m in marginals])
         states = {"shift": numbers[:, 0], "scale": numbers[:, 1]}
-        ends = np.array([_range(marginal) for marginal in marginals])
         self.units.set_state(
             {
                 **self.units.state,
                 **states,
                 "mean": numbers[:, 0].copy(),
                 "spread": numbers[:, 1].copy(),
-                "low": ends[:, 0],
-                "high": ends[:, 1],
             }
         )
 
@@ -116,14 +114,15 @@ class MixedLikelihood(Likelihood):
         shared: bool | None = None,
         standardize: bool = True,
     ) -> Likelihood:
-        """Begin with noise as large as scores vary: what columns look like has been measured already; see `Likelihood.fit`."""
+        """Begin with noise as large as scores vary, and look for ranges: all else has been measured; see `Likelihood.fit`."""
         self.noise.set_moment(torch.ones_like(self.noise.moment))
+        self.units.set_state({**self.units.state, **_ranges(X, self.n_features)})
         return self
 
     def fit_inputs(self, X: Any, sample_weight: NDArray[np.float64] | None = None, *, shared: bool | None = None) -> Likelihood:
         """Read what is not what the likelihood is about in the same units; see `Likelihood.fit_inputs`."""
         self.input_units = Units(self.n_features, raw=self.reads_raw)
-        self.input_units.set_state(self.units.state)
+        self.input_units.set_state({**self.units.state, **_ranges(X, self.n_features)})
         return self
 
     def extend(self, X: Any, sample_weight: NDArray[np.float64] | None, n_before: int) -> NDArray[np.intp]:
@@ -462,7 +461,16 @@ class MixedLikelihood(Likelihood):
 
     def scatter_by(self, output: Tensor, noise: Tensor) -> Tensor:
         """Turn standard normal numbers, one for each column, into draws, in standardized units."""
-        scores, counts, logits = self._split(self.locate(output))
+        found = self._scattered(output, noise, self._moment(output))
+        if self.sizes[1]:
+            _, counts, _ = self._split(self.locate(output))
+            uniform = normal_cdf(noise[..., self.counts.columns]).expand(counts.shape)
+            found = found + _by_column(self.counts.draw(counts, uniform), self.of_count)
+        return found
+
+    def _scattered(self, output: Tensor, noise: Tensor, moment: Tensor) -> Tensor:
+        """Draw as `scatter_by` does all but counts, which are zero, with some noise of the scores."""
+        scores, _, logits = self._split(self.locate(output))
         noise = noise.expand(*output.shape[:-1], self.n_features)
         uniform = normal_cdf(noise)
         level, left = self.choices.draw(logits, uniform[..., self.choices.columns])
@@ -471,11 +479,47 @@ class MixedLikelihood(Likelihood):
         if self.has_spikes:
             tail = left.clamp(1e-6, 1.0 - 1e-6)
             of_scores = torch.where(self.has_choice, torch.special.ndtri(tail), noise)
-        drawn = self.scores.scatter_by(scores, self._moment(scores), of_scores[..., self.scores.columns])
-        found = torch.where(self.has_choice & (left < 0.0), level, _by_column(drawn, self.of_score))
+        drawn = self.scores.scatter_by(scores, moment, of_scores[..., self.scores.columns])
+        return torch.where(self.has_choice & (left < 0.0), level, _by_column(drawn, self.of_score))
+
+    # -- corruption ---------------------------------------------------------------------------------------------------
+
+    @property
+    def is_number(self) -> Tensor:
+        """Which columns have numbers that lie close to others, ``(n_features,)``: all but those of levels alone."""
+        return self.has_score | (self.of_count.sum(0) > 0.0)
+
+    def redrawn(self, noise: Tensor) -> Tensor:
+        """Turn standard normal numbers ``(n, n_features)`` into standardized entries, by their frequencies, of all but counts."""
+        output = noise.new_zeros(*noise.shape[:-1], self.n_outputs)
+        return self._scattered(output, noise, torch.ones_like(self._moment(output)))
+
+    def blurred(self, x: Tensor, noise: Tensor, scale: float) -> Tensor:
+        """Add noise of a scale to scores, and replace levels by draws of their columns, at the rate that tells as much of them.
+
+        Parameters
+        ----------
+        x, noise : Tensor of shape (n, n_features)
+            Standardized rows, and standard normal numbers.
+        scale : float
+            Beside scores of a standard deviation of one, which are then correlated with what they were by
+            ``1 / sqrt(1 + scale ** 2)``; so are indicators of levels.
+
+        Returns
+        -------
+        Tensor of shape (n, n_features)
+        """
+        present, counts = self._present(x)[0], self.counts
+        scores = self.scores.score(present[..., self.scores.columns]) + scale * noise[..., self.scores.columns]
+        found = _by_column(self.scores.number(scores), self.of_score)
         if self.sizes[1]:
-            found = found + _by_column(self.counts.draw(counts, uniform[..., self.counts.columns]), self.of_count)
-        return found
+            moved = counts.read(present[..., counts.columns]) + scale * noise[..., counts.columns]
+            found = found + _by_column(torch.expm1(moved * counts.scale + counts.center).clamp(min=0.0), self.of_count)
+        rate = 1.0 - 1.0 / math.sqrt(1.0 + scale**2)
+        uniform = normal_cdf(noise)
+        again = self.redrawn(torch.special.ndtri((uniform / max(rate, 1e-6)).clamp(1e-6, 1.0 - 1e-6)))
+        is_level = _by_column(self.choices.has_level(self.choices.chosen(x)), self.of_choice) > 0.0
+        return torch.where(is_level, torch.where(uniform < rate, again, x), found)
 
 
 class ColumnNoise(Noise):
@@ -497,10 +541,14 @@ def _by_column(values: Tensor, belongs: Tensor) -> Tensor:
     return values @ belongs.to(values)
 
 
-def _range(marginal: Marginal) -> tuple[float, float]:
-    """Least and largest of the values that a column is known by."""
-    values = np.concatenate([marginal.levels, marginal.knots])
-    return float(values.min()), float(values.max())
+def _ranges(X: Any, n_features: int) -> dict[str, NDArray[np.float64]]:
+    """Least and largest values of the columns of a table; NaN where none is there."""
+    source, ends = as_source(X), np.full((n_features, 2), np.nan)
+    for j, own in enumerate(ends):
+        values = source.columns(np.array([j])).read_exactly(slice(None))
+        if not np.isnan(values).all():
+            own[:] = np.nanmin(values), np.nanmax(values)
+    return {"low": ends[:, 0], "high": ends[:, 1]}
 
 
 class Mixed(LikelihoodSpec):
