@@ -1,9 +1,9 @@
 """Learn a table of people, with text and whole numbers in it, and draw new ones.
 
-`VAETransformer` is fitted to the census table Adult as it is: 15 columns, nine of them text, some numbers mostly zero.
-Prints the likelihood of new rows, people that are drawn, people of whom something is known, and what is wrong about a row in which
-one entry has been changed. Writes one figure: histograms of columns of new rows and of drawn ones, and how income goes with age
-and education in both.
+`VAETransformer` is fitted to the census table Adult as it is: 15 columns, nine of them text, some numbers mostly zero. Prints
+the likelihood of new rows, people that are drawn, people of whom something is known, and what is wrong about a row in which one
+entry has been changed. Writes one figure: histograms of columns of new rows and of drawn ones, and how income goes with age and
+education in both.
 
     python examples/people.py              about two minutes
     python examples/people.py --rows 5000  some seconds

@@ -586,7 +586,7 @@ def _read(model: Any, X: Any, *, reset: bool) -> np.ndarray:
     if hasattr(step, "_check_rows"):
         step._validate_params()
         X = step._check_rows(X, reset=reset)
-        form = step._frame_form
+        form = getattr(step, "_frame_form", None)
         X = X if form is None else form.expand(X)
     x = np.asarray(dense(X), dtype=np.float64)
     x = x.reshape(len(x), -1)

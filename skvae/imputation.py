@@ -107,6 +107,9 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
     training rows are kept with the imputer where `locality_` is not zero. The same errors say by how much draws of `impute` are
     spread further than the model has them.
 
+    Data frames with columns of different kinds are taken as they are, with the `likelihood` of the estimator left "auto", and
+    come back as such. Their models have no linear path, and their imputations lean on no rows.
+
     Observed entries come back as they are, bit for bit. A row of which nothing is observed is accepted, and filled with the
     model's means. A column whose entries were all there in `fit` may have missing ones later, which count as missing at random.
 

@@ -18,6 +18,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from skvae.data import dense
+from skvae.data.containers import add_columns, is_frame, take_columns
 from skvae.estimators._checks import check_count
 from skvae.estimators._density import sample_density
 from skvae.warnings import warn_user
@@ -383,12 +384,15 @@ def undo(name: str, step: Any, X: Any) -> Any:
 
 def _undo_imputer(step: Any, X: Any) -> Any:
     """Drop indicators of missing entries; columns of which nothing was known stay missing."""
-    X = dense(X)
+    X = X if is_frame(X) else dense(X)
     n_kept = X.shape[1] - (0 if step.indicator_ is None else len(step.indicator_.features_))
     if n_kept == step.n_features_in_:
-        return X[:, :n_kept]
+        return take_columns(X, np.arange(n_kept)) if is_frame(X) else X[:, :n_kept]
     names = getattr(step, "feature_names_in_", np.asarray([f"x{j}" for j in range(step.n_features_in_)], dtype=object))
     kept = np.isin(names, step.get_feature_names_out(names)[:n_kept])
+    if is_frame(X):
+        whole = add_columns(X, {name: np.full(len(X), None) for name in names[~kept].tolist()})
+        return whole[names.tolist()]
     missing = np.asarray(step.missing_values)
     numeric = X.dtype.kind in "fiub" and missing.dtype.kind in "fiu"
     result = np.full((len(X), len(kept)), step.missing_values, dtype=np.result_type(X, missing) if numeric else object)

@@ -10,7 +10,8 @@ import numpy as np
 from skvae.data import Table
 from skvae.data.columns import SpreadError
 from skvae.data.frames import FrameForm
-from skvae.data.kinds import NamedColumns
+from skvae.data.kinds import NamedColumns, frame_columns
+from skvae.estimators._checks import as_columns
 from skvae.estimators._conditions import Conditions
 
 
@@ -155,6 +156,21 @@ class Conditioner:
         columns = [self.form.columns[j] for j in self.columns]
         keys = [own if column.n_levels == 0 else column.read(own) for column, own in zip(columns, entries.T, strict=True)]
         return np.stack(keys, axis=1).astype(np.float64)
+
+    def read(self, given: Any) -> Any:
+        """Return conditions by name with times as the numbers that they are; others as they are."""
+        timed = [] if self.form is None or self.columns is None else [self.form.columns[j] for j in self.columns]
+        timed = [column for column in timed if not column.is_plain and column.n_levels == 0]
+        named = as_columns(given, self.conditions.name)
+        if not timed or not hasattr(named, "columns"):
+            return given
+        entries = dict(frame_columns(named))
+        for column in timed:
+            if column.name in entries:
+                entries[column.name] = column.read(entries[column.name], table="y")
+        if getattr(named, "is_one_row", False):
+            return {name: values[0] for name, values in entries.items()}
+        return entries
 
     def place(self, X: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         """Put numbers of the columns that are conditions among those of the others."""

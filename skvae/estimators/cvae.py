@@ -440,6 +440,7 @@ class CVAE(ConditionalSamplesGivenMixin, InpaintingMixin, ConditionalAnomalyScor
         check_is_fitted(self, "module_")
         Z = check.check_codes(self, Z)
         given, name = choose(None, y, condition)
+        given = self._conditioner.read(given)
         return self._decode(Z, self._encoded(given, name, len(Z), "inverse_transform"), given, Z.dtype)
 
     def _decode(self, Z: np.ndarray, encoded: np.ndarray, given: Any, dtype: Any) -> Any:
@@ -484,6 +485,7 @@ class CVAE(ConditionalSamplesGivenMixin, InpaintingMixin, ConditionalAnomalyScor
         """
         what = "style_transfer with encode_condition=True"
         table, _, device = self._rows(X, None, condition, what, needed=self.encode_condition, by="condition")
+        y = self._conditioner.read(y)
         new = self._encoded(y, "y", table.n_rows, "style_transfer", "y")
         return self._decode(inference.encode(self.module_, table, device), new, y, table.dtype)
 
@@ -558,6 +560,7 @@ class CVAE(ConditionalSamplesGivenMixin, InpaintingMixin, ConditionalAnomalyScor
         check_is_fitted(self, "module_")
         if given is not None:
             return self._sample_under(given, n_samples, y, return_y, mean, random_state)
+        y = self._conditioner.read(y)
         if n_samples is None:
             n_samples = self._conditions.n_conditions(y)
         codes_seed, noise_seed, y_seed = self._draw_seeds(n_samples, random_state, n=3)

@@ -118,7 +118,7 @@ class VAEModule(LatentModule):
             rows.weight,
             self.n_components,
             is_shared=fits and likelihood.noise.is_shared,
-            floor=likelihood.noise_floor()[varying] if fits else None,
+            floor=likelihood.noise_floor()[varying] if likelihood.has_noise else None,
             noise=None if fixed is None else fixed.expand(len(varying))[varying],
             beta=beta,
             observed=None if rows.observed is None else rows.observed[:, varying],

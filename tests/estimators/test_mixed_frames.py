@@ -86,8 +86,13 @@ def fitted():
 # -- in and out -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("maker", MAKERS)
-@pytest.mark.parametrize("cls", TAKERS)
+@pytest.mark.parametrize(
+    ("cls", "maker"),
+    [
+        *((VAETransformer, maker) for maker in MAKERS),
+        *((cls, maker) for cls in TAKERS[1:] for maker in ("pandas", "polars gaps")),
+    ],
+)
 def test_rows_come_back_as_frames_like_the_first(cls, maker):
     frame = MAKERS[maker]()
     model = quick(cls).fit(frame)
@@ -358,9 +363,10 @@ def test_arguments_are_set_from_the_default():
 
 def test_likelihoods_are_searched():
     frame = table()
-    search = GridSearchCV(quick(), {"likelihood": ["auto", {"age": "poisson"}, Mixed({"age": "gaussian"})]}, cv=2)
+    model = quick(n_score_draws=4)
+    search = GridSearchCV(model, {"likelihood": ["auto", {"age": "poisson"}, Mixed({"age": "gaussian"})]}, cv=2, refit=False)
     assert np.isfinite(search.fit(frame).cv_results_["mean_test_score"]).all()
-    search = GridSearchCV(quick(), {"likelihood__bounds": [None, "observed"]}, cv=2).fit(frame)
+    search = GridSearchCV(model, {"likelihood__bounds": [None, "observed"]}, cv=2, refit=False).fit(frame)
     first, second = search.cv_results_["mean_test_score"]
     assert first == second
 
@@ -440,6 +446,30 @@ def test_columns_of_frames_as_conditions(maker):
         model.sample(1, y={"sex": "x", "age": 40})
 
 
+def test_times_as_conditions():
+    frame = table()
+    model = quick(CVAE, condition_columns=["since", "sex"]).fit(frame)
+    when = pd.Timestamp("2020-05-01")
+    for y in ({"since": when, "sex": "m"}, pd.DataFrame({"since": [when] * 3, "sex": "m"})):
+        new = model.sample(3, y=y)
+        assert new["since"].tolist() == [when] * 3
+        assert model.inverse_transform(np.zeros((3, 2)), y).equals(model.inverse_transform(np.zeros((3, 2)), y))
+    assert model.style_transfer(frame[:3], {"since": when, "sex": "f"})["since"].tolist() == [when] * 3
+    assert model.sample(20)["since"].isin(frame["since"]).all()
+    with pytest.raises(ValueError, match="'since' of y held times or durations in fit"):
+        model.sample(1, y={"since": "x", "sex": "m"})
+
+
+def test_pipelines_go_back_through_imputers():
+    frame = table(gaps=True).assign(nothing=None)
+    with pytest.warns(UserWarning, match="they are dropped"):
+        pipe = make_pipeline(AutoencoderImputer(quick(), n_draws=10, add_indicator=True), quick()).fit(frame)
+    new = skvae.sample(pipe, 3, random_state=0)
+    assert list(new.columns) == list(frame.columns)
+    assert new["nothing"].isna().all()
+    assert list(new.dtypes)[:-1] == list(frame.dtypes)[:-1]
+
+
 def test_names_of_columns_may_be_numbers():
     frame = table().set_axis(range(6), axis=1)
     model = quick().fit(frame)
@@ -507,6 +537,18 @@ def test_new_rows_of_rare_classes(maker):
         assert new[name].to_list()[:N] == frame[name].to_list()
     for name in ("sex", "size", "member"):
         assert set(new[name].to_list()) <= set(frame[name].to_list())
+
+
+@pytest.mark.parametrize("method", ["neighbors", "mahalanobis", "reconstruction"])
+@pytest.mark.parametrize("cls", [VAETransformer, CVAE])
+def test_a_column_has_one_share_in_anomalies(cls, method):
+    frame, y = table(n=100), np.where(np.arange(100) % 2, "a", "b")
+    given = [y] if cls is CVAE else []
+    model = quick(cls).fit(frame, *given)
+    shares = model.explain_anomaly(frame, *given, method=method)
+    assert shares.shape == frame.shape
+    assert (shares >= 0.0).all()
+    np.testing.assert_allclose(shares.sum(axis=1), model.score_anomaly(frame, *given, method=method), rtol=1e-6)
 
 
 def test_clusters_and_anomalies():

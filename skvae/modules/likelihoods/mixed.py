@@ -24,6 +24,7 @@ from skvae.modules.likelihoods.scores import Scores
 from skvae.modules.likelihoods.units import ABSENT, Units
 
 COLUMN_FAMILIES = ("auto", "categorical", "gaussian", "laplace", "negative_binomial", "poisson")
+_UNSURE = 0.5  # variance that a linear model leaves of the indicator of a level, about one in all
 _LEAST_INFORMATION = 0.05  # of a logit, by which its residual is divided
 
 
@@ -446,6 +447,13 @@ class MixedLikelihood(Likelihood):
         return torch.cat([x, x - expected], dim=1).numpy()  # type: ignore[no-any-return]
 
     # -- noise and draws ----------------------------------------------------------------------------------------------
+
+    def noise_floor(self) -> Tensor:
+        """Smallest variances that linear models may leave of what networks read, ``(n_inputs,)``: draws of levels are never sure."""
+        n_scores, n_counts, n_levels = self.sizes
+        floors = self.noise.floor[self.scores.columns].cpu().double()
+        others = torch.full((n_counts + n_levels,), _UNSURE, dtype=torch.float64)
+        return torch.cat([floors, others])
 
     def noise_scale(self) -> NDArray[np.float64]:
         """Noise of numbers, as wide as it is around their middle, in the units of the data; zero for all other columns."""
