@@ -47,7 +47,7 @@ class DenoisingAE(AutoEncoder):
         - "dropout" zeroes entries, in standardized units, with that probability and scales the others up;
         - of several names in a list, each row draws one;
         - of data frames with columns of different kinds, "masking" and "dropout" make entries missing, "salt_and_pepper" replaces
-          those of columns of categories by draws from the column, and "gaussian" acts on the normal scores of numbers, and
+          categories and numbers of few values by draws from the column, and "gaussian" acts on the normal scores of numbers, and
           replaces categories, and values of numbers that have a mass of their own, by draws from the column at the rate
           ``1 - 1 / sqrt(1 + corruption_scale ** 2)``, which leaves them as correlated with the clean ones as numbers are;
         - a function takes a batch, a tensor in the units of X of shape (n, n_features), or (n, channels, height, width)

@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from test_mixed_frames import MAKERS, TAKERS, N, polars_table, quick, table
 
 import skvae
-from skvae import CVAE, AnomalyDetector, AutoEncoder, Mixed, VAETransformer
+from skvae import CVAE, AnomalyDetector, AutoEncoder, CVAEClassifier, Mixed, VAETransformer
 from skvae.data import Table
 from skvae.inference.importance import nats_alone, nats_given_others
 
@@ -161,6 +161,20 @@ def test_numbers_have_no_surprises():
         model.score_anomaly(X, method="other")
     with pytest.raises(ValueError, match="'mahalanobis', 'surprise'"):
         quick().fit(table()).explain_anomaly(table(), method="likelihood")
+
+
+def test_classes_are_told_by_categories_and_by_numbers():
+    frame = linked(n=160)
+    noise = {"hobby": np.random.default_rng(1).choice(["x", "y"], len(frame)), "when": pd.Timestamp("2024-01-01")}
+    options = {"hidden_layer_sizes": (16,), "max_epochs": 30, "linear_path": None, "random_state": 0, "batch_size": 32}
+    for target in ("kind", "is_large"):
+        rows = frame.drop(columns=target).assign(**noise)
+        classifier = CVAEClassifier(CVAE(2, **options)).fit(rows, frame[target])
+        assert classifier.score(rows, frame[target]) > 0.9
+        proba = classifier.predict_proba(rows[:5])
+        np.testing.assert_allclose(proba.sum(axis=1), 1.0)
+        joint = classifier.estimator_.log_likelihoods(rows[:5]) + classifier.class_log_prior_
+        np.testing.assert_array_equal(classifier.classes_[joint.argmax(axis=1)], classifier.predict(rows[:5]))
 
 
 # -- detectors and pipelines ------------------------------------------------------------------------------------------

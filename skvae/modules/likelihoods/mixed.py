@@ -449,8 +449,8 @@ class MixedLikelihood(Likelihood):
     # -- noise and draws ----------------------------------------------------------------------------------------------
 
     def noise_floor(self) -> Tensor:
-        """Smallest variances that linear models may leave of what networks read, ``(n_inputs,)``: draws of levels are never sure."""
-        n_scores, n_counts, n_levels = self.sizes
+        """Smallest variances that linear models leave of what networks read, ``(n_inputs,)``: draws of levels are never sure."""
+        _, n_counts, n_levels = self.sizes
         floors = self.noise.floor[self.scores.columns].cpu().double()
         others = torch.full((n_counts + n_levels,), _UNSURE, dtype=torch.float64)
         return torch.cat([floors, others])
