@@ -241,6 +241,8 @@ class FitRun:
         self.rows = replace(Table.of(X), groups=held_out.numbers(X))
         empty = self.rows.empty_rows if draft._drops_empty_rows else None
         kept, weight = check.check_weights(sample_weight, X, empty, min_rows=min_rows)
+        # How many rows one of them stands for; weights below one say what counts, and not that there are fewer rows.
+        self.mean_weight = 1.0 if sample_weight is None else max(1.0, float(np.asarray(sample_weight, dtype=float)[kept].mean()))
         self.given, noted = draft._make_table(self, kept, weight, **side)
         vars(draft).update(noted)
         self.table = self._without_gross_errors(np.arange(self.rows.n_rows)[kept])
@@ -375,7 +377,8 @@ class FitRun:
         form, entries = self.draft._frame_form.take(measured.names), measured.entries()
         asked = resolve("likelihood", self.draft.likelihood).likelihoods or {}
         families = {j: asked[name] for j, name in enumerate(form.names) if name in asked}
-        return measure_columns(form.kinds, form.n_levels, entries.source, entries.weight, families)
+        weight = self.mean_weight * (np.ones(entries.n_rows) if entries.weight is None else entries.weight)
+        return measure_columns(form.kinds, form.n_levels, entries.source, weight, families)
 
     def _begin_at_linear_model(self, table: Table, plan: Plan) -> None:
         """Set the linear maps beside the networks, where there are some, and choose how far the latter are held back."""

@@ -602,3 +602,13 @@ def test_columns_of_frames_share_anomaly_scores(cls, method):
     shares = np.asarray(model.explain_anomaly(frame, method=method))
     assert shares.shape == frame.shape
     np.testing.assert_allclose(shares.sum(axis=1), model.score_anomaly(frame, method=method), rtol=1e-4, atol=1e-4)
+
+
+def test_a_weight_of_two_is_a_row_twice():
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"c": rng.choice(["a", "b"], 40), "r": rng.lognormal(size=40), "i": rng.poisson(3, 40)})
+    weight = np.repeat([2.0, 1.0], 20)
+    quick = {"batch_size": 60, "max_epochs": 5, "linear_path": None, "random_state": 0}
+    one = AutoEncoder(2, **quick).fit(frame, sample_weight=weight)
+    other = AutoEncoder(2, **quick).fit(pd.concat([frame.iloc[:20], frame], ignore_index=True))
+    np.testing.assert_allclose(one.score_samples(frame), other.score_samples(frame), rtol=1e-4, atol=1e-4)
