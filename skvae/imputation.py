@@ -13,18 +13,20 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
 
-from skvae._spec import and_more
+from skvae._spec import and_more, parameters_of
 from skvae.data import Table
 from skvae.data.containers import absent_entries, add_columns, is_frame, take_columns
 from skvae.data.frames import FrameForm
+from skvae.data.kinds import frame_columns
 from skvae.estimators import VAETransformer
 from skvae.estimators import _checks as check
 from skvae.estimators._continuous import ContinuousAutoEncoder
 from skvae.estimators._docs import DocumentedMixin
 from skvae.estimators._fit import MAX_SEED, draft_of
 from skvae.estimators._held_out import HeldOut
-from skvae.estimators._imputing import SIGNS, ImportanceWeightedVAE
+from skvae.estimators._imputing import SIGNS, FrameVAE, ImportanceWeightedVAE
 from skvae.estimators._specs import NestedMixin
+from skvae.inference.conditional import N_ROUNDS, average_given, sample_given
 from skvae.inference.donors import GRID, Strengths, find_donors, try_strengths
 from skvae.inference.imputation import impute
 from skvae.modules import MECHANISMS, Donors, can_lean
@@ -108,7 +110,8 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
     spread further than the model has them.
 
     Data frames with columns of different kinds are taken as they are, with the `likelihood` of the estimator left "auto", and
-    come back as such. Their models have no linear path, and their imputations lean on no rows.
+    come back as such. A `VAETransformer` is trained
+    by its own bound then, and its imputations lean on no rows.
 
     Observed entries come back as they are, bit for bit. A row of which nothing is observed is accepted, and filled with the
     model's means. A column whose entries were all there in `fit` may have missing ones later, which count as missing at random.
@@ -206,6 +209,7 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
         if has_kinds:
             validate_data(fitted, X, reset=True, skip_check_array=True)
             fitted._check_mixed(model)
+            model = self._model_of_frames(model)
         else:
             X = fitted._check_rows(X, reset=True)
         is_empty = (absent_entries(X) if has_kinds else np.isnan(X)).all(axis=0)
@@ -279,6 +283,13 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
             model.set_params(random_state=int(check_random_state(self.random_state).randint(MAX_SEED)))
         return model
 
+    def _model_of_frames(self, model: Any) -> Any:
+        """Make the estimator to be trained on a data frame with columns of different kinds."""
+        if not isinstance(model, ImportanceWeightedVAE):
+            return model
+        given = VAETransformer() if self.estimator is None else clone(self.estimator)
+        return FrameVAE(**{**given.get_params(deep=False), "missing_values": np.nan, "random_state": model.random_state})
+
     def _strengths(self) -> Strengths | None:
         """Return what `locality` asks for, or None where it is to be chosen."""
         if isinstance(self.locality, str):
@@ -311,6 +322,17 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
             raise ValueError(
                 f"missing_values={self.missing_values!r} is for numbers, but X is a data frame with columns of different kinds: "
                 "set missing_values=np.nan, and put None where entries are missing."
+            )
+        if self.mechanism != "random":
+            raise ValueError(
+                f"mechanism={self.mechanism!r} is about sizes of numbers, but X is a data frame with columns of different kinds, "
+                "of which categories have none: leave it 'random', or fill in the columns of numbers by themselves."
+            )
+        default = parameters_of(type(self))["n_training_draws"].default
+        if self.n_training_draws != default and isinstance(model, ImportanceWeightedVAE):
+            raise ValueError(
+                f"n_training_draws={self.n_training_draws} is for the importance-weighted bound, by which no model of a data "
+                f"frame with columns of different kinds is trained: leave it at {default}, and set n_draws of the estimator."
             )
         if self.keep_empty_features:
             raise ValueError("keep_empty_features=True fills columns with zeros, which is for numbers alone; leave it False.")
@@ -391,30 +413,49 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
             model, known = self.estimator_, ~self._is_empty
             device = check.resolve_device(model.device)
             kept = None if self._donors is None else Donors(*(torch.from_numpy(part).to(device) for part in self._donors))
-            filled = impute(
-                model.module_,
-                Table.of(X[np.ix_(rows, known)]),
-                device,
-                n_draws=int(self.n_draws),
-                n_imputations=n_imputations,
-                seed=seed,
-                log_density=model._log_density(),
-                donors=kept,
-                strengths=self.locality_,
-                stretch=self._stretch,
-            )
+            table = Table.of(X[np.ix_(rows, known)], names=None if self._form is None else self._form.names)
+            if self._form is not None:
+                filled = self._fill_keys(table, n_imputations, seed)
+            else:
+                filled = impute(
+                    model.module_,
+                    table,
+                    device,
+                    n_draws=int(self.n_draws),
+                    n_imputations=n_imputations,
+                    seed=seed,
+                    log_density=model._log_density(),
+                    donors=kept,
+                    strengths=self.locality_,
+                    stretch=self._stretch,
+                )
             part = result[:, rows][:, :, known]
             np.copyto(part, filled.swapaxes(0, 1), where=missing[np.ix_(rows, known)], casting="same_kind")
             result[np.ix_(np.arange(len(result)), rows, np.flatnonzero(known))] = part
         result[:, :, self._is_empty] = np.where(missing, 0.0, X)[:, self._is_empty]
         return result
 
+    def _fill_keys(self, table: Table, n_imputations: int | None, seed: int) -> np.ndarray:
+        """Complete keys of a data frame, ``(n_samples, n_imputations or 1, n_features)``."""
+        model = self.estimator_
+        model.module_.likelihood.check(table.source, table.name)
+        given = model.module_, table, check.resolve_device(model.device)
+        drawn = {"n_proposals": -(-int(self.n_draws) // N_ROUNDS), "source": model._code_source()}
+        if n_imputations is None:
+            return average_given(*given, **drawn)[:, np.newaxis]
+        rows = sample_given(*given, seed, n_samples=n_imputations, **drawn).rows
+        return rows.reshape(table.n_rows, n_imputations, -1)
+
     def _with_indicators(self, given: Any, X: np.ndarray, filled: np.ndarray, seed: int | None = None) -> Any:
         """Drop columns that are not kept, and append indicators; `given` is what X was given as."""
         if self._form is not None:
             known = _without(given, self._is_empty)
             is_bounded = getattr(self.estimator_.likelihood, "bounds", None) == "observed"
-            frame = self._form.fill(known, filled[:, ~self._is_empty], is_bounded, seed)
+            columns = [own for _, own in frame_columns(known)]
+            missing = np.isnan(X[:, ~self._is_empty])
+            frame = self._form.complete(columns, missing, filled[:, ~self._is_empty], is_bounded, seed)
+            if hasattr(given, "iloc") and hasattr(frame, "iloc"):
+                frame.index = given.index
             if self.indicator_ is None:
                 return frame
             names = self.indicator_.get_feature_names_out(_check_feature_names_in(self))

@@ -129,8 +129,6 @@ class ImportanceWeightedVAE(VAETransformer):
             return f"is for entries that are missing at random, but mechanism={self.mechanism!r}"
         if decoder == "tied":
             return "has an encoder that is found from the decoder, which cannot be 'tied' to it"
-        if self._frame_form is not None:
-            return "is for tables of numbers, and not for data frames with columns of different kinds"
         if not likelihood_of(self.likelihood, None)._module_class.is_location_family:
             return f"is for likelihoods of real numbers, not for likelihood={self.likelihood!r}"
         return super()._misfit_of_linear_path(encoder, decoder)
@@ -155,6 +153,30 @@ class ImportanceWeightedVAE(VAETransformer):
     def _drops_empty_rows(self) -> bool:
         """Whether masks of rows without any entry have nothing to say about the mechanism."""
         return self.mechanism == "random"
+
+    def _concerns(self, run: FitRun) -> list[str]:
+        """Return none: imputation may have any number of components without use."""
+        return []
+
+
+class FrameVAE(VAETransformer):
+    """Variational autoencoder that data frames with columns of different kinds are filled in by.
+
+    What is missing depends on more than a summary of the row, and few rows say enough of linear maps alone.
+    """
+
+    def _auto_components(self, n_features: int) -> int:
+        return max(min(2, n_features), -(-n_features // 2))
+
+    def _decay_beside_linear_path(self, encoder: Any, decoder: Any) -> float | str | None:
+        """Weight decay of the networks beside linear maps, which "auto" has wherever there can be some."""
+        if isinstance(self.linear_path, str) and self._misfit_of_linear_path(encoder, decoder) is None:
+            return self.linear_path
+        return super()._decay_beside_linear_path(encoder, decoder)
+
+    def _auto_training(self, n_batches: int) -> tuple[int, float]:
+        n_epochs = int(np.clip(round(_STEPS / n_batches), _FEWEST_EPOCHS, _MOST_EPOCHS))
+        return n_epochs, super()._auto_training(n_batches)[1]
 
     def _concerns(self, run: FitRun) -> list[str]:
         """Return none: imputation may have any number of components without use."""

@@ -26,6 +26,7 @@ _PRIOR_DRAWS, _STARTS = 256, 4  # codes that climbs may start from, and how many
 _CLIMBS, _FRACTIONS = 6, (1.0, 0.5, 0.2, 0.05, 0.01)  # steps towards a mode, and which parts of each are tried
 _LEAST_SECANT, _MOST_SECANT, _SECANT = 0.01, 1.0, 2.0  # in standard deviations of the prior, and of the posterior
 _ROUNDS, _ROUNDS_OF_ONE = 2, 6  # of draws that proposals learn from, where there are many rows or one
+N_ROUNDS = _ROUNDS + 1  # the last one, which proposals do not learn from, included
 _MOST_LEARNED, _MOST_AT_ONCE = 4096, 2**16  # draws of such a round, and of the last one at once
 _WIDE, _WIDER = 0.15, 3.0  # share of a proposal's draws that have a larger variance, and how many times
 _PRIOR = 0.1  # least share of draws from the prior, which bounds the weights
@@ -33,6 +34,7 @@ _INFLATION = 1.1  # of the variances of the last proposal
 _LEAST_CURVATURE = 0.1  # of a density that is not curved as a peak is, in units of the prior's precision
 _MOMENT_DRAWS = 4096
 _HALVINGS = 30
+_SEED = 20191218  # of numbers that are the same for all rows
 _LEAST = -1e30  # log-density that stands for none
 
 
@@ -97,7 +99,7 @@ def sample_given(
     device : torch.device
     seed : int
     n_samples : int or None, default=None
-        Number of draws given the one row that the table has; None draws one for each row.
+        Number of draws given each row; None draws one.
     n_proposals : int
         Codes that a row's is chosen among.
     mean : bool, default=False
@@ -114,10 +116,8 @@ def sample_given(
     .. [1] Cappé et al., "Adaptive importance sampling in general mixture classes", Statistics and Computing 18, 2008.
     """
     n_each = 1 if n_samples is None else n_samples
-    size = 1
-    if n_samples is None:  # whatever the number of rows, so that a row's draws depend on its place alone
-        most = max(n_proposals, _STARTS * (2 * module.n_components + 1))
-        size = max(1, min(_MOST_ROWS, CHUNK_FLOATS // (max(module.widest_layer, 2 * (_STARTS + 1) * module.n_components) * most)))
+    # Whatever the number of rows, where there are several, so that a row's draws depend on its place alone.
+    size = 1 if n_samples is not None and table.n_rows == 1 else _size_of_chunks(module, max(n_each, n_proposals))
     place(module, device)
     runner = Runner(module, device, size=size, scores=True)
     generator, scatter = (make_generator(each, device) for each in seed_streams(seed, n=2))
@@ -125,11 +125,8 @@ def sample_given(
 
     def step(rows: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         n_rows = min(rows.stop, table.n_rows) - rows.start
-        x = torch.full((size, table.n_features), torch.nan)  # of rows behind the last one, nothing is given
-        x[:n_rows] = module.likelihood.standardize(table.source, rows)
-        filled, given = module.likelihood.fill(x.to(device), is_target=True)
-        given = given & (module.likelihood.varying > 0.0)  # what was constant has nothing to say
-        batch = Batch.of(filled.float(), observed=given, condition=None if conditions is None else conditions(rows))
+        batch = _given_of(module, table, rows, size, device)
+        batch = batch._replace(condition=None if conditions is None else conditions(rows))
         codes, share, log_evidence = Posterior(module, batch, generator, source).draw(n_each, n_proposals)
         output = _in_parts(module, codes, batch, lambda each: each)
         values = module.likelihood.expectation(output) if mean else module.likelihood.scatter(output, scatter)
@@ -144,6 +141,59 @@ def sample_given(
     with torch.inference_mode(False):
         found, sizes, log_evidence = runner.map(step, table.n_rows)
     return Drawn(found.reshape(-1, table.n_features), sizes, log_evidence)
+
+
+def average_given(
+    module: nn.Module, table: Table, device: torch.device, *, n_proposals: int, source: CodeSource | None = None
+) -> np.ndarray:
+    """Means of what is missing of rows given the rest, with the likeliest categories; see `sample_given`.
+
+    Codes are drawn by the same numbers for all rows, so that what is found depends on nothing but the row.
+
+    Parameters
+    ----------
+    module : LatentModule
+    table : Table
+        In the units of the data, NaN where entries are missing.
+    device : torch.device
+    n_proposals : int
+        Codes that are drawn for a row in each of `N_ROUNDS` rounds, over the last of which the average goes.
+    source : CodeSource or None, default=None
+        Prior of the codes; that of the module by default.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_samples, n_features)
+        Nothing but the missing entries is meant to be used.
+    """
+    size = _size_of_chunks(module, n_proposals)
+    place(module, device)
+    runner = Runner(module, device, size=size, scores=True)
+
+    def step(rows: slice) -> np.ndarray:
+        batch = _given_of(module, table, rows, size, device)
+        posterior = Posterior(module, batch, make_generator(_SEED, device), source, is_alike=True)
+        codes, log_weight = posterior.weigh(n_proposals, _ROUNDS)
+        output = _in_parts(module, codes, batch, lambda each: each)
+        values = module.likelihood.average(output, _shares(log_weight))
+        return module.likelihood.rescale(values)[: table.n_rows - rows.start]
+
+    with torch.inference_mode(False):
+        return runner.map(step, table.n_rows)
+
+
+def _size_of_chunks(module: nn.Module, n_draws: int) -> int:
+    """Rows that are looked at together."""
+    most = max(n_draws, _STARTS * (2 * module.n_components + 1))
+    return max(1, min(_MOST_ROWS, CHUNK_FLOATS // (max(module.widest_layer, 2 * (_STARTS + 1) * module.n_components) * most)))
+
+
+def _given_of(module: nn.Module, table: Table, rows: slice, size: int, device: torch.device) -> Batch:
+    """Return a batch of so many rows; of those behind the last one, nothing is given."""
+    x = torch.full((size, table.n_features), torch.nan)
+    x[: min(rows.stop, table.n_rows) - rows.start] = module.likelihood.standardize(table.source, rows)
+    filled, given = module.likelihood.fill(x.to(device), is_target=True)
+    return Batch.of(filled.float(), observed=given & (module.likelihood.varying > 0.0))  # what was constant has nothing to say
 
 
 class Mixture(NamedTuple):
@@ -185,10 +235,20 @@ class Posterior:
         That of torch by default.
     source : CodeSource or None
         Prior that the module does not own.
+    is_alike : bool, default=False
+        Draw the same numbers for all rows.
     """
 
-    def __init__(self, module: nn.Module, batch: Batch, generator: torch.Generator | None, source: CodeSource | None):
-        self.module, self.batch, self.generator, self.source = module, batch, generator, source
+    def __init__(
+        self,
+        module: nn.Module,
+        batch: Batch,
+        generator: torch.Generator | None,
+        source: CodeSource | None,
+        *,
+        is_alike: bool = False,
+    ):
+        self.module, self.batch, self.generator, self.source, self.is_alike = module, batch, generator, source, is_alike
         self.exact, self.n_rows = exact_dtype(batch.x), len(batch.x)
         assert batch.observed is not None
         self.is_open = ~batch.observed.any(1, keepdim=True)  # rows of which nothing is given
@@ -199,12 +259,16 @@ class Posterior:
     # -- numbers ------------------------------------------------------------------------------------------------------
 
     def _normal(self, *shape: int) -> Tensor:
-        numbers = torch.randn(shape, generator=self.generator, device=self.batch.x.device, dtype=torch.float32)
-        return numbers.to(self.exact)
+        return self._numbers(torch.randn, shape)
 
     def _uniform(self, *shape: int) -> Tensor:
-        numbers = torch.rand(shape, generator=self.generator, device=self.batch.x.device, dtype=torch.float32)
-        return numbers.to(self.exact)
+        return self._numbers(torch.rand, shape)
+
+    def _numbers(self, draw: Callable[..., Tensor], shape: tuple[int, ...]) -> Tensor:
+        n, *others = shape
+        drawn = (1 if self.is_alike else n, *others)
+        numbers = draw(drawn, generator=self.generator, device=self.batch.x.device, dtype=torch.float32)
+        return numbers.to(self.exact).expand(shape)
 
     def _places(self, n: int) -> Tensor:
         """Numbers between 0 and 1, one in each of `n` equal parts, ``(n_rows, n)``."""
@@ -227,8 +291,9 @@ class Posterior:
             noise = self._normal(self.n_rows, n, self.module.prior.n_noise).float()
             return self.module.prior.from_noise(noise, self.batch.condition).to(self.exact)
         seed = int(torch.randint(2**31 - 1, (), generator=self.generator, device=self.batch.x.device))
-        codes = torch.from_numpy(self.source.draw(self.n_rows * n, seed)).to(self.batch.x.device, self.exact)
-        return codes.reshape(self.n_rows, n, -1)
+        n_rows = 1 if self.is_alike else self.n_rows
+        codes = torch.from_numpy(self.source.draw(n_rows * n, seed)).to(self.batch.x.device, self.exact)
+        return codes.reshape(n_rows, n, -1).expand(self.n_rows, -1, -1)
 
     def _log_prior(self, z: Tensor) -> Tensor:
         z = z.float()
@@ -304,18 +369,23 @@ class Posterior:
             Of the codes that were tried.
         log_evidence : Tensor of shape (n_rows,)
         """
-        mixture = self._start()
-        for _ in range(_ROUNDS if n == 1 else _ROUNDS_OF_ONE):
-            mixture = self._adapted(mixture, min(n_proposals, _MOST_LEARNED))
-        mixture = mixture._replace(factor=math.sqrt(_INFLATION) * mixture.factor)
-        counts = [min(_MOST_AT_ONCE, n_proposals - begin) for begin in range(0, n_proposals, _MOST_AT_ONCE)]
-        z, log_weight = (torch.cat(parts, dim=1) for parts in zip(*(self._propose(mixture, m)[:2] for m in counts), strict=True))
+        z, log_weight = self.weigh(n_proposals, _ROUNDS if n == 1 else _ROUNDS_OF_ONE)
         share = _shares(log_weight)
         chosen = _chosen(z, share, self._places(n))
         if n > 1:  # in an order that says nothing
             order = self._uniform(self.n_rows, n).argsort(1)
             chosen = chosen.gather(1, order.unsqueeze(-1).expand_as(chosen))
         return chosen, share, (torch.logsumexp(log_weight, dim=1) - math.log(n_proposals)).clamp(min=_LEAST)
+
+    def weigh(self, n_proposals: int, n_rounds: int) -> tuple[Tensor, Tensor]:
+        """Draw codes ``(n_rows, n_proposals, n_components)`` by proposals that learn for some rounds, with log-weights."""
+        mixture = self._start()
+        for _ in range(n_rounds):
+            mixture = self._adapted(mixture, min(n_proposals, _MOST_LEARNED))
+        mixture = mixture._replace(factor=math.sqrt(_INFLATION) * mixture.factor)
+        counts = [min(_MOST_AT_ONCE, n_proposals - begin) for begin in range(0, n_proposals, _MOST_AT_ONCE)]
+        z, log_weight = (torch.cat(parts, dim=1) for parts in zip(*(self._propose(mixture, m)[:2] for m in counts), strict=True))
+        return z, log_weight
 
     def _start(self) -> Mixture:
         """Gaussian approximations around codes that have climbed towards modes."""
