@@ -59,7 +59,7 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
         Any estimator with `score_anomaly` that can be fitted without `y`, or a pipeline with such a step; it is cloned. None
         is ``AutoEncoder()`` or, for data frames with columns of different kinds,
         ``AutoEncoder(likelihood=Mixed(handle_unknown="missing"))``, as held-out and new rows may have categories that those left
-        for training lack: these entries then have no part in the score. The parameters of an estimator that is given are
+        for training lack: these entries then count as missing. The parameters of an estimator that is given are
         ``estimator__<name>``.
     alpha : float, default=0.05
         False-alarm rate: the share of normal rows that are flagged. It may be changed after `fit`.

@@ -35,8 +35,8 @@ class AnomalyScoresMixin:
         - "reconstruction": nats by which the likelihood of a row, given its reconstruction, falls short of the best possible:
           for a Gaussian, squared residuals over twice the noise variance.
         - "likelihood": `score_samples` with the opposite sign.
-        - "surprise", for data frames with columns of different kinds alone, where "auto" stands for it: the sum over the columns
-          of the nats by which an entry is less probable given the others of its row than by itself,
+        - "surprise", for data frames with columns of different kinds alone: the sum over the columns of the nats by which an
+          entry is less probable given the others of its row than by itself, as estimated by 16 importance draws,
           :math:`\max(0, \log p(x_j) - \log p(x_j|x_{-j}))`. A rare category is no anomaly where it goes with the rest of the
           row, and a frequent one is where it does not. Entries that are less probable by themselves than any of the training
           rows that are kept count as no less probable: numbers that are far out are anomalies. Of more than 64 columns, some are
@@ -50,7 +50,7 @@ class AnomalyScoresMixin:
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Rows in the units of the training data.
         method : {"auto", "neighbors", "mahalanobis", "reconstruction", "surprise", "likelihood"}, default="auto"
-            How they are scored; "auto" is "neighbors" or, of data frames with columns of different kinds, "surprise".
+            How they are scored; "auto" is "neighbors" or, of data frames with columns of different kinds, "mahalanobis".
 
         Returns
         -------
@@ -137,7 +137,7 @@ class ConditionalAnomalyScoresMixin(AnomalyScoresMixin):
             Labels or numbers of the rows. Without them, every row gets the label under which it is the least anomalous; by
             "likelihood", labels are summed out.
         method : {"auto", "neighbors", "mahalanobis", "reconstruction", "surprise", "likelihood"}, default="auto"
-            How rows are scored; "auto" is "neighbors" or, of data frames with columns of different kinds, "surprise".
+            How rows are scored; "auto" is "neighbors" or, of data frames with columns of different kinds, "mahalanobis".
 
         Returns
         -------

@@ -51,20 +51,20 @@ def test_what_does_not_go_with_the_rest_is_found(cls, models):
         values = frame[column].to_numpy()
         odd[column] = np.where(values == np.roll(values, 1), values, np.roll(values, 1))
         wrong.append((name, odd[odd["kind"].ne("d") & frame["kind"].ne("d") & odd[column].ne(frame[column])]))
-    normal = models[cls].score_anomaly(frame)
+    normal = models[cls].score_anomaly(frame, method="surprise")
     for j, odd in wrong:
         if frame.columns[j] == "weight":  # of which most changes are small
             continue
-        assert np.median(models[cls].score_anomaly(odd)) > np.quantile(normal, 0.9)
-        assert np.mean(models[cls].explain_anomaly(odd).argmax(axis=1) == j) > 0.7
+        assert np.median(models[cls].score_anomaly(odd, method="surprise")) > np.quantile(normal, 0.9)
+        assert np.mean(models[cls].explain_anomaly(odd, method="surprise").argmax(axis=1) == j) > 0.7
 
 
 @pytest.mark.parametrize("cls", TAKERS)
 def test_rare_rows_are_normal_where_their_entries_go_together(cls, models):
     frame = linked()
-    score = models[cls].score_anomaly(frame)
+    score = models[cls].score_anomaly(frame, method="surprise")
     assert np.median(score[frame["kind"] == "d"]) < np.median(
-        models[cls].score_anomaly(frame.assign(color=frame["color"].iloc[0]))
+        models[cls].score_anomaly(frame.assign(color=frame["color"].iloc[0]), method="surprise")
     )
 
 
@@ -72,8 +72,8 @@ def test_rare_rows_are_normal_where_their_entries_go_together(cls, models):
 def test_numbers_that_are_far_out_are_found(cls, models):
     frame = linked(seed=1)[:20]
     far = frame.assign(weight=frame["weight"] + 500.0)
-    shares = models[cls].explain_anomaly(far)
-    assert (models[cls].score_anomaly(far) > models[cls].score_anomaly(frame).max()).all()
+    shares = models[cls].explain_anomaly(far, method="surprise")
+    assert (models[cls].score_anomaly(far, method="surprise") > models[cls].score_anomaly(frame, method="surprise").max()).all()
     assert (shares.argmax(axis=1) == 2).all()
 
 
@@ -87,18 +87,20 @@ def test_every_column_has_a_share(cls, maker):
         assert shares.shape == (N, 6)
         assert (shares >= 0.0).all()
         np.testing.assert_allclose(shares.sum(axis=1), score, rtol=1e-6)
-    np.testing.assert_array_equal(model.explain_anomaly(frame), model.explain_anomaly(frame, method="surprise"))
+    np.testing.assert_array_equal(model.explain_anomaly(frame), model.explain_anomaly(frame, method="mahalanobis"))
     missing = frame.isna().to_numpy() if isinstance(frame, pd.DataFrame) else np.array([own.is_null() for own in frame]).T
-    assert (model.explain_anomaly(frame)[missing] == 0.0).all()
+    assert (model.explain_anomaly(frame, method="surprise")[missing] == 0.0).all()
     np.testing.assert_array_equal(model.score_anomaly(frame, method="likelihood"), -model.score_samples(frame))
 
 
 def test_a_row_does_not_depend_on_others():
     frame = table(gaps=True)
     model = quick().fit(frame)
-    shares = model.explain_anomaly(frame)
-    np.testing.assert_array_equal(np.concatenate([model.explain_anomaly(frame[i : i + 1]) for i in range(5)]), shares[:5])
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).explain_anomaly(frame), shares)
+    for method in ("auto", "surprise"):
+        shares = model.explain_anomaly(frame, method=method)
+        one = [model.explain_anomaly(frame[i : i + 1], method=method) for i in range(5)]
+        np.testing.assert_array_equal(np.concatenate(one), shares[:5])
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).explain_anomaly(frame, method=method), shares)
 
 
 def test_rows_that_are_kept_are_those_of_training():
@@ -134,7 +136,7 @@ def test_wide_frames_leave_out_several_columns_at_a_time():
     frame = pd.DataFrame({f"c{j}": np.where(rng.random(200) < 0.95, cause, 1 - cause).astype(bool) for j in range(70)})
     model = quick(max_epochs=20, batch_size=16, hidden_layer_sizes=(32,)).fit(frame)
     odd = pd.DataFrame({name: cause[:20].astype(bool) for name in frame}).assign(c3=~cause[:20].astype(bool))
-    shares = model.explain_anomaly(odd)
+    shares = model.explain_anomaly(odd, method="surprise")
     assert shares.shape == (20, 70)
     assert np.mean(shares.argmax(axis=1) == 3) == 1.0
 
@@ -207,7 +209,7 @@ def test_held_out_rows_may_have_categories_of_their_own(monkeypatch):
     with pytest.raises(ValueError, match=r"not seen in fit.*handle_unknown=.missing.*The rows are some that are held out"):
         AnomalyDetector(quick(), alpha=0.1, random_state=0).fit(frame)
     monkeypatch.setattr("skvae.anomaly.AutoEncoder", lambda: quick(AutoEncoder))
-    detector = AnomalyDetector(alpha=0.1, random_state=0).fit(frame)
+    detector = AnomalyDetector(alpha=0.1, method="surprise", random_state=0).fit(frame)
     assert detector.estimators_[0].likelihood == Mixed(handle_unknown="missing")
     assert (detector.explain(frame.assign(sex="new"))["sex"] == 0.0).all()
     assert AnomalyDetector(random_state=0, alpha=0.2).fit(frame[["age"]]).estimators_[0].likelihood == "auto"
