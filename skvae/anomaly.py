@@ -32,11 +32,13 @@ from skvae._calibration import (
 )
 from skvae._shares import columns_behind
 from skvae._templates import arguments_of_fit, check_template, copy_of, indexable, steps_of, take_columns, take_input_tags
+from skvae.data.containers import is_frame, is_mixed
 from skvae.estimators import VQVAE, AutoEncoder
 from skvae.estimators._base import BaseAutoEncoder
 from skvae.estimators._docs import DocumentedMixin
 from skvae.estimators._held_out import whole
 from skvae.estimators._specs import NestedMixin
+from skvae.modules import Mixed
 from skvae.pipeline import find_step, forth
 from skvae.warnings import warn_user
 
@@ -55,7 +57,10 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
     ----------
     estimator : estimator, Pipeline or None, default=None
         Any estimator with `score_anomaly` that can be fitted without `y`, or a pipeline with such a step; it is cloned. None
-        is ``AutoEncoder()``. The parameters of an estimator that is given are ``estimator__<name>``.
+        is ``AutoEncoder()`` or, for data frames with columns of different kinds,
+        ``AutoEncoder(likelihood=Mixed(handle_unknown="missing"))``, as held-out and new rows may have categories that those left
+        for training lack: these entries then have no part in the score. The parameters of an estimator that is given are
+        ``estimator__<name>``.
     alpha : float, default=0.05
         False-alarm rate: the share of normal rows that are flagged. It may be changed after `fit`.
     contamination : float or None, default=None
@@ -232,8 +237,8 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
         UserWarning
             If there are fewer calibration rows than `alpha` needs, so that no row is flagged.
         """
-        template = self._template()
         X = indexable(X)
+        template = self._template(X)
         n_rows = _num_samples(X)
         rows, weight = np.arange(n_rows), np.ones(n_rows)
         if sample_weight is not None:
@@ -277,9 +282,11 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
             self._warn_of_too_few()
         return self
 
-    def _template(self) -> Any:
+    def _template(self, X: Any) -> Any:
         """Return the estimator to clone, once it is known that it can score."""
         estimator = AutoEncoder() if self.estimator is None else self.estimator
+        if self.estimator is None and is_frame(X) and is_mixed(X):  # rows that are held out may have categories of their own
+            estimator.set_params(likelihood=Mixed(handle_unknown="missing"))
         check_template(estimator, "score_anomaly", "to a detector all rows are normal")
         if self.method != "auto":
             step = [step for _, step in steps_of(estimator) if hasattr(step, "score_anomaly")][-1]

@@ -150,7 +150,7 @@ def score_anomaly(estimator, X, *, y=None, method="auto"):
         Rows.
     y : scalar or array-like, default=None
         Labels or numbers of the rows, where the step is conditional.
-    method : {"auto", "neighbors", "mahalanobis", "reconstruction", "likelihood"}, default="auto"
+    method : {"auto", "neighbors", "mahalanobis", "reconstruction", "surprise", "likelihood"}, default="auto"
         How rows are scored, see :meth:`VAETransformer.score_anomaly`.
 
     Returns

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import fractions
-import zoneinfo
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from numbers import Complex, Real
@@ -19,9 +18,8 @@ from skvae.data.kinds import frame_columns
 # Nanoseconds of the units of time, the finest first.
 UNITS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "D": 86400 * 10**9}
 _DAY = UNITS["D"]
-_SECONDS = _DAY // UNITS["s"]
 _MOST_TICKS = 2**63 - 2**11  # the largest number in double precision that is a 64-bit integer
-_DAYS_OF_PYTHON = (
+DAYS_OF_PYTHON = (
     dt.date.min.toordinal() - dt.date(1970, 1, 1).toordinal(),
     dt.date.max.toordinal() - dt.date(1970, 1, 1).toordinal(),
 )
@@ -162,42 +160,6 @@ def read_column(column: Any, name: str) -> Entries | Amounts | Ticks:
         return _of_polars(column, name)
     values = column if isinstance(column, np.ndarray) else np.asarray(column, dtype=object)
     return _of_objects(values.tolist(), name) if values.dtype.kind in "OUSbc" else _of_numpy(values, name)
-
-
-def days_in_zone(given: Ticks, zone: str) -> NDArray[np.float64] | None:
-    """Return times, which are counted in UTC, as days by the clocks of a time zone; None of a zone that is not known."""
-    per_second = max(1, UNITS["s"] // given.unit)
-    seconds, rest = np.divmod(given.counts, per_second)
-    seconds = seconds * max(1, given.unit // UNITS["s"])
-    offset = _offsets(seconds, zone, is_local=False)
-    if offset is None:
-        return None
-    days, second = np.divmod(seconds + offset, _SECONDS)
-    return np.where(given.missing, np.nan, days + (second + rest / per_second) / _SECONDS)
-
-
-def begin_of_days(days: NDArray[np.float64], zone: str) -> NDArray[np.float64]:
-    """Return when days begin in a time zone, in seconds of UTC; NaN where a day is missing."""
-    missing = np.isnan(days)
-    seconds = np.where(missing, 0.0, np.clip(np.round(days), *_DAYS_OF_PYTHON)).astype(np.int64) * _SECONDS
-    offset = _offsets(seconds, zone, is_local=True)
-    return np.where(missing, np.nan, seconds if offset is None else seconds - offset)
-
-
-def _offsets(seconds: NDArray[np.int64], zone: str, *, is_local: bool) -> NDArray[np.int64] | None:
-    """Return seconds by which a time zone is ahead of UTC, at seconds in it or of UTC; None of a zone that is not known."""
-    try:
-        info = zoneinfo.ZoneInfo(zone)
-    except (ValueError, zoneinfo.ZoneInfoNotFoundError):
-        return None
-    low, high = ((days + side) * _SECONDS for days, side in zip(_DAYS_OF_PYTHON, (1, -1), strict=True))  # with room for an offset
-    distinct, index = np.unique(np.clip(seconds, low, high), return_inverse=True)
-    begin = dt.datetime(1970, 1, 1, tzinfo=info if is_local else dt.UTC)
-    moments = [
-        begin + dt.timedelta(seconds=second) for second in distinct.tolist()
-    ]  # of clocks in the zone, where they are local
-    found = [moment.astimezone(info).utcoffset() for moment in moments]
-    return np.array([0 if each is None else int(each.total_seconds()) for each in found], dtype=np.int64)[index.reshape(-1)]
 
 
 def missing_of(given: Entries | Amounts | Ticks) -> NDArray[np.bool_]:
@@ -527,7 +489,7 @@ class Dtype:
         if self._is_time:
             low, high = 0, _DAY // own - 1
         elif self._holds_dates:
-            low, high = (days * (_DAY // own) for days in _DAYS_OF_PYTHON)
+            low, high = (days * (_DAY // own) for days in DAYS_OF_PYTHON)
         else:
             low, high = low + 2 * _DAY // own, high - 2 * _DAY // own  # by which time zones differ
         ticks = _in_units(np.where(missing, 0.0, counts), unit, own)
@@ -658,15 +620,16 @@ def frame_of(columns: Sequence[Any], names: Sequence[Any], library: str) -> Any:
 
 
 def join_columns(given: Any, other: Any, missing: NDArray[np.bool_]) -> Any:
-    """Column with the entries of another one where its own are missing."""
+    """Column of the type of another one, with its entries where own ones are missing; of the own type where that holds more."""
     if is_pandas(given):
-        given = given.reset_index(drop=True)
-        return other.where(missing, given) if missing.any() else given
-    if not missing.any():
-        return given
+        given, own = given.reset_index(drop=True), as_type(other, given)
+        if given.dtype != own.dtype:
+            given, own = given.astype(object), own.astype(object)
+        return as_type(own.where(missing, given), other)
     import polars as pl
 
-    return other.zip_with(pl.Series(missing), given.cast(other.dtype))
+    own = as_type(other, given)
+    return as_type(own.zip_with(pl.Series(missing), given.cast(own.dtype)), other)
 
 
 def append_rows(frame: Any, other: Any) -> Any:
@@ -679,10 +642,17 @@ def append_rows(frame: Any, other: Any) -> Any:
 
 
 def as_type(column: Any, other: Any) -> Any:
-    """Column as one of the type of another, which can hold its entries."""
+    """Column as one of the type of another, where that can hold its entries; the column itself where it cannot."""
     if column.dtype == other.dtype:
         return column
-    return column.astype(other.dtype) if is_pandas(column) else column.cast(other.dtype)
+    try:
+        if is_pandas(column):
+            converted = column.astype(other.dtype)
+            return converted if converted.astype(column.dtype).equals(column) else column
+        converted = column.cast(other.dtype)
+        return converted if converted.cast(column.dtype).equals(column, null_equal=True) else column
+    except Exception:  # of either library, about an entry that cannot be converted
+        return column
 
 
 def add_columns(frame: Any, columns: dict[str, NDArray[Any]]) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skvae.data.clocks import begin_of_days, days_in_zone
 from skvae.data.containers import (
     UNITS,
     Amounts,
@@ -17,9 +18,6 @@ from skvae.data.containers import (
     Entries,
     Ticks,
     absent_entries,
-    as_type,
-    begin_of_days,
-    days_in_zone,
     frame_of,
     is_pandas,
     join_columns,
@@ -400,11 +398,11 @@ class FrameForm:
         Returns
         -------
         DataFrame
-            Of the types of the frame that was learned from.
+            Of the types of the frame that was learned from, but where entries that are given need others.
         """
         restored = frame_columns(self.restore(keys, bounded, seed))
         parts = zip(columns, restored, missing.T, strict=True)
-        filled = [own if column is None else as_type(join_columns(column, own, lacks), own) for column, (_, own), lacks in parts]
+        filled = [own if column is None else join_columns(column, own, lacks) for column, (_, own), lacks in parts]
         return frame_of(filled, self.names, self.library)
 
     def _check_columns(self, names: list[Any], table: str = "X") -> None:

@@ -35,13 +35,22 @@ class AnomalyScoresMixin:
         - "reconstruction": nats by which the likelihood of a row, given its reconstruction, falls short of the best possible:
           for a Gaussian, squared residuals over twice the noise variance.
         - "likelihood": `score_samples` with the opposite sign.
+        - "surprise", for data frames with columns of different kinds alone, where "auto" stands for it: the sum over the columns
+          of the nats by which an entry is less probable given the others of its row than by itself,
+          :math:`\max(0, \log p(x_j) - \log p(x_j|x_{-j}))`. A rare category is no anomaly where it goes with the rest of the
+          row, and a frequent one is where it does not. Entries that are less probable by themselves than any of the training
+          rows that are kept count as no less probable: numbers that are far out are anomalies. Of more than 64 columns, some are
+          left out together. What is missing has no part in it.
+
+        In such frames, :math:`x` of the other methods is what the encoder reads: numbers as normal scores, and zeros and ones for
+        the categories, standardized.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Rows in the units of the training data.
-        method : {"auto", "neighbors", "mahalanobis", "reconstruction", "likelihood"}, default="auto"
-            How they are scored; "auto" is "neighbors".
+        method : {"auto", "neighbors", "mahalanobis", "reconstruction", "surprise", "likelihood"}, default="auto"
+            How they are scored; "auto" is "neighbors" or, of data frames with columns of different kinds, "surprise".
 
         Returns
         -------
@@ -60,7 +69,7 @@ class AnomalyScoresMixin:
            Workshops 2015.
         .. [2] Sugiyama and Borgwardt, "Rapid distance-based outlier detection via sampling", NIPS 2013.
         """
-        name = check.check_anomaly_method(method, self._anomaly_method)
+        name = self._check_method(method)
         if name == "likelihood":
             return -self.score_samples(X)
         table, device = self._ready(X, scored=True)
@@ -73,13 +82,13 @@ class AnomalyScoresMixin:
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Rows in the units of the training data.
-        method : {"auto", "neighbors", "mahalanobis", "reconstruction"}, default="auto"
+        method : {"auto", "neighbors", "mahalanobis", "reconstruction", "surprise"}, default="auto"
             How rows are scored, see `score_anomaly`. Scores by "likelihood" do not split.
 
         Returns
         -------
         shares : ndarray of shape (n_samples, n_features_in_)
-            Not negative; sum to `score_anomaly` along each row.
+            Not negative; sum to `score_anomaly` along each row. Of a data frame, a share for each of its columns.
 
         Notes
         -----
@@ -87,20 +96,28 @@ class AnomalyScoresMixin:
         value and the row is reconstructed anew: a wrong column that spoils the reconstruction of others is found all the same.
         This takes a reconstruction per column. Rows of more than 64 columns, and those whose score no column lowers, get the
         terms of a sum instead: the parts that their columns have in the squared distances, or the squared entries of the row,
-        whitened by the symmetric root of the covariance [1]_. Shares by "reconstruction" are always the terms of the sum.
+        whitened by the symmetric root of the covariance [1]_. Shares by "reconstruction" and "surprise" are always the terms of
+        the sum.
 
         References
         ----------
         .. [1] Garthwaite and Koch, "Evaluating the contributions of individual variables to a quadratic form", Australian & New
            Zealand Journal of Statistics 58, 2016.
         """
-        name = check.check_anomaly_method(method, self._anomaly_method, splits=True)
+        name = self._check_method(method, splits=True)
         table, device = self._ready(X, scored=True)
         return self._as_images(self._scorer(name, device).shares(table))
 
+    def _check_method(self, method: Any, *, splits: bool = False) -> str:
+        """Name of a method, see `check_anomaly_method`."""
+        is_mixed = getattr(self, "_frame_form", None) is not None
+        return check.check_anomaly_method(method, self._anomaly_method, splits=splits, mixed=is_mixed)
+
     def _scorer(self, name: str, device: torch.device) -> Scorer:
         """Return the method of a name, at work on this model."""
-        return Scorer(name, self._kept_rows.references(self.module_, device), self.module_, device)
+        references = self._kept_rows.references(self.module_, device)
+        log_density = self._log_density() if name == "surprise" else None
+        return Scorer(name, references, self.module_, device, log_density)
 
 
 class ConditionalAnomalyScoresMixin(AnomalyScoresMixin):
@@ -119,15 +136,15 @@ class ConditionalAnomalyScoresMixin(AnomalyScoresMixin):
         y, condition : scalar or array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
             Labels or numbers of the rows. Without them, every row gets the label under which it is the least anomalous; by
             "likelihood", labels are summed out.
-        method : {"auto", "neighbors", "mahalanobis", "reconstruction", "likelihood"}, default="auto"
-            How rows are scored; "auto" is "neighbors".
+        method : {"auto", "neighbors", "mahalanobis", "reconstruction", "surprise", "likelihood"}, default="auto"
+            How rows are scored; "auto" is "neighbors" or, of data frames with columns of different kinds, "surprise".
 
         Returns
         -------
         score : ndarray of shape (n_samples,)
             Higher is more anomalous.
         """
-        name = check.check_anomaly_method(method, self._anomaly_method)
+        name = self._check_method(method)
         if name == "likelihood":
             return -self.score_samples(X, y, condition=condition)
         table, scorer = self._scored(X, y, condition, name, "score_anomaly")
@@ -142,7 +159,7 @@ class ConditionalAnomalyScoresMixin(AnomalyScoresMixin):
             Rows in the units of the training data.
         y, condition : scalar or array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
             Labels or numbers of the rows. Without them, every row gets the label under which it is the least anomalous.
-        method : {"auto", "neighbors", "mahalanobis", "reconstruction"}, default="auto"
+        method : {"auto", "neighbors", "mahalanobis", "reconstruction", "surprise"}, default="auto"
             How rows are scored, see :meth:`VAETransformer.explain_anomaly`. Scores by "likelihood" do not split.
 
         Returns
@@ -150,7 +167,7 @@ class ConditionalAnomalyScoresMixin(AnomalyScoresMixin):
         shares : ndarray of shape (n_samples, n_features_in_)
             Not negative; sum to `score_anomaly` along each row; zero for `condition_columns`.
         """
-        name = check.check_anomaly_method(method, self._anomaly_method, splits=True)
+        name = self._check_method(method, splits=True)
         table, scorer = self._scored(X, y, condition, name, "explain_anomaly")
         if table.condition is None:
             table = table.with_condition(self._best_labels(table, scorer)[1])

@@ -63,8 +63,8 @@ class ContinuousAutoEncoder(SamplesGivenMixin, TableAutoEncoder):
 
     def _decay_beside_linear_path(self, encoder: Any, decoder: Any) -> float | str | None:
         """Weight decay of the networks beside linear maps, "auto" where it is to be chosen; None where there are no such maps."""
-        if self.linear_path is None or (self._frame_form is not None and isinstance(self.linear_path, str)):
-            return None  # levels are no linear functions of codes, and begin better without
+        if self.linear_path is None:
+            return None
         misfit = self._misfit_of_linear_path(encoder, decoder)
         if misfit is None:
             decay = resolve("linear_path", self.linear_path).weight_decay

@@ -46,9 +46,13 @@ class DenoisingAE(AutoEncoder):
         - "salt_and_pepper" replaces them by the smallest or the largest value of their column;
         - "dropout" zeroes entries, in standardized units, with that probability and scales the others up;
         - of several names in a list, each row draws one;
+        - of data frames with columns of different kinds, "masking" and "dropout" make entries missing, "salt_and_pepper" replaces
+          categories and numbers of few values by draws from the column, and "gaussian" acts on the normal scores of numbers, and
+          replaces categories, and values of numbers that have a mass of their own, by draws from the column at the rate
+          ``1 - 1 / sqrt(1 + corruption_scale ** 2)``, which leaves them as correlated with the clean ones as numbers are;
         - a function takes a batch, a tensor in the units of X of shape (n, n_features), or (n, channels, height, width)
           for images, and returns its corrupted version. Random numbers that it draws from torch come from the
-          estimator's own generator.
+          estimator's own generator. It is not for data frames with columns of different kinds.
     corruption_rate : float, default=0.3
         Fraction of entries to corrupt, between 0 and 1; read by "masking", "salt_and_pepper" and "dropout".
     corruption_scale : float, default=0.3
@@ -81,7 +85,8 @@ class DenoisingAE(AutoEncoder):
     Notes
     -----
     Methods that take `y` or `clean` use `clean` where both are given. A `y` is clean rows where it is of numbers, of exactly the
-    shape of X, and has at least two columns; any other is ignored, as pipelines and searches pass labels.
+    shape of X, and has at least two columns, or where X and y are data frames with the same columns of different kinds; any
+    other is ignored, as pipelines and searches pass labels.
 
     With clean rows, the likelihood is that of the clean table: its units, constant columns and `noise_scale_`, and what
     `reconstruct`, `inverse_transform` and `sample` return, are those of clean rows. The encoder reads noisy rows by means and
@@ -309,6 +314,7 @@ class DenoisingAE(AutoEncoder):
                 f"{', '.join(map(repr, CORRUPTIONS))}."
             )
         names = [self.corruption] if isinstance(self.corruption, str) else self.corruption
+        self._check_corruption_of_frames(names)
         if not callable(names) and "dropout" in names and self.corruption_rate >= 1.0:
             raise ValueError("corruption='dropout' with corruption_rate=1 leaves nothing of a row; it must be below 1.")
         encoder, decoder = self._networks()
@@ -326,6 +332,26 @@ class DenoisingAE(AutoEncoder):
             raise ValueError(
                 f"pretraining_epochs={self.pretraining_epochs} corrupts the codes of every layer; corruption={self.corruption!r} "
                 "is made for rows of X. Name a corruption instead."
+            )
+
+    def _check_corruption_of_frames(self, names: Any) -> None:
+        """Raise a ValueError about a corruption of numbers, where columns are of different kinds."""
+        if self._frame_form is None:
+            return
+        what = "X is a data frame with columns of different kinds"
+        if callable(names):
+            raise ValueError(
+                f"corruption={self.corruption!r} takes tensors of numbers, but {what}, whose categories are none. Choose among "
+                f"{', '.join(map(repr, CORRUPTIONS))}, or pass rows that you corrupt as X and the clean ones as clean."
+            )
+        if self.mask_value is not None and "masking" in names:
+            raise ValueError(
+                f"mask_value={self.mask_value!r} is one number for all columns, but {what}: masked entries become missing. Leave "
+                "it None."
+            )
+        if self.noise_unit == "data" and "gaussian" in names:
+            raise ValueError(
+                f"noise_unit='data' has the noise in the units of X, but {what}, some of which have none; take noise_unit='std'."
             )
 
     def _misfit_of_linear_path(self, encoder: Any, decoder: Any) -> str | None:

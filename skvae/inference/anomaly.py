@@ -8,7 +8,7 @@ over one row in a fixed order, so that a row's result does not depend on its nei
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch import nn
 from skvae.data import Table
 from skvae.data.sources import row_blocks
 from skvae.inference import rows as rows_of
+from skvae.inference.importance import nats_alone, nats_given_others
 from skvae.modules import Likelihood
 from skvae.runtime.state import n_bytes_of
 
@@ -33,21 +34,24 @@ class References(NamedTuple):
 
     Attributes
     ----------
-    x, error : ndarray of float32, shape (n_references, n_features)
+    x, error : ndarray of float32, shape (n_references, n_inputs)
         The rows and their residuals, in the likelihood's comparable units.
     weight : ndarray of shape (n_references,)
         Their weights.
+    rarest : ndarray of shape (n_features,) or None
+        Nats of the least probable entry of each column by itself, where the likelihood knows them.
     """
 
     x: np.ndarray
     error: np.ndarray
     weight: np.ndarray
+    rarest: np.ndarray | None = None
 
     @classmethod
-    def of(cls, errors: np.ndarray, weight: np.ndarray | None = None) -> References:
+    def of(cls, errors: np.ndarray, weight: np.ndarray | None = None, rarest: np.ndarray | None = None) -> References:
         """Split what `Likelihood.errors` has of some rows."""
         x, error = np.hsplit(errors.astype(np.float32), 2)
-        return cls(x, error, np.ones(len(x)) if weight is None else weight)
+        return cls(x, error, np.ones(len(x)) if weight is None else weight, rarest)
 
 
 class KeptRows:
@@ -56,7 +60,7 @@ class KeptRows:
     Parameters
     ----------
     x : ndarray of float32, shape (n_kept, n_features)
-        The rows in the likelihood's comparable units, NaN where entries are missing.
+        The rows as `Likelihood.comparable_rows` has them, NaN where entries are missing.
     weight : ndarray of shape (n_kept,)
         Their weights.
     condition : ndarray of shape (n_kept, n_conditions) or None
@@ -81,8 +85,10 @@ class KeptRows:
         """Rows beside what the module of this fit makes of them."""
         if self._references is None:
             X = module.likelihood.from_comparable(torch.tensor(self.x))  # a copy: the memory may be read-only
-            errors = reconstruction_entries(module, "errors", Table.of(X, condition=self.condition), device)
-            self._references = References.of(errors, self.weight)
+            table = Table.of(X, condition=self.condition)
+            errors = reconstruction_entries(module, "errors", table, device)
+            rarest = nats_alone(module, table, device).max(axis=0) if module.likelihood.knows_marginals else None
+            self._references = References.of(errors, self.weight, rarest)
         return self._references
 
     def take(self, rows: np.ndarray) -> KeptRows:
@@ -188,7 +194,7 @@ class NeighborDistance:
 
     def fit(self, references: References) -> NeighborDistance:
         """Measure the residuals and keep the references."""
-        x, error, weight = references
+        x, error, weight, _ = references
         error = error.astype(np.float64)
         share = weight / weight.sum()
         column = share[:, np.newaxis]
@@ -328,13 +334,44 @@ class Deviance:
         return values.sum(axis=1)
 
 
+class Surprise:
+    """Nats by which entries are less probable given the other entries of their rows than by themselves.
+
+    By themselves, entries count for no less probable than the least probable of the references: those that are rarer are as much
+    of a surprise as they are rare.
+    """
+
+    entries: ClassVar[str] = "surprise"
+    occludes: ClassVar[bool] = False
+
+    def fit(self, references: References) -> Surprise:
+        """Take note of the least probable entries."""
+        assert references.rarest is not None
+        self._rarest = references.rarest
+        return self
+
+    def shares(self, values: np.ndarray) -> np.ndarray:
+        """Surprise of every column, which is none where the other columns make an entry more probable."""
+        given, alone = np.hsplit(values, 2)
+        return np.maximum(given - np.minimum(alone, self._rarest), 0.0)
+
+    def score(self, values: np.ndarray) -> np.ndarray:
+        """Return their sum."""
+        return self.shares(values).sum(axis=1)
+
+
 def _per_column(parts: np.ndarray) -> np.ndarray:
     """Add up what a column has twice: for itself, or its reconstruction, and for its residual."""
     first, second = np.hsplit(parts, 2)
     return first + second
 
 
-METHODS: dict[str, type] = {"neighbors": NeighborDistance, "reconstruction": Deviance, "mahalanobis": MahalanobisDistance}
+METHODS: dict[str, type] = {
+    "neighbors": NeighborDistance,
+    "reconstruction": Deviance,
+    "mahalanobis": MahalanobisDistance,
+    "surprise": Surprise,
+}
 
 
 class Scorer:
@@ -348,11 +385,20 @@ class Scorer:
     module : LatentModule
         Reconstructs the rows.
     device : torch.device
+    log_density : callable or None, default=None
+        Log-density of codes ``(n, n_components)``; that of the module's own prior by default.
     """
 
-    def __init__(self, name: str, references: References, module: nn.Module, device: torch.device):
+    def __init__(
+        self,
+        name: str,
+        references: References,
+        module: nn.Module,
+        device: torch.device,
+        log_density: Callable[[np.ndarray], np.ndarray] | None = None,
+    ):
         self._method = METHODS[name]().fit(references)
-        self._module, self._device = module, device
+        self._module, self._device, self._log_density = module, device, log_density
 
     def score(self, table: Table) -> np.ndarray:
         """Scores of rows, ``(n_samples,)``."""
@@ -373,12 +419,14 @@ class Scorer:
         return parts @ (owner[:, np.newaxis] == np.arange(n_columns))
 
     def _values(self, table: Table) -> np.ndarray:
+        if self._method.entries == "surprise":
+            given = nats_given_others(self._module, table, self._device, self._log_density)
+            return np.hstack([given, nats_alone(self._module, table, self._device)])
         return reconstruction_entries(self._module, self._method.entries, table, self._device)
 
-    @staticmethod
-    def _blocks(table: Table, copies: int = 1) -> Iterator[Table]:
+    def _blocks(self, table: Table, copies: int = 1) -> Iterator[Table]:
         """Parts of a table, of as many rows as leave room for their distances from the references."""
-        for rows in row_blocks(table.n_rows, copies * (4 * table.n_features + _MOST_REFERENCES)):
+        for rows in row_blocks(table.n_rows, copies * (4 * self._module.likelihood.n_inputs + _MOST_REFERENCES)):
             yield table.take(rows)
 
     def _occlude(self, table: Table) -> np.ndarray:

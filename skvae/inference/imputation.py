@@ -113,8 +113,7 @@ def impute(
         share = torch.softmax(log_weights.to(torch.float32 if device.type == "mps" else torch.float64), dim=1)
         mean = None
         if n_imputations is None or stretch is not None:
-            location = output if local is not None else _means(module, output, drawn)
-            mean = torch.einsum("nk,nkd->nd", share.to(output), location).unsqueeze(1)
+            mean = (_averaged(share, output) if local is not None else _mean(module, output, drawn, share)).unsqueeze(1)
         if n_imputations is None:
             values = mean
         else:
@@ -134,13 +133,17 @@ def impute(
     return runner.map(step, table.n_rows)
 
 
-def _means(module: nn.Module, output: torch.Tensor, drawn: torch.Tensor | None) -> torch.Tensor:
-    """Means of missing entries given each code, in standardized units."""
+def _averaged(share: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    return torch.einsum("nk,nkd->nd", share.to(values), values)
+
+
+def _mean(module: nn.Module, output: torch.Tensor, drawn: torch.Tensor | None, share: torch.Tensor) -> torch.Tensor:
+    """Mean of missing entries given codes of which each has a share, in standardized units; of categories the likeliest."""
     if drawn is not None:
-        return drawn
-    if isinstance(module, MIWAEModule):
-        return module.mean_missing(output)
-    return module.likelihood.expectation(output)
+        return _averaged(share, drawn)
+    if isinstance(module, MIWAEModule) and module.mask_model is not None:
+        return _averaged(share, module.mean_missing(output))
+    return module.likelihood.average(output, share)
 
 
 def _draw(module: nn.Module, output: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

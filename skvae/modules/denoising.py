@@ -12,6 +12,7 @@ from skvae import functional as fn
 from skvae.modules.autoencoder import AutoEncoderModule
 from skvae.modules.base import Schedule
 from skvae.modules.batch import Batch, Loss
+from skvae.modules.likelihoods.mixed import MixedLikelihood
 from skvae.modules.linear import LinearModel, Readings, install, is_tied, read
 
 CORRUPTIONS = ("gaussian", "masking", "salt_and_pepper", "dropout")
@@ -26,7 +27,8 @@ class DenoisingModule(AutoEncoderModule):
     Parameters
     ----------
     corruption : str, sequence of str or callable
-        Names in `CORRUPTIONS`, of which every row draws one, or a function of a batch in the units of the data.
+        Names in `CORRUPTIONS`, of which every row draws one, or a function of a batch in the units of the data. Of columns of
+        different kinds, entries that are masked or dropped are missing, and levels are drawn anew by their frequencies.
     corruption_rate : float
         Fraction of entries that are masked, set to an extreme, or dropped.
     corruption_scale : float
@@ -140,7 +142,11 @@ class DenoisingModule(AutoEncoderModule):
         corrupted = self.corrupt(batch)
         if batch.observed is not None:  # what is missing stays what it is filled by
             corrupted = torch.where(batch.observed, corrupted, batch.x)
-        return super().loss(batch._replace(x=corrupted), schedule)
+        batch = batch._replace(x=corrupted)
+        if self._is_mixed and self.n_indicators:  # entries that were taken away are missing, and count all the same
+            counted = torch.ones_like(corrupted, dtype=torch.bool) if batch.counted is None else batch.counted
+            batch = batch._replace(observed=corrupted != self.likelihood.absent(), target_observed=counted)
+        return super().loss(batch, schedule)
 
     def corrupt(self, batch: Batch) -> Tensor:
         """Corrupted rows of a batch, standardized, ``(n, n_features)``."""
@@ -156,7 +162,9 @@ class DenoisingModule(AutoEncoderModule):
         return x
 
     def _corrupt_by(self, name: str, x: Tensor, noise: dict[str, Tensor]) -> Tensor:
-        column = self.likelihood.input_column
+        likelihood, column = self.likelihood, self.likelihood.input_column
+        if isinstance(likelihood, MixedLikelihood):
+            return self._corrupt_mixed(likelihood, name, x, noise)
         if name == "gaussian":
             return fn.add_gaussian(x, noise["entries"], self.corruption_scale * self._noise_unit())
         if name == "dropout":
@@ -165,6 +173,22 @@ class DenoisingModule(AutoEncoderModule):
         if name == "salt_and_pepper":
             return fn.salt_and_pepper(x, chosen, noise["signs"], column("low"), column("high"))
         return fn.mask(x, chosen, self._mask_value())
+
+    @property
+    def _is_mixed(self) -> bool:
+        return isinstance(self.likelihood, MixedLikelihood)
+
+    def _corrupt_mixed(self, likelihood: MixedLikelihood, name: str, x: Tensor, noise: dict[str, Tensor]) -> Tensor:
+        """Corrupt rows of columns of different kinds: entries that are taken away are missing, and levels are drawn anew."""
+        if name == "gaussian":
+            return likelihood.blurred(x, noise["entries"], self.corruption_scale)
+        if name == "dropout":
+            return torch.where(fn.normal_cdf(noise["entries"]) < self.corruption_rate, likelihood.absent(), x)
+        chosen = fn.choose_entries(noise["entries"], noise["rows"][:, 0], self.corruption_rate)
+        if name == "masking":
+            return fn.mask(x, chosen, likelihood.absent())
+        ends = fn.salt_and_pepper(x, chosen, noise["signs"], likelihood.input_column("low"), likelihood.input_column("high"))
+        return torch.where(likelihood.is_number | ~chosen, ends, likelihood.redrawn(noise["signs"]))
 
     def _noise_unit(self) -> Tensor:
         return self.likelihood.input_column("spread" if self.noise_unit == "std" else "unit")

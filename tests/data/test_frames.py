@@ -235,6 +235,23 @@ def test_levels_without_an_order_compare_by_ones_among_zeros():
     np.testing.assert_array_equal(form.expand(form.read(given)), [[1, 0, 0, 0.5], [np.nan, np.nan, 1, 1.5], [0, 1, 2, np.nan]])
 
 
+@pytest.mark.parametrize("library", [pd, pl])
+def test_filling_in_keeps_entries_that_the_type_of_the_fit_cannot_hold(library):
+    known = library.DataFrame({"n": [1, 2, 3], "c": list("aba")})
+    if library is pd:
+        known["c"] = known["c"].astype("category")
+    else:
+        known = known.with_columns(pl.col("c").cast(pl.Enum(["a", "b"])))
+    form = FrameForm.of(known)
+    given = library.DataFrame({"n": [20.5, None, 3.0], "c": ["unseen", None, "a"]})
+    filled = form.fill(given, [[1, 0], [2, 1], [3, 0]])
+    assert [filled[name].to_list() for name in "nc"] == [[20.5, 2.0, 3.0], ["unseen", "b", "a"]]
+    whole = library.DataFrame({"n": [20.0, None, 3.0], "c": ["b", None, "a"]})
+    filled = form.fill(whole, [[1, 0], [2, 1], [3, 0]])
+    assert list(filled.dtypes) == list(known.dtypes)
+    assert [filled[name].to_list() for name in "nc"] == [[20, 2, 3], ["b", "b", "a"]]
+
+
 # -- many levels, and those that were not seen ------------------------------------------------------------------------
 
 

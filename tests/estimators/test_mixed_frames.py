@@ -501,6 +501,21 @@ def test_gaps_are_filled_in(cls, maker):
     assert imputer.get_feature_names_out().tolist() == list(frame.columns)
 
 
+def test_missing_categories_become_the_likeliest():
+    """And not what lies between others: the rarest category is the middle one."""
+    rng = np.random.default_rng(0)
+    known = rng.choice(["a", "c"], 200)
+    frame = pd.DataFrame({"known": known, "same": known, "noise": rng.normal(size=200)})
+    frame.loc[0, ["known", "same"]] = "b"
+    frame.loc[100:, "same"] = None
+    model = VAETransformer(
+        2, hidden_layer_sizes=(16,), linear_path=None, learning_rate=0.01, max_epochs=25, batch_size=50, random_state=0
+    )
+    filled = AutoencoderImputer(model, n_draws=50, random_state=0).fit_transform(frame)
+    assert "b" not in filled["same"][100:].tolist()
+    assert (filled["same"] == known)[100:].mean() > 0.8
+
+
 def test_imputers_have_a_linear_path_wherever_there_can_be_one():
     model = AutoencoderImputer(quick(linear_path="auto"), n_draws=20).fit(table(gaps=True)).estimator_
     assert model.linear_path_ is not None
@@ -520,6 +535,8 @@ def test_columns_without_entries_and_indicators():
         AutoencoderImputer(quick(), missing_values=-1).fit(frame)
     with pytest.raises(ValueError, match="keep_empty_features=True fills columns with zeros"):
         AutoencoderImputer(quick(), keep_empty_features=True).fit(frame)
+    with pytest.raises(ValueError, match=r"mechanism='linear' models why numbers are missing"):
+        AutoencoderImputer(quick(), mechanism="linear").fit(frame)
     with pytest.raises(ValueError, match="was fitted on a data frame whose columns"):
         imputer.transform(frame.to_numpy())
 

@@ -12,6 +12,7 @@ from skvae.inference.anomaly import METHODS, Deviance, KeptRows, MahalanobisDist
 from skvae.modules import AutoEncoderModule, CVAEModule
 
 CPU = torch.device("cpu")
+OF_NUMBERS = [name for name in METHODS if name != "surprise"]
 
 
 def make_errors(n_rows, n_features, seed=0):
@@ -114,7 +115,7 @@ def test_mahalanobis_distance(n_references, n_features):
     np.testing.assert_allclose(method.shares(values), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", OF_NUMBERS)
 @pytest.mark.parametrize(("n_references", "n_features"), [(100, 7), (2, 5), (20, 70), (700, 3)])
 def test_shares_sum_and_rows_do_not_depend_on_neighbors(name, n_references, n_features):
     errors = make_errors(n_references, n_features)
@@ -255,7 +256,7 @@ def test_rows_that_no_column_lowers_get_the_terms_of_the_sum():
     np.testing.assert_array_equal(shares, method.shares(np.hstack([X, np.zeros_like(X)])))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", OF_NUMBERS)
 def test_scores_are_a_methods_own_of_what_it_reads(module, name):
     rng = np.random.default_rng(0)
     X, condition = rng.normal(size=(40, 5)), rng.normal(size=(40, 1))

@@ -10,6 +10,8 @@ import torch
 
 from skvae.inference import anomaly
 
+_OF_FRAMES = "surprise"  # method of scoring anomalies
+
 
 def check_count(name: str, value: Any, *, at_least: int = 1) -> int:
     """Return an integer that is large enough."""
@@ -36,9 +38,19 @@ def list_callbacks(callbacks: Any) -> list[Any]:
     return list(callbacks) if isinstance(callbacks, (list, tuple)) and not is_pair else [callbacks]
 
 
-def check_anomaly_method(method: Any, default: str, *, splits: bool = False) -> str:
-    """Name of a method that scores anomalies; of one whose scores split into shares of the columns, where needed."""
-    names = [*anomaly.METHODS] if splits else [*anomaly.METHODS, "likelihood"]
+def check_anomaly_method(method: Any, default: str, *, splits: bool = False, mixed: bool = False) -> str:
+    """Name of a method that scores anomalies; of one whose scores split into shares of the columns, where needed.
+
+    Rows of a data frame with columns of different kinds are `mixed`.
+    """
+    if not mixed and isinstance(method, str) and method == _OF_FRAMES:
+        raise ValueError(
+            f"method={method!r} is for models of data frames with columns of different kinds, which know how probable entries "
+            "are by themselves; method='auto' scores rows of numbers."
+        )
+    default = _OF_FRAMES if mixed else default
+    names = [name for name in anomaly.METHODS if mixed or name != _OF_FRAMES]
+    names = names if splits else [*names, "likelihood"]
     if splits and isinstance(method, str) and method == "likelihood":
         raise ValueError(
             "method='likelihood' has no shares: the log-likelihood of a row does not split into those of its columns. "

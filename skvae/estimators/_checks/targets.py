@@ -9,7 +9,7 @@ import numpy as np
 from scipy import sparse
 from sklearn.utils.validation import check_array
 
-from skvae.data.containers import is_frame
+from skvae.data.containers import is_frame, is_mixed
 from skvae.estimators._checks.entries import refuse_text
 from skvae.estimators._checks.missing import is_nan, mark_missing, missing_in
 from skvae.estimators._specs import resolve
@@ -18,11 +18,14 @@ from skvae.estimators._specs import resolve
 def choose_clean(X: Any, y: Any, clean: Any) -> tuple[Any, str]:
     """Choose the clean rows, and what messages call them: `clean`, else `y` where it can be nothing else, else None.
 
-    A `y` is clean rows where it is of numbers, of the shape of `X`, and has at least two columns.
+    A `y` is clean rows where it is of numbers, of the shape of `X`, and has at least two columns; beside a data frame with
+    columns of different kinds, where it is one with the same columns.
     """
     if clean is not None:
         return clean, "clean"
     shape = _shape(y)
+    if is_frame(X) and is_frame(y) and shape == _shape(X) and list(X.columns) == list(y.columns) and is_mixed(X):
+        return y, "y"
     if len(shape) < 2 or prod(shape[1:]) < 2 or shape != _shape(X) or not _is_of_numbers(y):
         return None, "y"
     return y, "y"

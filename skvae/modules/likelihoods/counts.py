@@ -51,10 +51,6 @@ class Counts(nn.Module):
         """Return what networks read of counts ``(..., n_columns)``."""
         return (torch.log1p(x.clamp(min=0.0)) - self.center.to(x)) / self.scale.to(x)
 
-    def unread(self, read: Tensor) -> Tensor:
-        """Return the counts that networks read as these numbers."""
-        return torch.expm1(read * self.scale.to(read) + self.center.to(read)).round().clamp(min=0.0)
-
     def locate(self, output: Tensor) -> Tensor:
         """Logarithms of rates, from a decoder's output in the units in which networks read counts."""
         return (output * self.scale.to(output) + self.center.to(output)).clamp(-_MOST_LOG_RATE, _MOST_LOG_RATE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from skvae.modules.likelihoods.counts import Counts
 from skvae.modules.likelihoods.gaussian import GaussianLikelihood
 from skvae.modules.likelihoods.noise import Noise
 from skvae.modules.likelihoods.scores import Scores
-from skvae.modules.likelihoods.units import ABSENT
+from skvae.modules.likelihoods.units import ABSENT, Units
 
 COLUMN_FAMILIES = ("auto", "categorical", "gaussian", "laplace", "negative_binomial", "poisson")
 _UNSURE = 0.5  # variance that a linear model leaves of the indicator of a level, about one in all
@@ -43,6 +44,7 @@ class MixedLikelihood(Likelihood):
 
     is_density = True
     is_location_family = False
+    knows_marginals = True
     unit_weight = 0.5
     std_per_scale = 1.0
     energy_power = 2
@@ -86,15 +88,12 @@ class MixedLikelihood(Likelihood):
         """Center and scale numbers as their marginals say."""
         numbers = np.array([[m.center, m.scale] for m in marginals])
         states = {"shift": numbers[:, 0], "scale": numbers[:, 1]}
-        ends = np.array([_range(marginal) for marginal in marginals])
         self.units.set_state(
             {
                 **self.units.state,
                 **states,
                 "mean": numbers[:, 0].copy(),
                 "spread": numbers[:, 1].copy(),
-                "low": ends[:, 0],
-                "high": ends[:, 1],
             }
         )
 
@@ -116,12 +115,15 @@ class MixedLikelihood(Likelihood):
         shared: bool | None = None,
         standardize: bool = True,
     ) -> Likelihood:
-        """Begin with noise as large as scores vary: what columns look like has been measured already; see `Likelihood.fit`."""
+        """Begin with noise as large as scores vary, and look for ranges: all else has been measured; see `Likelihood.fit`."""
         self.noise.set_moment(torch.ones_like(self.noise.moment))
+        self.units.set_state({**self.units.state, **_ranges(X, self.n_features)})
         return self
 
     def fit_inputs(self, X: Any, sample_weight: NDArray[np.float64] | None = None, *, shared: bool | None = None) -> Likelihood:
         """Read what is not what the likelihood is about in the same units; see `Likelihood.fit_inputs`."""
+        self.input_units = Units(self.n_features, raw=self.reads_raw)
+        self.input_units.set_state({**self.units.state, **_ranges(X, self.n_features)})
         return self
 
     def extend(self, X: Any, sample_weight: NDArray[np.float64] | None, n_before: int) -> NDArray[np.intp]:
@@ -223,7 +225,7 @@ class MixedLikelihood(Likelihood):
     def terms(self, target: Tensor, output: Tensor, observed: Tensor | None = None, facts: Tensor | None = None) -> Energies:
         with torch.no_grad():
             facts = self.facts(target) if facts is None else facts
-            energy, slope, moment, counted = self._found(facts, output)
+            energy, slope, moment, counted = self._found(facts, output, self._moment(output))
         if torch.is_grad_enabled():  # what is known of the slope spares the way back through all that has been done
             energy = energy + _by_column(slope * (output - output.detach()), self.belongs)
         if self.sizes[1]:
@@ -235,12 +237,15 @@ class MixedLikelihood(Likelihood):
         counted = counted & observed
         return Energies(torch.where(observed, energy, 0.0), torch.where(counted, moment, 0.0), counted)
 
-    def _found(self, facts: Tensor, output: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Energies, their slopes in the output, squared residuals of scores, and where these count; without counts."""
+    def _found(self, facts: Tensor, output: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Energies, their slopes in the output, squared residuals of scores, and where these count; without counts.
+
+        The noise is that of the scores, see `_moment`.
+        """
         scores, _, logits = self._split(self.locate(output))
         _, chosen, of_scores = torch.split(facts, [sum(self.sizes), self.sizes[2], self.scores.n_facts], dim=-1)
         nats, slope, rest = self.choices.terms(chosen, logits)
-        own = self.scores.terms(of_scores, scores, self._moment(scores))
+        own = self.scores.terms(of_scores, scores, noise)
         energy, own_slope = _by_column(nats, self.of_choice), own.slope
         apart, moment = _by_column(own.nats, self.of_score), _by_column(own.moment, self.of_score)
         if not self.has_spikes:
@@ -264,6 +269,16 @@ class MixedLikelihood(Likelihood):
     def _joined(self, scores: Tensor, logits: Tensor) -> Tensor:
         """Put slopes of scores and of logits side by side, with zeros for counts."""
         return torch.cat([scores, scores.new_zeros(*scores.shape[:-1], self.sizes[1]), logits], dim=-1)
+
+    def alone(self, target: Tensor, observed: Tensor | None = None) -> Tensor:
+        output = target.new_zeros(*target.shape[:-1], self.n_outputs)
+        unit = self._moment(output)
+        energy, *_ = self._found(self.facts(target), output, torch.ones_like(unit))
+        if self.sizes[1]:
+            rates = self.counts.locate(self._split(output)[1])
+            nats = self.counts.nats(self._present(target)[0][..., self.counts.columns], rates)
+            energy = energy + _by_column(nats, self.of_count)
+        return energy if observed is None else torch.where(observed, energy, 0.0)
 
     def nll_of(self, energy: Tensor, observed: Tensor | None = None) -> Tensor:
         return energy.sum(-1)
@@ -416,18 +431,9 @@ class MixedLikelihood(Likelihood):
         """Return what networks read of rows, in which columns compare, ``(..., n_inputs)``."""
         return self.read(x)
 
-    def from_comparable(self, x: Tensor) -> NDArray[np.float64]:
-        scores, counts, levels = self._split(x.cpu().double())
-        choices = self.choices
-        likeliest = choices.table(levels * choices.unit.to(levels) + choices.share.to(levels), 0.5 * choices.rest.to(levels))
-        place = torch.where(choices.is_slot, likeliest, -torch.inf).argmax(-1, keepdim=True)
-        level = choices.table(choices.value.to(levels), 0.0).expand_as(likeliest).gather(-1, place).squeeze(-1)
-        is_rest = _by_column((place.squeeze(-1) == 0).to(levels), self.of_choice) > 0.0
-        numbers = _by_column(self.scores.settle(self.scores.number(scores)), self.of_score)
-        found = torch.where(self.has_choice & ~is_rest, _by_column(level, self.of_choice), numbers)
-        if self.sizes[1]:
-            found = found + _by_column(self.counts.unread(counts), self.of_count)
-        return self.rescale(found)
+    def comparable_rows(self, X: Any) -> NDArray[np.float64]:
+        """Rows of `X` in standardized units, which are fewer numbers than networks read, NaN where entries are missing."""
+        return super()._exact(X).numpy()  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def errors(self, X: Any, output: Tensor) -> NDArray[np.float64]:
@@ -440,16 +446,11 @@ class MixedLikelihood(Likelihood):
         x = torch.where(self.spread(observed), self.read(target), expected)
         return torch.cat([x, x - expected], dim=1).numpy()  # type: ignore[no-any-return]
 
-    def comparable_rows(self, X: Any) -> NDArray[np.float64]:
-        target = self._exact(X)
-        _, observed = self._present(target)
-        return torch.where(self.spread(observed), self.read(target), torch.nan).numpy()  # type: ignore[no-any-return]
-
     # -- noise and draws ----------------------------------------------------------------------------------------------
 
     def noise_floor(self) -> Tensor:
-        """Smallest variances that linear models may leave of what networks read, ``(n_inputs,)``: draws of levels are never sure."""
-        n_scores, n_counts, n_levels = self.sizes
+        """Smallest variances that linear models leave of what networks read, ``(n_inputs,)``: draws of levels are never sure."""
+        _, n_counts, n_levels = self.sizes
         floors = self.noise.floor[self.scores.columns].cpu().double()
         others = torch.full((n_counts + n_levels,), _UNSURE, dtype=torch.float64)
         return torch.cat([floors, others])
@@ -468,7 +469,16 @@ class MixedLikelihood(Likelihood):
 
     def scatter_by(self, output: Tensor, noise: Tensor) -> Tensor:
         """Turn standard normal numbers, one for each column, into draws, in standardized units."""
-        scores, counts, logits = self._split(self.locate(output))
+        found = self._scattered(output, noise, self._moment(output))
+        if self.sizes[1]:
+            _, counts, _ = self._split(self.locate(output))
+            uniform = normal_cdf(noise[..., self.counts.columns]).expand(counts.shape)
+            found = found + _by_column(self.counts.draw(counts, uniform), self.of_count)
+        return found
+
+    def _scattered(self, output: Tensor, noise: Tensor, moment: Tensor) -> Tensor:
+        """Draw as `scatter_by` does all but counts, which are zero, with some noise of the scores."""
+        scores, _, logits = self._split(self.locate(output))
         noise = noise.expand(*output.shape[:-1], self.n_features)
         uniform = normal_cdf(noise)
         level, left = self.choices.draw(logits, uniform[..., self.choices.columns])
@@ -477,11 +487,47 @@ class MixedLikelihood(Likelihood):
         if self.has_spikes:
             tail = left.clamp(1e-6, 1.0 - 1e-6)
             of_scores = torch.where(self.has_choice, torch.special.ndtri(tail), noise)
-        drawn = self.scores.scatter_by(scores, self._moment(scores), of_scores[..., self.scores.columns])
-        found = torch.where(self.has_choice & (left < 0.0), level, _by_column(drawn, self.of_score))
+        drawn = self.scores.scatter_by(scores, moment, of_scores[..., self.scores.columns])
+        return torch.where(self.has_choice & (left < 0.0), level, _by_column(drawn, self.of_score))
+
+    # -- corruption ---------------------------------------------------------------------------------------------------
+
+    @property
+    def is_number(self) -> Tensor:
+        """Which columns have numbers that lie close to others, ``(n_features,)``: all but those of levels alone."""
+        return self.has_score | (self.of_count.sum(0) > 0.0)
+
+    def redrawn(self, noise: Tensor) -> Tensor:
+        """Turn standard normal numbers ``(n, n_features)`` into standardized entries, by their frequencies, of all but counts."""
+        output = noise.new_zeros(*noise.shape[:-1], self.n_outputs)
+        return self._scattered(output, noise, torch.ones_like(self._moment(output)))
+
+    def blurred(self, x: Tensor, noise: Tensor, scale: float) -> Tensor:
+        """Add noise of a scale to scores, and replace levels by draws of their columns, at the rate that tells as much of them.
+
+        Parameters
+        ----------
+        x, noise : Tensor of shape (n, n_features)
+            Standardized rows, and standard normal numbers.
+        scale : float
+            Beside scores of a standard deviation of one, which are then correlated with what they were by
+            ``1 / sqrt(1 + scale ** 2)``; so are indicators of levels.
+
+        Returns
+        -------
+        Tensor of shape (n, n_features)
+        """
+        present, counts = self._present(x)[0], self.counts
+        scores = self.scores.score(present[..., self.scores.columns]) + scale * noise[..., self.scores.columns]
+        found = _by_column(self.scores.number(scores), self.of_score)
         if self.sizes[1]:
-            found = found + _by_column(self.counts.draw(counts, uniform[..., self.counts.columns]), self.of_count)
-        return found
+            moved = counts.read(present[..., counts.columns]) + scale * noise[..., counts.columns]
+            found = found + _by_column(torch.expm1(moved * counts.scale + counts.center).clamp(min=0.0), self.of_count)
+        rate = 1.0 - 1.0 / math.sqrt(1.0 + scale**2)
+        uniform = normal_cdf(noise)
+        again = self.redrawn(torch.special.ndtri((uniform / max(rate, 1e-6)).clamp(1e-6, 1.0 - 1e-6)))
+        is_level = _by_column(self.choices.has_level(self.choices.chosen(x)), self.of_choice) > 0.0
+        return torch.where(is_level, torch.where(uniform < rate, again, x), found)
 
 
 class ColumnNoise(Noise):
@@ -503,10 +549,14 @@ def _by_column(values: Tensor, belongs: Tensor) -> Tensor:
     return values @ belongs.to(values)
 
 
-def _range(marginal: Marginal) -> tuple[float, float]:
-    """Least and largest of the values that a column is known by."""
-    values = np.concatenate([marginal.levels, marginal.knots])
-    return float(values.min()), float(values.max())
+def _ranges(X: Any, n_features: int) -> dict[str, NDArray[np.float64]]:
+    """Least and largest values of the columns of a table; NaN where none is there."""
+    source, ends = as_source(X), np.full((n_features, 2), np.nan)
+    for j, own in enumerate(ends):
+        values = source.columns(np.array([j])).read_exactly(slice(None))
+        if not np.isnan(values).all():
+            own[:] = np.nanmin(values), np.nanmax(values)
+    return {"low": ends[:, 0], "high": ends[:, 1]}
 
 
 class Mixed(LikelihoodSpec):

@@ -1,0 +1,215 @@
+"""Anomalies among the rows of data frames with columns of different kinds, and the columns that are wrong."""
+
+import pickle
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import torch
+from sklearn.pipeline import make_pipeline
+from test_mixed_frames import MAKERS, TAKERS, N, polars_table, quick, table
+
+import skvae
+from skvae import CVAE, AnomalyDetector, AutoEncoder, CVAEClassifier, Mixed, VAETransformer
+from skvae.data import Table
+from skvae.inference.importance import nats_alone, nats_given_others
+
+pytestmark = [
+    pytest.mark.usefixtures("one_core"),
+    pytest.mark.filterwarnings("ignore:The code of .* has collapsed"),  # of short fits
+]
+
+METHODS = ["auto", "surprise", "neighbors", "mahalanobis", "reconstruction"]
+
+
+def linked(n=400, seed=0):
+    """A frame of which any column tells the others; a rare category goes with a rare number."""
+    rng = np.random.default_rng(seed)
+    kind = rng.choice(4, n, p=[0.4, 0.3, 0.27, 0.03])
+    return pd.DataFrame(
+        {
+            "kind": np.array(list("abcd"))[kind],
+            "color": pd.Categorical(np.array(["red", "green", "blue", "black"])[kind]),
+            "weight": 10.0 * kind + rng.normal(size=n),
+            "is_large": kind >= 2,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def models():
+    options = {"hidden_layer_sizes": (16,), "max_epochs": 40, "linear_path": None, "random_state": 0, "batch_size": 32}
+    return {cls: cls(2, **options).fit(linked()) for cls in TAKERS}
+
+
+@pytest.mark.parametrize("cls", TAKERS)
+def test_what_does_not_go_with_the_rest_is_found(cls, models):
+    frame, wrong = linked(seed=1)[:60], []
+    for name, column in enumerate(frame):
+        odd = frame.copy()
+        values = frame[column].to_numpy()
+        odd[column] = np.where(values == np.roll(values, 1), values, np.roll(values, 1))
+        wrong.append((name, odd[odd["kind"].ne("d") & frame["kind"].ne("d") & odd[column].ne(frame[column])]))
+    normal = models[cls].score_anomaly(frame)
+    for j, odd in wrong:
+        if frame.columns[j] == "weight":  # of which most changes are small
+            continue
+        assert np.median(models[cls].score_anomaly(odd)) > np.quantile(normal, 0.9)
+        assert np.mean(models[cls].explain_anomaly(odd).argmax(axis=1) == j) > 0.7
+
+
+@pytest.mark.parametrize("cls", TAKERS)
+def test_rare_rows_are_normal_where_their_entries_go_together(cls, models):
+    frame = linked()
+    score = models[cls].score_anomaly(frame)
+    assert np.median(score[frame["kind"] == "d"]) < np.median(
+        models[cls].score_anomaly(frame.assign(color=frame["color"].iloc[0]))
+    )
+
+
+@pytest.mark.parametrize("cls", TAKERS)
+def test_numbers_that_are_far_out_are_found(cls, models):
+    frame = linked(seed=1)[:20]
+    far = frame.assign(weight=frame["weight"] + 500.0)
+    shares = models[cls].explain_anomaly(far)
+    assert (models[cls].score_anomaly(far) > models[cls].score_anomaly(frame).max()).all()
+    assert (shares.argmax(axis=1) == 2).all()
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+@pytest.mark.parametrize("cls", TAKERS)
+def test_every_column_has_a_share(cls, maker):
+    frame = MAKERS[maker]()
+    model = quick(cls).fit(frame)
+    for method in METHODS:
+        score, shares = model.score_anomaly(frame, method=method), model.explain_anomaly(frame, method=method)
+        assert shares.shape == (N, 6)
+        assert (shares >= 0.0).all()
+        np.testing.assert_allclose(shares.sum(axis=1), score, rtol=1e-6)
+    np.testing.assert_array_equal(model.explain_anomaly(frame), model.explain_anomaly(frame, method="surprise"))
+    missing = frame.isna().to_numpy() if isinstance(frame, pd.DataFrame) else np.array([own.is_null() for own in frame]).T
+    assert (model.explain_anomaly(frame)[missing] == 0.0).all()
+    np.testing.assert_array_equal(model.score_anomaly(frame, method="likelihood"), -model.score_samples(frame))
+
+
+def test_a_row_does_not_depend_on_others():
+    frame = table(gaps=True)
+    model = quick().fit(frame)
+    shares = model.explain_anomaly(frame)
+    np.testing.assert_array_equal(np.concatenate([model.explain_anomaly(frame[i : i + 1]) for i in range(5)]), shares[:5])
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).explain_anomaly(frame), shares)
+
+
+def test_rows_that_are_kept_are_those_of_training():
+    frame = table(gaps=True)
+    model = quick().fit(frame)
+    keys = model.module_.likelihood.from_comparable(torch.tensor(model._kept_rows.x))
+    np.testing.assert_allclose(np.sort(keys, axis=0), np.sort(model._frame_form.read(frame), axis=0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("cls", [VAETransformer, AutoEncoder])
+def test_nats_are_those_of_the_model(cls):
+    """Against joint probabilities of all values of a column, by many draws of the prior."""
+    frame = linked(n=80)[["kind", "color", "is_large"]]
+    model = quick(cls, max_epochs=10, n_score_draws=128).fit(frame)
+    rows = frame[:6]
+    table = Table.of(model._frame_form.read(rows))
+    device = next(model.module_.parameters()).device
+    found = nats_given_others(model.module_, table, device, model._log_density())
+    for j, name in enumerate(frame):
+        levels = model._frame_form.columns[j].levels
+        each = [model.score_samples(rows.assign(**{name: frame[name].dtype.type(level) if name == "is_large" else level}))
+                for level in levels]  # fmt: skip
+        expected = np.logaddexp.reduce(each, axis=0) - model.score_samples(rows)
+        np.testing.assert_allclose(found[:, j], expected, atol=0.25)
+    alone = nats_alone(model.module_, table, device)
+    shares = frame["kind"].value_counts(normalize=True)
+    np.testing.assert_allclose(alone[:, 0], -np.log(shares[rows["kind"]]), atol=0.05)
+
+
+def test_wide_frames_leave_out_several_columns_at_a_time():
+    rng = np.random.default_rng(0)
+    cause = rng.integers(0, 2, 200)
+    frame = pd.DataFrame({f"c{j}": np.where(rng.random(200) < 0.95, cause, 1 - cause).astype(bool) for j in range(70)})
+    model = quick(max_epochs=20, batch_size=16, hidden_layer_sizes=(32,)).fit(frame)
+    odd = pd.DataFrame({name: cause[:20].astype(bool) for name in frame}).assign(c3=~cause[:20].astype(bool))
+    shares = model.explain_anomaly(odd)
+    assert shares.shape == (20, 70)
+    assert np.mean(shares.argmax(axis=1) == 3) == 1.0
+
+
+def test_conditional_models():
+    frame, y = table(), np.where(np.arange(N) % 2, "a", "b")
+    model = quick(CVAE).fit(frame, y)
+    for given in ((frame,), (frame, y)):
+        np.testing.assert_allclose(model.explain_anomaly(*given).sum(axis=1), model.score_anomaly(*given), rtol=1e-6)
+    assert (model.score_anomaly(frame) <= model.score_anomaly(frame, y)).all()
+    of_columns = quick(CVAE, condition_columns=["sex", "age"]).fit(frame)
+    shares = of_columns.explain_anomaly(frame)
+    assert not shares[:, [0, 2]].any()
+    np.testing.assert_allclose(shares.sum(axis=1), of_columns.score_anomaly(frame), rtol=1e-6)
+
+
+def test_numbers_have_no_surprises():
+    X = np.random.default_rng(0).normal(size=(20, 3))
+    model = quick().fit(X)
+    for call in (model.score_anomaly, model.explain_anomaly):
+        with pytest.raises(ValueError, match="method='surprise' is for models of data frames with columns of different kinds"):
+            call(X, method="surprise")
+    with pytest.raises(ValueError, match="'neighbors', 'reconstruction', 'mahalanobis', 'likelihood'"):
+        model.score_anomaly(X, method="other")
+    with pytest.raises(ValueError, match="'mahalanobis', 'surprise'"):
+        quick().fit(table()).explain_anomaly(table(), method="likelihood")
+
+
+def test_classes_are_told_by_categories_and_by_numbers():
+    frame = linked(n=160)
+    noise = {"hobby": np.random.default_rng(1).choice(["x", "y"], len(frame)), "when": pd.Timestamp("2024-01-01")}
+    options = {"hidden_layer_sizes": (16,), "max_epochs": 30, "linear_path": None, "random_state": 0, "batch_size": 32}
+    for target in ("kind", "is_large"):
+        rows = frame.drop(columns=target).assign(**noise)
+        classifier = CVAEClassifier(CVAE(2, **options)).fit(rows, frame[target])
+        assert classifier.score(rows, frame[target]) > 0.9
+        proba = classifier.predict_proba(rows[:5])
+        np.testing.assert_allclose(proba.sum(axis=1), 1.0)
+        joint = classifier.estimator_.log_likelihoods(rows[:5]) + classifier.class_log_prior_
+        np.testing.assert_array_equal(classifier.classes_[joint.argmax(axis=1)], classifier.predict(rows[:5]))
+
+
+# -- detectors and pipelines ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("calibration", ["split", "cross"])
+@pytest.mark.parametrize("maker", MAKERS)
+def test_detectors(maker, calibration):
+    frame = MAKERS[maker]()
+    detector = AnomalyDetector(quick(AutoEncoder), alpha=0.1, calibration=calibration, n_repeats=1, random_state=0)
+    detector.fit(frame)
+    assert set(detector.predict(frame)) <= {-1, 1}
+    assert detector.p_values(frame[:3]).shape == (3,)
+    shares = detector.explain(frame[:3])
+    assert type(shares) is type(frame)
+    assert list(shares.columns) == list(frame.columns)
+    np.testing.assert_allclose(shares.to_numpy().sum(axis=1), -detector.score_samples(frame[:3]), rtol=1e-6)
+
+
+def test_detectors_behind_the_steps_of_pipelines():
+    frame = table()
+    detector = AnomalyDetector(make_pipeline(quick()), alpha=0.1, random_state=0).fit(frame)
+    assert list(detector.explain(frame[:2]).columns) == list(frame.columns)
+    pipe = make_pipeline(quick()).fit(frame)
+    np.testing.assert_array_equal(skvae.score_anomaly(pipe, frame), pipe[-1].score_anomaly(frame))
+
+
+def test_held_out_rows_may_have_categories_of_their_own(monkeypatch):
+    frame = table().assign(sex=[f"s{i}" for i in range(N)])
+    with pytest.raises(ValueError, match=r"not seen in fit.*handle_unknown=.missing.*The rows are some that are held out"):
+        AnomalyDetector(quick(), alpha=0.1, random_state=0).fit(frame)
+    monkeypatch.setattr("skvae.anomaly.AutoEncoder", lambda: quick(AutoEncoder))
+    detector = AnomalyDetector(alpha=0.1, random_state=0).fit(frame)
+    assert detector.estimators_[0].likelihood == Mixed(handle_unknown="missing")
+    assert (detector.explain(frame.assign(sex="new"))["sex"] == 0.0).all()
+    assert AnomalyDetector(random_state=0, alpha=0.2).fit(frame[["age"]]).estimators_[0].likelihood == "auto"
+    assert AnomalyDetector(random_state=0, alpha=0.2).fit(polars_table()).estimators_[0].likelihood != "auto"
+    assert isinstance(polars_table(), pl.DataFrame)
