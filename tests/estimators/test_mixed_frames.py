@@ -535,7 +535,7 @@ def test_columns_without_entries_and_indicators():
         AutoencoderImputer(quick(), missing_values=-1).fit(frame)
     with pytest.raises(ValueError, match="keep_empty_features=True fills columns with zeros"):
         AutoencoderImputer(quick(), keep_empty_features=True).fit(frame)
-    with pytest.raises(ValueError, match=r"mechanism='linear' models why numbers are missing"):
+    with pytest.raises(ValueError, match=r"mechanism='linear' is about sizes of numbers"):
         AutoencoderImputer(quick(), mechanism="linear").fit(frame)
     with pytest.raises(ValueError, match="was fitted on a data frame whose columns"):
         imputer.transform(frame.to_numpy())
