@@ -21,7 +21,6 @@ from skvae.modules import MLP, Conv, LinearPath
 LINEAR_PATH = [StrOptions({"auto"}), LinearPath, None]
 _MAX_EPOCHS_BESIDE_LINEAR = 300
 _DECAY_OF_MIXED = 1.0  # beside linear maps, which is as good there as one that is chosen
-_COMPONENTS_OF_MIXED = 4.0  # times the square root of the columns
 _STEPS_OF_MIXED, _EPOCHS_OF_MIXED, _MOST_EPOCHS_OF_MIXED = 8000, 100, 200
 _BATCHES_OF_MIXED = 8  # above which passes grow with their square root
 
@@ -94,9 +93,7 @@ class ContinuousAutoEncoder(SamplesGivenMixin, TableAutoEncoder):
         return int(np.clip(round(AUTO_STEPS / n_batches), MIN_EPOCHS, _MAX_EPOCHS_BESIDE_LINEAR)), LEARNING_RATE
 
     def _auto_components(self, n_features: int) -> int:
-        """Size of the code for ``n_components="auto"``; of mixed frames, whose columns share less, it is larger."""
-        if self._frame_form is not None:
-            return max(1, round(min(n_features, _COMPONENTS_OF_MIXED * np.sqrt(n_features))))
+        """Size of the code for ``n_components="auto"``."""
         return max(min(2, n_features), round(np.sqrt(n_features)))
 
     def _sample_codes(self, n_samples: int, seed: int) -> np.ndarray:

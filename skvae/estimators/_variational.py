@@ -5,6 +5,7 @@ from __future__ import annotations
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
+import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skvae import inference
@@ -17,6 +18,7 @@ from skvae.training import n_idle_parts
 NOISE_ROWS = 4096
 _USAGE_ROWS = 2048
 _ACTIVE_VARIANCE = 0.01
+_COMPONENTS_OF_MIXED = 4.0  # times the square root of the columns
 PRIOR = [StrOptions({name for name, spec in PRIORS.items() if not spec().needs_condition}), PriorSpec]
 CONDITIONAL_PRIOR = [StrOptions(set(PRIORS)), PriorSpec]
 
@@ -45,6 +47,12 @@ class VariationalAutoEncoder(ContinuousAutoEncoder):
             "capacity": None if self.capacity is None else float(self.capacity),
             "n_draws": int(self.n_draws),
         }
+
+    def _auto_components(self, n_features: int) -> int:
+        """Size of the code for ``n_components="auto"``; larger of mixed frames, as KL leaves what does not pay idle."""
+        if self._frame_form is None:
+            return super()._auto_components(n_features)
+        return max(1, round(min(n_features, _COMPONENTS_OF_MIXED * np.sqrt(n_features))))
 
     def _measure(self, run: FitRun) -> dict[str, Any]:
         """Fit the noise and count what the components carry."""

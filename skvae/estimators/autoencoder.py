@@ -43,8 +43,7 @@ class AutoEncoder(ContinuousAutoEncoder):
     Parameters
     ----------
     n_components : int or "auto", default="auto"
-        Size of the code; "auto" is the square root of the number of columns, but at least 2, and of mixed frames four times as
-        much, or one for each column where that is less.
+        Size of the code; "auto" is the square root of the number of columns, but at least 2.
     %(architecture)s
     density : density estimator or None, default=None
         Density of the codes: any scikit-learn estimator with `fit`, `score_samples` and `sample`, such as GaussianMixture or

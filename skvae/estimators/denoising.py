@@ -38,8 +38,7 @@ class DenoisingAE(AutoEncoder):
     Parameters
     ----------
     n_components : int or "auto", default="auto"
-        Size of the code; "auto" is the square root of the number of columns, but at least 2, and of mixed frames four times as
-        much, or one for each column where that is less.
+        Size of the code; "auto" is the square root of the number of columns, but at least 2.
     corruption : str, list of str or callable, default="gaussian"
         - "gaussian" adds normal noise of `corruption_scale`;
         - "masking" replaces `corruption_rate` of each row's entries by `mask_value`;

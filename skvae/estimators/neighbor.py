@@ -51,8 +51,7 @@ class NeighborAE(AutoEncoder):
     Parameters
     ----------
     n_components : int or "auto", default="auto"
-        Size of the code; "auto" is the square root of the number of columns, but at least 2, and of mixed frames four times as
-        much, or one for each column where that is less.
+        Size of the code; "auto" is the square root of the number of columns, but at least 2.
     n_neighbors : int, default=15
         How many of the nearest rows of each are its neighbors, itself not among them.
     neighbor_weight : float, default=1.0

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import torch
 from cases import CASES
 from sklearn.base import clone
 from sklearn.cluster import KMeans
@@ -25,6 +26,7 @@ from skvae import (
     CVAEResampler,
     DenoisingAE,
     Gaussian,
+    LinearPath,
     Mixed,
     VAETransformer,
 )
@@ -612,3 +614,18 @@ def test_a_weight_of_two_is_a_row_twice():
     one = AutoEncoder(2, **quick).fit(frame, sample_weight=weight)
     other = AutoEncoder(2, **quick).fit(pd.concat([frame.iloc[:20], frame], ignore_index=True))
     np.testing.assert_allclose(one.score_samples(frame), other.score_samples(frame), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("n_components", [2, 6])
+def test_linear_maps_begin_no_worse_than_columns_by_themselves(n_components):
+    """Indicators of levels add up to one, which is no certainty that a code would have to be precise for."""
+    rng = np.random.default_rng(0)
+    size = rng.normal(size=300)
+    frame = pd.DataFrame({"c": np.where(size + rng.normal(size=300) > 0.0, "a", "b"), "r": np.exp(size), "flag": size > 1.0})
+    frame["of three"] = rng.choice(["x", "y", "z"], 300)
+    model = VAETransformer(n_components, linear_path=LinearPath(1.0), max_epochs=1, random_state=0).fit(frame)
+    likelihood = model.module_.likelihood
+    likelihood.noise.set_moment(torch.ones_like(likelihood.noise.moment))
+    keys = model._check_rows(frame, reset=False)
+    alone = -likelihood.log_prob(keys, torch.zeros(len(keys), likelihood.n_outputs)).mean()
+    assert model.loss_curve_[0] < alone + 0.1
