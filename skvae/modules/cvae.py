@@ -9,7 +9,7 @@ from torch import Tensor
 
 from skvae import functional as fn
 from skvae.modules.batch import Batch
-from skvae.modules.linear import LinearModel, Readings, decoder_of
+from skvae.modules.linear import RIDGE, LinearModel, Readings, decoder_of, decoder_of_draws
 from skvae.modules.networks.beside import read_beside
 from skvae.modules.posterior import exact_dtype
 from skvae.modules.priors import PriorSpec
@@ -144,7 +144,12 @@ class CVAEModule(VAEModule):
         if self.likelihood.is_location_family:
             decoder = torch.cat([factors.loadings, slopes], dim=1), origin - slopes @ center
         else:
-            decoder = decoder_of(self, torch.cat([rows.joined @ wide.mT + bias, condition], dim=1), rows)
+            codes = torch.cat([rows.joined @ wide.mT + bias, condition], dim=1)
+            if self.likelihood.has_noise:
+                known = covariance.new_full((condition.shape[1],), RIDGE)
+                decoder = decoder_of_draws(codes, torch.cat([covariance, known]), rows)
+            else:
+                decoder = decoder_of(self, codes, rows)
         return LinearModel(wide, bias, *decoder, log_var=covariance.log())
 
     # -- given a part of the row --------------------------------------------------------------------------------------

@@ -134,6 +134,24 @@ def decoder_of(module: LatentModule, codes: Tensor, rows: Readings) -> tuple[Ten
     return slopes, share @ rows.response - slopes @ center
 
 
+def decoder_of_draws(codes: Tensor, variance: Tensor, rows: Readings) -> tuple[Tensor, Tensor]:
+    """Slopes and constants of the decoder that comes closest to what rows call for, given draws around their codes.
+
+    Parameters
+    ----------
+    codes : Tensor of shape (n, n_components)
+        Means of the draws.
+    variance : Tensor of shape (n_components,)
+        Of the draws around them: a component that says next to nothing of a row moves what is decoded as little.
+    rows : Readings
+    """
+    share = rows.weight / rows.weight.sum()
+    center, mean = share @ codes, share @ rows.response
+    away = (codes - center) * share.unsqueeze(1)
+    slopes = torch.linalg.solve(away.mT @ (codes - center) + torch.diag(variance), away.mT @ (rows.response - mean)).mT
+    return slopes, mean - slopes @ center
+
+
 @torch.no_grad()
 def install(module: LatentModule, model: LinearModel) -> None:
     """Set the linear maps of a module's networks."""

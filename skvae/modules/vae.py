@@ -10,7 +10,7 @@ from torch import Tensor
 from skvae import functional as fn
 from skvae.modules.base import LatentModule, Schedule
 from skvae.modules.batch import Batch, Loss
-from skvae.modules.linear import RIDGE, LinearModel, Readings, decoder_of, encoded_by, install, read
+from skvae.modules.linear import RIDGE, LinearModel, Readings, decoder_of, decoder_of_draws, encoded_by, install, read
 from skvae.modules.networks.build import resolve_encoder
 from skvae.modules.networks.layers import past_statistics
 from skvae.modules.networks.specs import MLP, Layered, fill
@@ -142,6 +142,10 @@ class VAEModule(LatentModule):
             variance = (rows.weight @ covariance.diagonal(dim1=1, dim2=2)) / rows.weight.sum()
             weights = fn.least_squares(rows.joined, mean, rows.weight, ridge=RIDGE)
             model = LinearModel(*weights, *decoder_of(self, mean, rows))
+        if self.likelihood.has_noise and not self.likelihood.is_location_family:
+            codes = rows.joined @ model.encoder.mT + model.encoder_bias
+            slopes, bias = decoder_of_draws(codes, variance, rows)
+            model = model._replace(decoder=slopes, decoder_bias=bias)
         if self.likelihood.is_location_family:  # the loadings themselves, which have not shrunk
             model = model._replace(decoder=factors.loadings, decoder_bias=factors.mean)
         return model._replace(log_var=variance.log(), gains=(beta / variance, factors.noise))
