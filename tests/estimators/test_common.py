@@ -99,6 +99,9 @@ OWN_DEFAULTS = {
     ("TDVAE", "learning_rate"),
     ("TDVAE", "batch_size"),
     ("TDVAE", "max_epochs"),
+    # Those that take tables of numbers alone.
+    *((name, "likelihood") for name in ("ContractiveAE", "NeighborAE", "SparseAE", "TDVAE", "VQVAE")),
+    *((name, "missing_values") for name in ("ContractiveAE", "NeighborAE", "SparseAE")),
 }
 
 

@@ -447,7 +447,7 @@ def test_names_that_are_listed_are_few():
         CVAEResampler(sampling_strategy={77: 3}).fit(np.zeros((22, 2)), np.arange(22) % 11)
     dates = pd.DataFrame({f"d{j}": pd.date_range("2024", periods=9) for j in range(6)})
     with pytest.raises(ValueError, match=r"'d4' \(e\.g\. '2024-01-01'\) and 1 more of X hold dates"):
-        VAETransformer().fit(dates)
+        ContractiveAE().fit(dates)
 
 
 @pytest.mark.parametrize("shape", [(5, 8, 8), (5, 1, 1, 8, 8), (5, 1, 1, 1, 8, 8)])
