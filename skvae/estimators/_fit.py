@@ -40,6 +40,7 @@ STREAM_DECAY = (
 )
 FEWEST_STEPS = 100  # of a run, for a choice to be worth its time
 REMEMBERED_ROWS = 4096  # rows of earlier partial_fit calls that weigh against those of the present one
+_MOST_ROWS_OF_ONE = 1e6  # that a row of a large weight stands for, where columns are measured
 MAX_SEED = 2**31 - 1
 # In training, at most: rows, those of the folds that choose a decay, in double precision too; weights and gradients of all folds,
 # what optimizers gather, and copies; layers of a batch with their gradients.
@@ -136,6 +137,7 @@ class FitRun:
     chooses_decay: bool
     held_out_rows: Rows | None
     validates = False
+    mean_weight = 1.0
 
     def __init__(self, estimator: BaseAutoEncoder, *, single_pass: bool, callbacks: list[Any]):
         self.single_pass, self.callbacks = single_pass, callbacks
@@ -241,8 +243,10 @@ class FitRun:
         self.rows = replace(Table.of(X), groups=held_out.numbers(X))
         empty = self.rows.empty_rows if draft._drops_empty_rows else None
         kept, weight = check.check_weights(sample_weight, X, empty, min_rows=min_rows)
-        # How many rows one of them stands for; weights below one say what counts, and not that there are fewer rows.
-        self.mean_weight = 1.0 if sample_weight is None else max(1.0, float(np.asarray(sample_weight, dtype=float)[kept].mean()))
+        if sample_weight is not None and draft._frame_form is not None:
+            # How many rows one of them stands for; weights below one say what counts, and not that there are fewer rows.
+            given = np.broadcast_to(np.asarray(sample_weight, dtype=np.float64), self.rows.n_rows)[kept]
+            self.mean_weight = float(np.clip(given, 0.0, _MOST_ROWS_OF_ONE).mean().clip(min=1.0))
         self.given, noted = draft._make_table(self, kept, weight, **side)
         vars(draft).update(noted)
         self.table = self._without_gross_errors(np.arange(self.rows.n_rows)[kept])

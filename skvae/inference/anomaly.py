@@ -413,9 +413,9 @@ class Scorer:
     def _parts(self, values: np.ndarray, n_columns: int) -> np.ndarray:
         """Share a score out by its parts, and add up those of the numbers that networks read of one column."""
         parts = self._method.shares(values)
-        if parts.shape[1] == n_columns:
-            return parts
         owner = self._module.likelihood.spread(torch.arange(n_columns, device=self._device)).cpu().numpy()
+        if self._method.entries != "errors" or np.array_equal(owner, np.arange(n_columns)):
+            return parts
         return parts @ (owner[:, np.newaxis] == np.arange(n_columns))
 
     def _values(self, table: Table) -> np.ndarray:

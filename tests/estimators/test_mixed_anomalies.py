@@ -215,3 +215,13 @@ def test_held_out_rows_may_have_categories_of_their_own(monkeypatch):
     assert AnomalyDetector(random_state=0, alpha=0.2).fit(frame[["age"]]).estimators_[0].likelihood == "auto"
     assert AnomalyDetector(random_state=0, alpha=0.2).fit(polars_table()).estimators_[0].likelihood != "auto"
     assert isinstance(polars_table(), pl.DataFrame)
+
+
+@pytest.mark.parametrize("method", ["neighbors", "mahalanobis", "reconstruction", "surprise"])
+def test_shares_are_those_of_their_columns_where_networks_read_them_in_another_order(method):
+    """Counts are read behind numbers, and here there is one number for each column."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"visits": rng.poisson(4, 120), "income": rng.normal(size=120)})
+    model = VAETransformer(1, likelihood={"visits": "poisson"}, max_epochs=2, random_state=0).fit(frame)
+    odd = frame.head(1).assign(income=9.0)
+    assert model.explain_anomaly(odd, method=method)[0].argmax() == 1

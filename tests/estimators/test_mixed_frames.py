@@ -628,3 +628,12 @@ def test_linear_maps_begin_no_worse_than_columns_by_themselves(n_components):
     likelihood.noise.set_moment(torch.ones_like(likelihood.noise.moment))
     keys = model._check_rows(frame, reset=False)
     assert score > likelihood.log_prob(keys, torch.zeros(len(keys), likelihood.n_outputs)).mean() + 0.1
+
+
+@pytest.mark.parametrize("weight", [2.0, 1e-9, 1e300])
+def test_one_weight_for_all_rows(weight):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"c": rng.choice(["a", "b"], 40), "r": rng.normal(size=40)})
+    quick = {"max_epochs": 1, "linear_path": None, "random_state": 0}
+    for X in (frame, frame[["r"]], frame[["r"]].to_numpy()):
+        assert np.isfinite(AutoEncoder(1, **quick).fit(X, sample_weight=weight).score(X))

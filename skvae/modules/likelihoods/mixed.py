@@ -191,10 +191,6 @@ class MixedLikelihood(Likelihood):
         scores, counts, logits = self._split(change)
         return torch.cat([scores, counts * self.counts.scale.to(change), logits], dim=-1)
 
-    def fill(self, x: Tensor, *, is_target: bool = False) -> tuple[Tensor, Tensor]:
-        observed = ~x.isnan()
-        return torch.where(observed, x, ABSENT), observed
-
     def response(self, x: Tensor) -> Tensor:
         present, observed = self._present(x)
         scores = self.scores.read(present[..., self.scores.columns]) * observed[..., self.scores.columns]
