@@ -172,9 +172,12 @@ class MixedLikelihood(Likelihood):
         return self._read(present, observed, self.choices.chosen(x))
 
     def _read(self, present: Tensor, observed: Tensor, chosen: Tensor) -> Tensor:
-        scores = self.scores.read(present[..., self.scores.columns]) * observed[..., self.scores.columns]
-        counts = self.counts.read(present[..., self.counts.columns]) * observed[..., self.counts.columns]
-        return torch.cat([scores, counts, self.choices.read(chosen, observed)], dim=-1)
+        return torch.cat([*self._numbers(present, observed), self.choices.read(chosen, observed)], dim=-1)
+
+    def _numbers(self, present: Tensor, observed: Tensor) -> list[Tensor]:
+        """Return what networks read of columns of scores, and of counts."""
+        parts: list[Scores | Counts] = [self.scores, self.counts]
+        return [part.read(present[..., part.columns]) * observed[..., part.columns] for part in parts]
 
     def hide_constant(self, x: Tensor) -> Tensor:
         return x
@@ -193,9 +196,8 @@ class MixedLikelihood(Likelihood):
 
     def response(self, x: Tensor) -> Tensor:
         present, observed = self._present(x)
-        scores = self.scores.read(present[..., self.scores.columns]) * observed[..., self.scores.columns]
-        counts = self.counts.read(present[..., self.counts.columns]) * observed[..., self.counts.columns]
-        return torch.cat([scores, counts, self.choices.response(self.choices.chosen(x), observed)], dim=-1)
+        of_levels = self.choices.response(self.choices.chosen(x), observed)
+        return torch.cat([*self._numbers(present, observed), of_levels], dim=-1)
 
     # -- losses and scores --------------------------------------------------------------------------------------------
 
@@ -225,13 +227,17 @@ class MixedLikelihood(Likelihood):
         if torch.is_grad_enabled():  # what is known of the slope spares the way back through all that has been done
             energy = energy + _by_column(slope * (output - output.detach()), self.belongs)
         if self.sizes[1]:
-            _, log_rate, _ = self._split(output)
-            nats = self.counts.nats(self._present(target)[0][..., self.counts.columns], self.counts.locate(log_rate))
-            energy = energy + _by_column(nats, self.of_count)
+            energy = energy + self._energies_of_counts(target, output)
         if observed is None:
             return Energies(energy, moment, counted)
         counted = counted & observed
         return Energies(torch.where(observed, energy, 0.0), torch.where(counted, moment, 0.0), counted)
+
+    def _energies_of_counts(self, target: Tensor, output: Tensor) -> Tensor:
+        """Energies of columns of counts, and zeros for all others."""
+        log_rate = self.counts.locate(self._split(output)[1])
+        present, _ = self._present(target)
+        return _by_column(self.counts.nats(present[..., self.counts.columns], log_rate), self.of_count)
 
     def _found(self, facts: Tensor, output: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Energies, their slopes in the output, squared residuals of scores, and where these count; without counts.
@@ -271,9 +277,7 @@ class MixedLikelihood(Likelihood):
         unit = self._moment(output)
         energy, *_ = self._found(self.facts(target), output, torch.ones_like(unit))
         if self.sizes[1]:
-            rates = self.counts.locate(self._split(output)[1])
-            nats = self.counts.nats(self._present(target)[0][..., self.counts.columns], rates)
-            energy = energy + _by_column(nats, self.of_count)
+            energy = energy + self._energies_of_counts(target, output)
         return energy if observed is None else torch.where(observed, energy, 0.0)
 
     def nll_of(self, energy: Tensor, observed: Tensor | None = None) -> Tensor:
