@@ -35,12 +35,14 @@ class AnomalyScoresMixin:
         - "reconstruction": nats by which the likelihood of a row, given its reconstruction, falls short of the best possible:
           for a Gaussian, squared residuals over twice the noise variance.
         - "likelihood": `score_samples` with the opposite sign.
-        - "surprise", for data frames with columns of different kinds alone: the sum over the columns of the nats by which an
-          entry is less probable given the others of its row than by itself, as estimated by 16 importance draws,
-          :math:`\max(0, \log p(x_j) - \log p(x_j|x_{-j}))`. A rare category is no anomaly where it goes with the rest of the
-          row, and a frequent one is where it does not. Entries that are less probable by themselves than any of the training
-          rows that are kept count as no less probable: numbers that are far out are anomalies. Of more than 64 columns, some are
-          left out together. What is missing has no part in it.
+        - "surprise", for data frames with columns of different kinds alone: how rare it is that entries are as improbable given
+          the others of their row. With :math:`z_j` the code of the row in which the entry of column `j` has been replaced by its
+          reconstruction, and :math:`s_j = -\log p(x_j|z_j)`, the score is the sum over the columns of
+          :math:`(\log P_j(s_j))^2`, where :math:`P_j` is the share of the references with at least as large an :math:`s_j`; an
+          exponential distribution stands for the largest fifth of them, with a mean of at least one nat beyond the others. Columns that the model foretells well and badly, and
+          numbers and categories, have one unit thereby. A rare category is no anomaly where it goes with the rest of the row, and
+          a frequent one is where it does not. Of more than 64 columns, some are replaced together. What is missing has no part
+          in it.
 
         In such frames, :math:`x` of the other methods is what the encoder reads: numbers as normal scores, and zeros and ones for
         the categories, standardized.
@@ -50,7 +52,7 @@ class AnomalyScoresMixin:
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Rows in the units of the training data.
         method : {"auto", "neighbors", "mahalanobis", "reconstruction", "surprise", "likelihood"}, default="auto"
-            How they are scored; "auto" is "neighbors" or, of data frames with columns of different kinds, "mahalanobis".
+            How they are scored; "auto" is "neighbors" or, of data frames with columns of different kinds, "surprise".
 
         Returns
         -------
@@ -115,9 +117,8 @@ class AnomalyScoresMixin:
 
     def _scorer(self, name: str, device: torch.device) -> Scorer:
         """Return the method of a name, at work on this model."""
-        references = self._kept_rows.references(self.module_, device)
-        log_density = self._log_density() if name == "surprise" else None
-        return Scorer(name, references, self.module_, device, log_density)
+        references = self._kept_rows.references(self.module_, device, with_nats=name == "surprise")
+        return Scorer(name, references, self.module_, device)
 
 
 class ConditionalAnomalyScoresMixin(AnomalyScoresMixin):
@@ -137,7 +138,7 @@ class ConditionalAnomalyScoresMixin(AnomalyScoresMixin):
             Labels or numbers of the rows. Without them, every row gets the label under which it is the least anomalous; by
             "likelihood", labels are summed out.
         method : {"auto", "neighbors", "mahalanobis", "reconstruction", "surprise", "likelihood"}, default="auto"
-            How rows are scored; "auto" is "neighbors" or, of data frames with columns of different kinds, "mahalanobis".
+            How rows are scored; "auto" is "neighbors" or, of data frames with columns of different kinds, "surprise".
 
         Returns
         -------

@@ -8,7 +8,7 @@ over one row in a fixed order, so that a row's result does not depend on its nei
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -19,7 +19,6 @@ from torch import nn
 from skvae.data import Table
 from skvae.data.sources import row_blocks
 from skvae.inference import rows as rows_of
-from skvae.inference.importance import nats_alone, nats_given_others
 from skvae.modules import Likelihood
 from skvae.runtime.state import n_bytes_of
 
@@ -38,20 +37,20 @@ class References(NamedTuple):
         The rows and their residuals, in the likelihood's comparable units.
     weight : ndarray of shape (n_references,)
         Their weights.
-    rarest : ndarray of shape (n_features,) or None
-        Nats of the least probable entry of each column by itself, where the likelihood knows them.
+    nats : ndarray of shape (n_references, n_features) or None
+        How improbable their entries are, see `rows.repaired_nats`; where somebody asks for that.
     """
 
     x: np.ndarray
     error: np.ndarray
     weight: np.ndarray
-    rarest: np.ndarray | None = None
+    nats: np.ndarray | None = None
 
     @classmethod
-    def of(cls, errors: np.ndarray, weight: np.ndarray | None = None, rarest: np.ndarray | None = None) -> References:
+    def of(cls, errors: np.ndarray, weight: np.ndarray | None = None) -> References:
         """Split what `Likelihood.errors` has of some rows."""
         x, error = np.hsplit(errors.astype(np.float32), 2)
-        return cls(x, error, np.ones(len(x)) if weight is None else weight, rarest)
+        return cls(x, error, np.ones(len(x)) if weight is None else weight)
 
 
 class KeptRows:
@@ -81,15 +80,20 @@ class KeptRows:
         weight = np.ones(table.n_rows) if table.weight is None else table.weight
         return cls(x, weight, table.condition)
 
-    def references(self, module: nn.Module, device: torch.device) -> References:
-        """Rows beside what the module of this fit makes of them."""
+    def references(self, module: nn.Module, device: torch.device, *, with_nats: bool = False) -> References:
+        """Rows beside what the module of this fit makes of them, and how improbable their entries are where that is needed."""
         if self._references is None:
-            X = module.likelihood.from_comparable(torch.tensor(self.x))  # a copy: the memory may be read-only
-            table = Table.of(X, condition=self.condition)
-            errors = reconstruction_entries(module, "errors", table, device)
-            rarest = nats_alone(module, table, device).max(axis=0) if module.likelihood.knows_marginals else None
-            self._references = References.of(errors, self.weight, rarest)
+            errors = reconstruction_entries(module, "errors", self._table(module), device)
+            self._references = References.of(errors, self.weight)
+        if with_nats and self._references.nats is None:
+            nats = rows_of.repaired_nats(module, self._table(module), device)
+            self._references = self._references._replace(nats=nats)
         return self._references
+
+    def _table(self, module: nn.Module) -> Table:
+        """Rows in the units of the data."""
+        X = module.likelihood.from_comparable(torch.tensor(self.x))  # a copy: the memory may be read-only
+        return Table.of(X, condition=self.condition)
 
     def take(self, rows: np.ndarray) -> KeptRows:
         """Keep some rows."""
@@ -335,25 +339,62 @@ class Deviance:
 
 
 class Surprise:
-    """Nats by which entries are less probable given the other entries of their rows than by themselves.
+    r"""How rare it is that an entry fits as badly to what the model makes of the others of its row.
 
-    By themselves, entries count for no less probable than the least probable of the references: those that are rarer are as much
-    of a surprise as they are rare.
+    An entry is as improbable as its nats say, see `rows.repaired_nats`, which mean more in columns that the model foretells well
+    than in others. Their unit is therefore that of the references' own: the share of these whose entry of the column is at least
+    as improbable, beyond the `tail` of them by an exponential distribution with the mean of that tail. A column's share of the
+    score is the square of the negative logarithm of that, which lies between the sum, where much that is a little odd hides what
+    is very odd, and the largest alone.
+
+    Parameters
+    ----------
+    tail : float
+        Share of the references by which an exponential distribution is fitted.
+    fewest : int
+        References that it is fitted to at least, but no more than half of those there are.
+    least_scale : float
+        Smallest mean of that distribution, in nats.
     """
 
     entries: ClassVar[str] = "surprise"
     occludes: ClassVar[bool] = False
 
+    def __init__(self, tail: float = 0.2, fewest: int = 5, least_scale: float = 1.0):
+        self.tail, self.fewest, self.least_scale = tail, fewest, least_scale
+
     def fit(self, references: References) -> Surprise:
-        """Take note of the least probable entries."""
-        assert references.rarest is not None
-        self._rarest = references.rarest
+        """Sort the references' nats, column by column, without those of missing entries."""
+        assert references.nats is not None
+        self._columns = [self._distribution(nats, references.weight) for nats in references.nats.T]
         return self
 
+    def _distribution(self, nats: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, int, float, float] | None:
+        """Nats in rising order, the logarithms of the shares beyond, and where the tail begins, with its share and mean."""
+        there = ~np.isnan(nats)
+        if not there.any():
+            return None
+        order = np.argsort(nats[there], kind="stable")
+        nats, weight = nats[there][order], weight[there][order]
+        n_rows, beyond = len(nats), np.cumsum(weight[::-1])[::-1] / weight.sum()
+        # A row between two of them has half a reference's share more than those beyond it.
+        rarity = -np.log((np.append(beyond, 0.0) * n_rows + 0.5) / (n_rows + 1.0))
+        least = max(self.tail, min(self.fewest / n_rows, 0.5))
+        start = int(np.flatnonzero(beyond >= min(least, 1.0) - 1e-9)[-1])
+        mean = float(np.average(nats[start:] - nats[start], weights=weight[start:]))
+        return nats, np.maximum(rarity, 0.0), start, float(beyond[start]), max(mean, self.least_scale)
+
     def shares(self, values: np.ndarray) -> np.ndarray:
-        """Surprise of every column, which is none where the other columns make an entry more probable."""
-        given, alone = np.hsplit(values, 2)
-        return np.maximum(given - np.minimum(alone, self._rarest), 0.0)
+        """Return the squared rarity of every entry, zero where it is missing."""
+        found = np.zeros(values.shape)
+        for own, column, known in zip(found.T, values.T, self._columns, strict=True):
+            if known is None:
+                continue
+            nats, rarity, start, share, mean = known
+            beyond = (column - nats[start]) / mean - np.log(share)
+            own[:] = np.where(column > nats[start], beyond, rarity[np.searchsorted(nats, column, side="left")])
+            own[np.isnan(column)] = 0.0
+        return found**2
 
     def score(self, values: np.ndarray) -> np.ndarray:
         """Return their sum."""
@@ -385,20 +426,11 @@ class Scorer:
     module : LatentModule
         Reconstructs the rows.
     device : torch.device
-    log_density : callable or None, default=None
-        Log-density of codes ``(n, n_components)``; that of the module's own prior by default.
     """
 
-    def __init__(
-        self,
-        name: str,
-        references: References,
-        module: nn.Module,
-        device: torch.device,
-        log_density: Callable[[np.ndarray], np.ndarray] | None = None,
-    ):
+    def __init__(self, name: str, references: References, module: nn.Module, device: torch.device):
         self._method = METHODS[name]().fit(references)
-        self._module, self._device, self._log_density = module, device, log_density
+        self._module, self._device = module, device
 
     def score(self, table: Table) -> np.ndarray:
         """Scores of rows, ``(n_samples,)``."""
@@ -420,8 +452,7 @@ class Scorer:
 
     def _values(self, table: Table) -> np.ndarray:
         if self._method.entries == "surprise":
-            given = nats_given_others(self._module, table, self._device, self._log_density)
-            return np.hstack([given, nats_alone(self._module, table, self._device)])
+            return rows_of.repaired_nats(self._module, table, self._device)
         return reconstruction_entries(self._module, self._method.entries, table, self._device)
 
     def _blocks(self, table: Table, copies: int = 1) -> Iterator[Table]:

@@ -10,11 +10,10 @@ import torch
 from torch import nn
 
 from skvae.data import Table
-from skvae.inference.runner import TILE, Runner, score_rows
+from skvae.inference.runner import Runner, score_rows
 
 POOL_SIZE = 2**16
 _POOL_SEED = 20140130
-LEFT_OUT_DRAWS, MAX_LEFT_OUT = 16, 64  # draws without an entry, and how many times some are left out
 
 
 @lru_cache(maxsize=4)
@@ -97,58 +96,6 @@ def log_weights(
     def step(rows: slice) -> np.ndarray:
         weights = module.importance_draws(batch(rows), log_prior).log_weights
         return reduce(weights.cpu().numpy().astype(np.float64))
-
-    return runner.map(step, table.n_rows)
-
-
-def nats_given_others(
-    module: nn.Module,
-    table: Table,
-    device: torch.device,
-    log_density: Callable[[np.ndarray], np.ndarray] | None,
-) -> np.ndarray:
-    r"""Negative log-probabilities of entries given the others of their rows, ``(n_samples, n_features)``; zero where missing.
-
-    Codes are drawn from the proposal for the row without the entry, and weighted by importance:
-    :math:`p(x_j|x_{-j}) = \sum_k w_k\,p(x_j|z_k) / \sum_k w_k`. Of more than 64 columns, several are left out at a time.
-    """
-    n_groups = min(table.n_features, MAX_LEFT_OUT)
-    size = score_rows(module, LEFT_OUT_DRAWS)
-    # Few at a time on CPUs: a chunk is gone through for every column, be it full or not.
-    runner = Runner(module, device, size=min(TILE, size) if device.type == "cpu" else size, scores=True)
-    draw = pooled_noise(module.n_components, LEFT_OUT_DRAWS, device)
-    read = runner.batches(table, noise=lambda rows, x: {"posterior": draw(x)})
-    likelihood, log_prior = module.likelihood, density_of(log_density)
-    group = torch.arange(table.n_features, device=device) % n_groups
-
-    def step(rows: slice) -> np.ndarray:
-        batch = read(rows)
-        batch = batch._replace(facts=likelihood.facts(batch.target))
-        there = torch.ones_like(batch.x, dtype=torch.bool) if batch.observed is None else batch.observed
-        nats = torch.zeros_like(batch.x)
-        for i in range(n_groups):
-            left_out = group == i
-            seen = there & ~left_out
-            hidden = torch.where(seen, batch.x, likelihood.absent())
-            draws = module.importance_draws(batch, log_prior, seen=batch._replace(x=hidden, observed=seen))
-            energy, weight = draws.terms.energy[..., left_out], draws.log_weights.unsqueeze(-1)
-            # The weights have the entries in them.
-            others = weight + energy.sum(-1, keepdim=True)
-            each = torch.logsumexp(others, 1) - torch.logsumexp(others - energy, 1)
-            nats[:, left_out] = each.to(nats)
-        return torch.where(there, nats, 0.0).cpu().numpy().astype(np.float64)
-
-    return runner.map(step, table.n_rows)
-
-
-def nats_alone(module: nn.Module, table: Table, device: torch.device) -> np.ndarray:
-    """Negative log-probabilities of entries if columns knew nothing of each other, ``(n_samples, n_features)``."""
-    runner = Runner(module, device)
-    read = runner.batches(table)
-
-    def step(rows: slice) -> np.ndarray:
-        batch = read(rows)
-        return module.likelihood.alone(batch.target, batch.counted).cpu().numpy().astype(np.float64)
 
     return runner.map(step, table.n_rows)
 

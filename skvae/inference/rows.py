@@ -11,10 +11,13 @@ import torch
 from torch import nn
 
 from skvae.data import Table
-from skvae.inference.runner import CHUNK_FLOATS, Runner, chunk_rows, place, rows_at_once
+from skvae.inference.runner import CHUNK_FLOATS, TILE, Runner, chunk_rows, place, rows_at_once
 from skvae.modules import Batch
 from skvae.runtime.cudnn import steady
 from skvae.runtime.randomness import make_generator, private_randomness
+
+MAX_REPAIRED = 64  # times that some columns are replaced
+_REPAIRED_ROWS = 4 * TILE  # of a chunk
 
 
 def encode(module: nn.Module, table: Table, device: torch.device) -> np.ndarray:
@@ -159,6 +162,54 @@ def deviance(module: nn.Module, table: Table, Z: np.ndarray, device: torch.devic
 def errors(module: nn.Module, table: Table, Z: np.ndarray, device: torch.device) -> np.ndarray:
     """Rows and their residuals, given codes, side by side and in standardized units, ``(n_samples, 2 * n_features)``."""
     return _beside_rows(module, table, Z, device, module.likelihood.errors)
+
+
+def repaired_nats(module: nn.Module, table: Table, device: torch.device) -> np.ndarray:
+    r"""Negative log-probabilities of entries given what the model makes of the others of their rows, NaN where they are missing.
+
+    For every column, rows are encoded with what they reconstruct to in its place, or what is expected of the numbers that the
+    encoder reads of it: :math:`-\log p(x_j|z(x_1, \ldots, \hat{x}_j, \ldots, x_d))`. Where encoder and decoder are linear, entries
+    miss this reconstruction by as much, up to a factor of the column, as they would miss one of the others alone. Of more
+    than 64 columns, several are replaced at a time.
+
+    Parameters
+    ----------
+    module : LatentModule
+        With a likelihood whose energies are nats, of each column by itself, and which has `expected_input`.
+    table : Table
+    device : torch.device
+
+    Returns
+    -------
+    ndarray of float64, shape (n_samples, n_features)
+    """
+    likelihood, n_groups = module.likelihood, min(table.n_features, MAX_REPAIRED)
+    size = chunk_rows(module, device)
+    # A chunk is gone through for every column, be it full or not.
+    runner = Runner(module, device, size=min(_REPAIRED_ROWS, size) if device.type == "cpu" else size)
+    read = runner.batches(table)
+    group = torch.arange(table.n_features, device=device) % n_groups
+    group_of_inputs = likelihood.spread(group)
+
+    def step(rows: slice) -> torch.Tensor:
+        batch = read(rows)
+        target, counted, facts = batch.target, batch.counted, likelihood.facts(batch.target)
+        inputs = likelihood.network_input(batch.x)
+
+        def output(inputs: torch.Tensor) -> torch.Tensor:
+            return module.decode(module.encode(batch._replace(target=batch.x, facts=inputs)), batch)
+
+        expected, nats = likelihood.expected_input(output(inputs)), torch.zeros_like(target)
+        for i in range(n_groups):
+            repaired = torch.where(group_of_inputs == i, expected, inputs)
+            energy = likelihood.terms(target, output(repaired), counted, facts).energy
+            nats[:, group == i] = energy[:, group == i].to(nats)
+        highest = torch.finfo(nats.dtype).max
+        nats = nats.nan_to_num(nan=highest, posinf=highest)
+        return nats if counted is None else torch.where(counted, nats, torch.nan)
+
+    found: np.ndarray = runner.map(step, table.n_rows)
+    return found.astype(np.float64)
 
 
 def log_likelihood(module: nn.Module, table: Table, Z: np.ndarray, device: torch.device) -> np.ndarray:

@@ -11,9 +11,9 @@ from sklearn.pipeline import make_pipeline
 from test_mixed_frames import MAKERS, TAKERS, N, polars_table, quick, table
 
 import skvae
-from skvae import CVAE, AnomalyDetector, AutoEncoder, CVAEClassifier, Mixed, VAETransformer
+from skvae import CVAE, AnomalyDetector, AutoEncoder, CVAEClassifier, LinearPath, Mixed, VAETransformer
 from skvae.data import Table
-from skvae.inference.importance import nats_alone, nats_given_others
+from skvae.inference.rows import repaired_nats
 
 pytestmark = [
     pytest.mark.usefixtures("one_core"),
@@ -87,7 +87,7 @@ def test_every_column_has_a_share(cls, maker):
         assert shares.shape == (N, 6)
         assert (shares >= 0.0).all()
         np.testing.assert_allclose(shares.sum(axis=1), score, rtol=1e-6)
-    np.testing.assert_array_equal(model.explain_anomaly(frame), model.explain_anomaly(frame, method="mahalanobis"))
+    np.testing.assert_array_equal(model.explain_anomaly(frame), model.explain_anomaly(frame, method="surprise"))
     missing = frame.isna().to_numpy() if isinstance(frame, pd.DataFrame) else np.array([own.is_null() for own in frame]).T
     assert (model.explain_anomaly(frame, method="surprise")[missing] == 0.0).all()
     np.testing.assert_array_equal(model.score_anomaly(frame, method="likelihood"), -model.score_samples(frame))
@@ -111,23 +111,19 @@ def test_rows_that_are_kept_are_those_of_training():
 
 
 @pytest.mark.parametrize("cls", [VAETransformer, AutoEncoder])
-def test_nats_are_those_of_the_model(cls):
-    """Against joint probabilities of all values of a column, by many draws of the prior."""
-    frame = linked(n=80)[["kind", "color", "is_large"]]
-    model = quick(cls, max_epochs=10, n_score_draws=128).fit(frame)
-    rows = frame[:6]
-    table = Table.of(model._frame_form.read(rows))
-    device = next(model.module_.parameters()).device
-    found = nats_given_others(model.module_, table, device, model._log_density())
-    for j, name in enumerate(frame):
-        levels = model._frame_form.columns[j].levels
-        each = [model.score_samples(rows.assign(**{name: frame[name].dtype.type(level) if name == "is_large" else level}))
-                for level in levels]  # fmt: skip
-        expected = np.logaddexp.reduce(each, axis=0) - model.score_samples(rows)
-        np.testing.assert_allclose(found[:, j], expected, atol=0.25)
-    alone = nats_alone(model.module_, table, device)
-    shares = frame["kind"].value_counts(normalize=True)
-    np.testing.assert_allclose(alone[:, 0], -np.log(shares[rows["kind"]]), atol=0.05)
+def test_nats_of_linear_models_are_those_given_the_other_entries(cls):
+    """Up to a factor and a constant of each column: entries are compared with what the model makes of the others."""
+    rng = np.random.default_rng(0)
+    loadings, noise = rng.normal(size=(2, 5)), np.array([0.3, 0.4, 0.5, 0.6, 0.7])
+    X = rng.normal(size=(600, 2)) @ loadings + noise * rng.normal(size=(600, 5))
+    frame = pd.DataFrame(X, columns=list("abcde"))
+    options = {"linear_path": LinearPath(np.inf), "max_epochs": 1, "likelihood": {"a": "gaussian"}, "random_state": 0}
+    model = cls(2, **options).fit(frame)
+    found = repaired_nats(model.module_, Table.of(X[:200]), torch.device("cpu"))
+    precision = np.linalg.inv(loadings.T @ loadings + np.diag(noise**2))
+    given_others = X[:200] @ precision / np.diag(precision)  # what entries miss their conditional means by
+    for j in range(5):
+        assert np.corrcoef(np.sqrt(found[:, j] - found[:, j].min()), np.abs(given_others[:, j]))[0, 1] > 0.95
 
 
 def test_wide_frames_leave_out_several_columns_at_a_time():

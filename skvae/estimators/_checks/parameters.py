@@ -10,8 +10,7 @@ import torch
 
 from skvae.inference import anomaly
 
-_OF_FRAMES = "surprise"  # method of scoring anomalies that is for mixed frames alone
-_BEST_OF_FRAMES = "mahalanobis"  # what "auto" is for them
+_OF_FRAMES = "surprise"  # method of scoring anomalies that is for mixed frames alone, and what "auto" is for them
 
 
 def check_count(name: str, value: Any, *, at_least: int = 1) -> int:
@@ -47,9 +46,9 @@ def check_anomaly_method(method: Any, default: str, *, splits: bool = False, mix
     if not mixed and isinstance(method, str) and method == _OF_FRAMES:
         raise ValueError(
             f"method={method!r} is for models of data frames with columns of different kinds, which know how probable entries "
-            "are by themselves; method='auto' scores rows of numbers."
+            "are; method='auto' scores rows of numbers."
         )
-    default = _BEST_OF_FRAMES if mixed else default
+    default = _OF_FRAMES if mixed else default
     names = [name for name in anomaly.METHODS if mixed or name != _OF_FRAMES]
     names = names if splits else [*names, "likelihood"]
     if splits and isinstance(method, str) and method == "likelihood":

@@ -427,6 +427,13 @@ class MixedLikelihood(Likelihood):
             found = found + _by_column((self.counts.nats(here, counts) - best).clamp(min=0.0), self.of_count)
         return torch.where(observed, found, 0.0).numpy()  # type: ignore[no-any-return]
 
+    def expected_input(self, output: Tensor) -> Tensor:
+        """Return what is expected of the numbers that networks read, ``(..., n_inputs)``: of counts, what is read of their mean."""
+        scores, counts, logits = self._split(self.locate(output))
+        choices = self.choices
+        indicators = (choices.probability(logits) - choices.share.to(logits)) / choices.unit.to(logits)
+        return torch.cat([scores, self.counts.read(counts.exp()), indicators], dim=-1)
+
     def comparable(self, x: Tensor) -> Tensor:
         """Return what networks read of rows, in which columns compare, ``(..., n_inputs)``."""
         return self.read(x)
@@ -439,10 +446,7 @@ class MixedLikelihood(Likelihood):
     def errors(self, X: Any, output: Tensor) -> NDArray[np.float64]:
         target = self._exact(X)
         _, observed = self._present(target)
-        scores, counts, logits = self._split(self.locate(output.cpu().double()))
-        choices = self.choices
-        indicators = (choices.probability(logits) - choices.share.to(logits)) / choices.unit.to(logits)
-        expected = torch.cat([scores, self.counts.read(counts.exp()), indicators], dim=-1)
+        expected = self.expected_input(output.cpu().double())
         x = torch.where(self.spread(observed), self.read(target), expected)
         return torch.cat([x, x - expected], dim=1).numpy()  # type: ignore[no-any-return]
 
