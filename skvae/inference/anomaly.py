@@ -37,7 +37,7 @@ class References(NamedTuple):
         The rows and their residuals, in the likelihood's comparable units.
     weight : ndarray of shape (n_references,)
         Their weights.
-    nats : ndarray of shape (n_references, n_features) or None
+    nats : ndarray of shape (n_references, 2, n_features) or None
         How improbable their entries are, see `rows.repaired_nats`; where somebody asks for that.
     """
 
@@ -86,7 +86,7 @@ class KeptRows:
             errors = reconstruction_entries(module, "errors", self._table(module), device)
             self._references = References.of(errors, self.weight)
         if with_nats and self._references.nats is None:
-            nats = rows_of.repaired_nats(module, self._table(module), device)
+            nats = rows_of.repaired_nats(module, self._table(module), device, n_groups=MAX_OCCLUDED)
             self._references = self._references._replace(nats=nats)
         return self._references
 
@@ -341,64 +341,94 @@ class Deviance:
 class Surprise:
     r"""How rare it is that an entry fits as badly to what the model makes of the others of its row.
 
-    An entry is as improbable as its nats say, see `rows.repaired_nats`, which mean more in columns that the model foretells well
-    than in others. Their unit is therefore that of the references' own: the share of these whose entry of the column is at least
-    as improbable, beyond the `tail` of them by an exponential distribution with the mean of that tail. A column's share of the
-    score is the square of the negative logarithm of that, which lies between the sum, where much that is a little odd hides what
-    is very odd, and the largest alone.
+    Entries are as improbable as their nats say, see `rows.repaired_nats`, which mean more in columns that the model foretells well
+    than in others. They are therefore measured by those of the references: an entry's *rarity* is the negative logarithm of the
+    share of these that are at least as improbable, see `Rarity`. The score is the sum of their squares, which lies between the
+    sum, where much that is a little odd hides what is very odd, and the largest alone.
 
-    Parameters
-    ----------
-    tail : float
-        Share of the references by which an exponential distribution is fitted.
-    fewest : int
-        References that it is fitted to at least, but no more than half of those there are.
-    least_scale : float
-        Smallest mean of that distribution, in nats.
+    A wrong entry may spoil what is made of others. So the score is shared out in proportion to the rarity of an entry and what
+    those of the other entries, in the row as it is, lose altogether when the entry is replaced. Of more than `MAX_OCCLUDED`
+    columns, shares are the terms of the sum.
     """
 
     entries: ClassVar[str] = "surprise"
     occludes: ClassVar[bool] = False
 
-    def __init__(self, tail: float = 0.2, fewest: int = 5, least_scale: float = 1.0):
-        self.tail, self.fewest, self.least_scale = tail, fewest, least_scale
-
     def fit(self, references: References) -> Surprise:
-        """Sort the references' nats, column by column, without those of missing entries."""
+        """Measure the references' nats, in rows as they are and given the other entries."""
         assert references.nats is not None
-        self._columns = [self._distribution(nats, references.weight) for nats in references.nats.T]
+        as_they_are, given_others = references.nats.swapaxes(0, 1)
+        self._as_they_are, self._given_others = (Rarity(nats, references.weight) for nats in (as_they_are, given_others))
         return self
 
-    def _distribution(self, nats: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, int, float, float] | None:
-        """Nats in rising order, the logarithms of the shares beyond, and where the tail begins, with its share and mean."""
-        there = ~np.isnan(nats)
-        if not there.any():
-            return None
-        order = np.argsort(nats[there], kind="stable")
-        nats, weight = nats[there][order], weight[there][order]
-        n_rows, beyond = len(nats), np.cumsum(weight[::-1])[::-1] / weight.sum()
-        # A row between two of them has half a reference's share more than those beyond it.
-        rarity = -np.log((np.append(beyond, 0.0) * n_rows + 0.5) / (n_rows + 1.0))
-        least = max(self.tail, min(self.fewest / n_rows, 0.5))
-        start = int(np.flatnonzero(beyond >= min(least, 1.0) - 1e-9)[-1])
-        mean = float(np.average(nats[start:] - nats[start], weights=weight[start:]))
-        return nats, np.maximum(rarity, 0.0), start, float(beyond[start]), max(mean, self.least_scale)
+    def score(self, values: np.ndarray) -> np.ndarray:
+        """Score of rows, from `rows.repaired_nats`."""
+        return (self._given_others.of(values[:, 1]) ** 2).sum(axis=1)
 
     def shares(self, values: np.ndarray) -> np.ndarray:
-        """Return the squared rarity of every entry, zero where it is missing."""
+        """Share the score out; the values have those of all entries for every column that is replaced, or nothing more."""
+        own, replaced = self._given_others.of(values[:, 1]), values[:, 2:]
+        squares = own**2
+        if not replaced.shape[1]:
+            return squares
+        before, after = self._as_they_are.of(values[:, 0]), self._as_they_are.of(replaced)
+        columns = np.arange(own.shape[1])
+        after[:, columns, columns] = before  # of the others alone
+        parts = own + np.maximum(before.sum(axis=1, keepdims=True) - after.sum(axis=2), 0.0)
+        parts[np.isnan(values[:, 1])] = 0.0
+        total = parts.sum(axis=1, keepdims=True)
+        return squares.sum(axis=1, keepdims=True) * (parts / np.where(total > 0.0, total, 1.0))
+
+
+class Rarity:
+    r"""Negative logarithms of the shares of references that have at least such values, column by column.
+
+    Shares are those of the references themselves and, in the `tail` of the largest, by an exponential distribution with the same
+    mean, at least `least_scale`: nats that hardly differ do not count as different.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_references, n_features)
+        NaN where they are missing.
+    weight : ndarray of shape (n_references,)
+    tail : float
+        Share of the references by which an exponential distribution is fitted.
+    fewest : int
+        References that it is fitted to at least, but no more than half of those there are.
+    least_scale : float
+        Smallest mean of that distribution.
+    """
+
+    def __init__(self, values: np.ndarray, weight: np.ndarray, tail: float = 0.2, fewest: int = 5, least_scale: float = 1.0):
+        self.tail, self.fewest, self.least_scale = tail, fewest, least_scale
+        there = ~np.isnan(values)
+        self._columns = [self._tail(own[seen], weight[seen]) for own, seen in zip(values.T, there.T, strict=True)]
+
+    def _tail(self, values: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, float, float] | None:
+        """Values in rising order and their rarities, the one that the tail begins at, its rarity there and its mean beyond."""
+        n_rows = len(values)
+        if not n_rows:
+            return None
+        order = np.argsort(values, kind="stable")
+        values, weight = values[order], weight[order]
+        beyond = np.cumsum(weight[::-1])[::-1] / weight.sum()
+        rarity = -np.log((beyond * n_rows + 0.5) / (n_rows + 1.0))  # with the row itself among them
+        share = max(self.tail, min(self.fewest / n_rows, 0.5))
+        start = int(np.flatnonzero(beyond >= share - 1e-9)[-1])
+        mean = float(np.average(values[start:] - values[start], weights=weight[start:]))
+        return values, rarity, float(values[start]), -float(np.log(beyond[start])), max(mean, self.least_scale)
+
+    def of(self, values: np.ndarray) -> np.ndarray:
+        """Rarity of values ``(..., n_features)``, zero where they are missing or nothing is known of their column."""
         found = np.zeros(values.shape)
-        for own, column, known in zip(found.T, values.T, self._columns, strict=True):
+        for j, known in enumerate(self._columns):
             if known is None:
                 continue
-            nats, rarity, start, share, mean = known
-            beyond = (column - nats[start]) / mean - np.log(share)
-            own[:] = np.where(column > nats[start], beyond, rarity[np.searchsorted(nats, column, side="left")])
-            own[np.isnan(column)] = 0.0
-        return found**2
-
-    def score(self, values: np.ndarray) -> np.ndarray:
-        """Return their sum."""
-        return self.shares(values).sum(axis=1)
+            own = values[..., j]
+            ordered, rarity, start, first, mean = known
+            place = np.minimum(np.searchsorted(ordered, own, side="left"), len(ordered) - 1)
+            found[..., j] = np.where(own > start, first + (own - start) / mean, np.maximum(rarity[place], 0.0))
+        return np.where(np.isnan(values), 0.0, found)
 
 
 def _per_column(parts: np.ndarray) -> np.ndarray:
@@ -440,6 +470,9 @@ class Scorer:
         """Shares of the columns in the scores of rows, ``(n_samples, n_features)``."""
         if self._method.occludes and table.n_features <= MAX_OCCLUDED:
             return np.concatenate([self._occlude(block) for block in self._blocks(table, copies=table.n_features)])
+        if self._method.entries == "surprise" and table.n_features <= MAX_OCCLUDED:
+            blocks = self._blocks(table, copies=table.n_features)
+            return np.concatenate([self._method.shares(self._surprises(block, of_others=True)) for block in blocks])
         return np.concatenate([self._parts(self._values(block), table.n_features) for block in self._blocks(table)])
 
     def _parts(self, values: np.ndarray, n_columns: int) -> np.ndarray:
@@ -452,8 +485,11 @@ class Scorer:
 
     def _values(self, table: Table) -> np.ndarray:
         if self._method.entries == "surprise":
-            return rows_of.repaired_nats(self._module, table, self._device)
+            return self._surprises(table)
         return reconstruction_entries(self._module, self._method.entries, table, self._device)
+
+    def _surprises(self, table: Table, *, of_others: bool = False) -> np.ndarray:
+        return rows_of.repaired_nats(self._module, table, self._device, n_groups=MAX_OCCLUDED, of_others=of_others)
 
     def _blocks(self, table: Table, copies: int = 1) -> Iterator[Table]:
         """Parts of a table, of as many rows as leave room for their distances from the references."""

@@ -16,8 +16,8 @@ from skvae.modules import Batch
 from skvae.runtime.cudnn import steady
 from skvae.runtime.randomness import make_generator, private_randomness
 
-MAX_REPAIRED = 64  # times that some columns are replaced
 _REPAIRED_ROWS = 4 * TILE  # of a chunk
+_MOST_NATS = 1e30  # by which an entry may be improbable, for what is made of them to stay finite
 
 
 def encode(module: nn.Module, table: Table, device: torch.device) -> np.ndarray:
@@ -164,13 +164,13 @@ def errors(module: nn.Module, table: Table, Z: np.ndarray, device: torch.device)
     return _beside_rows(module, table, Z, device, module.likelihood.errors)
 
 
-def repaired_nats(module: nn.Module, table: Table, device: torch.device) -> np.ndarray:
-    r"""Negative log-probabilities of entries given what the model makes of the others of their rows, NaN where they are missing.
+def repaired_nats(module: nn.Module, table: Table, device: torch.device, *, n_groups: int, of_others: bool = False) -> np.ndarray:
+    r"""Negative log-probabilities of entries given what the model makes of their rows, NaN where they are missing.
 
-    For every column, rows are encoded with what they reconstruct to in its place, or what is expected of the numbers that the
-    encoder reads of it: :math:`-\log p(x_j|z(x_1, \ldots, \hat{x}_j, \ldots, x_d))`. Where encoder and decoder are linear, entries
-    miss this reconstruction by as much, up to a factor of the column, as they would miss one of the others alone. Of more
-    than 64 columns, several are replaced at a time.
+    First of rows as they are, :math:`-\log p(x_j|z(x))`. Then given what the model makes of the other entries: for every column,
+    rows are encoded with their reconstruction in its place, or what is expected of the numbers that the encoder reads of it,
+    :math:`-\log p(x_j|z(x_1, \ldots, \hat{x}_j, \ldots, x_d))`. Where encoder and decoder are linear, entries miss this
+    reconstruction by as much, up to a factor of the column, as they would miss one of the others alone.
 
     Parameters
     ----------
@@ -178,12 +178,17 @@ def repaired_nats(module: nn.Module, table: Table, device: torch.device) -> np.n
         With a likelihood whose energies are nats, of each column by itself, and which has `expected_input`.
     table : Table
     device : torch.device
+    n_groups : int
+        Times that columns are replaced at most; where there are more columns, several are at a time.
+    of_others : bool, default=False
+        Append, for every column that is replaced, the nats of all entries. Not where several are replaced at a time.
 
     Returns
     -------
-    ndarray of float64, shape (n_samples, n_features)
+    ndarray of float64, shape (n_samples, 2, n_features) or (n_samples, 2 + n_features, n_features)
     """
-    likelihood, n_groups = module.likelihood, min(table.n_features, MAX_REPAIRED)
+    likelihood, n_groups = module.likelihood, min(table.n_features, n_groups)
+    assert not of_others or n_groups == table.n_features
     size = chunk_rows(module, device)
     # A chunk is gone through for every column, be it full or not.
     runner = Runner(module, device, size=min(_REPAIRED_ROWS, size) if device.type == "cpu" else size)
@@ -199,14 +204,20 @@ def repaired_nats(module: nn.Module, table: Table, device: torch.device) -> np.n
         def output(inputs: torch.Tensor) -> torch.Tensor:
             return module.decode(module.encode(batch._replace(target=batch.x, facts=inputs)), batch)
 
-        expected, nats = likelihood.expected_input(output(inputs)), torch.zeros_like(target)
+        def nats(output: torch.Tensor) -> torch.Tensor:
+            found = likelihood.terms(target, output, counted, facts).energy
+            found = found.nan_to_num(nan=_MOST_NATS).clamp(max=_MOST_NATS)
+            return found if counted is None else torch.where(counted, found, torch.nan)
+
+        as_it_is = output(inputs)
+        expected, given_others = likelihood.expected_input(as_it_is), torch.empty_like(target)
+        found = [nats(as_it_is), given_others]
         for i in range(n_groups):
-            repaired = torch.where(group_of_inputs == i, expected, inputs)
-            energy = likelihood.terms(target, output(repaired), counted, facts).energy
-            nats[:, group == i] = energy[:, group == i].to(nats)
-        highest = torch.finfo(nats.dtype).max
-        nats = nats.nan_to_num(nan=highest, posinf=highest)
-        return nats if counted is None else torch.where(counted, nats, torch.nan)
+            replaced = nats(output(torch.where(group_of_inputs == i, expected, inputs)))
+            given_others[:, group == i] = replaced[:, group == i]
+            if of_others:
+                found.append(replaced)
+        return torch.stack(found, dim=1)
 
     found: np.ndarray = runner.map(step, table.n_rows)
     return found.astype(np.float64)
