@@ -37,12 +37,12 @@ class AnomalyScoresMixin:
         - "likelihood": `score_samples` with the opposite sign.
         - "surprise", for data frames with columns of different kinds alone: how rare it is that entries are as improbable given
           the others of their row. With :math:`z_j` the code of the row in which the entry of column `j` has been replaced by its
-          reconstruction, and :math:`s_j = -\log p(x_j|z_j)`, the score is the sum over the columns of
-          :math:`(\log P_j(s_j))^2`, where :math:`P_j` is the share of the references with at least as large an :math:`s_j`; an
-          exponential distribution stands for the largest fifth of them, with a mean of at least one nat beyond the others. Columns that the model foretells well and badly, and
-          numbers and categories, have one unit thereby. A rare category is no anomaly where it goes with the rest of the row, and
-          a frequent one is where it does not. Of more than 64 columns, some are replaced together. What is missing has no part
-          in it.
+          reconstruction, and :math:`s_j = -\log p(x_j|z_j)`, the score is the sum over the columns of :math:`(\log P_j(s_j))^2`,
+          where :math:`P_j` is the share of the references whose :math:`s_j` is at least as large. For the largest fifth of them
+          stands an exponential distribution, with a mean of no less than a nat. Numbers and categories, and columns that the
+          model foretells well or badly, have one unit thereby. A rare category is no anomaly where it goes with the rest of the
+          row, and a frequent one is where it does not. Of more than 64 columns, some are replaced together. What is missing has
+          no part in it.
 
         In such frames, :math:`x` of the other methods is what the encoder reads: numbers as normal scores, and zeros and ones for
         the categories, standardized.
@@ -78,7 +78,7 @@ class AnomalyScoresMixin:
         return self._scorer(name, device).score(table)
 
     def explain_anomaly(self, X, *, method="auto"):
-        """Split the anomaly score of rows into the shares of the columns.
+        r"""Split the anomaly score of rows into the shares of the columns.
 
         Parameters
         ----------
@@ -98,7 +98,10 @@ class AnomalyScoresMixin:
         value and the row is reconstructed anew: a wrong column that spoils the reconstruction of others is found all the same.
         This takes a reconstruction per column. Rows of more than 64 columns, and those whose score no column lowers, get the
         terms of a sum instead: the parts that their columns have in the squared distances, or the squared entries of the row,
-        whitened by the symmetric root of the covariance [1]_. Shares by "reconstruction" and "surprise" are always the terms of
+        whitened by the symmetric root of the covariance [1]_. Shares by "reconstruction" are always the terms of the sum.
+
+        Shares by "surprise" are in proportion to :math:`-\log P_j(s_j)` and what those of the other entries, in the row as it is,
+        drop by altogether when the reconstruction takes the place of an entry. Of more than 64 columns, they are the terms of
         the sum.
 
         References

@@ -341,10 +341,10 @@ class Deviance:
 class Surprise:
     r"""How rare it is that an entry fits as badly to what the model makes of the others of its row.
 
-    Entries are as improbable as their nats say, see `rows.repaired_nats`, which mean more in columns that the model foretells well
-    than in others. They are therefore measured by those of the references: an entry's *rarity* is the negative logarithm of the
-    share of these that are at least as improbable, see `Rarity`. The score is the sum of their squares, which lies between the
-    sum, where much that is a little odd hides what is very odd, and the largest alone.
+    Entries are as improbable as their nats say, see `rows.repaired_nats`, which mean more in columns that the model foretells
+    well than in others. They are therefore measured by those of the references: an entry's *rarity* is the negative logarithm of
+    the share of these that are at least as improbable, see `Rarity`. The score is the sum of their squares, which lies between
+    the sum, where much that is a little odd hides what is very odd, and the largest alone.
 
     A wrong entry may spoil what is made of others. So the score is shared out in proportion to the rarity of an entry and what
     those of the other entries, in the row as it is, lose altogether when the entry is replaced. Of more than `MAX_OCCLUDED`
@@ -406,17 +406,16 @@ class Rarity:
 
     def _tail(self, values: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, float, float] | None:
         """Values in rising order and their rarities, the one that the tail begins at, its rarity there and its mean beyond."""
-        n_rows = len(values)
-        if not n_rows:
+        if not len(values):
             return None
-        order = np.argsort(values, kind="stable")
-        values, weight = values[order], weight[order]
-        beyond = np.cumsum(weight[::-1])[::-1] / weight.sum()
-        rarity = -np.log((beyond * n_rows + 0.5) / (n_rows + 1.0))  # with the row itself among them
-        share = max(self.tail, min(self.fewest / n_rows, 0.5))
+        levels, place = np.unique(values, return_inverse=True)
+        mass = np.bincount(place, weight)
+        beyond = np.minimum(np.cumsum(mass[::-1])[::-1] / mass.sum(), 1.0)
+        share = max(self.tail, min(self.fewest / len(values), 0.5))
         start = int(np.flatnonzero(beyond >= share - 1e-9)[-1])
-        mean = float(np.average(values[start:] - values[start], weights=weight[start:]))
-        return values, rarity, float(values[start]), -float(np.log(beyond[start])), max(mean, self.least_scale)
+        mean = float(np.average(levels[start:] - levels[start], weights=mass[start:]))
+        rarity = -np.log(beyond)
+        return levels, rarity, float(levels[start]), float(rarity[start]), max(mean, self.least_scale)
 
     def of(self, values: np.ndarray) -> np.ndarray:
         """Rarity of values ``(..., n_features)``, zero where they are missing or nothing is known of their column."""
@@ -425,9 +424,9 @@ class Rarity:
             if known is None:
                 continue
             own = values[..., j]
-            ordered, rarity, start, first, mean = known
-            place = np.minimum(np.searchsorted(ordered, own, side="left"), len(ordered) - 1)
-            found[..., j] = np.where(own > start, first + (own - start) / mean, np.maximum(rarity[place], 0.0))
+            levels, rarity, start, first, mean = known
+            place = np.minimum(np.searchsorted(levels, own, side="left"), len(levels) - 1)
+            found[..., j] = np.where(own > start, first + (own - start) / mean, rarity[place])
         return np.where(np.isnan(values), 0.0, found)
 
 

@@ -114,16 +114,17 @@ def test_rows_that_are_kept_are_those_of_training():
 def test_nats_of_linear_models_are_those_given_the_other_entries(cls):
     """Up to a factor and a constant of each column: entries are compared with what the model makes of the others."""
     rng = np.random.default_rng(0)
-    loadings, noise = rng.normal(size=(2, 5)), 0.4
-    X = rng.normal(size=(600, 2)) @ loadings + noise * rng.normal(size=(600, 5))
-    frame = pd.DataFrame(X, columns=list("abcde"))
+    angle, noise = np.linspace(0.0, 2.5, 6), 0.4
+    loadings = np.stack([np.cos(angle), np.sin(angle)])
+    X = rng.normal(size=(600, 2)) @ loadings + noise * rng.normal(size=(600, 6))
+    frame = pd.DataFrame(X, columns=list("abcdef"))
     options = {"linear_path": LinearPath(np.inf), "max_epochs": 1, "likelihood": {"a": "gaussian"}, "random_state": 0}
     model = cls(2, **options).fit(frame)
-    found = repaired_nats(model.module_, Table.of(X[:200]), torch.device("cpu"), n_groups=5)[:, 1]
-    precision = np.linalg.inv(loadings.T @ loadings + noise**2 * np.eye(5))
+    found = repaired_nats(model.module_, Table.of(X[:200]), torch.device("cpu"), n_groups=6)[:, 1]
+    precision = np.linalg.inv(loadings.T @ loadings + noise**2 * np.eye(6))
     given_others = X[:200] @ precision / np.diag(precision)  # what entries miss their conditional means by
-    for j in range(5):
-        assert np.corrcoef(np.sqrt(found[:, j] - found[:, j].min()), np.abs(given_others[:, j]))[0, 1] > 0.95
+    for j in range(6):
+        assert np.corrcoef(np.sqrt(found[:, j] - found[:, j].min()), np.abs(given_others[:, j]))[0, 1] > 0.9
 
 
 def test_wide_frames_leave_out_several_columns_at_a_time():

@@ -8,7 +8,17 @@ from sklearn.covariance import ledoit_wolf
 
 from skvae.data import Table
 from skvae.inference import anomaly, decode, encode
-from skvae.inference.anomaly import METHODS, Deviance, KeptRows, MahalanobisDistance, NeighborDistance, References, Scorer
+from skvae.inference.anomaly import (
+    METHODS,
+    Deviance,
+    KeptRows,
+    MahalanobisDistance,
+    NeighborDistance,
+    Rarity,
+    References,
+    Scorer,
+    Surprise,
+)
 from skvae.modules import AutoEncoderModule, CVAEModule
 
 CPU = torch.device("cpu")
@@ -270,3 +280,56 @@ def test_scores_are_a_methods_own_of_what_it_reads(module, name):
 def test_the_deviance_is_passed_through():
     values = make_errors(5, 2)
     np.testing.assert_array_equal(Deviance().fit(None).score(values), values.sum(axis=1))
+
+
+# -- surprises --------------------------------------------------------------------------------------------------------
+
+
+def test_rarity_is_that_of_the_tail_among_references():
+    values = np.random.default_rng(0).exponential(size=(2000, 2)) * [3.0, 8.0]
+    at = np.array([[1.0, 2.0], [6.0, 16.0], [30.0, 80.0], [3e5, 8e5]])
+    found = Rarity(values, np.ones(2000)).of(at)
+    np.testing.assert_allclose(found, at / [3.0, 8.0], rtol=0.1)  # of an exponential distribution, that is what it is
+    sorted_values = np.sort(np.concatenate([values, at]), axis=0)
+    assert (np.diff(Rarity(values, np.ones(2000)).of(sorted_values), axis=0) >= 0.0).all()
+
+
+def test_values_that_hardly_differ_are_not_rare():
+    values = 1e-3 * np.random.default_rng(0).exponential(size=(500, 1))
+    assert Rarity(values, np.ones(500)).of(np.array([[1.0]]))[0, 0] < 3.0
+    assert Rarity(np.zeros((500, 1)), np.ones(500)).of(np.array([[0.0], [4.0]])).ravel().tolist() == [0.0, 4.0]
+
+
+def test_weights_count_in_rarities_as_repeated_references_do():
+    values, times = np.random.default_rng(0).exponential(size=(300, 2)), np.random.default_rng(1).integers(1, 4, 300)
+    at = np.linspace(0.0, 9.0, 40).repeat(2).reshape(-1, 2)
+    weighted = Rarity(values, times.astype(float)).of(at)
+    np.testing.assert_allclose(weighted, Rarity(values.repeat(times, axis=0), np.ones(times.sum())).of(at))
+    np.testing.assert_array_equal(weighted, Rarity(values, 8.0 * times).of(at))
+
+
+@pytest.mark.parametrize("n_references", [1, 2, 7])
+def test_few_references_and_missing_ones(n_references):
+    values = np.full((n_references, 3), np.nan)
+    values[:, 0] = np.arange(n_references)
+    values[:1, 1] = 5.0
+    found = Rarity(values, np.ones(n_references)).of(np.array([[np.nan, np.nan, np.nan], [0.0, 5.0, 1.0], [99.0, 99.0, 99.0]]))
+    assert np.isfinite(found).all()
+    assert not found[0].any()
+    assert not found[:, 2].any()  # of a column that nothing is known about, nothing is rare
+    assert (found[2, :2] > 5.0).all()
+
+
+def test_the_wrong_entry_takes_the_blame_of_those_that_it_spoils():
+    """Of three columns, the first spoils the second, which is as rare given the others, where the first is not replaced."""
+    rng = np.random.default_rng(0)
+    nats = rng.exponential(size=(400, 2, 3))
+    references = References(np.zeros((400, 3)), np.zeros((400, 3)), np.ones(400), nats)
+    row = np.array([[[3.0, 9.0, 0.1], [9.0, 12.0, 0.1], [9.0, 0.5, 0.1], [3.0, 12.0, 0.1], [3.0, 9.0, 0.1]]])
+    method = Surprise().fit(references)
+    shares = method.shares(row)
+    assert shares.argmax() == 0
+    np.testing.assert_allclose(shares.sum(), method.score(row))
+    assert method.shares(row[:, :2]).argmax() == 1  # by the terms of the sum
+    row[:, :, 0] = np.nan
+    assert method.shares(row)[0, 0] == 0.0

@@ -428,7 +428,7 @@ class MixedLikelihood(Likelihood):
         return torch.where(observed, found, 0.0).numpy()  # type: ignore[no-any-return]
 
     def expected_input(self, output: Tensor) -> Tensor:
-        """Return what is expected of the numbers that networks read, ``(..., n_inputs)``: of counts, what is read of their mean."""
+        """Return what networks are expected to read, ``(..., n_inputs)``: of counts, what they read of the mean."""
         scores, counts, logits = self._split(self.locate(output))
         choices = self.choices
         indicators = (choices.probability(logits) - choices.share.to(logits)) / choices.unit.to(logits)
