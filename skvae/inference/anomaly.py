@@ -1,8 +1,8 @@
 """How anomalous rows are, given their reconstructions: one class per method, and the training rows they compare with.
 
 A method reads one vector of numbers per row, made by the likelihood's function `entries` from the row and what is decoded from
-its code, and turns it into a score and the columns' shares of it. Those that set `occludes` prefer shares that `Scorer`
-finds by reconstructing a row anew for every column. There is no matrix product of many rows at once: sums run
+its code, and turns it into a score and the columns' shares of it; surprises are read off several codes of a row. Those that set
+`occludes` prefer shares that `Scorer` finds by reconstructing a row anew for every column. There is no matrix product of many rows at once: sums run
 over one row in a fixed order, so that a row's result does not depend on its neighbors.
 """
 
