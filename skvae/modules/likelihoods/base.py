@@ -62,7 +62,6 @@ class Likelihood(nn.Module):
     is_density: ClassVar[bool] = True  # whether scores are of densities, which a unit of the data is in, or of probabilities
     reads_raw: ClassVar[bool] = False  # whether the network works in the units of the data
     is_location_family: ClassVar[bool] = True  # whether draws around an output are draws around zero, shifted by it
-    knows_marginals: ClassVar[bool] = False  # whether it says how probable entries are by themselves (`alone`)
     depends_on_threads: ClassVar[bool] = False  # whether the last bit depends on how threads divide the entries
     energy: ClassVar[staticmethod[[Tensor, Tensor], Tensor]]
     log_normalizer: ClassVar[staticmethod[[Tensor], Tensor]]
@@ -517,10 +516,6 @@ class Likelihood(nn.Module):
 
     def _exact(self, X: Any) -> Tensor:
         return self.units.standardize_exactly(X).clamp_(-MAX_STANDARDIZED, MAX_STANDARDIZED)
-
-    def alone(self, target: Tensor, observed: Tensor | None = None) -> Tensor:
-        """Energies of entries in nats, ``(..., n_features)``, if columns knew nothing of each other; see `energies`."""
-        raise NotImplementedError
 
     def comparable_rows(self, X: Any) -> NDArray[np.float64]:
         """Rows of `X` as they are kept to be compared with, in double precision, NaN where entries are missing.

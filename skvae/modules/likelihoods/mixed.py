@@ -44,7 +44,6 @@ class MixedLikelihood(Likelihood):
 
     is_density = True
     is_location_family = False
-    knows_marginals = True
     unit_weight = 0.5
     std_per_scale = 1.0
     energy_power = 2
@@ -271,14 +270,6 @@ class MixedLikelihood(Likelihood):
     def _joined(self, scores: Tensor, logits: Tensor) -> Tensor:
         """Put slopes of scores and of logits side by side, with zeros for counts."""
         return torch.cat([scores, scores.new_zeros(*scores.shape[:-1], self.sizes[1]), logits], dim=-1)
-
-    def alone(self, target: Tensor, observed: Tensor | None = None) -> Tensor:
-        output = target.new_zeros(*target.shape[:-1], self.n_outputs)
-        unit = self._moment(output)
-        energy, *_ = self._found(self.facts(target), output, torch.ones_like(unit))
-        if self.sizes[1]:
-            energy = energy + self._energies_of_counts(target, output)
-        return energy if observed is None else torch.where(observed, energy, 0.0)
 
     def nll_of(self, energy: Tensor, observed: Tensor | None = None) -> Tensor:
         return energy.sum(-1)
