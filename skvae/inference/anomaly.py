@@ -2,8 +2,8 @@
 
 A method reads one vector of numbers per row, made by the likelihood's function `entries` from the row and what is decoded from
 its code, and turns it into a score and the columns' shares of it; surprises are read off several codes of a row. Those that set
-`occludes` prefer shares that `Scorer` finds by reconstructing a row anew for every column. There is no matrix product of many rows at once: sums run
-over one row in a fixed order, so that a row's result does not depend on its neighbors.
+`occludes` prefer shares that `Scorer` finds by reconstructing a row anew for every column. There is no matrix product of many
+rows at once: sums run over one row in a fixed order, so that a row's result does not depend on its neighbors.
 """
 
 from __future__ import annotations
