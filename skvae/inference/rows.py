@@ -175,7 +175,7 @@ def repaired_nats(module: nn.Module, table: Table, device: torch.device, *, n_gr
     Parameters
     ----------
     module : LatentModule
-        With a likelihood whose energies are nats, of each column by itself, and which has `expected_input`.
+        With a likelihood whose energies are nats, of each column by itself, and which has `expected_input` and `strangeness`.
     table : Table
     device : torch.device
     n_groups : int
@@ -199,13 +199,13 @@ def repaired_nats(module: nn.Module, table: Table, device: torch.device, *, n_gr
     def step(rows: slice) -> torch.Tensor:
         batch = read(rows)
         target, counted, facts = batch.target, batch.counted, likelihood.facts(batch.target)
-        inputs = likelihood.network_input(batch.x)
+        inputs, strangeness = likelihood.network_input(batch.x), likelihood.strangeness(batch.target)
 
         def output(inputs: torch.Tensor) -> torch.Tensor:
             return module.decode(module.encode(batch._replace(target=batch.x, facts=inputs)), batch)
 
         def nats(output: torch.Tensor) -> torch.Tensor:
-            found = likelihood.terms(target, output, counted, facts).energy
+            found = likelihood.terms(target, output, counted, facts).energy + strangeness
             found = found.nan_to_num(nan=_MOST_NATS).clamp(max=_MOST_NATS)
             return found if counted is None else torch.where(counted, found, torch.nan)
 

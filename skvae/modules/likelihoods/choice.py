@@ -38,6 +38,8 @@ class Choices(nn.Module):
         Levels, in standardized units.
     rest : Tensor of shape (n_columns,)
         One where a column has other values, too, and zero where it has none.
+    gap : Tensor of shape (n_columns,)
+        Smallest distance between two levels of numbers that have no other values; infinity of all others.
     is_number : Tensor of bool, shape (n_columns,)
         Whether the levels are numbers, and no categories.
     """
@@ -52,6 +54,7 @@ class Choices(nn.Module):
     base: Tensor
     member: Tensor
     rest: Tensor
+    gap: Tensor
     place: Tensor
     is_number: Tensor
     is_slot: Tensor
@@ -77,6 +80,7 @@ class Choices(nn.Module):
             "base": _joined([np.log(marginal.share / (marginal.rest or 1.0)) for marginal in marginals]),
             "member": (owner[:, np.newaxis] == np.arange(len(counts))).astype(np.float64),
             "rest": np.array([float(marginal.rest > 0.0) for marginal in marginals]),
+            "gap": np.array([_gap(marginal) for marginal in marginals]),
         }
         for name, array in values.items():
             self.register_buffer(name, torch.from_numpy(array).float(), persistent=False)
@@ -97,6 +101,11 @@ class Choices(nn.Module):
     def has_level(self, chosen: Tensor) -> Tensor:
         """Whether entries have one of the levels, as ones and zeros ``(..., n_columns)``."""
         return chosen @ self.member.to(chosen)
+
+    def missed(self, x: Tensor) -> Tensor:
+        """By how many gaps between levels numbers of rows ``(..., n_features)`` miss those there are, ``(..., n_columns)``."""
+        level = (self.chosen(x) * self.value.to(x)) @ self.member.to(x)
+        return (x[..., self.columns] - level) / self.gap.to(x)
 
     def read(self, chosen: Tensor, observed: Tensor) -> Tensor:
         """Return what networks read of levels: indicators around zero, and zero where an entry is missing.
@@ -181,6 +190,13 @@ def _bounds(marginal: Marginal) -> tuple[np.ndarray, np.ndarray]:
         return x - half, x + half
     between = (x[1:] + x[:-1]) / 2.0  # an entry has the level that it is nearest to
     return np.concatenate([[-_FAR], between]), np.concatenate([between, [_FAR]])
+
+
+def _gap(marginal: Marginal) -> float:
+    """Return the smallest distance between standardized levels of a column of numbers that has no other values."""
+    if not marginal.is_number or marginal.rest or len(marginal.levels) < 2:
+        return np.inf
+    return float(np.diff(marginal.levels).min() / marginal.scale)
 
 
 def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:

@@ -271,6 +271,14 @@ class MixedLikelihood(Likelihood):
         """Put slopes of scores and of logits side by side, with zeros for counts."""
         return torch.cat([scores, scores.new_zeros(*scores.shape[:-1], self.sizes[1]), logits], dim=-1)
 
+    def strangeness(self, target: Tensor) -> Tensor:
+        """Nats by which numbers that are none of a column's levels are less probable than the level that stands for them.
+
+        Where a column takes few values, energies are those of the nearest one. What misses it is as improbable as if values lay
+        around levels with a standard deviation of the smallest gap between two.
+        """
+        return _by_column(0.5 * self.choices.missed(target).square(), self.of_choice)
+
     def nll_of(self, energy: Tensor, observed: Tensor | None = None) -> Tensor:
         return energy.sum(-1)
 
