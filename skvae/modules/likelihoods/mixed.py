@@ -16,7 +16,7 @@ from skvae.data.marginals import COUNTS, Marginal
 from skvae.data.sources import as_source
 from skvae.functional import normal_cdf
 from skvae.modules.likelihoods.base import Energies, Likelihood, LikelihoodSpec
-from skvae.modules.likelihoods.choice import Choices
+from skvae.modules.likelihoods.choice import Choices, by_transposes
 from skvae.modules.likelihoods.counts import Counts
 from skvae.modules.likelihoods.gaussian import GaussianLikelihood
 from skvae.modules.likelihoods.noise import Noise
@@ -55,7 +55,9 @@ class MixedLikelihood(Likelihood):
     of_count: Tensor
     has_choice: Tensor
     has_score: Tensor
-    is_spiked_cell: Tensor
+    levels_of_score: Tensor
+    level_of_cell: Tensor
+    reader: Tensor
 
     def __init__(self, n_features: int, marginals: Sequence[Marginal]):
         super().__init__(n_features)
@@ -67,6 +69,10 @@ class MixedLikelihood(Likelihood):
         self.scores = Scores(scores, [marginals[j] for j in scores])
         self.counts = Counts(counts, [marginals[j] for j in counts])
         self.sizes = (len(scores), len(counts), self.choices.n_logits)
+        self._n_numbers = len(scores) + len(counts)
+        # Turns what facts begin with, numbers and which columns are not missing, into what is read where no level is chosen.
+        of_others = (self.choices.of_others.unsqueeze(1) * self.choices.member).mT
+        self.register_buffer("reader", torch.block_diag(torch.eye(self._n_numbers), of_others), persistent=False)
         owner = torch.cat([self.scores.columns, self.counts.columns, self.choices.column])
         self.register_buffer("owner", owner, persistent=False)
         self.register_buffer("belongs", nn.functional.one_hot(owner, n_features).float(), persistent=False)
@@ -75,7 +81,8 @@ class MixedLikelihood(Likelihood):
         spiked = np.array([bool(len(marginal.levels)) and j in scores for j, marginal in enumerate(marginals)], dtype=bool)
         cells = spiked & np.array([marginal.is_whole for marginal in marginals], dtype=bool)
         self.has_spikes, self.has_spiked_cells = bool(spiked.any()), bool(cells.any())
-        self.register_buffer("is_spiked_cell", torch.from_numpy(cells), persistent=False)
+        self.register_buffer("levels_of_score", self.of_choice @ self.of_score.mT, persistent=False)
+        self.register_buffer("level_of_cell", self.of_choice @ (self.of_score * torch.from_numpy(cells)).mT, persistent=False)
         self.register_buffer("has_score", self.of_score.sum(0) > 0.0, persistent=False)
         self.register_buffer("has_choice", self.of_choice.sum(0) > 0.0, persistent=False)
         self.noise.floor.copy_(torch.tensor([marginal.floor**2 for marginal in marginals]))
@@ -183,7 +190,12 @@ class MixedLikelihood(Likelihood):
         return x
 
     def network_input(self, x: Tensor, facts: Tensor | None = None) -> Tensor:
-        return self.read(x) if facts is None else facts[..., : self.n_inputs]
+        if facts is None:
+            return self.read(x)
+        of_levels, _ = self._divided(facts)
+        taken = self.choices.taken(of_levels)
+        read = facts[..., : len(self.reader)] @ self.reader.to(facts)
+        return read.scatter_add(-1, taken.place + self._n_numbers, taken.mark)
 
     def locate(self, output: Tensor) -> Tensor:
         """Means of scores, logarithms of rates, and logits."""
@@ -212,10 +224,14 @@ class MixedLikelihood(Likelihood):
 
     def facts(self, target: Tensor) -> Tensor:
         present, observed = self._present(target)
-        chosen = self.choices.chosen(target)
-        return torch.cat(
-            [self._read(present, observed, chosen), chosen, self.scores.facts(present[..., self.scores.columns])], dim=-1
-        )
+        of_levels = self.choices.facts(self.choices.chosen(target), observed)
+        of_scores = self.scores.facts(present[..., self.scores.columns]).to(target)
+        return torch.cat([*self._numbers(present, observed), of_levels, of_scores], dim=-1)
+
+    def _divided(self, facts: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the parts of facts that are known of levels, and of scores; before them is what networks read of numbers."""
+        first, n_levels = self._n_numbers, self.choices.n_facts
+        return facts[..., first : first + n_levels], facts[..., first + n_levels :]
 
     def energies(self, target: Tensor, output: Tensor, observed: Tensor | None = None) -> Tensor:
         return self.terms(target, output, observed).energy
@@ -223,15 +239,17 @@ class MixedLikelihood(Likelihood):
     def terms(self, target: Tensor, output: Tensor, observed: Tensor | None = None, facts: Tensor | None = None) -> Energies:
         with torch.no_grad():
             facts = self.facts(target) if facts is None else facts
+            if facts.shape[:-1] != output.shape[:-1]:
+                shape = torch.broadcast_shapes(facts.shape[:-1], output.shape[:-1])
+                facts, output = facts.expand(*shape, -1), output.expand(*shape, -1)
             energy, slope, moment, counted = self._found(facts, output, self._moment(output))
         if torch.is_grad_enabled():  # what is known of the slope spares the way back through all that has been done
-            energy = energy + _by_column(slope * (output - output.detach()), self.belongs)
+            energy = energy + by_transposes(slope * (output - output.detach()), self.belongs.to(slope))
         if self.sizes[1]:
             energy = energy + self._energies_of_counts(target, output)
         if observed is None:
             return Energies(energy, moment, counted)
-        counted = counted & observed
-        return Energies(torch.where(observed, energy, 0.0), torch.where(counted, moment, 0.0), counted)
+        return Energies(torch.where(observed, energy, 0.0), moment * observed, counted * observed)
 
     def _energies_of_counts(self, target: Tensor, output: Tensor) -> Tensor:
         """Energies of columns of counts, and zeros for all others."""
@@ -244,29 +262,26 @@ class MixedLikelihood(Likelihood):
 
         The noise is that of the scores, see `_moment`.
         """
-        scores, _, logits = self._split(self.locate(output))
-        _, chosen, of_scores = torch.split(facts, [sum(self.sizes), self.sizes[2], self.scores.n_facts], dim=-1)
-        nats, slope, rest = self.choices.terms(chosen, logits)
-        own = self.scores.terms(of_scores, scores, noise)
-        energy, own_slope = _by_column(nats, self.of_choice), own.slope
-        apart, moment = _by_column(own.nats, self.of_score), _by_column(own.moment, self.of_score)
-        if not self.has_spikes:
-            counted = self.has_score.expand(energy.shape)
-            return energy + apart, self._joined(own_slope, slope), moment, counted
-        is_level = _by_column(self.choices.has_level(chosen), self.of_choice) > 0.0
-        counted = self.has_score & ~is_level
-        moment, energy_of_level = torch.where(counted, moment, 0.0), energy
-        energy = torch.where(counted, energy + apart, energy)
-        share = counted.to(own_slope)[..., self.scores.columns]
+        scores, _, logits = self._split(output)
+        of_levels, of_scores = self._divided(facts)
+        taken, own = self.choices.taken(of_levels), self.scores.terms(of_scores, scores, noise)
+        choice = self.choices.terms(taken, self.choices.locate(logits))
+        nats, slope, moment, is_level = *own, taken.is_level
+        counted = self.has_score.to(output).expand(*output.shape[:-1], -1)
+        if self.has_spikes:
+            is_rest = 1.0 - is_level @ self.levels_of_score.to(output)
+            nats, slope, moment = nats * is_rest, slope * is_rest, moment * is_rest
+            counted = _by_column(is_rest, self.of_score)
         if self.has_spiked_cells:  # where whole numbers of the spread are the same as a level
-            apart = apart + _by_column(rest, self.of_choice)
-            both = -torch.logaddexp(-energy_of_level, -apart)
-            is_both = is_level & self.is_spiked_cell
-            energy = torch.where(is_both, both, energy)
-            of_rest = torch.where(is_both, torch.exp(both - apart), 0.0)  # share of the spread in the probability
-            share = share + of_rest[..., self.scores.columns]
-            slope = slope + of_rest[..., self.choices.column] * chosen
-        return energy, self._joined(own_slope * share, slope), moment, counted
+            same = self.level_of_cell.to(output)
+            gap, is_both = own.nats + choice.logit @ same, is_level @ same
+            of_spread = torch.sigmoid(-gap) * is_both  # share in the probability
+            nats = nats - nn.functional.softplus(-gap) * is_both
+            slope = slope + own.slope * of_spread
+            is_level = is_level - of_spread @ same.mT
+        energy = _by_column(nats, self.of_score) + _by_column(choice.nats, self.of_choice)
+        of_logits = choice.probability.scatter_add(-1, taken.place, -is_level)
+        return energy, self._joined(slope, of_logits), _by_column(moment, self.of_score), counted
 
     def _joined(self, scores: Tensor, logits: Tensor) -> Tensor:
         """Put slopes of scores and of logits side by side, with zeros for counts."""
@@ -441,7 +456,7 @@ class MixedLikelihood(Likelihood):
         _, observed = self._present(target)
         scores, counts, logits = self._split(self.locate(output.cpu().double()))
         choices = self.choices
-        indicators = (choices.probability(logits) - choices.share.to(logits)) / choices.unit.to(logits)
+        indicators = choices.of_level.to(logits) * choices.probability(logits) + choices.of_others.to(logits)
         expected = torch.cat([scores, self.counts.read(counts.exp()), indicators], dim=-1)
         x = torch.where(self.spread(observed), self.read(target), expected)
         return torch.cat([x, x - expected], dim=1).numpy()  # type: ignore[no-any-return]

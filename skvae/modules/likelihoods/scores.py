@@ -14,9 +14,12 @@ from torch import Tensor, nn
 from skvae.data.marginals import Marginal, slopes_of
 from skvae.modules.posterior import exact_dtype
 
-_BEYOND = 1e4  # score that nothing reaches
+_BEYOND = 64.0  # score that nothing reaches
 _MOST_SCORE = 8.0  # that networks read
 _COARSE = 1e-4  # least width of a unit cell, in standardized units, that single precision can tell from nothing
+_LEAST_WIDTH = 1e-7  # of a cell, among scores
+_NARROW = 5e-3  # half the width of a cell, beside noise, below which single precision takes a wider one for it
+_ALL = -6.0  # to the left of which there is no noise to speak of
 _HALF_LOG_TAU = 0.5 * math.log(2.0 * math.pi)
 
 
@@ -148,14 +151,18 @@ class Scores(nn.Module):
         return 4 * len(self.columns)
 
     def facts(self, x: Tensor) -> Tensor:
-        """Return the scores of standardized numbers, those at the ends of unit cells, and the logarithms of slopes, in a row."""
-        score = self.score(x)
+        """Return what is found of standardized numbers by themselves, in a row.
+
+        These are their scores, logarithms of slopes, and where the middle of their unit cell lies and half its width.
+        """
+        x = x.to(exact_dtype(x))  # in which the width of narrow cells is known, too
+        score, log_slope = self.score(x), self.log_slope_at(x)
         if not self.has_cells:
-            return torch.cat([score, score, score, self.log_slope_at(x)], dim=-1)
+            return torch.cat([score, log_slope, score, score], dim=-1)
         below, above = x - self.reach.to(x), x + self.reach.to(x)
         lower = torch.where(below < self.bottom.to(x), -_BEYOND, self.score(below))
         upper = torch.where(above > self.top.to(x), _BEYOND, self.score(above))
-        return torch.cat([score, lower, upper, self.log_slope_at(x)], dim=-1)
+        return torch.cat([score, log_slope, 0.5 * (lower + upper), 0.5 * (upper - lower).clamp(min=_LEAST_WIDTH)], dim=-1)
 
     def terms(self, facts: Tensor, mean: Tensor, moment: Tensor) -> ScoreTerms:
         """Negative log-likelihood of numbers, its slope in the means of scores, and what the noise is learned from.
@@ -165,36 +172,34 @@ class Scores(nn.Module):
         facts : Tensor of shape (..., n_facts)
         mean : Tensor of shape (..., n_columns)
             Of the scores.
-        moment : Tensor of shape (n_columns,)
+        moment : Tensor of shape (n_columns,), or (..., n_columns)
             Of the noise: variances or, of Laplace noise, mean absolute values.
 
         Returns
         -------
         ScoreTerms
         """
-        score, lower, upper, log_slope = facts.chunk(4, dim=-1)
+        score, log_slope, middle, half = facts.chunk(4, dim=-1)
         if not self.has_cells:
-            return self._densities(score, log_slope, mean, moment)
-        exact = exact_dtype(mean)
-        center, scale = mean.to(exact), moment.to(exact)
-        inside = _normal_cell(lower - center, upper - center, scale.sqrt())
+            return self._densities(score - mean, log_slope, moment)
+        scale = moment.to(exact_dtype(mean))
+        inside = _normal_cell(middle - mean, half, scale)
         if self.has_laplace:
-            other = _laplace_cell(lower - center, upper - center, scale)._replace(moment=(score - center).abs())
+            other = _laplace_cell(middle - mean, half, scale)._replace(moment=(score - mean).abs())
             inside = ScoreTerms(*(torch.where(self.is_laplace, *pair) for pair in zip(other, inside, strict=True)))
         inside = ScoreTerms(*(each.to(mean.dtype) for each in inside))
         if not self.has_densities:
             return inside
-        beside = self._densities(score, log_slope, mean, moment)
-        return ScoreTerms(*(torch.where(self.is_cell, *pair) for pair in zip(inside, beside, strict=True)))
+        others = self._densities(score - mean, log_slope, moment)
+        return ScoreTerms(*(torch.where(self.is_cell, *pair) for pair in zip(inside, others, strict=True)))
 
-    def _densities(self, score: Tensor, log_slope: Tensor, mean: Tensor, moment: Tensor) -> ScoreTerms:
+    def _densities(self, deviation: Tensor, log_slope: Tensor, moment: Tensor) -> ScoreTerms:
         """Terms of numbers that have densities."""
-        deviation = score - mean
-        square = deviation.square()
+        pull = deviation / moment
         found = ScoreTerms(
-            0.5 * (square / moment + moment.log()) + _HALF_LOG_TAU - log_slope,
-            -deviation / moment,
-            square,
+            0.5 * deviation * pull + (0.5 * moment.log() + _HALF_LOG_TAU) - log_slope,
+            -pull,
+            deviation.square(),
         )
         if not self.has_laplace:
             return found
@@ -268,47 +273,45 @@ def _ends(at: NDArray[np.float64], pad: int) -> tuple[NDArray[np.float64], NDArr
     return low, high, np.concatenate([at[:1], at, nothing])
 
 
-def _normal_cell(lower: Tensor, upper: Tensor, std: Tensor) -> ScoreTerms:
-    """Terms of intervals under normal noise, whose ends are given relative to the mean."""
-    lower, upper = lower / std, upper / std
-    is_exact = lower.dtype is torch.float64
-    middle, width = 0.5 * (lower + upper), upper - lower
-    is_right = middle > 0.0
-    near = torch.where(is_right, lower, -upper)  # how far the nearer end is on the other side of zero
-    # On the left, probabilities are differences of small numbers.
-    mass = 0.5 * (torch.erfc(near * math.sqrt(0.5)) - torch.erfc((near + width) * math.sqrt(0.5)))
-    is_far = near > (30.0 if is_exact else 8.0)
-    is_narrow = width < (1e-5 if is_exact else 0.1)
-    is_known = ~(is_far | is_narrow)
-    mass = torch.where(is_known, mass, 1.0)
-    log_mass = mass.log()
-    density, other = _density(lower) / mass, _density(upper) / mass
-    slope, moment = other - density, 1.0 + lower * density - upper * other
-    # Far out, all of the mass lies at the nearer end; in a narrow cell, the density is about that in its middle.
-    at = torch.where(is_far, near, middle.abs())
-    reach = torch.where(is_far, near * width + 0.5 * width.square(), width).clamp(min=1e-30)
-    log_width = torch.where(is_far, torch.log(-torch.expm1(-reach)) - near.clamp(min=1.0).log(), reach.log())
-    square = at.square()
-    log_mass = torch.where(is_known, log_mass, log_width - 0.5 * square - _HALF_LOG_TAU)
-    slope = torch.where(is_known, slope, torch.where(is_right, -at, at))
-    moment = torch.where(is_known, moment.clamp(min=0.0), square)
-    return ScoreTerms(-log_mass, slope / std, moment * std.square())
+def _normal_cell(middle: Tensor, half: Tensor, variance: Tensor) -> ScoreTerms:
+    """Terms of intervals under normal noise, of which the middles, relative to the mean, and half the widths are given."""
+    unit = (2.0 * variance).rsqrt()  # in which the density falls like exp(-x ** 2)
+    middle, half = middle * unit, half * unit
+    away = middle.abs()
+    if half.dtype is torch.float32:
+        half, given = half.clamp(min=_NARROW), half  # of which only the density in the middle matters
+    near, far = (away - half).clamp(min=_ALL), away + half
+    # Beside the density at the nearer end, which may be next to nothing, the one at the other end is lower by `fall`.
+    fall, beyond = torch.expm1(-4.0 * away * half), _scaled_erfc(far)
+    mass = _scaled_erfc(near) - beyond - fall * beyond
+    density = (2.0 / math.sqrt(math.pi)) / mass
+    nats = near.square() - mass.log() + math.log(2.0)
+    if half.dtype is torch.float32:
+        nats = nats + (half / given).log()
+    moment = (1.0 - (2.0 * half + fall * far) * density).clamp(min=0.0)
+    return ScoreTerms(nats, torch.copysign(fall * density, -middle) * unit, moment * variance)
 
 
-def _density(at: Tensor) -> Tensor:
-    return torch.exp(-0.5 * at.square() - _HALF_LOG_TAU)
+def _scaled_erfc(x: Tensor) -> Tensor:
+    """Return ``exp(x ** 2) * erfc(x)``, to single precision where there is no other, on devices that may not have it."""
+    if x.dtype is torch.float64:
+        return torch.special.erfcx(x)
+    near, far = x.clamp(max=5.0), x.clamp(min=5.0).square().reciprocal()
+    series = (1.0 - far * (0.5 - far * (0.75 - 1.875 * far))) * (far / math.pi).sqrt()
+    return torch.where(x > 5.0, series, torch.exp(near.square()) * torch.erfc(near))
 
 
-def _laplace_cell(lower: Tensor, upper: Tensor, scale: Tensor) -> ScoreTerms:
-    """Terms of intervals under Laplace noise, whose ends are given relative to the mean; without moments."""
-    lower, upper = lower / scale, upper / scale
-    one, other, width = torch.exp(-lower.abs()), torch.exp(-upper.abs()), upper - lower
+def _laplace_cell(middle: Tensor, half: Tensor, scale: Tensor) -> ScoreTerms:
+    """Terms of intervals under Laplace noise, which are given as those under normal noise; without moments."""
+    middle, half = middle / scale, half / scale
+    lower, upper = middle - half, middle + half
+    one, other = torch.exp(-lower.abs()), torch.exp(-upper.abs())
     is_across = (lower < 0.0) & (upper > 0.0)
     near = torch.minimum(lower.abs(), upper.abs())
-    beside = -near - math.log(2.0) + torch.log(-torch.expm1(-width.clamp(min=1e-30)))
+    beside = -near - math.log(2.0) + torch.log(-torch.expm1(-2.0 * half))
     across = (1.0 - 0.5 * (one + other)).clamp(min=1e-30)
     log_mass = torch.where(is_across, across.log(), beside)
-    slope = torch.where(is_across, 0.5 * (other - one) / across, -(lower + upper).sign())
+    slope = torch.where(is_across, 0.5 * (other - one) / across, -middle.sign())
     return ScoreTerms(-log_mass, slope / scale, torch.zeros_like(slope))
 
 
