@@ -132,7 +132,7 @@ def test_facts_change_nothing():
 @pytest.mark.parametrize("sign", [-1.0, 1.0])
 def test_probabilities_of_cells_far_out(far, width, sign):
     ends = sorted([sign * far, sign * (far + width)])
-    cell = (torch.tensor([each], dtype=torch.float64) for each in (sum(ends) / 2.0, width / 2.0))
+    cell = (torch.tensor([each], dtype=torch.float64) for each in (-sum(ends) / 2.0, width / 2.0))
     found = _normal_cell(*cell, torch.ones(1, dtype=torch.float64))
     near, distant = -far, -far - width
     if far < 30.0:

@@ -192,8 +192,7 @@ class MixedLikelihood(Likelihood):
     def network_input(self, x: Tensor, facts: Tensor | None = None) -> Tensor:
         if facts is None:
             return self.read(x)
-        of_levels, _ = self._divided(facts)
-        taken = self.choices.taken(of_levels)
+        taken = self.choices.taken(self._divided(facts)[0])
         read = facts[..., : len(self.reader)] @ self.reader.to(facts)
         return read.scatter_add(-1, taken.place + self._n_numbers, taken.mark)
 
@@ -224,14 +223,22 @@ class MixedLikelihood(Likelihood):
 
     def facts(self, target: Tensor) -> Tensor:
         present, observed = self._present(target)
-        of_levels = self.choices.facts(self.choices.chosen(target), observed)
-        of_scores = self.scores.facts(present[..., self.scores.columns]).to(target)
-        return torch.cat([*self._numbers(present, observed), of_levels, of_scores], dim=-1)
+        chosen = self.choices.chosen(target)
+        parts = [
+            *self._numbers(present, observed),
+            self.choices.facts(chosen, observed),
+            self.scores.facts(present[..., self.scores.columns]).to(target),
+        ]
+        if self.has_spikes:  # whether scores count, and whether a level is theirs as well
+            is_level = self.choices.has_level(chosen)
+            parts += [1.0 - is_level @ self.levels_of_score.to(target), is_level @ self.level_of_cell.to(target)]
+        return torch.cat(parts, dim=-1)
 
-    def _divided(self, facts: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the parts of facts that are known of levels, and of scores; before them is what networks read of numbers."""
-        first, n_levels = self._n_numbers, self.choices.n_facts
-        return facts[..., first : first + n_levels], facts[..., first + n_levels :]
+    def _divided(self, facts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the parts of facts that are known of levels, of scores, and of both."""
+        sizes = [self._n_numbers, self.choices.n_facts, self.scores.n_facts]
+        _, of_levels, of_scores, of_both = facts.split([*sizes, facts.shape[-1] - sum(sizes)], dim=-1)
+        return of_levels, of_scores, of_both
 
     def energies(self, target: Tensor, output: Tensor, observed: Tensor | None = None) -> Tensor:
         return self.terms(target, output, observed).energy
@@ -263,25 +270,25 @@ class MixedLikelihood(Likelihood):
         The noise is that of the scores, see `_moment`.
         """
         scores, _, logits = self._split(output)
-        of_levels, of_scores = self._divided(facts)
-        taken, own = self.choices.taken(of_levels), self.scores.terms(of_scores, scores, noise)
-        choice = self.choices.terms(taken, self.choices.locate(logits))
+        of_levels, of_scores, of_both = self._divided(facts)
+        taken, choices = self.choices.taken(of_levels), self.choices
+        choice, own = choices.terms(taken, choices.locate(logits)), self.scores.terms(of_scores, scores, noise)
         nats, slope, moment, is_level = *own, taken.is_level
         counted = self.has_score.to(output).expand(*output.shape[:-1], -1)
         if self.has_spikes:
-            is_rest = 1.0 - is_level @ self.levels_of_score.to(output)
+            is_rest, is_both = of_both.chunk(2, dim=-1)
             nats, slope, moment = nats * is_rest, slope * is_rest, moment * is_rest
             counted = _by_column(is_rest, self.of_score)
         if self.has_spiked_cells:  # where whole numbers of the spread are the same as a level
-            same = self.level_of_cell.to(output)
-            gap, is_both = own.nats + choice.logit @ same, is_level @ same
-            of_spread = torch.sigmoid(-gap) * is_both  # share in the probability
-            nats = nats - nn.functional.softplus(-gap) * is_both
+            cells = self.level_of_cell.to(output)
+            excess = -own.nats - choice.logit @ cells  # log-odds that a number is one of the spread
+            of_spread = torch.sigmoid(excess) * is_both
+            nats = nats - nn.functional.softplus(excess) * is_both
             slope = slope + own.slope * of_spread
-            is_level = is_level - of_spread @ same.mT
+            is_level = is_level - of_spread @ cells.mT
         energy = _by_column(nats, self.of_score) + _by_column(choice.nats, self.of_choice)
-        of_logits = choice.probability.scatter_add(-1, taken.place, -is_level)
-        return energy, self._joined(slope, of_logits), _by_column(moment, self.of_score), counted
+        slope = self._joined(slope, choice.probability.scatter_add(-1, taken.place, -is_level))
+        return energy, slope, _by_column(moment, self.of_score), counted
 
     def _joined(self, scores: Tensor, logits: Tensor) -> Tensor:
         """Put slopes of scores and of logits side by side, with zeros for counts."""

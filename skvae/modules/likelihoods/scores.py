@@ -17,8 +17,9 @@ from skvae.modules.posterior import exact_dtype
 _BEYOND = 64.0  # score that nothing reaches
 _MOST_SCORE = 8.0  # that networks read
 _COARSE = 1e-4  # least width of a unit cell, in standardized units, that single precision can tell from nothing
-_LEAST_WIDTH = 1e-7  # of a cell, among scores
-_NARROW = 5e-3  # half the width of a cell, beside noise, below which single precision takes a wider one for it
+_NARROW = 1e-5  # half the width, among scores, of a cell beside which any noise is wide
+_NARROW_OF_LAPLACE = 1e-8  # the same where noise may be next to nothing, as no precision is lost to narrow cells
+_NARROW_IN_SINGLE = 5e-3  # half the width of a cell, beside noise, below which single precision takes a wider one for it
 _ALL = -6.0  # to the left of which there is no noise to speak of
 _HALF_LOG_TAU = 0.5 * math.log(2.0 * math.pi)
 
@@ -71,6 +72,7 @@ class Scores(nn.Module):
     log_slope: Tensor
     reach: Tensor
     is_cell: Tensor
+    narrow: Tensor
     bottom: Tensor
     top: Tensor
     center: Tensor
@@ -93,6 +95,7 @@ class Scores(nn.Module):
         values = {name: np.array([getattr(each, name) for each in maps]) for name in _Segments.__slots__}
         values.update(
             reach=half,
+            narrow=np.array([_NARROW_OF_LAPLACE if marginal.family == "laplace" else _NARROW for marginal in marginals]),
             bottom=np.where(closed, ends[:, 0], -np.inf),
             top=np.where(closed, ends[:, 1], np.inf),
             center=center,
@@ -110,7 +113,7 @@ class Scores(nn.Module):
             torch.tensor([marginal.family == "laplace" for marginal in marginals], dtype=torch.bool),
             persistent=False,
         )
-        self.has_cells, self.has_densities = bool((half > 0.0).any()), bool((half == 0.0).any())
+        self.has_cells = bool((half > 0.0).any())
         self.has_laplace = any(marginal.family == "laplace" for marginal in marginals)
 
     # -- numbers and scores -------------------------------------------------------------------------------------------
@@ -148,21 +151,25 @@ class Scores(nn.Module):
     @property
     def n_facts(self) -> int:
         """Numbers that `facts` returns for a row."""
-        return 4 * len(self.columns)
+        return (4 if self.has_cells else 2) * len(self.columns)
 
     def facts(self, x: Tensor) -> Tensor:
         """Return what is found of standardized numbers by themselves, in a row.
 
-        These are their scores, logarithms of slopes, and where the middle of their unit cell lies and half its width.
+        These are their scores, nats to be added to what `terms` finds and, if there are cells, their middles and half their widths
+        among scores. Where there are some, densities are found as probabilities of cells that are narrow beside any noise.
         """
         x = x.to(exact_dtype(x))  # in which the width of narrow cells is known, too
         score, log_slope = self.score(x), self.log_slope_at(x)
         if not self.has_cells:
-            return torch.cat([score, log_slope, score, score], dim=-1)
+            return torch.cat([score, -log_slope], dim=-1)
         below, above = x - self.reach.to(x), x + self.reach.to(x)
         lower = torch.where(below < self.bottom.to(x), -_BEYOND, self.score(below))
         upper = torch.where(above > self.top.to(x), _BEYOND, self.score(above))
-        return torch.cat([score, log_slope, 0.5 * (lower + upper), 0.5 * (upper - lower).clamp(min=_LEAST_WIDTH)], dim=-1)
+        width = torch.where(self.is_cell, upper - lower, 0.0)
+        half = torch.maximum(0.5 * width, self.narrow.to(x))
+        beside = (2.0 * half).log() - torch.where(self.is_cell, width.log(), log_slope)
+        return torch.cat([score, beside, 0.5 * (lower + upper), half], dim=-1)
 
     def terms(self, facts: Tensor, mean: Tensor, moment: Tensor) -> ScoreTerms:
         """Negative log-likelihood of numbers, its slope in the means of scores, and what the noise is learned from.
@@ -179,33 +186,21 @@ class Scores(nn.Module):
         -------
         ScoreTerms
         """
-        score, log_slope, middle, half = facts.chunk(4, dim=-1)
+        score, beside, *cell = facts.split(len(self.columns), dim=-1)
         if not self.has_cells:
-            return self._densities(score - mean, log_slope, moment)
-        scale = moment.to(exact_dtype(mean))
-        inside = _normal_cell(middle - mean, half, scale)
+            found = _normal(mean - score, moment)
+            other = _laplace(mean - score, moment) if self.has_laplace else found
+        else:
+            middle, half = cell
+            scale = moment.to(exact_dtype(mean))
+            found = _normal_cell(mean - middle, half, scale)
+            other = found
+            if self.has_laplace:
+                other = _laplace_cell(mean - middle, half, scale)._replace(moment=(mean - score).abs())
         if self.has_laplace:
-            other = _laplace_cell(middle - mean, half, scale)._replace(moment=(score - mean).abs())
-            inside = ScoreTerms(*(torch.where(self.is_laplace, *pair) for pair in zip(other, inside, strict=True)))
-        inside = ScoreTerms(*(each.to(mean.dtype) for each in inside))
-        if not self.has_densities:
-            return inside
-        others = self._densities(score - mean, log_slope, moment)
-        return ScoreTerms(*(torch.where(self.is_cell, *pair) for pair in zip(inside, others, strict=True)))
-
-    def _densities(self, deviation: Tensor, log_slope: Tensor, moment: Tensor) -> ScoreTerms:
-        """Terms of numbers that have densities."""
-        pull = deviation / moment
-        found = ScoreTerms(
-            0.5 * deviation * pull + (0.5 * moment.log() + _HALF_LOG_TAU) - log_slope,
-            -pull,
-            deviation.square(),
-        )
-        if not self.has_laplace:
-            return found
-        size = deviation.abs()
-        other = ScoreTerms(size / moment + (2.0 * moment).log() - log_slope, -deviation.sign() / moment, size)
-        return ScoreTerms(*(torch.where(self.is_laplace, *pair) for pair in zip(other, found, strict=True)))
+            found = ScoreTerms(*(torch.where(self.is_laplace, *pair) for pair in zip(other, found, strict=True)))
+        nats, slope, moment = (each.to(mean.dtype) for each in found)
+        return ScoreTerms(nats + beside, slope, moment)
 
     def expectation(self, mean: Tensor, moment: Tensor, *, square: bool = False) -> Tensor:
         """Mean of numbers, or of their squares, in standardized units, given that of their scores."""
@@ -273,23 +268,35 @@ def _ends(at: NDArray[np.float64], pad: int) -> tuple[NDArray[np.float64], NDArr
     return low, high, np.concatenate([at[:1], at, nothing])
 
 
-def _normal_cell(middle: Tensor, half: Tensor, variance: Tensor) -> ScoreTerms:
-    """Terms of intervals under normal noise, of which the middles, relative to the mean, and half the widths are given."""
+def _normal(mean: Tensor, variance: Tensor) -> ScoreTerms:
+    """Terms of densities under normal noise, the means being relative to the numbers."""
+    pull = mean / variance
+    return ScoreTerms(0.5 * mean * pull + (0.5 * variance.log() + _HALF_LOG_TAU), pull, mean.square())
+
+
+def _laplace(mean: Tensor, scale: Tensor) -> ScoreTerms:
+    """Terms of densities under Laplace noise, the means being relative to the numbers."""
+    size = mean.abs()
+    return ScoreTerms(size / scale + (2.0 * scale).log(), mean.sign() / scale, size)
+
+
+def _normal_cell(mean: Tensor, half: Tensor, variance: Tensor) -> ScoreTerms:
+    """Terms of intervals under normal noise, of which half the widths are given, and the means relative to their middles."""
     unit = (2.0 * variance).rsqrt()  # in which the density falls like exp(-x ** 2)
-    middle, half = middle * unit, half * unit
-    away = middle.abs()
+    at, half = mean * unit, half * unit
     if half.dtype is torch.float32:
-        half, given = half.clamp(min=_NARROW), half  # of which only the density in the middle matters
+        half, given = half.clamp(min=_NARROW_IN_SINGLE), half  # of which only the density in the middle matters
+    away = at.abs()
     near, far = (away - half).clamp(min=_ALL), away + half
-    # Beside the density at the nearer end, which may be next to nothing, the one at the other end is lower by `fall`.
-    fall, beyond = torch.expm1(-4.0 * away * half), _scaled_erfc(far)
-    mass = _scaled_erfc(near) - beyond - fall * beyond
+    # All is beside the density at the nearer end, which may be next to nothing: the mass, and the density at the other end.
+    other = torch.exp(-4.0 * away * half)
+    mass = torch.addcmul(_scaled_erfc(near), other, _scaled_erfc(far), value=-1.0)
     density = (2.0 / math.sqrt(math.pi)) / mass
     nats = near.square() - mass.log() + math.log(2.0)
     if half.dtype is torch.float32:
         nats = nats + (half / given).log()
-    moment = (1.0 - (2.0 * half + fall * far) * density).clamp(min=0.0)
-    return ScoreTerms(nats, torch.copysign(fall * density, -middle) * unit, moment * variance)
+    moment = (1.0 + torch.addcmul(near, other, far, value=-1.0) * density).clamp(min=0.0)
+    return ScoreTerms(nats, torch.copysign((1.0 - other) * density, at) * unit, moment * variance)
 
 
 def _scaled_erfc(x: Tensor) -> Tensor:
@@ -301,17 +308,16 @@ def _scaled_erfc(x: Tensor) -> Tensor:
     return torch.where(x > 5.0, series, torch.exp(near.square()) * torch.erfc(near))
 
 
-def _laplace_cell(middle: Tensor, half: Tensor, scale: Tensor) -> ScoreTerms:
+def _laplace_cell(mean: Tensor, half: Tensor, scale: Tensor) -> ScoreTerms:
     """Terms of intervals under Laplace noise, which are given as those under normal noise; without moments."""
-    middle, half = middle / scale, half / scale
-    lower, upper = middle - half, middle + half
+    at, half = mean / scale, half / scale
+    lower, upper = -half - at, half - at
     one, other = torch.exp(-lower.abs()), torch.exp(-upper.abs())
-    is_across = (lower < 0.0) & (upper > 0.0)
-    near = torch.minimum(lower.abs(), upper.abs())
-    beside = -near - math.log(2.0) + torch.log(-torch.expm1(-2.0 * half))
+    beside = half - at.abs() - math.log(2.0) + torch.log(-torch.expm1(-2.0 * half))
     across = (1.0 - 0.5 * (one + other)).clamp(min=1e-30)
+    is_across = at.abs() < half
     log_mass = torch.where(is_across, across.log(), beside)
-    slope = torch.where(is_across, 0.5 * (other - one) / across, -middle.sign())
+    slope = torch.where(is_across, 0.5 * (other - one) / across, at.sign())
     return ScoreTerms(-log_mass, slope / scale, torch.zeros_like(slope))
 
 
