@@ -25,6 +25,7 @@ from skvae.modules.likelihoods.units import ABSENT, Units
 
 COLUMN_FAMILIES = ("auto", "categorical", "gaussian", "laplace", "negative_binomial", "poisson")
 _UNSURE = 0.5  # variance that a linear model leaves of the indicator of a level, about one in all
+_BLOCK_ROWS = 512
 _LEAST_INFORMATION = 0.05  # of a logit, by which its residual is divided
 
 
@@ -175,11 +176,16 @@ class MixedLikelihood(Likelihood):
         return torch.where(observed, x, 0.0), observed
 
     def read(self, x: Tensor, columns: Tensor | slice = slice(None)) -> Tensor:
-        present, observed = self._present(x)
-        return self._read(present, observed, self.choices.chosen(x))
+        return _in_blocks(self._joined_with(self.choices.read), x)
 
-    def _read(self, present: Tensor, observed: Tensor, chosen: Tensor) -> Tensor:
-        return torch.cat([*self._numbers(present, observed), self.choices.read(chosen, observed)], dim=-1)
+    def _joined_with(self, of_levels: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """Return a function of rows: what networks read of numbers, and something of levels."""
+
+        def function(x: Tensor) -> Tensor:
+            present, observed = self._present(x)
+            return torch.cat([*self._numbers(present, observed), of_levels(self.choices.chosen(x), observed)], dim=-1)
+
+        return function
 
     def _numbers(self, present: Tensor, observed: Tensor) -> list[Tensor]:
         """Return what networks read of columns of scores, and of counts."""
@@ -206,9 +212,7 @@ class MixedLikelihood(Likelihood):
         return torch.cat([scores, counts * self.counts.scale.to(change), logits], dim=-1)
 
     def response(self, x: Tensor) -> Tensor:
-        present, observed = self._present(x)
-        of_levels = self.choices.response(self.choices.chosen(x), observed)
-        return torch.cat([*self._numbers(present, observed), of_levels], dim=-1)
+        return _in_blocks(self._joined_with(self.choices.response), x)
 
     # -- losses and scores --------------------------------------------------------------------------------------------
 
@@ -569,6 +573,13 @@ def _nothing(weight: Tensor) -> Tensor:
 def _by_column(values: Tensor, belongs: Tensor) -> Tensor:
     """Values of some columns at the places of all, and zeros at those of the others; a product with ones and zeros is quick."""
     return values @ belongs.to(values)
+
+
+def _in_blocks(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return a function of rows, of few at a time, which stay in the processor's cache."""
+    if x.dim() != 2 or len(x) <= _BLOCK_ROWS:
+        return function(x)
+    return torch.cat([function(block) for block in x.split(_BLOCK_ROWS)])
 
 
 def _ranges(X: Any, n_features: int) -> dict[str, NDArray[np.float64]]:
