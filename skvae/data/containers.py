@@ -238,7 +238,9 @@ def _of_objects(values: list[Any], name: str) -> Entries | Amounts | Ticks:
     suspects = {kind for kind in set(map(type, values)) if _has_absent(kind)}
     if suspects:
         missing = np.fromiter((type(value) in suspects and is_absent(value) for value in values), bool, len(values))
-        present = [value for value, is_missing in zip(values, missing, strict=True) if not is_missing] if missing.any() else values
+        present = (
+            [value for value, is_missing in zip(values, missing, strict=True) if not is_missing] if missing.any() else values
+        )
     first_of_type = [next(value for value in present if type(value) is kind) for kind in dict.fromkeys(map(type, present))]
     examples = {class_of(value): value for value in reversed(first_of_type)}
     if len(examples) > 1:

@@ -72,8 +72,10 @@ class MixedLikelihood(Likelihood):
         self.sizes = (len(scores), len(counts), self.choices.n_logits)
         self._n_numbers = len(scores) + len(counts)
         # Turns what facts begin with, numbers and which columns are not missing, into what is read where no level is chosen.
-        of_others = (self.choices.of_others.unsqueeze(1) * self.choices.member).mT
-        self.register_buffer("reader", torch.block_diag(torch.eye(self._n_numbers), of_others), persistent=False)
+        reader = torch.zeros(self._n_numbers + len(choices), sum(self.sizes))
+        reader.fill_diagonal_(1.0)[self._n_numbers :] = 0.0
+        reader[self._n_numbers :, self._n_numbers :] = (self.choices.of_others.unsqueeze(1) * self.choices.member).mT
+        self.register_buffer("reader", reader, persistent=False)
         owner = torch.cat([self.scores.columns, self.counts.columns, self.choices.column])
         self.register_buffer("owner", owner, persistent=False)
         self.register_buffer("belongs", nn.functional.one_hot(owner, n_features).float(), persistent=False)
@@ -241,7 +243,7 @@ class MixedLikelihood(Likelihood):
     def _divided(self, facts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the parts of facts that are known of levels, of scores, and of both."""
         sizes = [self._n_numbers, self.choices.n_facts, self.scores.n_facts]
-        _, of_levels, of_scores, of_both = facts.split([*sizes, facts.shape[-1] - sum(sizes)], dim=-1)
+        _, of_levels, of_scores, of_both = torch.split(facts, [*sizes, facts.shape[-1] - sum(sizes)], dim=-1)
         return of_levels, of_scores, of_both
 
     def energies(self, target: Tensor, output: Tensor, observed: Tensor | None = None) -> Tensor:
@@ -250,9 +252,10 @@ class MixedLikelihood(Likelihood):
     def terms(self, target: Tensor, output: Tensor, observed: Tensor | None = None, facts: Tensor | None = None) -> Energies:
         with torch.no_grad():
             facts = self.facts(target) if facts is None else facts
-            if facts.shape[:-1] != output.shape[:-1]:
-                shape = torch.broadcast_shapes(facts.shape[:-1], output.shape[:-1])
-                facts, output = facts.expand(*shape, -1), output.expand(*shape, -1)
+        if facts.shape[:-1] != output.shape[:-1]:
+            shape = np.broadcast_shapes(facts.shape[:-1], output.shape[:-1])
+            facts, output = facts.expand(*shape, -1), output.expand(*shape, -1)
+        with torch.no_grad():
             energy, slope, moment, counted = self._found(facts, output, self._moment(output))
         if torch.is_grad_enabled():  # what is known of the slope spares the way back through all that has been done
             energy = energy + by_transposes(slope * (output - output.detach()), self.belongs.to(slope))
@@ -579,7 +582,7 @@ def _in_blocks(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Return a function of rows, of few at a time, which stay in the processor's cache."""
     if x.dim() != 2 or len(x) <= _BLOCK_ROWS:
         return function(x)
-    return torch.cat([function(block) for block in x.split(_BLOCK_ROWS)])
+    return torch.cat([function(block) for block in torch.split(x, _BLOCK_ROWS)])
 
 
 def _ranges(X: Any, n_features: int) -> dict[str, NDArray[np.float64]]:

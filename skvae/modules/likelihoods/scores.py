@@ -156,8 +156,8 @@ class Scores(nn.Module):
     def facts(self, x: Tensor) -> Tensor:
         """Return what is found of standardized numbers by themselves, in a row.
 
-        These are their scores, nats to be added to what `terms` finds and, if there are cells, their middles and half their widths
-        among scores. Where there are some, densities are found as probabilities of cells that are narrow beside any noise.
+        These are their scores, and nats to be added to what is found of means; if there are cells, also their middles and half
+        their widths among scores. Densities are then found as probabilities of cells that are narrow beside any noise.
         """
         x = x.to(exact_dtype(x))  # in which the width of narrow cells is known, too
         score, log_slope = self.score(x), self.log_slope_at(x)
@@ -186,18 +186,17 @@ class Scores(nn.Module):
         -------
         ScoreTerms
         """
-        score, beside, *cell = facts.split(len(self.columns), dim=-1)
-        if not self.has_cells:
-            found = _normal(mean - score, moment)
-            other = _laplace(mean - score, moment) if self.has_laplace else found
-        else:
+        score, beside, *cell = facts.chunk(4 if self.has_cells else 2, dim=-1)
+        if self.has_cells:
             middle, half = cell
             scale = moment.to(exact_dtype(mean))
             found = _normal_cell(mean - middle, half, scale)
-            other = found
-            if self.has_laplace:
-                other = _laplace_cell(mean - middle, half, scale)._replace(moment=(mean - score).abs())
+        else:
+            found = _normal(mean - score, moment)
         if self.has_laplace:
+            other = _laplace(mean - score, moment)
+            if self.has_cells:
+                other = _laplace_cell(mean - middle, half, scale)._replace(moment=other.moment)
             found = ScoreTerms(*(torch.where(self.is_laplace, *pair) for pair in zip(other, found, strict=True)))
         nats, slope, moment = (each.to(mean.dtype) for each in found)
         return ScoreTerms(nats + beside, slope, moment)
@@ -302,7 +301,7 @@ def _normal_cell(mean: Tensor, half: Tensor, variance: Tensor) -> ScoreTerms:
 def _scaled_erfc(x: Tensor) -> Tensor:
     """Return ``exp(x ** 2) * erfc(x)``, to single precision where there is no other, on devices that may not have it."""
     if x.dtype is torch.float64:
-        return torch.special.erfcx(x)
+        return torch.special.erfcx(x)  # type: ignore[no-any-return]
     near, far = x.clamp(max=5.0), x.clamp(min=5.0).square().reciprocal()
     series = (1.0 - far * (0.5 - far * (0.75 - 1.875 * far))) * (far / math.pi).sqrt()
     return torch.where(x > 5.0, series, torch.exp(near.square()) * torch.erfc(near))
