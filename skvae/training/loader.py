@@ -18,7 +18,7 @@ from skvae.training.neighbors import NeighborGraph
 
 RESIDENT_BYTES = 2**31  # rows that take more, in float32, are standardized block by block in every epoch
 _BLOCK_BATCHES = 64
-_FACTS_AT_ONCE = 2**15  # numbers found out about rows at once, which stay in the processor's cache with what they are made of
+_FACTS_AT_ONCE = 2**16  # numbers found out about rows at once, which stay in the processor's cache with what they are made of
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -137,7 +137,7 @@ class Choices(nn.Module):
 
     def chosen(self, x: Tensor) -> Tensor:
         """Which level every entry of a row ``(..., n_features)`` has, as ones and zeros ``(..., n_logits)``."""
-        entries = x[..., self.column]
+        entries = x.index_select(-1, self.column)
         return ((entries > self.low.to(x)) & (entries <= self.high.to(x))).to(x.dtype)
 
     def has_level(self, chosen: Tensor) -> Tensor:
@@ -175,7 +175,7 @@ class Choices(nn.Module):
         chosen : Tensor of shape (..., n_logits)
         observed : Tensor of bool, shape (..., n_features)
         """
-        return (self.of_level.to(chosen) * chosen + self.of_others.to(chosen)) * observed[..., self.column]
+        return (self.of_level.to(chosen) * chosen + self.of_others.to(chosen)) * observed.index_select(-1, self.column)
 
     def locate(self, output: Tensor) -> Tensor:
         """Logits of a decoder's output, which is what they are beside those of the columns by themselves."""
@@ -209,7 +209,7 @@ class Choices(nn.Module):
     def response(self, chosen: Tensor, observed: Tensor) -> Tensor:
         """Output by one Newton step of every logit from the columns by themselves."""
         share = self.share.to(chosen)
-        return (chosen - share) / (share * (1.0 - share)).clamp(min=0.01) * observed[..., self.column]
+        return (chosen - share) / (share * (1.0 - share)).clamp(min=0.01) * observed.index_select(-1, self.column)
 
     def table(self, values: Tensor, rest: Tensor | float) -> Tensor:
         """Values of the rest and of all levels by column, ``(..., n_columns, most_levels + 1)``, zero where there are fewer."""

@@ -154,7 +154,7 @@ class MixedLikelihood(Likelihood):
     # -- between rows and networks ------------------------------------------------------------------------------------
 
     def spread(self, values: Tensor) -> Tensor:
-        return values[..., self.owner]
+        return values.index_select(-1, self.owner)
 
     def absent(self, *, is_target: bool = False) -> Tensor | float:
         return ABSENT
@@ -225,7 +225,7 @@ class MixedLikelihood(Likelihood):
 
     def _moment(self, like: Tensor) -> Tensor:
         """Noise of the scores, ``(n_score_columns,)``."""
-        return (0.5 / self.noise.weight[self.scores.columns]).to(like)
+        return (0.5 / self.noise.weight.index_select(0, self.scores.columns)).to(like)
 
     def facts(self, target: Tensor) -> Tensor:
         present, observed = self._present(target)
