@@ -23,6 +23,8 @@ DAYS_OF_PYTHON = (
     dt.date.min.toordinal() - dt.date(1970, 1, 1).toordinal(),
     dt.date.max.toordinal() - dt.date(1970, 1, 1).toordinal(),
 )
+_WITH_NAN, _WITH_NAT = (float, np.floating, decimal.Decimal), (np.datetime64, np.timedelta64)
+_MARKERS = ("NAType", "NaTType")  # of pandas, for what is missing
 _PRECISE = decimal.Context(prec=400)
 _POLARS_ARGUMENTS = {
     "Decimal": ("precision", "scale"),
@@ -125,11 +127,16 @@ def is_absent(value: Any) -> bool:
     """Whether an entry is missing: None, NaN, and the markers of pandas."""
     if value is None:
         return True
-    if isinstance(value, (float, np.floating, decimal.Decimal)):
+    if isinstance(value, _WITH_NAN):
         return bool(value != value)
-    if isinstance(value, (np.datetime64, np.timedelta64)):
+    if isinstance(value, _WITH_NAT):
         return bool(np.isnat(value))
-    return type(value).__name__ in ("NAType", "NaTType")
+    return type(value).__name__ in _MARKERS
+
+
+def _has_absent(kind: type) -> bool:
+    """Whether entries of a type may be missing."""
+    return issubclass(kind, (type(None), *_WITH_NAN, *_WITH_NAT)) or kind.__name__ in _MARKERS
 
 
 def class_of(value: Any) -> str:
@@ -227,20 +234,23 @@ def _of_numpy(values: NDArray[Any], name: str) -> Amounts | Ticks:
 
 def _of_objects(values: list[Any], name: str) -> Entries | Amounts | Ticks:
     """Entries of one type, as objects of Python."""
-    missing = np.fromiter((is_absent(value) for value in values), dtype=bool, count=len(values))
-    present = [value for value, is_missing in zip(values, missing, strict=True) if not is_missing] if missing.any() else values
-    first_of_type: dict[type, Any] = {}
-    for value in present:
-        first_of_type.setdefault(type(value), value)
-    examples = {class_of(value): value for value in reversed(first_of_type.values())}
+    missing, present = np.zeros(len(values), dtype=bool), values
+    suspects = {kind for kind in set(map(type, values)) if _has_absent(kind)}
+    if suspects:
+        missing = np.fromiter((type(value) in suspects and is_absent(value) for value in values), bool, len(values))
+        present = (
+            [value for value, is_missing in zip(values, missing, strict=True) if not is_missing] if missing.any() else values
+        )
+    first_of_type = [next(value for value in present if type(value) is kind) for kind in dict.fromkeys(map(type, present))]
+    examples = {class_of(value): value for value in reversed(first_of_type)}
     if len(examples) > 1:
         listed = " and ".join(f"{kind} ({example!r:.40})" for kind, example in sorted(examples.items()))
         raise ValueError(f"{name} holds entries of several types, {listed}; make them of one, such as text by astype(str).")
     kind = next(iter(examples), "text")
     if kind in ("text", "bytes", "booleans", "intervals", "periods"):
-        positions: dict[Any, int] = {}
+        positions = {value: i for i, value in enumerate(dict.fromkeys(present))}
         codes = np.full(len(values), -1, dtype=np.int64)
-        codes[~missing] = np.fromiter((positions.setdefault(value, len(positions)) for value in present), np.int64, len(present))
+        codes[~missing] = np.fromiter(map(positions.__getitem__, present), np.int64, len(present))
         return Entries(codes, list(positions), is_bool=kind == "booleans")
     if kind == "numbers":
         numbers = np.full(len(values), np.nan)

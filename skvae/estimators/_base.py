@@ -75,7 +75,7 @@ class BaseAutoEncoder(DocumentedMixin, SpecsMixin, ClassNamePrefixFeaturesOutMix
         "likelihood": OF_NUMBERS["likelihood"],
         "learning_rate": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
         "optimizer": [StrOptions(set(OPTIMIZER_NAMES)), type, Optimizer],
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "max_epochs": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "early_stopping": ["boolean", EarlyStopping],
         "warm_start": ["boolean"],
@@ -196,8 +196,8 @@ class BaseAutoEncoder(DocumentedMixin, SpecsMixin, ClassNamePrefixFeaturesOutMix
         image_shape = getattr(self, "image_shape_", None)
         return resolve_networks(self.encoder, self.decoder, sizes, self.activation, image_shape, self._code_size)
 
-    def _auto_training(self, n_batches: int) -> tuple[int, float]:
-        """Return the passes over so many batches, and the learning rate, for parameters that are "auto"."""
+    def _auto_training(self, n_batches: int, batch_size: int) -> tuple[int, float]:
+        """Return the passes over so many batches of so many rows, and the learning rate, for parameters that are "auto"."""
         is_shallow = self._is_shallow
         steps, most = (_AUTO_STEPS_LINEAR, _MAX_EPOCHS_LINEAR) if self._is_linear else (AUTO_STEPS, _MAX_EPOCHS)
         n_epochs = int(np.clip(round(steps / n_batches), MIN_EPOCHS, most))

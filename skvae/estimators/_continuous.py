@@ -14,7 +14,7 @@ from skvae._spec import parameters_of
 from skvae.estimators import _checks as check
 from skvae.estimators._base import AUTO_STEPS, LEARNING_RATE, MIN_EPOCHS
 from skvae.estimators._given import SamplesGivenMixin
-from skvae.estimators._specs import NETWORKS, resolve
+from skvae.estimators._specs import BATCH_ROWS, NETWORKS, resolve
 from skvae.estimators._table import TableAutoEncoder
 from skvae.modules import MLP, Conv, LinearPath
 
@@ -23,6 +23,7 @@ _MAX_EPOCHS_BESIDE_LINEAR = 300
 _DECAY_OF_MIXED = 1.0  # beside linear maps, which is as good there as one that is chosen
 _STEPS_OF_MIXED, _EPOCHS_OF_MIXED, _MOST_EPOCHS_OF_MIXED = 8000, 100, 200
 _BATCHES_OF_MIXED = 8  # above which passes grow with their square root
+_LEARNING_RATE_OF_MIXED, _MOST_LEARNING_RATE_OF_MIXED = 0.005, 0.01  # of batches of 128 rows, and of any
 
 
 class ContinuousAutoEncoder(SamplesGivenMixin, TableAutoEncoder):
@@ -82,11 +83,13 @@ class ContinuousAutoEncoder(SamplesGivenMixin, TableAutoEncoder):
                 return f"lies beside perceptrons, which {name}={network!r} is not"
         return None
 
-    def _auto_training(self, n_batches: int) -> tuple[int, float]:
-        n_epochs, learning_rate = super()._auto_training(n_batches)
+    def _auto_training(self, n_batches: int, batch_size: int) -> tuple[int, float]:
+        n_epochs, learning_rate = super()._auto_training(n_batches, batch_size)
         if self._frame_form is not None:
             most = _EPOCHS_OF_MIXED * np.sqrt(n_batches / _BATCHES_OF_MIXED)
             most = np.clip(most, _EPOCHS_OF_MIXED, _MOST_EPOCHS_OF_MIXED)
+            learning_rate = _LEARNING_RATE_OF_MIXED * np.sqrt(batch_size / BATCH_ROWS)
+            learning_rate = float(np.clip(learning_rate, LEARNING_RATE, _MOST_LEARNING_RATE_OF_MIXED))
             return int(np.clip(round(_STEPS_OF_MIXED / n_batches), MIN_EPOCHS, most)), learning_rate
         if self._arguments.get("linear_path") is None or self._is_shallow:
             return n_epochs, learning_rate

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
@@ -21,7 +22,7 @@ from skvae.data.groups import draw_groups
 from skvae.data.marginals import Marginal, measure_columns
 from skvae.estimators import _checks as check
 from skvae.estimators._held_out import HeldOut
-from skvae.estimators._specs import NAMED, NETWORKS, resolve
+from skvae.estimators._specs import NAMED, NETWORKS, batch_rows_of, prior_for, resolve
 from skvae.inference.anomaly import keep_rows, room_for_rows
 from skvae.inference.runner import move
 from skvae.modules import DefaultNet, LatentModule, LinearPath, asked_of
@@ -196,8 +197,11 @@ class FitRun:
         """Bytes that training takes, about: rows and their standardized copies, and weights with all that goes with them."""
         rows = _COPIES_OF_ROWS * self.table.n_rows * self.table.n_features
         weights = sum(param.numel() for param in self.module.parameters())
-        layers = min(self.draft.batch_size, self.table.n_rows) * self.module.widest_layer
+        layers = min(self._batch_rows(self.table.n_rows), self.table.n_rows) * self.module.widest_layer
         return 4 * (rows + _COPIES_OF_WEIGHTS * weights + _LAYERS * layers)
+
+    def _batch_rows(self, n_rows: int) -> int:
+        return batch_rows_of(self.draft.batch_size, self.draft._frame_form, n_rows)
 
     def _learn(
         self,
@@ -323,6 +327,8 @@ class FitRun:
             before = draft._arguments[name]
             if name == "linear_path" and value == AUTO and (hasattr(draft, "decay_curve_") or before == STREAM_DECAY):
                 continue  # the choice stays
+            if name == "prior" and value == AUTO:
+                continue
             follows = {"linear_path": NETWORKS, "kl_warmup": (*NETWORKS, "linear_path")}.get(name, ())
             if getattr(draft, name, None) == AUTO and any(each.partition("__")[0] in follows for each in changed):
                 continue  # what follows from other parameters is named by them
@@ -359,6 +365,9 @@ class FitRun:
         self.chooses_decay = arguments.get("linear_path") == AUTO
         if self.chooses_decay:
             arguments["linear_path"] = STREAM_DECAY
+        if arguments.get("prior") == AUTO:
+            n_rows = 0.0 if self.single_pass else float(self._weights(measured).sum())
+            arguments["prior"] = prior_for(draft._frame_form, n_rows)
         if draft._frame_form is not None:
             arguments["marginals"] = self._marginals(measured)
         draft._arguments = arguments
@@ -381,8 +390,12 @@ class FitRun:
         form, entries = self.draft._frame_form.take(measured.names), measured.entries()
         asked = resolve("likelihood", self.draft.likelihood).likelihoods or {}
         families = {j: asked[name] for j, name in enumerate(form.names) if name in asked}
-        weight = self.mean_weight * (np.ones(entries.n_rows) if entries.weight is None else entries.weight)
-        return measure_columns(form.kinds, form.n_levels, entries.source, weight, families)
+        return measure_columns(form.kinds, form.n_levels, entries.source, self._weights(entries), families)
+
+    def _weights(self, table: Table) -> NDArray[np.float64]:
+        """Weights of rows, as they were given."""
+        weight: NDArray[np.float64] = self.mean_weight * (np.ones(table.n_rows) if table.weight is None else table.weight)
+        return weight
 
     def _begin_at_linear_model(self, table: Table, plan: Plan) -> None:
         """Set the linear maps beside the networks, where there are some, and choose how far the latter are held back."""
@@ -447,17 +460,18 @@ class FitRun:
 
     def _plan(self, n_rows: int, stopping: Any) -> Plan:
         draft, progress = self.draft, self.progress
-        n_batches = -(-n_rows // draft.batch_size)
-        n_epochs, self.learning_rate = draft._auto_training(n_batches)
+        batch_size = self._batch_rows(n_rows)
+        n_batches = -(-n_rows // batch_size)
+        n_epochs, self.learning_rate = draft._auto_training(n_batches, batch_size)
         n_epochs = n_epochs if draft.max_epochs == "auto" else draft.max_epochs
         self.learning_rate = self.learning_rate if draft.learning_rate == "auto" else float(draft.learning_rate)
         networks = [self.arguments[name] for name in NETWORKS]
         with PrivateRandomness(progress.seed):
-            check.check_batches(self.module, *networks, n_rows, draft.batch_size)
+            check.check_batches(self.module, *networks, n_rows, batch_size)
             precision = check.check_precision(draft, self.module, *networks)
         goes_on = self.single_pass and progress.n_passes > 0
         return Plan(
-            batch_size=draft.batch_size,
+            batch_size=batch_size,
             n_epochs=1 if self.single_pass else n_epochs,
             total_steps=progress.total_steps if goes_on else n_epochs * n_batches,
             first_step=progress.n_steps,

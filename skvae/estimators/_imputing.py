@@ -56,7 +56,7 @@ class ImportanceWeightedVAE(VAETransformer):
         missing_values=None,
         learning_rate="auto",
         optimizer="adam",
-        batch_size=128,
+        batch_size="auto",
         max_epochs="auto",
         early_stopping=False,
         n_score_draws=64,
@@ -133,9 +133,9 @@ class ImportanceWeightedVAE(VAETransformer):
             return f"is for likelihoods of real numbers, not for likelihood={self.likelihood!r}"
         return super()._misfit_of_linear_path(encoder, decoder)
 
-    def _auto_training(self, n_batches: int) -> tuple[int, float]:
+    def _auto_training(self, n_batches: int, batch_size: int) -> tuple[int, float]:
         most = _MOST_EPOCHS if self.mechanism == "random" else _MOST_EPOCHS_WITH_MECHANISM
-        return int(np.clip(round(_STEPS / n_batches), _FEWEST_EPOCHS, most)), super()._auto_training(n_batches)[1]
+        return int(np.clip(round(_STEPS / n_batches), _FEWEST_EPOCHS, most)), super()._auto_training(n_batches, batch_size)[1]
 
     def _module_arguments(self, n_features: int) -> dict[str, Any]:
         arguments = super()._module_arguments(n_features)
@@ -174,9 +174,9 @@ class FrameVAE(VAETransformer):
             return self.linear_path
         return super()._decay_beside_linear_path(encoder, decoder)
 
-    def _auto_training(self, n_batches: int) -> tuple[int, float]:
+    def _auto_training(self, n_batches: int, batch_size: int) -> tuple[int, float]:
         n_epochs = int(np.clip(round(_STEPS / n_batches), _FEWEST_EPOCHS, _MOST_EPOCHS))
-        return n_epochs, super()._auto_training(n_batches)[1]
+        return n_epochs, super()._auto_training(n_batches, batch_size)[1]
 
     def _concerns(self, run: FitRun) -> list[str]:
         """Return none: imputation may have any number of components without use."""

@@ -25,6 +25,8 @@ from skvae.modules import (
     Layered,
     LinearPath,
     Mixed,
+    MixturePrior,
+    PriorSpec,
     Recurrent,
     TopK,
     completed,
@@ -35,6 +37,9 @@ from skvae.training import CodePrior, EarlyStopping, Optimizer
 NETWORKS = ("encoder", "decoder")
 # Arguments of modules that a name may stand for, and which ones.
 NAMED: dict[str, Collection[str]] = {"likelihood": LIKELIHOODS, "prior": PRIORS, "encoder": CELLS}
+BATCH_ROWS = 128
+_BATCHES_OF_MIXED, _MOST_BATCH_ROWS = 50, 512
+_ROWS_OF_PART, _MOST_PARTS = 100, 20  # of the prior of mixed frames
 _PENALTIES: dict[Any, type[Spec]] = {spec.name: spec for spec in (TopK, BatchTopK)}
 
 # By parameter, the specification that a value stands for which is none itself; None where it stands for none.
@@ -73,6 +78,19 @@ def likelihood_of(value: Any, form: Any) -> Any:
     if not isinstance(spec, Mixed):
         return spec
     return Gaussian() if form is None else Mixed(spec.likelihoods)
+
+
+def batch_rows_of(value: Any, form: Any, n_rows: int) -> int:
+    """Return how many of so many rows a step sees, at most; larger batches of mixed columns cost less than more steps."""
+    if value != "auto":
+        return int(value)
+    return BATCH_ROWS if form is None else int(np.clip(n_rows // _BATCHES_OF_MIXED, BATCH_ROWS, _MOST_BATCH_ROWS))
+
+
+def prior_for(form: Any, n_rows: float) -> str | PriorSpec:
+    """Return the prior that "auto" stands for, of so many rows of weight one."""
+    n_parts = min(int(n_rows / _ROWS_OF_PART), _MOST_PARTS)
+    return "standard" if form is None or n_parts < 2 else MixturePrior(n_parts)
 
 
 class NestedMixin:

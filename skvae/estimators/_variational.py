@@ -10,7 +10,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from skvae import inference
 from skvae.estimators._continuous import ContinuousAutoEncoder
-from skvae.estimators._fit import FitRun
+from skvae.estimators._fit import AUTO, FitRun
 from skvae.estimators._specs import resolve
 from skvae.modules import PRIORS, PriorSpec
 from skvae.training import n_idle_parts
@@ -58,12 +58,15 @@ class VariationalAutoEncoder(ContinuousAutoEncoder):
         """Fit the noise and count what the components carry."""
         inference.fit_noise(run.module, run.table, run.device, max_rows=NOISE_ROWS)
         kl, variance = inference.latent_usage(run.module, run.table, run.device, max_rows=_USAGE_ROWS)
-        return {"kl_per_component_": kl, "n_active_units_": int((variance > _ACTIVE_VARIANCE).sum())}
+        found = {"prior_": resolve("prior", run.arguments["prior"])}
+        return {**found, "kl_per_component_": kl, "n_active_units_": int((variance > _ACTIVE_VARIANCE).sum())}
 
     def _concerns(self, run: FitRun) -> list[str]:
         return [*self._concerns_of_code(run), *self._concerns_of_prior(run)]
 
     def _concerns_of_prior(self, run: FitRun) -> list[str]:
+        if isinstance(self.prior, str) and self.prior == AUTO:  # which nobody has asked for
+            return []
         n_idle, name = n_idle_parts(run.module, run.table, run.device), resolve("prior", self.prior).counts
         if not n_idle or name is None:
             return []

@@ -102,7 +102,7 @@ class AutoEncoder(ContinuousAutoEncoder):
         density=None,
         learning_rate="auto",
         optimizer="adam",
-        batch_size=128,
+        batch_size="auto",
         max_epochs="auto",
         early_stopping=False,
         n_score_draws=64,

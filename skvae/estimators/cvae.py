@@ -80,6 +80,8 @@ class CVAE(ConditionalSamplesGivenMixin, InpaintingMixin, ConditionalAnomalyScor
     noise_scale_ : ndarray of shape (n_reconstructed,)
         Scale of the likelihood's noise, in the units of X, for the columns that are not `condition_columns`; zeros for
         "bernoulli" and "poisson".
+    prior_ : PriorSpec
+        The prior.
     kl_per_component_ : ndarray of shape (n_components_,)
         Mean KL of each component from the prior over training rows, in nats.
     n_active_units_ : int
@@ -153,7 +155,7 @@ class CVAE(ConditionalSamplesGivenMixin, InpaintingMixin, ConditionalAnomalyScor
         likelihood="auto",
         learning_rate="auto",
         optimizer="adam",
-        batch_size=128,
+        batch_size="auto",
         max_epochs="auto",
         early_stopping=False,
         n_score_draws=64,

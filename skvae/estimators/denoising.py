@@ -149,7 +149,7 @@ class DenoisingAE(AutoEncoder):
         density=None,
         learning_rate="auto",
         optimizer="adam",
-        batch_size=128,
+        batch_size="auto",
         max_epochs="auto",
         early_stopping=False,
         n_score_draws=64,
@@ -364,7 +364,7 @@ class DenoisingAE(AutoEncoder):
             return {}
         if callable(self.corruption):
             with PrivateRandomness(plan.seed):
-                check.check_corruption(run.module, run.table, self.batch_size)
+                check.check_corruption(run.module, run.table, plan.batch_size)
         return {"losses": pretrain(run.module, rows, plan, self.pretraining_epochs) if self.pretraining_epochs else []}
 
     def _measure(self, run: FitRun) -> dict[str, Any]:

@@ -151,7 +151,7 @@ class NeighborAE(AutoEncoder):
         density=None,
         learning_rate="auto",
         optimizer="adam",
-        batch_size=128,
+        batch_size="auto",
         max_epochs="auto",
         early_stopping=False,
         n_score_draws=64,
@@ -253,9 +253,9 @@ class NeighborAE(AutoEncoder):
         own = {"neighbor_weight": float(self.neighbor_weight), "min_dist": float(self.min_dist)}
         return {**super()._module_arguments(n_features), **own}
 
-    def _auto_training(self, n_batches: int) -> tuple[int, float]:
+    def _auto_training(self, n_batches: int, batch_size: int) -> tuple[int, float]:
         n_epochs = int(np.clip(round(_STEPS / n_batches), _MIN_EPOCHS, _MAX_EPOCHS))
-        return n_epochs, max(_LEARNING_RATE, super()._auto_training(n_batches)[1])
+        return n_epochs, max(_LEARNING_RATE, super()._auto_training(n_batches, batch_size)[1])
 
     def _prepare(self, run: FitRun, rows: Rows, plan: Plan) -> dict[str, Any]:
         """Find the neighbors of the rows."""

@@ -144,7 +144,7 @@ class SparseAE(ContinuousAutoEncoder):
         missing_values=None,
         learning_rate="auto",
         optimizer="adam",
-        batch_size=128,
+        batch_size="auto",
         max_epochs="auto",
         early_stopping=False,
         n_score_draws=64,

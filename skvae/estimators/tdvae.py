@@ -134,6 +134,7 @@ class TDVAE(SeriesMixin, BaseAutoEncoder):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **{name: constraint for name, constraint in BaseAutoEncoder._parameter_constraints.items() if name != "image_shape"},
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "n_timesteps": [Interval(Integral, MIN_TIMESTEPS, None, closed="left"), None],
         "scaling": [StrOptions(set(SCALINGS)), None],
@@ -255,7 +256,7 @@ class TDVAE(SeriesMixin, BaseAutoEncoder):
     def _networks(self) -> tuple[Recurrent, MLP]:
         return resolve_recurrent(self.encoder, self.decoder, layer_sizes(self.hidden_layer_sizes), self.activation)
 
-    def _auto_training(self, n_batches: int) -> tuple[int, float]:
+    def _auto_training(self, n_batches: int, batch_size: int) -> tuple[int, float]:
         most = np.clip(_EPOCHS_PER_STEP * self.n_timesteps_, _FEW_EPOCHS, _MAX_EPOCHS)
         return int(np.clip(round(_AUTO_STEPS / n_batches), _MIN_EPOCHS, most)), _LEARNING_RATE
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+from sklearn.utils._param_validation import StrOptions
 
 from skvae import inference
 from skvae.estimators._base import OF_FRAMES
 from skvae.estimators._continuous import LINEAR_PATH
 from skvae.estimators._docs import document
+from skvae.estimators._fit import AUTO
 from skvae.estimators._latent import LatentWalksMixin
 from skvae.estimators._specs import as_argument, resolve
 from skvae.estimators._variational import PRIOR, VariationalAutoEncoder
@@ -37,14 +39,17 @@ class VAETransformer(LatentWalksMixin, VariationalAutoEncoder):
         Nats at which the KL is held, by the penalty ``beta * |KL - C|`` with C growing from 0 to `capacity` [5]_.
     n_draws : int, default=1
         Draws of the code per row and training step.
-    prior : {"standard", "mixture", "vamp", "flow"} or PriorSpec, default="standard"
+    prior : {"auto", "standard", "mixture", "vamp", "flow"} or PriorSpec, default="auto"
         Prior of the code: standard normal, or one that is trained with the networks: a mixture, that of the posteriors of
-        learned rows, or an invertible map of a simpler one. `MixturePrior`, `VampPrior` and `FlowPrior` have the details.
+        learned rows, or an invertible map of a simpler one. `MixturePrior`, `VampPrior` and `FlowPrior` have the details. "auto"
+        is standard normal and, of data frames of mixed columns, a mixture of one distribution for every 100 rows, of 20 at most.
     %(architecture)s
     %(training)s
 
     Attributes
     ----------
+    prior_ : PriorSpec
+        The prior, which says what "auto" was.
     kl_per_component_ : ndarray of shape (n_components_,)
         Mean KL of each component from the prior, in nats, over training rows by their weights; over 2,048 of them, evenly
         spaced, where there are more.
@@ -81,7 +86,7 @@ class VAETransformer(LatentWalksMixin, VariationalAutoEncoder):
     _parameter_constraints = {
         **VariationalAutoEncoder._parameter_constraints,
         "linear_path": LINEAR_PATH,
-        "prior": PRIOR,
+        "prior": [StrOptions({AUTO}), *PRIOR],
         **OF_FRAMES,
     }
 
@@ -93,7 +98,7 @@ class VAETransformer(LatentWalksMixin, VariationalAutoEncoder):
         kl_warmup="auto",
         capacity=None,
         n_draws=1,
-        prior="standard",
+        prior="auto",
         hidden_layer_sizes=(128, 64),
         activation="relu",
         encoder=None,
@@ -104,7 +109,7 @@ class VAETransformer(LatentWalksMixin, VariationalAutoEncoder):
         missing_values="auto",
         learning_rate="auto",
         optimizer="adam",
-        batch_size=128,
+        batch_size="auto",
         max_epochs="auto",
         early_stopping=False,
         n_score_draws=64,
@@ -143,9 +148,10 @@ class VAETransformer(LatentWalksMixin, VariationalAutoEncoder):
         self.callbacks = callbacks
 
     def _module_arguments(self, n_features):
-        if resolve("prior", self.prior).needs_condition:
+        is_open = isinstance(self.prior, str) and self.prior == AUTO
+        if not is_open and resolve("prior", self.prior).needs_condition:
             raise ValueError(f"prior={self.prior!r} needs conditions, of which VAETransformer has none: use CVAE.")
-        return {**super()._module_arguments(n_features), "prior": as_argument("prior", self.prior)}
+        return {**super()._module_arguments(n_features), "prior": AUTO if is_open else as_argument("prior", self.prior)}
 
     def posterior(self, X):
         """Posterior of the code.

@@ -179,7 +179,7 @@ class VQVAE(ClustersMixin, TableAutoEncoder):
         likelihood="gaussian",
         learning_rate="auto",
         optimizer="adam",
-        batch_size=128,
+        batch_size="auto",
         max_epochs="auto",
         early_stopping=False,
         warm_start=False,
@@ -339,8 +339,8 @@ class VQVAE(ClustersMixin, TableAutoEncoder):
             "entropy_weight": float(self.entropy_weight),
         }
 
-    def _auto_training(self, n_batches: int) -> tuple[int, float]:
-        n_epochs, learning_rate = super()._auto_training(n_batches)
+    def _auto_training(self, n_batches: int, batch_size: int) -> tuple[int, float]:
+        n_epochs, learning_rate = super()._auto_training(n_batches, batch_size)
         has_one_code = self._arguments["n_levels"] == 1 and self._arguments["n_codes"] in (1, (1,))
         return n_epochs, _LEARNING_RATE_OF_CLUSTERS if has_one_code else learning_rate
 

@@ -174,9 +174,10 @@ def factor_analysis(
     floor = x.new_full((n_features,), 1e-8) if floor is None else floor.clamp(min=1e-8)
     unit = torch.ones_like(floor) if noise is None else noise.sqrt()
     known, share = _filled(x, weight, observed)
+    scaled = known if noise is None else known / unit
     # More factors than half as many as columns can explain all there is, the noise included.
     n_told = min(n_factors, max(1, n_features // 2))
-    everything = principal_axes(known / unit, weight, n_factors)
+    everything = principal_axes(scaled, weight, n_factors)
     axes = everything._replace(axes=everything.axes[:n_told], variances=everything.variances[:n_told])
     left = (axes.total - axes.variances.sum()).clamp(min=0.0) / max(1, n_features - n_told)
     if noise is None:

@@ -202,7 +202,7 @@ def repaired_nats(module: nn.Module, table: Table, device: torch.device, *, n_gr
         inputs, strangeness = likelihood.network_input(batch.x), likelihood.strangeness(batch.target)
 
         def output(inputs: torch.Tensor) -> torch.Tensor:
-            return module.decode(module.encode(batch._replace(target=batch.x, facts=inputs)), batch)
+            return module.decode(module.encode(batch._replace(inputs=inputs)), batch)
 
         def nats(output: torch.Tensor) -> torch.Tensor:
             found = likelihood.terms(target, output, counted, facts).energy + strangeness

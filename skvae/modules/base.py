@@ -350,6 +350,8 @@ class LatentModule(TrainableModule):
 
     def encoder_input(self, batch: Batch) -> Tensor:
         """Return what the encoder takes: what the likelihood has it read of rows, and what is joined to that."""
+        if batch.inputs is not None:
+            return self.join_input(batch.inputs, batch)
         facts = batch.facts if batch.x is batch.target else None
         return self.join_input(self.likelihood.network_input(batch.x, facts), batch)
 

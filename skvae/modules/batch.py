@@ -32,6 +32,8 @@ class Batch(NamedTuple):
         Which entries of these are not missing; None where all of them are there.
     facts : Tensor of shape (n, n_facts) or None
         What the likelihood finds out about the target by itself, where that takes long; see `Likelihood.facts`.
+    inputs : Tensor of shape (n, n_inputs) or None
+        What the encoder reads of the rows, where that is something else than the likelihood has it read of `x`.
     noise : dict of Tensor or None
         Standard normal draws, by the names in the module's `noise_shapes`, each of shape ``(n, *shape)``.
     """
@@ -45,6 +47,7 @@ class Batch(NamedTuple):
     neighbor: Tensor | None = None
     neighbor_observed: Tensor | None = None
     facts: Tensor | None = None
+    inputs: Tensor | None = None
     noise: dict[str, Tensor] | None = None
 
     @classmethod

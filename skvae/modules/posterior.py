@@ -53,6 +53,10 @@ class DiagonalNormal(NamedTuple):
         mean, log_var = self if z.dim() == 2 else (part.unsqueeze(1) for part in self)
         return normal_log_prob(z, mean, log_var)
 
+    def entropy(self) -> Tensor:
+        """Nats, ``(n,)``."""
+        return 0.5 * (self.log_var.sum(-1) + self.log_var.shape[-1] * (1.0 + math.log(2.0 * math.pi)))
+
     def propose(self, noise: Tensor) -> Proposal:
         """Draws from standard normal numbers ``(n, n_draws, n_components)``, with their log-densities."""
         normalizer = self.mean.shape[-1] * math.log(2.0 * math.pi)

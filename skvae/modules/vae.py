@@ -107,14 +107,15 @@ class VAEModule(LatentModule):
         """
         likelihood, rows = self.likelihood, read(self, batch)
         slopes, explained = self._explained(rows)
-        inputs, fits = rows.inputs - explained, likelihood.is_location_family and likelihood.has_noise
+        inputs = rows.inputs - explained if slopes.shape[1] else rows.inputs
+        fits = likelihood.is_location_family and likelihood.has_noise
         varying = likelihood.spread(likelihood.varying).cpu() > 0.0
         if not varying.any():
             return
         beta = 1.0 if self.capacity is not None else min(max(self.beta, _LEAST_BETA), _MOST_BETA)
         fixed = likelihood.variance(inputs[:1]).cpu().double() if fits and not likelihood.learns_noise else None
         factors = fn.factor_analysis(
-            inputs[:, varying],
+            inputs if varying.all() else inputs[:, varying],
             rows.weight,
             self.n_components,
             is_shared=fits and likelihood.noise.is_shared,

@@ -18,6 +18,7 @@ from skvae.training.neighbors import NeighborGraph
 
 RESIDENT_BYTES = 2**31  # rows that take more, in float32, are standardized block by block in every epoch
 _BLOCK_BATCHES = 64
+_FACTS_AT_ONCE = 2**16  # numbers found out about rows at once, which stay in the processor's cache with what they are made of
 
 
 def free_memory(device: torch.device) -> int | None:
@@ -65,6 +66,7 @@ class Rows:
         self._near: Rows = self
         shape = table.shape[1:]
         self.n_features = prod(shape)
+        self._facts: torch.Tensor | None = None
         self._resident: torch.Tensor | None = None
         self._resident_target: torch.Tensor | None = None
         n_rows = table.n_rows if index is None else len(index)
@@ -134,6 +136,24 @@ class Rows:
         else:
             target = self._standardize(self.target, index.cpu().numpy()).to(self.device)
         return filled_target(self.likelihood, self.target, target, observed)
+
+    def take_facts(self, index: torch.Tensor, target: torch.Tensor) -> torch.Tensor | None:
+        """Return what the likelihood finds out by themselves about rows of these positions, whose filled targets are given.
+
+        It is found once for all rows, if they stay on the device and there is room for it.
+        """
+        if self.likelihood is None:
+            return None
+        if self._facts is None:
+            one = self.likelihood.facts(target[:1])
+            if one is None or not self.is_resident or not fits_on(self.device, 4 * len(self) * one.numel()):
+                return self.likelihood.facts(target)
+            facts = one.new_empty(len(self), *one.shape[1:])
+            for rows in row_blocks(len(self), one.numel(), _FACTS_AT_ONCE):
+                here = torch.arange(len(self), device=self.device)[rows]
+                facts[rows] = self.likelihood.facts(self.take_target(here, *self.fill(self.take(here)))[0])
+            self._facts = facts
+        return self._facts.index_select(0, index)
 
     def fill(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Fill missing entries of rows that `take` handed out, and return which are observed, if any may be missing."""
@@ -276,8 +296,8 @@ class BatchLoader:
                 neighbor, seen = (None, None) if near is None else rows.take_near(near[here])
                 given = None if condition is None else condition[here]
                 drawn = {name: draws[here] for name, draws in noise.items()}
-                facts = None if rows.likelihood is None else rows.likelihood.facts(target)
-                yield Block(Batch(x, target, weight[here], given, observed, counted, neighbor, seen, facts, drawn), part)
+                facts = rows.take_facts(index[here], target)
+                yield Block(Batch(x, target, weight[here], given, observed, counted, neighbor, seen, facts, noise=drawn), part)
 
     def _draw(self, shape: tuple[int, ...], draw: Callable[..., torch.Tensor] = torch.randn) -> torch.Tensor:
         noise = draw(shape, generator=self.noise, device=self.noise.device, dtype=torch.float32)

@@ -98,6 +98,7 @@ OWN_DEFAULTS = {
     ("TDVAE", "hidden_layer_sizes"),
     ("TDVAE", "learning_rate"),
     ("TDVAE", "batch_size"),
+    ("CVAE", "prior"),
     ("TDVAE", "max_epochs"),
     # Those that take tables of numbers alone.
     *((name, "likelihood") for name in ("ContractiveAE", "NeighborAE", "SparseAE", "TDVAE", "VQVAE")),

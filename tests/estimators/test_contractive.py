@@ -267,7 +267,7 @@ def test_code_activation_bounds_the_code(X):
     linear, squashed = (quick(hidden_layer_sizes=(), code_activation=name).fit(X) for name in ("identity", "tanh"))
     assert linear._is_linear
     assert not squashed._is_linear
-    rates = [model._auto_training(1)[1] for model in (squashed, linear, quick(code_activation="tanh").fit(X))]
+    rates = [model._auto_training(1, 128)[1] for model in (squashed, linear, quick(code_activation="tanh").fit(X))]
     assert rates[0] == rates[1] > rates[2]
 
 

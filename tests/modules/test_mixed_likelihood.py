@@ -10,7 +10,7 @@ from torch.func import vmap
 from skvae.data.marginals import measure_columns
 from skvae.modules import Batch, VAEModule
 from skvae.modules.likelihoods import MixedLikelihood
-from skvae.modules.likelihoods.scores import _normal_cell
+from skvae.modules.likelihoods.scores import _normal_cell, _scaled_erfc
 
 N = 600
 COLUMNS = {
@@ -127,13 +127,62 @@ def test_facts_change_nothing():
     torch.testing.assert_close(likelihood.network_input(x), likelihood.network_input(x, likelihood.facts(x)), rtol=0.0, atol=0.0)
 
 
+def test_facts_tell_what_is_missing():
+    likelihood = make()
+    given = X[:40].copy()
+    given[np.random.default_rng(1).random(given.shape) < 0.5] = np.nan
+    x, observed = likelihood.fill(likelihood.standardize(given))
+    facts = likelihood.facts(x)
+    torch.testing.assert_close(likelihood.network_input(x, facts), likelihood.read(x), rtol=0.0, atol=0.0)
+    output = output_of(likelihood, 40).float()
+    for mine, other in zip(likelihood.terms(x, output, observed), likelihood.terms(x, output, observed, facts), strict=True):
+        torch.testing.assert_close(mine, other, rtol=0.0, atol=0.0)
+
+
+def test_many_rows_are_read_as_few_are():
+    likelihood = make()
+    x = likelihood.standardize(np.tile(X, (2, 1)))
+    for function in (likelihood.read, likelihood.response):
+        found = torch.cat([function(x[:100]), function(x[100:600]), function(x[600:])])
+        torch.testing.assert_close(function(x), found, rtol=0.0, atol=0.0)
+
+
+@pytest.mark.parametrize("family", ["gaussian", "laplace"])
+@pytest.mark.parametrize("moment", [1e-4, 0.1, 3.0])
+def test_densities_are_the_same_beside_whole_numbers(family, moment):
+    x = np.column_stack([X[:, NAMES.index("real")], X[:, NAMES.index("whole")]])
+    found = []
+    for n in (1, 2):
+        likelihood = MixedLikelihood(n, measure_columns(("real", "whole")[:n], (0,) * n, x[:, :n], None, {0: family}))
+        likelihood.noise.set_moment(torch.full((n,), moment))
+        assert likelihood.scores.has_cells == (n == 2)
+        target = likelihood._exact(x[:50, :n])
+        output = torch.linspace(-3.0, 3.0, 50, dtype=torch.float64).unsqueeze(1).repeat(1, n).requires_grad_()
+        terms = likelihood.terms(target, output)
+        (slope,) = torch.autograd.grad(terms.energy.sum(), output)
+        found.append([each.detach()[:, 0] for each in (terms.energy, terms.learnable, slope)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("std", [0.01, 1.0])
+def test_single_precision_does_for_cells(std):
+    mean, half = torch.meshgrid(torch.linspace(-12.0, 12.0, 41), torch.logspace(-5.0, 1.0, 25), indexing="ij")
+    variance = torch.tensor(std**2)
+    exact = _normal_cell((std * mean).double(), (std * half).double(), variance.double())
+    for mine, other in zip(_normal_cell(std * mean, std * half, variance), exact, strict=True):
+        torch.testing.assert_close(mine.double(), other, rtol=2e-2, atol=2e-3 * float(other.abs().median()))
+    x = torch.linspace(-6.0, 100.0, 500)
+    torch.testing.assert_close(_scaled_erfc(x), torch.special.erfcx(x.double()).float(), rtol=2e-5, atol=0.0)
+
+
 @pytest.mark.parametrize("far", [0.0, 3.0, 12.0, 50.0, 300.0])
 @pytest.mark.parametrize("width", [1e-8, 1e-3, 0.2, 5.0])
 @pytest.mark.parametrize("sign", [-1.0, 1.0])
 def test_probabilities_of_cells_far_out(far, width, sign):
     ends = sorted([sign * far, sign * (far + width)])
-    lower, upper = (torch.tensor([end], dtype=torch.float64, requires_grad=True) for end in ends)
-    found = _normal_cell(lower.detach(), upper.detach(), torch.ones(1, dtype=torch.float64))
+    cell = (torch.tensor([each], dtype=torch.float64) for each in (-sum(ends) / 2.0, width / 2.0))
+    found = _normal_cell(*cell, torch.ones(1, dtype=torch.float64))
     near, distant = -far, -far - width
     if far < 30.0:
         expected = stats.norm.logcdf(near) + np.log(-np.expm1(stats.norm.logcdf(distant) - stats.norm.logcdf(near)))

@@ -407,7 +407,13 @@ def test_the_divergence_is_the_mean_over_draws(prior, condition):
     with torch.no_grad():
         ratio = q.log_prob(z) - prior.log_prob(z, condition)
         assert_mean(ratio, prior.kl(q, z, condition))
-        torch.testing.assert_close(Prior.kl(prior, q, z, condition), ratio.mean(1))
+        torch.testing.assert_close(Prior.kl(prior, q, z, condition), -q.entropy() - prior.log_prob(z, condition).mean(1))
+
+
+def test_entropy_is_that_of_torch():
+    q = posterior()
+    expected = normal(q.mean, torch.exp(0.5 * q.log_var)).entropy()
+    torch.testing.assert_close(q.entropy(), expected)
 
 
 def test_the_divergence_is_that_of_torch(case, prior, condition):

@@ -5,7 +5,9 @@ from scipy import sparse
 from sklearn.utils import check_random_state
 
 from skvae.data import Table
+from skvae.data.marginals import measure_columns
 from skvae.modules import GaussianLikelihood
+from skvae.modules.likelihoods import MixedLikelihood
 from skvae.runtime.randomness import make_generator
 from skvae.training import BatchLoader, Rows, loader
 
@@ -250,6 +252,27 @@ def test_conditions_follow_their_rows(kind, index):
     assert got.dtype == torch.float32
     np.testing.assert_array_equal(got.numpy(), condition[original_rows(batches, X)])
     assert all(len(batch.condition) == len(batch.x) for batch in batches)
+
+
+@pytest.mark.parametrize("room", [10**9, 0], ids=["kept", "found anew"])
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("index", [None, np.arange(0, 90, 3)], ids=["all rows", "some rows"])
+def test_facts_are_those_of_the_rows(room, missing, index, monkeypatch):
+    monkeypatch.setattr(loader, "_FACTS_AT_ONCE", 100)
+    X = make_table(90)
+    X[:, 1] = np.arange(90) % 4
+    if missing:
+        X[::7, 1:] = np.nan
+    marginals = measure_columns(("whole", "categorical", "real"), (0, 4, 0), X)
+    rows = Rows(Table.of(X), MixedLikelihood(N_FEATURES, marginals), CPU, index=index, missing=missing)
+    monkeypatch.setattr(loader, "RESIDENT_BYTES", room)
+    calls, own = [], rows.likelihood.facts
+    rows.likelihood.facts = lambda target: calls.append(len(target)) or own(target)
+    for _ in range(3):
+        for batch in make_loader(rows, 8):
+            torch.testing.assert_close(batch.facts, own(batch.target), rtol=0.0, atol=0.0)
+    assert (rows._facts is None) == (room == 0)
+    assert room == 0 or sum(calls) == len(rows) + 1
 
 
 def test_there_are_no_conditions_by_default(kind):

@@ -32,8 +32,8 @@ class Energies(NamedTuple):
         Zero where an entry is missing.
     learnable : Tensor of shape (..., n_features)
         Zero where an entry does not count.
-    counted : Tensor of bool or None
-        Which entries count for the noise, of a shape that broadcasts with theirs; all if it is None.
+    counted : Tensor or None
+        Which entries count for the noise, true or one, of a shape that broadcasts with theirs; all if it is None.
     """
 
     energy: Tensor

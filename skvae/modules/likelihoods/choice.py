@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,11 +11,48 @@ from torch import Tensor, nn
 
 from skvae.data.marginals import Marginal
 from skvae.modules.likelihoods.units import MAX_STANDARDIZED
+from skvae.modules.posterior import exact_dtype
 
 _MOST_LOGIT = 40.0  # whose exponential is a number in single precision, and so is its inverse
 _LEAST_VARIANCE = 0.05  # of an indicator, for the unit in which networks read it
 _SPIKE_WIDTH = 1e-6  # standardized, by which an entry may miss a level that lies among other values
 _FAR = 1.5 * MAX_STANDARDIZED  # between entries and what stands for one that is missing
+
+
+class Taken(NamedTuple):
+    """Which levels the entries of a row have, ``(..., n_columns)`` each.
+
+    Attributes
+    ----------
+    place : Tensor
+        Positions of their logits; of the column's first one where an entry has none.
+    is_level : Tensor
+        One where an entry has a level, and zero where it has none.
+    mark : Tensor
+        What is read of the level beyond what is read where entries have others; zero where an entry has none.
+    """
+
+    place: Tensor
+    is_level: Tensor
+    mark: Tensor
+
+
+class ChoiceTerms(NamedTuple):
+    """What is found of levels, and of the rest.
+
+    Attributes
+    ----------
+    nats : Tensor of shape (..., n_columns)
+        Negative log-probabilities of what there is.
+    logit : Tensor of shape (..., n_columns)
+        Its logit, which is zero for the rest.
+    probability : Tensor of shape (..., n_logits)
+        Probabilities of all levels.
+    """
+
+    nats: Tensor
+    logit: Tensor
+    probability: Tensor
 
 
 class Choices(nn.Module):
@@ -36,6 +74,8 @@ class Choices(nn.Module):
         Position in the table of the column that a logit belongs to.
     value : Tensor of shape (n_logits,)
         Levels, in standardized units.
+    of_level, of_others : Tensor of shape (n_logits,)
+        What is read of a level where an entry has it, beyond what is read of it where entries have others; and the latter.
     rest : Tensor of shape (n_columns,)
         One where a column has other values, too, and zero where it has none.
     gap : Tensor of shape (n_columns,)
@@ -50,9 +90,12 @@ class Choices(nn.Module):
     high: Tensor
     value: Tensor
     share: Tensor
-    unit: Tensor
+    of_level: Tensor
+    of_others: Tensor
     base: Tensor
     member: Tensor
+    within: Tensor
+    first: Tensor
     rest: Tensor
     gap: Tensor
     place: Tensor
@@ -67,18 +110,21 @@ class Choices(nn.Module):
         bounds = [_bounds(marginal) for marginal in marginals]
         share = _joined([marginal.share for marginal in marginals])
         place = np.full((len(counts), max(counts, default=0) + 1), self.n_logits, dtype=np.int64)  # of a logit that nothing has
-        start = 0
-        for k, count in enumerate(counts):
+        first, within = np.cumsum([0, *counts[:-1]])[: len(counts)], np.zeros((self.n_logits, len(counts)))
+        for k, (start, count) in enumerate(zip(first, counts, strict=True)):
             place[k, 1 : 1 + count] = np.arange(start, start + count)
-            start += count
+            within[start : start + count, k] = np.arange(count)
+        unit = np.sqrt(np.maximum(share * (1.0 - share), _LEAST_VARIANCE))
         values = {
             "low": _joined([low for low, _ in bounds]),
             "high": _joined([high for _, high in bounds]),
             "value": _joined([(marginal.levels - marginal.center) / marginal.scale for marginal in marginals]),
             "share": share,
-            "unit": np.sqrt(np.maximum(share * (1.0 - share), _LEAST_VARIANCE)),
+            "of_level": 1.0 / unit,
+            "of_others": -share / unit,
             "base": _joined([np.log(marginal.share / (marginal.rest or 1.0)) for marginal in marginals]),
             "member": (owner[:, np.newaxis] == np.arange(len(counts))).astype(np.float64),
+            "within": within,
             "rest": np.array([float(marginal.rest > 0.0) for marginal in marginals]),
             "gap": np.array([_gap(marginal) for marginal in marginals]),
         }
@@ -90,12 +136,12 @@ class Choices(nn.Module):
         slots = place < self.n_logits
         slots[:, 0] = values["rest"] > 0.0
         self.register_buffer("is_slot", torch.from_numpy(slots), persistent=False)
-        for name, index in {"columns": positions, "column": positions[owner], "place": place}.items():
+        for name, index in {"columns": positions, "column": positions[owner], "place": place, "first": first}.items():
             self.register_buffer(name, torch.from_numpy(index), persistent=False)
 
     def chosen(self, x: Tensor) -> Tensor:
         """Which level every entry of a row ``(..., n_features)`` has, as ones and zeros ``(..., n_logits)``."""
-        entries = x[..., self.column]
+        entries = x.index_select(-1, self.column)
         return ((entries > self.low.to(x)) & (entries <= self.high.to(x))).to(x.dtype)
 
     def has_level(self, chosen: Tensor) -> Tensor:
@@ -107,6 +153,29 @@ class Choices(nn.Module):
         level = (self.chosen(x) * self.value.to(x)) @ self.member.to(x)
         return (x[..., self.columns] - level) / self.gap.to(x)
 
+    @property
+    def n_facts(self) -> int:
+        """Numbers that `facts` returns for a row."""
+        return 4 * len(self.columns)
+
+    def facts(self, chosen: Tensor, observed: Tensor) -> Tensor:
+        """Return which entries are not missing, and which levels they have, as `taken` reads it.
+
+        Parameters
+        ----------
+        chosen : Tensor of shape (..., n_logits)
+        observed : Tensor of bool, shape (..., n_features)
+        """
+        exact, member = chosen.to(exact_dtype(chosen)), self.member.to(exact_dtype(chosen))  # as no position may be rounded
+        place, mark = self.first + exact @ self.within.to(exact), (exact * self.of_level) @ member
+        parts = [observed[..., self.columns], exact @ member, place, mark]
+        return torch.cat([part.to(chosen) for part in parts], dim=-1)
+
+    def taken(self, facts: Tensor) -> Taken:
+        """Return what `facts` has found."""
+        _, is_level, place, mark = facts.chunk(4, dim=-1)
+        return Taken(place.long(), is_level, mark)
+
     def read(self, chosen: Tensor, observed: Tensor) -> Tensor:
         """Return what networks read of levels: indicators around zero, and zero where an entry is missing.
 
@@ -115,7 +184,7 @@ class Choices(nn.Module):
         chosen : Tensor of shape (..., n_logits)
         observed : Tensor of bool, shape (..., n_features)
         """
-        return (chosen - self.share.to(chosen)) / self.unit.to(chosen) * observed[..., self.column]
+        return (self.of_level.to(chosen) * chosen + self.of_others.to(chosen)) * observed.index_select(-1, self.column)
 
     def locate(self, output: Tensor) -> Tensor:
         """Logits of a decoder's output, which is what they are beside those of the columns by themselves."""
@@ -125,24 +194,22 @@ class Choices(nn.Module):
         """Logarithms of the sums that normalize the probabilities, ``(..., n_columns)``."""
         return (logits.exp() @ self.member.to(logits) + self.rest.to(logits)).log()
 
-    def terms(self, chosen: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Negative logarithms of the probabilities of levels, or of the rest, their slopes in the logits, and those of the rest.
+    def terms(self, taken: Taken, logits: Tensor) -> ChoiceTerms:
+        """Negative log-probabilities of levels or, where an entry has none, of the rest.
 
         Parameters
         ----------
-        chosen, logits : Tensor of shape (..., n_logits)
+        taken : Taken
+        logits : Tensor of shape (..., n_logits)
 
         Returns
         -------
-        nats : Tensor of shape (..., n_columns)
-        slope : Tensor of shape (..., n_logits)
-        rest : Tensor of shape (..., n_columns)
-            Negative logarithm of the probability of the rest, where there is one.
+        ChoiceTerms
         """
         member, weights = self.member.to(logits), logits.exp()
-        total = weights @ member + self.rest.to(logits)
-        rest = total.log()
-        return rest - (chosen * logits) @ member, weights * (total.reciprocal() @ member.mT) - chosen, rest
+        total = by_transposes(weights, member) + self.rest.to(logits)
+        logit = logits.gather(-1, taken.place) * taken.is_level
+        return ChoiceTerms(total.log() - logit, logit, weights * (total.reciprocal() @ member.mT))
 
     def probability(self, logits: Tensor) -> Tensor:
         """Probabilities of the levels, ``(..., n_logits)``."""
@@ -151,7 +218,7 @@ class Choices(nn.Module):
     def response(self, chosen: Tensor, observed: Tensor) -> Tensor:
         """Output by one Newton step of every logit from the columns by themselves."""
         share = self.share.to(chosen)
-        return (chosen - share) / (share * (1.0 - share)).clamp(min=0.01) * observed[..., self.column]
+        return (chosen - share) / (share * (1.0 - share)).clamp(min=0.01) * observed.index_select(-1, self.column)
 
     def table(self, values: Tensor, rest: Tensor | float) -> Tensor:
         """Values of the rest and of all levels by column, ``(..., n_columns, most_levels + 1)``, zero where there are fewer."""
@@ -180,6 +247,11 @@ class Choices(nn.Module):
         is_rest = passed.squeeze(-1) == 0
         left = torch.where(is_rest, uniform / of_rest.clamp(min=1e-12), -1.0)
         return value, left
+
+
+def by_transposes(values: Tensor, matrix: Tensor) -> Tensor:
+    """Return the product ``(..., n)`` with a matrix of few columns, which takes less time the other way round."""
+    return (matrix.mT @ values.mT).mT
 
 
 def _bounds(marginal: Marginal) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ from skvae.data.marginals import COUNTS, Marginal
 from skvae.data.sources import as_source
 from skvae.functional import normal_cdf
 from skvae.modules.likelihoods.base import Energies, Likelihood, LikelihoodSpec
-from skvae.modules.likelihoods.choice import Choices
+from skvae.modules.likelihoods.choice import Choices, by_transposes
 from skvae.modules.likelihoods.counts import Counts
 from skvae.modules.likelihoods.gaussian import GaussianLikelihood
 from skvae.modules.likelihoods.noise import Noise
@@ -25,6 +25,7 @@ from skvae.modules.likelihoods.units import ABSENT, Units
 
 COLUMN_FAMILIES = ("auto", "categorical", "gaussian", "laplace", "negative_binomial", "poisson")
 _UNSURE = 0.5  # variance that a linear model leaves of the indicator of a level, about one in all
+_BLOCK_ROWS = 512
 _LEAST_INFORMATION = 0.05  # of a logit, by which its residual is divided
 
 
@@ -54,7 +55,9 @@ class MixedLikelihood(Likelihood):
     of_count: Tensor
     has_choice: Tensor
     has_score: Tensor
-    is_spiked_cell: Tensor
+    levels_of_score: Tensor
+    level_of_cell: Tensor
+    reader: Tensor
 
     def __init__(self, n_features: int, marginals: Sequence[Marginal]):
         super().__init__(n_features)
@@ -66,6 +69,12 @@ class MixedLikelihood(Likelihood):
         self.scores = Scores(scores, [marginals[j] for j in scores])
         self.counts = Counts(counts, [marginals[j] for j in counts])
         self.sizes = (len(scores), len(counts), self.choices.n_logits)
+        self._n_numbers = len(scores) + len(counts)
+        # Turns what facts begin with, numbers and which columns are not missing, into what is read where no level is chosen.
+        reader = torch.zeros(self._n_numbers + len(choices), sum(self.sizes))
+        reader.fill_diagonal_(1.0)[self._n_numbers :] = 0.0
+        reader[self._n_numbers :, self._n_numbers :] = (self.choices.of_others.unsqueeze(1) * self.choices.member).mT
+        self.register_buffer("reader", reader, persistent=False)
         owner = torch.cat([self.scores.columns, self.counts.columns, self.choices.column])
         self.register_buffer("owner", owner, persistent=False)
         self.register_buffer("belongs", nn.functional.one_hot(owner, n_features).float(), persistent=False)
@@ -74,7 +83,8 @@ class MixedLikelihood(Likelihood):
         spiked = np.array([bool(len(marginal.levels)) and j in scores for j, marginal in enumerate(marginals)], dtype=bool)
         cells = spiked & np.array([marginal.is_whole for marginal in marginals], dtype=bool)
         self.has_spikes, self.has_spiked_cells = bool(spiked.any()), bool(cells.any())
-        self.register_buffer("is_spiked_cell", torch.from_numpy(cells), persistent=False)
+        self.register_buffer("levels_of_score", self.of_choice @ self.of_score.mT, persistent=False)
+        self.register_buffer("level_of_cell", self.of_choice @ (self.of_score * torch.from_numpy(cells)).mT, persistent=False)
         self.register_buffer("has_score", self.of_score.sum(0) > 0.0, persistent=False)
         self.register_buffer("has_choice", self.of_choice.sum(0) > 0.0, persistent=False)
         self.noise.floor.copy_(torch.tensor([marginal.floor**2 for marginal in marginals]))
@@ -143,7 +153,7 @@ class MixedLikelihood(Likelihood):
     # -- between rows and networks ------------------------------------------------------------------------------------
 
     def spread(self, values: Tensor) -> Tensor:
-        return values[..., self.owner]
+        return values.index_select(-1, self.owner)
 
     def absent(self, *, is_target: bool = False) -> Tensor | float:
         return ABSENT
@@ -167,11 +177,16 @@ class MixedLikelihood(Likelihood):
         return torch.where(observed, x, 0.0), observed
 
     def read(self, x: Tensor, columns: Tensor | slice = slice(None)) -> Tensor:
-        present, observed = self._present(x)
-        return self._read(present, observed, self.choices.chosen(x))
+        return _in_blocks(self._joined_with(self.choices.read), x)
 
-    def _read(self, present: Tensor, observed: Tensor, chosen: Tensor) -> Tensor:
-        return torch.cat([*self._numbers(present, observed), self.choices.read(chosen, observed)], dim=-1)
+    def _joined_with(self, of_levels: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """Return a function of rows: what networks read of numbers, and something of levels."""
+
+        def function(x: Tensor) -> Tensor:
+            present, observed = self._present(x)
+            return torch.cat([*self._numbers(present, observed), of_levels(self.choices.chosen(x), observed)], dim=-1)
+
+        return function
 
     def _numbers(self, present: Tensor, observed: Tensor) -> list[Tensor]:
         """Return what networks read of columns of scores, and of counts."""
@@ -182,7 +197,11 @@ class MixedLikelihood(Likelihood):
         return x
 
     def network_input(self, x: Tensor, facts: Tensor | None = None) -> Tensor:
-        return self.read(x) if facts is None else facts[..., : self.n_inputs]
+        if facts is None:
+            return self.read(x)
+        taken = self.choices.taken(self._divided(facts)[0])
+        read = facts[..., : len(self.reader)] @ self.reader.to(facts)
+        return read.scatter_add(-1, taken.place + self._n_numbers, taken.mark)
 
     def locate(self, output: Tensor) -> Tensor:
         """Means of scores, logarithms of rates, and logits."""
@@ -194,9 +213,7 @@ class MixedLikelihood(Likelihood):
         return torch.cat([scores, counts * self.counts.scale.to(change), logits], dim=-1)
 
     def response(self, x: Tensor) -> Tensor:
-        present, observed = self._present(x)
-        of_levels = self.choices.response(self.choices.chosen(x), observed)
-        return torch.cat([*self._numbers(present, observed), of_levels], dim=-1)
+        return _in_blocks(self._joined_with(self.choices.response), x)
 
     # -- losses and scores --------------------------------------------------------------------------------------------
 
@@ -207,14 +224,26 @@ class MixedLikelihood(Likelihood):
 
     def _moment(self, like: Tensor) -> Tensor:
         """Noise of the scores, ``(n_score_columns,)``."""
-        return (0.5 / self.noise.weight[self.scores.columns]).to(like)
+        return (0.5 / self.noise.weight.index_select(0, self.scores.columns)).to(like)
 
     def facts(self, target: Tensor) -> Tensor:
         present, observed = self._present(target)
         chosen = self.choices.chosen(target)
-        return torch.cat(
-            [self._read(present, observed, chosen), chosen, self.scores.facts(present[..., self.scores.columns])], dim=-1
-        )
+        parts = [
+            *self._numbers(present, observed),
+            self.choices.facts(chosen, observed),
+            self.scores.facts(present[..., self.scores.columns]).to(target),
+        ]
+        if self.has_spikes:  # whether scores count, and whether a level is theirs as well
+            is_level = self.choices.has_level(chosen)
+            parts += [1.0 - is_level @ self.levels_of_score.to(target), is_level @ self.level_of_cell.to(target)]
+        return torch.cat(parts, dim=-1)
+
+    def _divided(self, facts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the parts of facts that are known of levels, of scores, and of both."""
+        sizes = [self._n_numbers, self.choices.n_facts, self.scores.n_facts]
+        _, of_levels, of_scores, of_both = torch.split(facts, [*sizes, facts.shape[-1] - sum(sizes)], dim=-1)
+        return of_levels, of_scores, of_both
 
     def energies(self, target: Tensor, output: Tensor, observed: Tensor | None = None) -> Tensor:
         return self.terms(target, output, observed).energy
@@ -222,15 +251,18 @@ class MixedLikelihood(Likelihood):
     def terms(self, target: Tensor, output: Tensor, observed: Tensor | None = None, facts: Tensor | None = None) -> Energies:
         with torch.no_grad():
             facts = self.facts(target) if facts is None else facts
+        if facts.shape[:-1] != output.shape[:-1]:
+            shape = np.broadcast_shapes(facts.shape[:-1], output.shape[:-1])
+            facts, output = facts.expand(*shape, -1), output.expand(*shape, -1)
+        with torch.no_grad():
             energy, slope, moment, counted = self._found(facts, output, self._moment(output))
         if torch.is_grad_enabled():  # what is known of the slope spares the way back through all that has been done
-            energy = energy + _by_column(slope * (output - output.detach()), self.belongs)
+            energy = energy + by_transposes(slope * (output - output.detach()), self.belongs.to(slope))
         if self.sizes[1]:
             energy = energy + self._energies_of_counts(target, output)
         if observed is None:
             return Energies(energy, moment, counted)
-        counted = counted & observed
-        return Energies(torch.where(observed, energy, 0.0), torch.where(counted, moment, 0.0), counted)
+        return Energies(torch.where(observed, energy, 0.0), moment * observed, counted * observed)
 
     def _energies_of_counts(self, target: Tensor, output: Tensor) -> Tensor:
         """Energies of columns of counts, and zeros for all others."""
@@ -243,29 +275,26 @@ class MixedLikelihood(Likelihood):
 
         The noise is that of the scores, see `_moment`.
         """
-        scores, _, logits = self._split(self.locate(output))
-        _, chosen, of_scores = torch.split(facts, [sum(self.sizes), self.sizes[2], self.scores.n_facts], dim=-1)
-        nats, slope, rest = self.choices.terms(chosen, logits)
-        own = self.scores.terms(of_scores, scores, noise)
-        energy, own_slope = _by_column(nats, self.of_choice), own.slope
-        apart, moment = _by_column(own.nats, self.of_score), _by_column(own.moment, self.of_score)
-        if not self.has_spikes:
-            counted = self.has_score.expand(energy.shape)
-            return energy + apart, self._joined(own_slope, slope), moment, counted
-        is_level = _by_column(self.choices.has_level(chosen), self.of_choice) > 0.0
-        counted = self.has_score & ~is_level
-        moment, energy_of_level = torch.where(counted, moment, 0.0), energy
-        energy = torch.where(counted, energy + apart, energy)
-        share = counted.to(own_slope)[..., self.scores.columns]
+        scores, _, logits = self._split(output)
+        of_levels, of_scores, of_both = self._divided(facts)
+        taken, choices = self.choices.taken(of_levels), self.choices
+        choice, own = choices.terms(taken, choices.locate(logits)), self.scores.terms(of_scores, scores, noise)
+        nats, slope, moment, is_level = *own, taken.is_level
+        counted = self.has_score.to(output).expand(*output.shape[:-1], -1)
+        if self.has_spikes:
+            is_rest, is_both = of_both.chunk(2, dim=-1)
+            nats, slope, moment = nats * is_rest, slope * is_rest, moment * is_rest
+            counted = _by_column(is_rest, self.of_score)
         if self.has_spiked_cells:  # where whole numbers of the spread are the same as a level
-            apart = apart + _by_column(rest, self.of_choice)
-            both = -torch.logaddexp(-energy_of_level, -apart)
-            is_both = is_level & self.is_spiked_cell
-            energy = torch.where(is_both, both, energy)
-            of_rest = torch.where(is_both, torch.exp(both - apart), 0.0)  # share of the spread in the probability
-            share = share + of_rest[..., self.scores.columns]
-            slope = slope + of_rest[..., self.choices.column] * chosen
-        return energy, self._joined(own_slope * share, slope), moment, counted
+            cells = self.level_of_cell.to(output)
+            excess = -own.nats - choice.logit @ cells  # log-odds that a number is one of the spread
+            of_spread = torch.sigmoid(excess) * is_both
+            nats = nats - nn.functional.softplus(excess) * is_both
+            slope = slope + own.slope * of_spread
+            is_level = is_level - of_spread @ cells.mT
+        energy = _by_column(nats, self.of_score) + _by_column(choice.nats, self.of_choice)
+        slope = self._joined(slope, choice.probability.scatter_add(-1, taken.place, -is_level))
+        return energy, slope, _by_column(moment, self.of_score), counted
 
     def _joined(self, scores: Tensor, logits: Tensor) -> Tensor:
         """Put slopes of scores and of logits side by side, with zeros for counts."""
@@ -430,7 +459,7 @@ class MixedLikelihood(Likelihood):
         """Return what networks are expected to read, ``(..., n_inputs)``: of counts, what they read of the mean."""
         scores, counts, logits = self._split(self.locate(output))
         choices = self.choices
-        indicators = (choices.probability(logits) - choices.share.to(logits)) / choices.unit.to(logits)
+        indicators = choices.of_level.to(logits) * choices.probability(logits) + choices.of_others.to(logits)
         return torch.cat([scores, self.counts.read(counts.exp()), indicators], dim=-1)
 
     def comparable(self, x: Tensor) -> Tensor:
@@ -550,6 +579,13 @@ def _nothing(weight: Tensor) -> Tensor:
 def _by_column(values: Tensor, belongs: Tensor) -> Tensor:
     """Values of some columns at the places of all, and zeros at those of the others; a product with ones and zeros is quick."""
     return values @ belongs.to(values)
+
+
+def _in_blocks(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return a function of rows, of few at a time, which stay in the processor's cache."""
+    if x.dim() != 2 or len(x) <= _BLOCK_ROWS:
+        return function(x)
+    return torch.cat([function(block) for block in torch.split(x, _BLOCK_ROWS)])
 
 
 def _ranges(X: Any, n_features: int) -> dict[str, NDArray[np.float64]]:

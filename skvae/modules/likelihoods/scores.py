@@ -14,9 +14,13 @@ from torch import Tensor, nn
 from skvae.data.marginals import Marginal, slopes_of
 from skvae.modules.posterior import exact_dtype
 
-_BEYOND = 1e4  # score that nothing reaches
+_BEYOND = 64.0  # score that nothing reaches
 _MOST_SCORE = 8.0  # that networks read
 _COARSE = 1e-4  # least width of a unit cell, in standardized units, that single precision can tell from nothing
+_NARROW = 1e-5  # half the width, among scores, of a cell beside which any noise is wide
+_NARROW_OF_LAPLACE = 1e-8  # the same where noise may be next to nothing, as no precision is lost to narrow cells
+_NARROW_IN_SINGLE = 5e-3  # half the width of a cell, beside noise, below which single precision takes a wider one for it
+_ALL = -6.0  # to the left of which there is no noise to speak of
 _HALF_LOG_TAU = 0.5 * math.log(2.0 * math.pi)
 
 
@@ -68,6 +72,7 @@ class Scores(nn.Module):
     log_slope: Tensor
     reach: Tensor
     is_cell: Tensor
+    narrow: Tensor
     bottom: Tensor
     top: Tensor
     center: Tensor
@@ -90,6 +95,7 @@ class Scores(nn.Module):
         values = {name: np.array([getattr(each, name) for each in maps]) for name in _Segments.__slots__}
         values.update(
             reach=half,
+            narrow=np.array([_NARROW_OF_LAPLACE if marginal.family == "laplace" else _NARROW for marginal in marginals]),
             bottom=np.where(closed, ends[:, 0], -np.inf),
             top=np.where(closed, ends[:, 1], np.inf),
             center=center,
@@ -107,7 +113,7 @@ class Scores(nn.Module):
             torch.tensor([marginal.family == "laplace" for marginal in marginals], dtype=torch.bool),
             persistent=False,
         )
-        self.has_cells, self.has_densities = bool((half > 0.0).any()), bool((half == 0.0).any())
+        self.has_cells = bool((half > 0.0).any())
         self.has_laplace = any(marginal.family == "laplace" for marginal in marginals)
 
     # -- numbers and scores -------------------------------------------------------------------------------------------
@@ -145,17 +151,25 @@ class Scores(nn.Module):
     @property
     def n_facts(self) -> int:
         """Numbers that `facts` returns for a row."""
-        return 4 * len(self.columns)
+        return (4 if self.has_cells else 2) * len(self.columns)
 
     def facts(self, x: Tensor) -> Tensor:
-        """Return the scores of standardized numbers, those at the ends of unit cells, and the logarithms of slopes, in a row."""
-        score = self.score(x)
+        """Return what is found of standardized numbers by themselves, in a row.
+
+        These are their scores, and nats to be added to what is found of means; if there are cells, also their middles and half
+        their widths among scores. Densities are then found as probabilities of cells that are narrow beside any noise.
+        """
+        x = x.to(exact_dtype(x))  # in which the width of narrow cells is known, too
+        score, log_slope = self.score(x), self.log_slope_at(x)
         if not self.has_cells:
-            return torch.cat([score, score, score, self.log_slope_at(x)], dim=-1)
+            return torch.cat([score, -log_slope], dim=-1)
         below, above = x - self.reach.to(x), x + self.reach.to(x)
         lower = torch.where(below < self.bottom.to(x), -_BEYOND, self.score(below))
         upper = torch.where(above > self.top.to(x), _BEYOND, self.score(above))
-        return torch.cat([score, lower, upper, self.log_slope_at(x)], dim=-1)
+        width = torch.where(self.is_cell, upper - lower, 0.0)
+        half = torch.maximum(0.5 * width, self.narrow.to(x))
+        beside = (2.0 * half).log() - torch.where(self.is_cell, width.log(), log_slope)
+        return torch.cat([score, beside, 0.5 * (lower + upper), half], dim=-1)
 
     def terms(self, facts: Tensor, mean: Tensor, moment: Tensor) -> ScoreTerms:
         """Negative log-likelihood of numbers, its slope in the means of scores, and what the noise is learned from.
@@ -165,42 +179,27 @@ class Scores(nn.Module):
         facts : Tensor of shape (..., n_facts)
         mean : Tensor of shape (..., n_columns)
             Of the scores.
-        moment : Tensor of shape (n_columns,)
+        moment : Tensor of shape (n_columns,), or (..., n_columns)
             Of the noise: variances or, of Laplace noise, mean absolute values.
 
         Returns
         -------
         ScoreTerms
         """
-        score, lower, upper, log_slope = facts.chunk(4, dim=-1)
-        if not self.has_cells:
-            return self._densities(score, log_slope, mean, moment)
-        exact = exact_dtype(mean)
-        center, scale = mean.to(exact), moment.to(exact)
-        inside = _normal_cell(lower - center, upper - center, scale.sqrt())
+        score, beside, *cell = facts.chunk(4 if self.has_cells else 2, dim=-1)
+        if self.has_cells:
+            middle, half = cell
+            scale = moment.to(exact_dtype(mean))
+            found = _normal_cell(mean - middle, half, scale)
+        else:
+            found = _normal(mean - score, moment)
         if self.has_laplace:
-            other = _laplace_cell(lower - center, upper - center, scale)._replace(moment=(score - center).abs())
-            inside = ScoreTerms(*(torch.where(self.is_laplace, *pair) for pair in zip(other, inside, strict=True)))
-        inside = ScoreTerms(*(each.to(mean.dtype) for each in inside))
-        if not self.has_densities:
-            return inside
-        beside = self._densities(score, log_slope, mean, moment)
-        return ScoreTerms(*(torch.where(self.is_cell, *pair) for pair in zip(inside, beside, strict=True)))
-
-    def _densities(self, score: Tensor, log_slope: Tensor, mean: Tensor, moment: Tensor) -> ScoreTerms:
-        """Terms of numbers that have densities."""
-        deviation = score - mean
-        square = deviation.square()
-        found = ScoreTerms(
-            0.5 * (square / moment + moment.log()) + _HALF_LOG_TAU - log_slope,
-            -deviation / moment,
-            square,
-        )
-        if not self.has_laplace:
-            return found
-        size = deviation.abs()
-        other = ScoreTerms(size / moment + (2.0 * moment).log() - log_slope, -deviation.sign() / moment, size)
-        return ScoreTerms(*(torch.where(self.is_laplace, *pair) for pair in zip(other, found, strict=True)))
+            other = _laplace(mean - score, moment)
+            if self.has_cells:
+                other = _laplace_cell(mean - middle, half, scale)._replace(moment=other.moment)
+            found = ScoreTerms(*(torch.where(self.is_laplace, *pair) for pair in zip(other, found, strict=True)))
+        nats, slope, moment = (each.to(mean.dtype) for each in found)
+        return ScoreTerms(nats + beside, slope, moment)
 
     def expectation(self, mean: Tensor, moment: Tensor, *, square: bool = False) -> Tensor:
         """Mean of numbers, or of their squares, in standardized units, given that of their scores."""
@@ -268,47 +267,56 @@ def _ends(at: NDArray[np.float64], pad: int) -> tuple[NDArray[np.float64], NDArr
     return low, high, np.concatenate([at[:1], at, nothing])
 
 
-def _normal_cell(lower: Tensor, upper: Tensor, std: Tensor) -> ScoreTerms:
-    """Terms of intervals under normal noise, whose ends are given relative to the mean."""
-    lower, upper = lower / std, upper / std
-    is_exact = lower.dtype is torch.float64
-    middle, width = 0.5 * (lower + upper), upper - lower
-    is_right = middle > 0.0
-    near = torch.where(is_right, lower, -upper)  # how far the nearer end is on the other side of zero
-    # On the left, probabilities are differences of small numbers.
-    mass = 0.5 * (torch.erfc(near * math.sqrt(0.5)) - torch.erfc((near + width) * math.sqrt(0.5)))
-    is_far = near > (30.0 if is_exact else 8.0)
-    is_narrow = width < (1e-5 if is_exact else 0.1)
-    is_known = ~(is_far | is_narrow)
-    mass = torch.where(is_known, mass, 1.0)
-    log_mass = mass.log()
-    density, other = _density(lower) / mass, _density(upper) / mass
-    slope, moment = other - density, 1.0 + lower * density - upper * other
-    # Far out, all of the mass lies at the nearer end; in a narrow cell, the density is about that in its middle.
-    at = torch.where(is_far, near, middle.abs())
-    reach = torch.where(is_far, near * width + 0.5 * width.square(), width).clamp(min=1e-30)
-    log_width = torch.where(is_far, torch.log(-torch.expm1(-reach)) - near.clamp(min=1.0).log(), reach.log())
-    square = at.square()
-    log_mass = torch.where(is_known, log_mass, log_width - 0.5 * square - _HALF_LOG_TAU)
-    slope = torch.where(is_known, slope, torch.where(is_right, -at, at))
-    moment = torch.where(is_known, moment.clamp(min=0.0), square)
-    return ScoreTerms(-log_mass, slope / std, moment * std.square())
+def _normal(mean: Tensor, variance: Tensor) -> ScoreTerms:
+    """Terms of densities under normal noise, the means being relative to the numbers."""
+    pull = mean / variance
+    return ScoreTerms(0.5 * mean * pull + (0.5 * variance.log() + _HALF_LOG_TAU), pull, mean.square())
 
 
-def _density(at: Tensor) -> Tensor:
-    return torch.exp(-0.5 * at.square() - _HALF_LOG_TAU)
+def _laplace(mean: Tensor, scale: Tensor) -> ScoreTerms:
+    """Terms of densities under Laplace noise, the means being relative to the numbers."""
+    size = mean.abs()
+    return ScoreTerms(size / scale + (2.0 * scale).log(), mean.sign() / scale, size)
 
 
-def _laplace_cell(lower: Tensor, upper: Tensor, scale: Tensor) -> ScoreTerms:
-    """Terms of intervals under Laplace noise, whose ends are given relative to the mean; without moments."""
-    lower, upper = lower / scale, upper / scale
-    one, other, width = torch.exp(-lower.abs()), torch.exp(-upper.abs()), upper - lower
-    is_across = (lower < 0.0) & (upper > 0.0)
-    near = torch.minimum(lower.abs(), upper.abs())
-    beside = -near - math.log(2.0) + torch.log(-torch.expm1(-width.clamp(min=1e-30)))
+def _normal_cell(mean: Tensor, half: Tensor, variance: Tensor) -> ScoreTerms:
+    """Terms of intervals under normal noise, of which half the widths are given, and the means relative to their middles."""
+    unit = (2.0 * variance).rsqrt()  # in which the density falls like exp(-x ** 2)
+    at, half = mean * unit, half * unit
+    if half.dtype is torch.float32:
+        half, given = half.clamp(min=_NARROW_IN_SINGLE), half  # of which only the density in the middle matters
+    away = at.abs()
+    near, far = (away - half).clamp(min=_ALL), away + half
+    # All is beside the density at the nearer end, which may be next to nothing: the mass, and the density at the other end.
+    other = torch.exp(-4.0 * away * half)
+    mass = torch.addcmul(_scaled_erfc(near), other, _scaled_erfc(far), value=-1.0)
+    density = (2.0 / math.sqrt(math.pi)) / mass
+    nats = near.square() - mass.log() + math.log(2.0)
+    if half.dtype is torch.float32:
+        nats = nats + (half / given).log()
+    moment = (1.0 + torch.addcmul(near, other, far, value=-1.0) * density).clamp(min=0.0)
+    return ScoreTerms(nats, torch.copysign((1.0 - other) * density, at) * unit, moment * variance)
+
+
+def _scaled_erfc(x: Tensor) -> Tensor:
+    """Return ``exp(x ** 2) * erfc(x)``, to single precision where there is no other, on devices that may not have it."""
+    if x.dtype is torch.float64:
+        return torch.special.erfcx(x)  # type: ignore[no-any-return]
+    near, far = x.clamp(max=5.0), x.clamp(min=5.0).square().reciprocal()
+    series = (1.0 - far * (0.5 - far * (0.75 - 1.875 * far))) * (far / math.pi).sqrt()
+    return torch.where(x > 5.0, series, torch.exp(near.square()) * torch.erfc(near))
+
+
+def _laplace_cell(mean: Tensor, half: Tensor, scale: Tensor) -> ScoreTerms:
+    """Terms of intervals under Laplace noise, which are given as those under normal noise; without moments."""
+    at, half = mean / scale, half / scale
+    lower, upper = -half - at, half - at
+    one, other = torch.exp(-lower.abs()), torch.exp(-upper.abs())
+    beside = half - at.abs() - math.log(2.0) + torch.log(-torch.expm1(-2.0 * half))
     across = (1.0 - 0.5 * (one + other)).clamp(min=1e-30)
+    is_across = at.abs() < half
     log_mass = torch.where(is_across, across.log(), beside)
-    slope = torch.where(is_across, 0.5 * (other - one) / across, -(lower + upper).sign())
+    slope = torch.where(is_across, 0.5 * (other - one) / across, at.sign())
     return ScoreTerms(-log_mass, slope / scale, torch.zeros_like(slope))
 
 

@@ -112,7 +112,7 @@ class Prior(nn.Module):
         raise NotImplementedError
 
     def kl(self, q: DiagonalNormal, z: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Divergence of posteriors from the prior, by default estimated from draws.
+        """Divergence of posteriors from the prior, of which the density of codes is by default estimated from draws.
 
         Parameters
         ----------
@@ -127,8 +127,8 @@ class Prior(nn.Module):
         Tensor of shape (n,)
             Nats.
         """
-        draws = z if z.dim() == 3 else z.unsqueeze(1)
-        return (q.log_prob(draws) - self.log_prob(draws, condition)).mean(1)
+        log_prob = self.log_prob(z, condition)
+        return -q.entropy() - (log_prob.mean(1) if z.dim() == 3 else log_prob)
 
     def component_kl(self, q: DiagonalNormal, condition: Tensor | None = None) -> Tensor:
         """Divergence of every component of posteriors from what the codes are like altogether, ``(n, n_components)``.

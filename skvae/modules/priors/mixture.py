@@ -68,8 +68,9 @@ class Mixture(Prior):
         z = z.to(exact)
         log_weight, mean, log_var = (part.to(exact) for part in self.components())
         precision = torch.exp(-log_var)
-        distance = z.square() @ precision.mT - 2.0 * (z @ (mean * precision).mT) + (mean.square() * precision).sum(-1)
-        return log_weight - 0.5 * (distance + log_var.sum(-1) + self.n_components * math.log(2.0 * math.pi))
+        pull = mean * precision
+        constant = log_weight - 0.5 * ((mean * pull + log_var).sum(-1) + self.n_components * math.log(2.0 * math.pi))
+        return torch.cat([z, z.square()], dim=-1) @ torch.cat([pull, -0.5 * precision], dim=-1).mT + constant
 
     def log_prob(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         return torch.logsumexp(self.joint_log_prob(z), dim=-1).to(z.dtype)
