@@ -12,7 +12,7 @@ import pickle
 from collections.abc import Sequence
 from functools import cached_property
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from skvae.modules.likelihoods.units import Units
 from skvae.runtime.randomness import draws_random_numbers
 from skvae.runtime.state import copy_of
 from skvae.training.optimizers import OptimizerError, fused_update, is_fused
+from skvae.training.replay import Replay
 from skvae.training.step import EagerStep, shrink
 
 _OF_ROWS = Batch._fields[:-1]
@@ -79,6 +80,23 @@ def _setting(value: Any, names: dict[int, str]) -> Any:
 _WITHOUT_A_RULE = (nn.modules.batchnorm._BatchNorm, nn.RNNBase, nn.RNNCellBase)
 
 
+class _Found(NamedTuple):
+    """What comes of a step before the update, by name.
+
+    Attributes
+    ----------
+    terms : dict of Tensor
+        Of the losses, ``(n_members, ...)``.
+    later : dict of Tensor
+        Buffers after the step.
+    gradients : dict of Tensor
+    """
+
+    terms: dict[str, torch.Tensor]
+    later: dict[str, torch.Tensor]
+    gradients: dict[str, torch.Tensor]
+
+
 class StackedStep:
     """One step of several modules at once.
 
@@ -120,6 +138,8 @@ class StackedStep:
         self._values: list[dict[str, float]] = []
         self._schedule: dict[str, torch.Tensor | float] = {}
         self.failures: dict[int, OptimizerError] = {}
+        self._replay = Replay()
+        self._names: dict[tuple[str, ...], list[list[str]]] = {}  # of what comes of a step
         for step in self.members:
             step.stack = self
 
@@ -192,38 +212,78 @@ class StackedStep:
         try:
             if self._learned is None:
                 self._sort_buffers(batch, progress)
-            terms, later = self._losses(batch, progress)
+            found = self._differentiated(batch, progress)
         except RuntimeError as error:
             if "vmap" not in str(error):
                 raise
             raise CannotStackError from error
-        share = batch.weight / batch.weight.shape[1]
-        total = sum((share * term).sum() if term.dim() > 1 else term.sum() for term in terms.values())
-        assert isinstance(total, torch.Tensor)
-        total.backward()
-        assert self._learned is not None
-        for name, value in zip(self._learned, later, strict=True):
+        for name, value in found.later.items():
             self._buffers[name].copy_(value)
+        for name, value in found.gradients.items():
+            self._params[name].grad = value
         self._update(progress)
         for param in self._params.values():
             param.grad = None
-        return {name: term.detach() for name, term in terms.items()}
+        return found.terms
 
     def norms(self) -> torch.Tensor:
         """Norm of all parameters of each module, ``(n_members,)``."""
         with torch.no_grad():
             return torch.stack([param.flatten(1).square().sum(1) for param in self._params.values()]).sum(0).sqrt()
 
-    def _losses(self, batch: Batch, progress: Sequence[float]) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
+    def _differentiated(self, batch: Batch, progress: Sequence[float]) -> _Found:
+        """Losses and what comes of them, by the short way where there is one."""
+        schedule = self._schedules(progress)
+        moving = {name: value for name, value in schedule.items() if isinstance(value, torch.Tensor)}
+        rows = {name: part for name, part in zip(_OF_ROWS, batch[:-1], strict=True) if part is not None}
+        if batch.target is batch.x:
+            del rows["target"]
+        noise = batch.noise or {}
+        n_steps, interval = self.members[0].n_steps, self._template.interval
+        if batch.x.device.type != "cpu" or (interval is not None and n_steps % interval == 0):
+            return self._taken(schedule, moving, rows, noise)
+        kind, given = (*moving, *rows, *noise), [*moving.values(), *rows.values(), *noise.values()]
+
+        def taken() -> list[torch.Tensor]:
+            found = self._taken(schedule, moving, rows, noise)
+            self._names[kind] = [list(part) for part in found]
+            return [value for part in found for value in part.values()]
+
+        values = iter(self._replay(kind, given, taken))
+        return _Found(*({name: next(values) for name in names} for names in self._names[kind]))
+
+    def _taken(
+        self,
+        schedule: dict[str, torch.Tensor | float],
+        moving: dict[str, torch.Tensor],
+        rows: dict[str, torch.Tensor],
+        noise: dict[str, torch.Tensor],
+    ) -> _Found:
+        """Losses and what comes of them, operation by operation."""
+        terms, later = self._losses(schedule, moving, rows, noise)
+        share = rows["weight"] / rows["weight"].shape[1]
+        # Starting the backward pass at the terms, weighted, saves summing them first.
+        torch.autograd.backward(
+            list(terms.values()), [share if term.dim() > 1 else torch.ones_like(term) for term in terms.values()]
+        )
+        gradients = {name: param.grad for name, param in self._params.items() if param.grad is not None}
+        for param in self._params.values():
+            param.grad = None
+        assert self._learned is not None
+        return _Found(
+            {name: term.detach() for name, term in terms.items()}, dict(zip(self._learned, later, strict=True)), gradients
+        )
+
+    def _losses(
+        self,
+        schedule: dict[str, torch.Tensor | float],
+        moving: dict[str, torch.Tensor],
+        rows: dict[str, torch.Tensor],
+        noise: dict[str, torch.Tensor],
+    ) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
         """Terms of all losses, and the buffers after the step."""
         template, n_steps = self._template, self.members[0].n_steps
         has_interval = template.interval is not None and n_steps % template.interval == 0
-        schedule, noise = self._schedules(progress), batch.noise or {}
-        moving = {name: value for name, value in schedule.items() if isinstance(value, torch.Tensor)}
-        rows = {name: part for name, part in zip(_OF_ROWS, batch[:-1], strict=True) if part is not None}
-        is_own_target = batch.target is batch.x
-        if is_own_target:
-            del rows["target"]
         parts: list[Sequence[torch.Tensor]] = [
             [*self._params.values(), *self._buffers.values()],
             [column.stacked for column in self._columns],
@@ -240,8 +300,7 @@ class StackedStep:
             for column, value in zip(self._columns, columns, strict=True):
                 column.value = value
             fields = dict(zip(rows, of_rows, strict=True))
-            if is_own_target:
-                fields["target"] = fields["x"]
+            fields.setdefault("target", fields["x"])
             now = Batch(**fields, noise=dict(zip(noise, drawn, strict=True)))
             terms, learned = template.loss(now, {**schedule, **dict(zip(moving, moved, strict=True))})
             with torch.no_grad():
