@@ -20,7 +20,7 @@ from skvae.runtime.cudnn import steady
 from skvae.runtime.meeting import is_together, meet
 from skvae.runtime.precision import is_rounded, rounded
 from skvae.runtime.randomness import Stream, make_generator, private_randomness, seed_streams
-from skvae.runtime.state import load_optimizer_state, plain_optimizer_state
+from skvae.runtime.state import copy_of_state, load_optimizer_state, plain_optimizer_state
 from skvae.runtime.threads import threads_for
 from skvae.training.callbacks import EarlyStopping, StopEarly, StopTraining
 from skvae.training.graph import make_step
@@ -192,7 +192,7 @@ class AutoEncoderNet(NeuralNet):
         """Copy of the optimizer's state."""
         if self._step.stack is not None:
             self._step.stack.write_moments(self._step)
-        return copy.deepcopy(self.optimizer_.state_dict())
+        return copy_of_state(self.optimizer_.state_dict())  # type: ignore[no-any-return]
 
     def restore_optimizer(self, state: dict[str, Any]) -> None:
         """Go back to a snapshot of the optimizer."""
