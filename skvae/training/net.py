@@ -256,12 +256,13 @@ class AutoEncoderNet(NeuralNet):
         if not is_watched and self.plan.early_stopping is None:
             n_epochs = max(1, min(_STEPS_AHEAD // len(iterator), self.plan.n_epochs - len(self.history) + 1))
         before = self._state_before(iterator) if n_epochs > 1 else None
+        n_taken, n_planned = self._step.n_steps, self.plan.total_steps
         stretch = Stretch(
             [self._step],
             chain.from_iterable(iterator.blocks() for _ in range(n_epochs)),
             n_epochs * len(iterator),
             len(iterator.rows) // len(iterator),
-            lambda i: self.progress,
+            lambda i: min(1.0, (n_taken + i) / n_planned),
             n_epochs=n_epochs,
         )
         key = stretch.key("epochs", len(iterator.rows))

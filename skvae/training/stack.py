@@ -146,6 +146,8 @@ class StackedStep:
     def _stack_moments(self, named: list[dict[str, nn.Parameter]]) -> None:
         """Put what fused optimizers have gathered side by side."""
         self._is_fused = [is_fused(step.optimizer) and not step.clips for step in self.members]
+        settings = list(zip(self._is_fused, [step.settings for step in self.members], strict=True))
+        self._is_like_last = [False, *(one == other for one, other in itertools.pairwise(settings))]
         self._moments: dict[str, tuple[torch.Tensor, ...]] = {}
         self._slices: dict[tuple[int, int], dict[str, tuple[torch.Tensor, ...]]] = {}
         states = [step.optimizer.state for step in self.members]
@@ -364,17 +366,21 @@ class StackedStep:
     def _update(self, progress: Sequence[float]) -> None:
         """Update every module by its own optimizer; those in a row with equal settings, and equal numbers of steps, at once."""
         rates = [step.rate(at) for step, at in zip(self.members, progress, strict=True)]
-        self._shrink([rate * step.module.decay for step, rate in zip(self.members, rates, strict=True)])
-        settings = zip(self._is_fused, self._counts, rates, [step.settings for step in self.members], strict=True)
-        start = 0
-        for (fused, _, rate, _), group in itertools.groupby(list(settings)):
-            stop = start + len(list(group))
-            if fused:
-                self._update_at_once(start, stop, rate)
+        if self._decayed:
+            self._shrink([rate * step.module.decay for step, rate in zip(self.members, rates, strict=True)])
+        counts, starts = self._counts, [0]
+        for i in range(1, len(rates)):
+            if not (self._is_like_last[i] and rates[i] == rates[i - 1] and counts[i] == counts[i - 1]):
+                starts.append(i)
+        ends = [*starts[1:], len(rates)]
+        sizes = [end - start for start, end in zip(starts, ends, strict=True)]
+        gradients = {name: param.grad.split(sizes) for name, param in self._params.items() if param.grad is not None}
+        for k, (start, stop) in enumerate(zip(starts, ends, strict=True)):
+            if self._is_fused[start]:
+                self._update_at_once(start, stop, rates[start], {name: parts[k] for name, parts in gradients.items()})
             else:
                 for i in range(start, stop):
-                    self._update_alone(i, rate)
-            start = stop
+                    self._update_alone(i, rates[i])
         for step in self.members:
             step.n_steps += 1
 
@@ -389,21 +395,18 @@ class StackedStep:
         with torch.no_grad():
             torch._foreach_mul_(decayed, [left.view(-1, *[1] * (param.dim() - 1)) for param in decayed])
 
-    def _update_at_once(self, start: int, stop: int, rate: float) -> None:
+    def _update_at_once(self, start: int, stop: int, rate: float, gradients: dict[str, torch.Tensor]) -> None:
         if (start, stop) not in self._slices:
             self._slices[start, stop] = {
                 name: tuple(part.detach()[start:stop] for part in (self._params[name], *moments))
                 for name, moments in self._moments.items()
             }
-        gradients = {name: param.grad for name, param in self._params.items()}
-        used = [
-            (own[0], gradient[start:stop], *own[1:])
-            for (_, own), gradient in zip(self._slices[start, stop].items(), gradients.values(), strict=True)
-            if gradient is not None
-        ]
+        own = [self._slices[start, stop][name] for name in gradients]
+        params, exp_avgs, exp_avg_sqs = ([parts[j] for parts in own] for j in range(3))
         count = self._counts[start] + 1.0
         self._counts[start:stop] = [count] * (stop - start)
-        fused_update(self.members[start].optimizer, *(list(part) for part in zip(*used, strict=True)), count=count, rate=rate)
+        optimizer = self.members[start].optimizer
+        fused_update(optimizer, params, list(gradients.values()), exp_avgs, exp_avg_sqs, count=count, rate=rate)
 
     def _update_alone(self, i: int, rate: float) -> None:
         step = self.members[i]
