@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -124,8 +125,6 @@ def choose_density(
     spread : ndarray of shape (n_features,)
         Standard deviations of the columns, zero where they are constant.
     """
-    chosen = slice(None, None, -(-len(codes) // (4 * _MOST_CODES)))
-    codes, weight = codes[chosen], None if weight is None else weight[chosen]
     distinct, index = np.unique(codes, axis=0, return_inverse=True)
     share = np.bincount(index.ravel(), weights=weight, minlength=len(distinct)).astype(np.float64)
     stride = -(-len(distinct) // _MOST_CODES)
@@ -135,15 +134,25 @@ def choose_density(
     if _CODES_PER_PARAMETER_OF_TWO * (2 + width * (width + 3)) > n_codes:  # there is no room for two components
         return GaussianDensity.of(*moments)
     look = _Decoded(distinct, share, decode, spread)
-    candidates, values, errors = [], [], []
+    candidates: list[MixtureDensity] = []
+    values: list[float] = []
+
+    @cache
+    def error(i: int) -> float:
+        return look.error_of(candidates[i])
+
+    def in_order() -> list[int]:
+        return sorted(range(len(values)), key=lambda i: -values[i])
+
     for density, log_likelihood in _grow(distinct, share, moments):
         candidates.append(density)
         values.append(log_likelihood - 0.5 * np.log(n_codes) * density.n_parameters / n_codes)
-        errors.append(look.error_of(density))
-        if len(values) > 1 and min(errors) <= 1.0 and values[-1] <= max(values[:-1]):
+        # Draws are decoded where it matters, the best candidate's first, which mostly settles it.
+        if len(values) > 1 and values[-1] <= max(values[:-1]) and any(error(i) <= 1.0 for i in in_order()):
             break
-    most = max(1.0, _ALIKE * min(errors))
-    best = max((i for i, error in enumerate(errors) if error <= most), key=lambda i: values[i])
+    first = next((i for i in in_order() if error(i) <= _ALIKE), None)
+    most = 1.0 if first is not None and error(first) <= 1.0 else max(1.0, _ALIKE * min(map(error, range(len(values)))))
+    best = next(i for i in in_order() if error(i) <= most)
     return candidates[best] if best else GaussianDensity.of(*moments)
 
 

@@ -25,6 +25,7 @@ from skvae.modules import AutoEncoderModule
 from skvae.runtime.randomness import Stream
 
 NOISE_ROWS = 16384  # rows that the noise of the generative model is fitted to
+DENSITY_CODES = 2**14  # evenly spaced ones, that the density is fitted to where nobody asks for another one
 DENSITY_ROWS = 200  # rows that partial_fit must bring for a density of the user's own to be fitted again
 
 
@@ -142,8 +143,11 @@ class AutoEncoder(ContinuousAutoEncoder):
 
     def _measure(self, run: FitRun) -> dict[str, Any]:
         """Fit the generative model behind `sample` and `score_samples`."""
-        codes = inference.training_codes(run.module, run.table, run.device).astype(np.float64)
-        moments = run.module.prior.fit(*code_moments(codes, run.table.weight), share=run.share)
+        table = run.table
+        if self.density is None:  # for which a part of many rows is enough
+            table = table.take(slice(None, None, -(-table.n_rows // DENSITY_CODES)))
+        codes = inference.training_codes(run.module, table, run.device).astype(np.float64)
+        moments = run.module.prior.fit(*code_moments(codes, table.weight), share=run.share)
         density = getattr(self, "density_", None)
         if self.density is None and run.single_pass:
             density = GaussianDensity.of(*moments)
@@ -153,9 +157,9 @@ class AutoEncoder(ContinuousAutoEncoder):
             def decode(drawn: np.ndarray) -> np.ndarray:
                 return inference.decode(run.module, drawn, run.device)
 
-            density = choose_density(codes, run.table.weight, moments, decode, spread)
+            density = choose_density(codes, table.weight, moments, decode, spread)
         elif run.share == 1.0 or len(codes) >= DENSITY_ROWS:
-            density = fit_density(self.density, codes, run.table.weight, run.progress.stream(Stream.MEASUREMENT, of_pass=True))
+            density = fit_density(self.density, codes, table.weight, run.progress.stream(Stream.MEASUREMENT, of_pass=True))
         inference.fit_noise(run.module, run.table, run.device, max_rows=NOISE_ROWS, share=run.share)
         return {"density_": density}
 

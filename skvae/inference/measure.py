@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from skvae.data import Table
 from skvae.data.columns import columns_are_correlated
+from skvae.data.sources import Source, row_blocks
 from skvae.inference.rows import posterior
 from skvae.inference.runner import filled_target, misses_entries, place, rows_at_once
 from skvae.modules import Batch, LatentModule, NeighborAEModule
@@ -25,6 +27,7 @@ _ENERGY_ROWS = 4096
 _PRIOR_ROWS = 10.0  # rows that speak for all columns together, beside those there are
 _FEWEST_LINEAR_ROWS = 1024
 _LINEAR_WORK = 2**34
+_CACHED_NUMBERS = 2**16  # of rows that are standardized at once
 _MOST_SPREAD = 1.1  # of what is drawn, relative to the column's own
 
 
@@ -139,19 +142,27 @@ def _room(module: LatentModule, batch: Batch, moment: torch.Tensor) -> torch.Ten
 
 def _sample(module: LatentModule, data: Table, device: torch.device, max_rows: int) -> Batch:
     """Evenly spaced rows on a device, with noise for codes; the module is placed there, too."""
-    sample = data.take(_evenly_spaced(data, max_rows))
-    x, observed = module.likelihood.standardize_inputs(sample.source).to(device), None
-    if misses_entries(module, sample):
-        x, observed = module.likelihood.fill(x)
-    weight = torch.from_numpy(np.ones(len(x)) if sample.weight is None else sample.weight).float().to(device)
+    index, likelihood = _evenly_spaced(data, max_rows), module.likelihood
+    x, observed = _in_parts(likelihood.standardize_inputs, data.source, index).to(device), None
+    if misses_entries(module, data) and x.isnan().any():
+        x, observed = likelihood.fill(x)
+    weight = torch.from_numpy(np.ones(len(x)) if data.weight is None else data.weight[index]).float().to(device)
     noise = torch.randn((len(x), module.n_components), generator=make_generator(_SEED), dtype=torch.float32)
-    condition = None if sample.condition is None else torch.from_numpy(sample.condition.astype(np.float32)).to(device)
+    condition = None if data.condition is None else torch.from_numpy(data.condition[index].astype(np.float32)).to(device)
     place(module, device)
     target, counted = x, None
-    if sample.target is not None:
-        target = module.likelihood.standardize(sample.target).to(device)
-        target, counted = filled_target(module.likelihood, sample.target, target, observed)
+    if data.target is not None:
+        target = _in_parts(likelihood.standardize, data.target, index).to(device)
+        target, counted = filled_target(likelihood, data.target, target, observed)
     return Batch(x, target, weight, condition, observed, counted, noise={"posterior": noise.to(device)})
+
+
+def _in_parts(standardize: Callable[..., torch.Tensor], source: Source, index: np.ndarray) -> torch.Tensor:
+    """Rows of these positions, standardized: a few at a time, so that no copy of all of them as they are is made."""
+    rows = torch.empty(len(index), *source.shape[1:], dtype=torch.float32)
+    for part in row_blocks(len(index), math.prod(source.shape[1:]), _CACHED_NUMBERS):
+        standardize(source, index[part], out=rows[part])
+    return rows
 
 
 def _evenly_spaced(data: Table, max_rows: int) -> np.ndarray:

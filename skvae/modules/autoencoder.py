@@ -227,9 +227,10 @@ class AutoEncoderModule(LatentModule):
         terms = likelihood.terms(some.target, output, some.counted)
         counted = terms.counted
         energy = start = likelihood.mean_energy(terms.learnable, some.weight, counted)
-        if len(code) < len(batch.x):
+        has_enough = len(code) >= min(len(batch.x), _FEWEST_ROWS)
+        if len(code) < len(batch.x) and not (has_enough and self._are_typical(some, batch)):
             energy = self._mean_energy_in_parts(batch)
-        decides = (start > _TYPICAL * energy) & (len(code) >= min(len(batch.x), _FEWEST_ROWS))
+        decides = (start > _TYPICAL * energy) & has_enough
         tolerance = _NOISE_TOLERANCE
         if share == 1.0:
             likelihood.noise.set_moment(torch.where(decides, start, energy))
@@ -249,6 +250,11 @@ class AutoEncoderModule(LatentModule):
             likelihood.noise.set_moment(torch.where(decides, expected, energy * growth))
             if (likelihood.noise.moment - before).abs().max() <= tolerance * likelihood.noise.moment.max():
                 break
+
+    def _are_typical(self, some: Batch, batch: Batch) -> bool:
+        """Whether columns vary about as much among some rows as they do among all of them."""
+        spreads = [self.likelihood.mean_energy(part.target.square(), part.weight, part.counted) for part in (some, batch)]
+        return bool((spreads[0] >= 2.0 * _TYPICAL * spreads[1]).all())
 
     def _mean_energy_in_parts(self, batch: Batch) -> Tensor:
         """Mean of the energies that the noise is learned from, of rows that are decoded a few at a time."""

@@ -88,8 +88,9 @@ class VAEModule(LatentModule):
         values = {"beta": self.beta * share}
         if self.capacity is not None:
             values["capacity"] = self.capacity * share
-        if self.joins_at > 0.0:
-            values["prior"] = float(progress >= self.joins_at)
+        joins_at = self.joins_at
+        if joins_at > 0.0:
+            values["prior"] = float(progress >= joins_at)
         return values
 
     @property

@@ -25,6 +25,15 @@ def to_plain(tree: Any) -> Any:
     return tree
 
 
+def copy_of_state(tree: Any) -> Any:
+    """Copy a nested container with its tensors, as a state dictionary is; whatever else is in it is not copied."""
+    if isinstance(tree, torch.Tensor):
+        return tree.detach().clone()
+    if isinstance(tree, dict):
+        return {key: copy_of_state(value) for key, value in tree.items()}
+    return type(tree)(map(copy_of_state, tree)) if type(tree) in (list, tuple) else tree
+
+
 def n_bytes_of(tree: Any) -> int:
     """Bytes that the tensors and arrays of a nested container take."""
     if isinstance(tree, (torch.Tensor, np.ndarray)):

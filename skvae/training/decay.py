@@ -7,7 +7,6 @@ decays, the strongest is chosen that reaches most of what the best one gains ove
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -26,6 +25,7 @@ from skvae.modules.networks.layers import Shortcut
 from skvae.runtime.cudnn import steady
 from skvae.runtime.meeting import meet
 from skvae.runtime.randomness import Stream, make_generator, private_randomness, seed_streams
+from skvae.runtime.state import copy_of
 from skvae.runtime.threads import threads_for
 from skvae.training.loader import Block
 from skvae.training.net import Plan
@@ -135,7 +135,7 @@ def _search(module: LatentModule, rows: Batch, exact: Batch, plan: Plan, groups:
 
     def follow(path: Sequence[float]) -> None:
         nonlocal blocks
-        modules, n_worse = copy.deepcopy(begun), 0
+        modules, n_worse = [copy_of(module) for module in begun], 0
         steps = [_make_step(module, plan, device) for module in modules]
         try:
             for decay in path:
@@ -200,7 +200,7 @@ def paired_difference(one: NDArray[np.float64], other: NDArray[np.float64], weig
 
 def _started(module: LatentModule, rows: Batch, exact: Batch, index: torch.Tensor, seed: int) -> LatentModule:
     """Copy of a module that begins at the linear model of some rows."""
-    started = copy.deepcopy(module).cpu()
+    started = copy_of(module).cpu()
     parts = [None if part is None else part.cpu()[index] for part in rows[2:-1]]
     started.start(Batch(exact.x[index], exact.target[index], *parts))  # type: ignore[arg-type]
     begin_prior(started, Batch(rows.x.cpu()[index], rows.target.cpu()[index], *parts), seed)  # type: ignore[arg-type]

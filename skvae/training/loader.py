@@ -193,6 +193,8 @@ class Block(NamedTuple):
 
     def divided(self, n_batches: int) -> tuple[Block, Block]:
         """Return the first few batches, and the rest."""
+        if n_batches >= len(self.sizes):
+            return self, self._replace(rows=self.rows.mapped(lambda part: part.narrow(self.axis, 0, 0)), sizes=[])
         first, n_rows = self.sizes[:n_batches], sum(self.sizes)
         ends = [sum(first), n_rows - sum(first)]
         one, other = (self.rows.mapped(lambda part, i=i: part.split(ends, self.axis)[i]) for i in range(2))

@@ -20,7 +20,7 @@ from skvae.runtime.cudnn import steady
 from skvae.runtime.meeting import is_together, meet
 from skvae.runtime.precision import is_rounded, rounded
 from skvae.runtime.randomness import Stream, make_generator, private_randomness, seed_streams
-from skvae.runtime.state import load_optimizer_state, plain_optimizer_state
+from skvae.runtime.state import copy_of_state, load_optimizer_state, plain_optimizer_state
 from skvae.runtime.threads import threads_for
 from skvae.training.callbacks import EarlyStopping, StopEarly, StopTraining
 from skvae.training.graph import make_step
@@ -192,7 +192,7 @@ class AutoEncoderNet(NeuralNet):
         """Copy of the optimizer's state."""
         if self._step.stack is not None:
             self._step.stack.write_moments(self._step)
-        return copy.deepcopy(self.optimizer_.state_dict())
+        return copy_of_state(self.optimizer_.state_dict())  # type: ignore[no-any-return]
 
     def restore_optimizer(self, state: dict[str, Any]) -> None:
         """Go back to a snapshot of the optimizer."""
@@ -256,12 +256,13 @@ class AutoEncoderNet(NeuralNet):
         if not is_watched and self.plan.early_stopping is None:
             n_epochs = max(1, min(_STEPS_AHEAD // len(iterator), self.plan.n_epochs - len(self.history) + 1))
         before = self._state_before(iterator) if n_epochs > 1 else None
+        n_taken, n_planned = self._step.n_steps, self.plan.total_steps
         stretch = Stretch(
             [self._step],
             chain.from_iterable(iterator.blocks() for _ in range(n_epochs)),
             n_epochs * len(iterator),
             len(iterator.rows) // len(iterator),
-            lambda i: self.progress,
+            lambda i: min(1.0, (n_taken + i) / n_planned),
             n_epochs=n_epochs,
         )
         key = stretch.key("epochs", len(iterator.rows))

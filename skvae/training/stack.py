@@ -12,7 +12,7 @@ import pickle
 from collections.abc import Sequence
 from functools import cached_property
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from skvae.modules.likelihoods.units import Units
 from skvae.runtime.randomness import draws_random_numbers
 from skvae.runtime.state import copy_of
 from skvae.training.optimizers import OptimizerError, fused_update, is_fused
+from skvae.training.replay import Replay
 from skvae.training.step import EagerStep, shrink
 
 _OF_ROWS = Batch._fields[:-1]
@@ -79,6 +80,23 @@ def _setting(value: Any, names: dict[int, str]) -> Any:
 _WITHOUT_A_RULE = (nn.modules.batchnorm._BatchNorm, nn.RNNBase, nn.RNNCellBase)
 
 
+class _Found(NamedTuple):
+    """What comes of a step before the update, by name.
+
+    Attributes
+    ----------
+    terms : dict of Tensor
+        Of the losses, ``(n_members, ...)``.
+    later : dict of Tensor
+        Buffers after the step.
+    gradients : dict of Tensor
+    """
+
+    terms: dict[str, torch.Tensor]
+    later: dict[str, torch.Tensor]
+    gradients: dict[str, torch.Tensor]
+
+
 class StackedStep:
     """One step of several modules at once.
 
@@ -120,12 +138,16 @@ class StackedStep:
         self._values: list[dict[str, float]] = []
         self._schedule: dict[str, torch.Tensor | float] = {}
         self.failures: dict[int, OptimizerError] = {}
+        self._replay = Replay()
+        self._names: dict[tuple[str, ...], list[list[str]]] = {}  # of what comes of a step
         for step in self.members:
             step.stack = self
 
     def _stack_moments(self, named: list[dict[str, nn.Parameter]]) -> None:
         """Put what fused optimizers have gathered side by side."""
         self._is_fused = [is_fused(step.optimizer) and not step.clips for step in self.members]
+        settings = list(zip(self._is_fused, [step.settings for step in self.members], strict=True))
+        self._is_like_last = [False, *(one == other for one, other in itertools.pairwise(settings))]
         self._moments: dict[str, tuple[torch.Tensor, ...]] = {}
         self._slices: dict[tuple[int, int], dict[str, tuple[torch.Tensor, ...]]] = {}
         states = [step.optimizer.state for step in self.members]
@@ -192,38 +214,78 @@ class StackedStep:
         try:
             if self._learned is None:
                 self._sort_buffers(batch, progress)
-            terms, later = self._losses(batch, progress)
+            found = self._differentiated(batch, progress)
         except RuntimeError as error:
             if "vmap" not in str(error):
                 raise
             raise CannotStackError from error
-        share = batch.weight / batch.weight.shape[1]
-        total = sum((share * term).sum() if term.dim() > 1 else term.sum() for term in terms.values())
-        assert isinstance(total, torch.Tensor)
-        total.backward()
-        assert self._learned is not None
-        for name, value in zip(self._learned, later, strict=True):
+        for name, value in found.later.items():
             self._buffers[name].copy_(value)
+        for name, value in found.gradients.items():
+            self._params[name].grad = value
         self._update(progress)
         for param in self._params.values():
             param.grad = None
-        return {name: term.detach() for name, term in terms.items()}
+        return found.terms
 
     def norms(self) -> torch.Tensor:
         """Norm of all parameters of each module, ``(n_members,)``."""
         with torch.no_grad():
             return torch.stack([param.flatten(1).square().sum(1) for param in self._params.values()]).sum(0).sqrt()
 
-    def _losses(self, batch: Batch, progress: Sequence[float]) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
+    def _differentiated(self, batch: Batch, progress: Sequence[float]) -> _Found:
+        """Losses and what comes of them, by the short way where there is one."""
+        schedule = self._schedules(progress)
+        moving = {name: value for name, value in schedule.items() if isinstance(value, torch.Tensor)}
+        rows = {name: part for name, part in zip(_OF_ROWS, batch[:-1], strict=True) if part is not None}
+        if batch.target is batch.x:
+            del rows["target"]
+        noise = batch.noise or {}
+        n_steps, interval = self.members[0].n_steps, self._template.interval
+        if batch.x.device.type != "cpu" or (interval is not None and n_steps % interval == 0):
+            return self._taken(schedule, moving, rows, noise)
+        kind, given = (*moving, *rows, *noise), [*moving.values(), *rows.values(), *noise.values()]
+
+        def taken() -> list[torch.Tensor]:
+            found = self._taken(schedule, moving, rows, noise)
+            self._names[kind] = [list(part) for part in found]
+            return [value for part in found for value in part.values()]
+
+        values = iter(self._replay(kind, given, taken))
+        return _Found(*({name: next(values) for name in names} for names in self._names[kind]))
+
+    def _taken(
+        self,
+        schedule: dict[str, torch.Tensor | float],
+        moving: dict[str, torch.Tensor],
+        rows: dict[str, torch.Tensor],
+        noise: dict[str, torch.Tensor],
+    ) -> _Found:
+        """Losses and what comes of them, operation by operation."""
+        terms, later = self._losses(schedule, moving, rows, noise)
+        share = rows["weight"] / rows["weight"].shape[1]
+        # Starting the backward pass at the terms, weighted, saves summing them first.
+        torch.autograd.backward(
+            list(terms.values()), [share if term.dim() > 1 else torch.ones_like(term) for term in terms.values()]
+        )
+        gradients = {name: param.grad for name, param in self._params.items() if param.grad is not None}
+        for param in self._params.values():
+            param.grad = None
+        assert self._learned is not None
+        return _Found(
+            {name: term.detach() for name, term in terms.items()}, dict(zip(self._learned, later, strict=True)), gradients
+        )
+
+    def _losses(
+        self,
+        schedule: dict[str, torch.Tensor | float],
+        moving: dict[str, torch.Tensor],
+        rows: dict[str, torch.Tensor],
+        noise: dict[str, torch.Tensor],
+    ) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
         """Terms of all losses, and the buffers after the step."""
         template, n_steps = self._template, self.members[0].n_steps
         has_interval = template.interval is not None and n_steps % template.interval == 0
-        schedule, noise = self._schedules(progress), batch.noise or {}
-        moving = {name: value for name, value in schedule.items() if isinstance(value, torch.Tensor)}
-        rows = {name: part for name, part in zip(_OF_ROWS, batch[:-1], strict=True) if part is not None}
-        is_own_target = batch.target is batch.x
-        if is_own_target:
-            del rows["target"]
         parts: list[Sequence[torch.Tensor]] = [
             [*self._params.values(), *self._buffers.values()],
             [column.stacked for column in self._columns],
@@ -240,8 +302,7 @@ class StackedStep:
             for column, value in zip(self._columns, columns, strict=True):
                 column.value = value
             fields = dict(zip(rows, of_rows, strict=True))
-            if is_own_target:
-                fields["target"] = fields["x"]
+            fields.setdefault("target", fields["x"])
             now = Batch(**fields, noise=dict(zip(noise, drawn, strict=True)))
             terms, learned = template.loss(now, {**schedule, **dict(zip(moving, moved, strict=True))})
             with torch.no_grad():
@@ -305,17 +366,21 @@ class StackedStep:
     def _update(self, progress: Sequence[float]) -> None:
         """Update every module by its own optimizer; those in a row with equal settings, and equal numbers of steps, at once."""
         rates = [step.rate(at) for step, at in zip(self.members, progress, strict=True)]
-        self._shrink([rate * step.module.decay for step, rate in zip(self.members, rates, strict=True)])
-        settings = zip(self._is_fused, self._counts, rates, [step.settings for step in self.members], strict=True)
-        start = 0
-        for (fused, _, rate, _), group in itertools.groupby(list(settings)):
-            stop = start + len(list(group))
-            if fused:
-                self._update_at_once(start, stop, rate)
+        if self._decayed:
+            self._shrink([rate * step.module.decay for step, rate in zip(self.members, rates, strict=True)])
+        counts, starts = self._counts, [0]
+        for i in range(1, len(rates)):
+            if not (self._is_like_last[i] and rates[i] == rates[i - 1] and counts[i] == counts[i - 1]):
+                starts.append(i)
+        ends = [*starts[1:], len(rates)]
+        sizes = [end - start for start, end in zip(starts, ends, strict=True)]
+        gradients = {name: param.grad.split(sizes) for name, param in self._params.items() if param.grad is not None}
+        for k, (start, stop) in enumerate(zip(starts, ends, strict=True)):
+            if self._is_fused[start]:
+                self._update_at_once(start, stop, rates[start], {name: parts[k] for name, parts in gradients.items()})
             else:
                 for i in range(start, stop):
-                    self._update_alone(i, rate)
-            start = stop
+                    self._update_alone(i, rates[i])
         for step in self.members:
             step.n_steps += 1
 
@@ -330,21 +395,18 @@ class StackedStep:
         with torch.no_grad():
             torch._foreach_mul_(decayed, [left.view(-1, *[1] * (param.dim() - 1)) for param in decayed])
 
-    def _update_at_once(self, start: int, stop: int, rate: float) -> None:
+    def _update_at_once(self, start: int, stop: int, rate: float, gradients: dict[str, torch.Tensor]) -> None:
         if (start, stop) not in self._slices:
             self._slices[start, stop] = {
                 name: tuple(part.detach()[start:stop] for part in (self._params[name], *moments))
                 for name, moments in self._moments.items()
             }
-        gradients = {name: param.grad for name, param in self._params.items()}
-        used = [
-            (own[0], gradient[start:stop], *own[1:])
-            for (_, own), gradient in zip(self._slices[start, stop].items(), gradients.values(), strict=True)
-            if gradient is not None
-        ]
+        own = [self._slices[start, stop][name] for name in gradients]
+        params, exp_avgs, exp_avg_sqs = ([parts[j] for parts in own] for j in range(3))
         count = self._counts[start] + 1.0
         self._counts[start:stop] = [count] * (stop - start)
-        fused_update(self.members[start].optimizer, *(list(part) for part in zip(*used, strict=True)), count=count, rate=rate)
+        optimizer = self.members[start].optimizer
+        fused_update(optimizer, params, list(gradients.values()), exp_avgs, exp_avg_sqs, count=count, rate=rate)
 
     def _update_alone(self, i: int, rate: float) -> None:
         step = self.members[i]

@@ -12,9 +12,11 @@ from sklearn.mixture import GaussianMixture
 
 from skvae import AutoEncoder, ContractiveAE, DenoisingAE, SparseAE, VAETransformer, inference
 from skvae.data import Table
-from skvae.estimators import _mixture
+from skvae.estimators import _mixture, autoencoder
 from skvae.estimators._density import ActivityDensity, GaussianDensity, code_moments
 from skvae.estimators._mixture import MixtureDensity, choose_density
+from skvae.modules import AutoEncoderModule
+from skvae.modules import autoencoder as modules_autoencoder
 
 pytestmark = pytest.mark.usefixtures("one_core")
 MODELS = [AutoEncoder, DenoisingAE, SparseAE, ContractiveAE]
@@ -263,3 +265,79 @@ def test_every_row_is_remembered_once_where_there_is_room():
     weight = np.where(np.arange(50) < 25, 3.0, 1.0)
     density = ActivityDensity(codes, weight / weight.mean(), None, 0)
     assert (density._codes <= 25.1).sum() in (37, 38)
+
+
+# -- what need not be looked at ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bend", [0.0, 1.0, 3.0])
+@pytest.mark.parametrize("slack", [0.02, 1.0, 50.0])  # of errors: few candidates are good, some, all
+def test_the_choice_is_that_of_all_candidates(bend, slack, monkeypatch):
+    monkeypatch.setattr(_mixture, "_MEAN_ERROR", 0.05 * slack)
+    monkeypatch.setattr(_mixture, "_STD_ERROR", 0.1 * slack)
+    rng = np.random.default_rng(0)
+    codes = rng.normal(size=(600, 2)) + np.where(rng.uniform(size=(600, 1)) < 0.3, 3.0, 0.0)
+    n_decoded = []
+
+    def decode(drawn):
+        n_decoded.append(len(drawn))
+        return np.column_stack([drawn, np.exp(bend * drawn[:, :1] / 2.0)])
+
+    spread, share, moments = decode(codes).std(axis=0), np.full(600, 1.0 / 600), code_moments(codes, None)
+    ordered = np.unique(codes, axis=0)
+    look = _mixture._Decoded(ordered, share, decode, spread)
+    candidates, values, errors = [], [], []
+    for density, value in _mixture._grow(ordered, share, moments):
+        candidates.append(density)
+        values.append(value - 0.5 * np.log(600) * density.n_parameters / 600)
+        errors.append(look.error_of(density))
+        if len(values) > 1 and min(errors) <= 1.0 and values[-1] <= max(values[:-1]):
+            break
+    best = max((i for i, error in enumerate(errors) if error <= max(1.0, 1.2 * min(errors))), key=lambda i: values[i])
+    n_decoded.clear()
+    chosen = choose_density(codes, None, moments, decode, spread)
+    assert len(n_decoded) <= 1 + len(candidates)
+    if best:
+        np.testing.assert_array_equal(chosen.means_, candidates[best].means_)
+    else:
+        assert isinstance(chosen, GaussianDensity)
+    if slack == 50.0 and len(candidates) > 2:
+        assert len(n_decoded) == 2
+
+
+def test_codes_of_many_rows_are_those_of_some(monkeypatch):
+    monkeypatch.setattr(autoencoder, "DENSITY_CODES", 300)
+    X, weight = table("mixed", 900), np.random.default_rng(0).uniform(0.5, 2.0, size=900)
+    n_encoded, training_codes = [], inference.training_codes
+
+    def counted(module, given, device):
+        n_encoded.append(given.n_rows)
+        return training_codes(module, given, device)
+
+    monkeypatch.setattr(inference, "training_codes", counted)
+    model = AutoEncoder(2, max_epochs=2, linear_path=None, random_state=0).fit(X, sample_weight=weight)
+    mean, covariance = code_moments(model.transform(X[::3]).astype(np.float64), weight[::3])
+    np.testing.assert_allclose(model.density_.mean_, mean, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(model.density_.covariance_, covariance, rtol=1e-3, atol=1e-5)
+    model.set_params(density=GaussianMixture(2)).fit(X)  # which gets all of them
+    assert n_encoded == [300, 900]
+
+
+def test_all_rows_are_decoded_for_the_noise_where_columns_have_next_to_no_entry_in_some(monkeypatch):
+    monkeypatch.setattr(modules_autoencoder, "_EM_ROWS", 100)
+    in_parts, calls = AutoEncoderModule._mean_energy_in_parts, []
+
+    def counted(self, batch):
+        calls.append(len(batch.x))
+        return in_parts(self, batch)
+
+    monkeypatch.setattr(AutoEncoderModule, "_mean_energy_in_parts", counted)
+    X = np.random.default_rng(0).normal(size=(1000, 6))
+    model = AutoEncoder(2, max_epochs=2, linear_path=None, random_state=0)
+    model.fit(X)
+    assert calls == []
+    X[:, 0] = 0.0
+    X[1::97, 0] = 1.0
+    X[::10, 0] = 0.0
+    model.fit(X)
+    assert calls == [1000]

@@ -1,0 +1,145 @@
+"""Operations that are noted once, and run again."""
+
+import copy
+
+import pytest
+import torch
+from torch.func import vmap
+
+from skvae.training import replay
+from skvae.training.replay import CannotReplayError, Replay, Transcript
+from skvae.training.stack import StackedStep
+from tests.training.test_stack import STACKED, assert_alike, steps_of
+from tests.training.test_step import batches, make
+
+pytestmark = pytest.mark.usefixtures("one_core")
+
+WEIGHT = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0))
+BUFFER = torch.arange(4.0)
+
+
+def layers(x, weight):
+    """Products, views and changes in place, with a way back."""
+    weight = weight.detach().requires_grad_()
+    loss = vmap(lambda rows, own: torch.relu_(rows @ own).square().sum(1))(x, weight)
+    loss.backward(torch.ones_like(loss))
+    moved = BUFFER.clone()
+    moved.mul_(0.5).add_(loss.detach().mean())
+    return [loss.detach(), weight.grad, moved]
+
+
+def changed(x, weight):
+    """Parts of memory that is changed through another part."""
+    y = x * 2.0
+    y[:, 0].add_(weight[0, 0, 0])
+    first, second = y.chunk(2, 2)
+    return [first.contiguous(), torch.where(second > 0.0, second, 0.1 * second), y.transpose(0, 1).contiguous()]
+
+
+def ones(x, weight):
+    """Products with one and copies, of what changes before or after and of what does not."""
+    scaled, copied = torch.mul(x, 1), x.clone()
+    copied.add_(1.0)
+    later = copied.clone()
+    copied.add_(scaled)
+    return [scaled, copied, later, torch.mul(later, 1) + weight[0, 0, 0], x, later]
+
+
+def flat(x, weight):
+    """Views in place of new memory."""
+    y = x + 1.0
+    y.unsqueeze_(0)
+    return [y.squeeze_(0).transpose_(0, 1).add_(1.0).contiguous(), x.sum(1)]
+
+
+@pytest.mark.parametrize("function", [layers, changed, ones, flat])
+def test_what_is_noted_does_the_same_to_other_numbers(function):
+    weight = WEIGHT.clone()
+    rows = torch.randn(4, 3, 6, 5, generator=torch.Generator().manual_seed(1)).unbind()
+    with Transcript([rows[0]]) as transcript:
+        found = function(rows[0], weight)
+    run = transcript.function(found)
+    before = torch.stack(rows)
+    for x in rows:
+        weight.mul_(0.9)  # which lies where it lay
+        given = x.clone()
+        results = run(given)
+        assert all(map(torch.equal, results, function(x, weight)))
+        for result in results:  # which is nobody else's
+            result.fill_(7.0)
+        assert torch.equal(given, x)
+    assert torch.equal(torch.stack(rows), before)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: [x * torch.rand(5)],
+        lambda x: [torch.nn.functional.dropout(x, 0.5)],
+        lambda x: [x * x.sum().item()],
+        lambda x: [x[x > 0.0]],
+        lambda x: [x, WEIGHT],
+    ],
+    ids=["random", "dropout", "item", "as many as there are", "of nobody's making"],
+)
+def test_what_differs_from_step_to_step_cannot_be_noted(function):
+    x = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
+    with Transcript([x]) as transcript:
+        found = function(x)
+    with pytest.raises(CannotReplayError):
+        transcript.function(found)
+
+
+def test_memory_that_is_given_twice_cannot_be_noted():
+    x = torch.ones(3)
+    with Transcript([x, x]) as transcript:
+        found = [x + x]
+    with pytest.raises(CannotReplayError):
+        transcript.function(found)
+
+
+def test_steps_take_the_short_way_once_both_lead_to_the_same():
+    way, n_calls = Replay(), 0
+    for i in range(8):
+        x = torch.full((3,), float(i))
+
+        def double(x=x):
+            nonlocal n_calls
+            n_calls += 1
+            return [x * 2.0]
+
+        assert torch.equal(way("double", [x], double)[0], x * 2.0)
+    assert n_calls == replay._LONG_WAY + 2
+    y = torch.ones(2, 3)
+    assert torch.equal(way("double", [y], lambda: [y + y])[0], 2.0 * y)  # another shape
+
+
+def test_what_has_changed_unseen_goes_the_long_way():
+    way = Replay()
+    for i in range(8):
+        x = torch.full((3,), float(i))
+        assert torch.equal(way("count", [x], lambda x=x, i=i: [x * i])[0], x * i)  # a number that is not given
+
+
+def test_other_kinds_of_steps_are_noted_by_themselves():
+    way = Replay()
+    for i in range(12):
+        x = torch.full((3,), float(i))
+        factor = 1.0 + i % 2
+        assert torch.equal(way(factor, [x], lambda x=x, factor=factor: [x * factor])[0], x * factor)
+
+
+@pytest.mark.parametrize(("cls", "each", "common", "missing"), STACKED.values(), ids=STACKED)
+def test_stacked_steps_leave_the_same_bits_either_way(cls, each, common, missing, monkeypatch):
+    modules = [make(cls, **common, **own) for own in each]
+    data = batches(modules[0], 14, missing=missing)
+    stacks = []
+    for way in (copy.deepcopy(modules), modules):
+        stack = StackedStep(steps_of(way))
+        stacks.append(stack)
+        for i, batch in enumerate(data):
+            stack(batch.mapped(lambda part: torch.stack([part] * 3)), [i / 14] * 3)
+        monkeypatch.setattr(replay, "_LONG_WAY", 1000)
+    assert stacks[0]._replay._sure or modules[0].interval == 1
+    assert not stacks[1]._replay._runs
+    assert_alike([step.module for step in stacks[0].members], [step.module for step in stacks[1].members], rtol=0, atol=0)
