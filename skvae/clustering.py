@@ -32,7 +32,7 @@ from skvae._templates import (
 )
 from skvae.data import dense, is_sparse
 from skvae.estimators import CVAE, NeighborAE
-from skvae.estimators._checks import check_count, is_nan, resolve_device
+from skvae.estimators._checks import check_count, has_kinds, is_nan, resolve_device
 from skvae.estimators._continuous import ContinuousAutoEncoder
 from skvae.estimators._docs import DocumentedMixin
 from skvae.estimators._fit import MAX_SEED, draft_of
@@ -127,8 +127,9 @@ class AutoencoderClusterer(
     are neighbors. Modes are counted by Hartigan's dip [4]_. A cloud with one mode is one cluster,
     however it is torn in the codes; something that is written in two ways is two.
 
-    Rows are compared in units of their columns' standard deviations, or as they are where columns have ranges alike, by at most
-    50 principal components. Equal rows count as one of their weight.
+    Rows are compared in units of their columns' standard deviations, or as they are where columns have ranges alike, and those of
+    data frames with columns of different kinds as :class:`NeighborAE` does, by at most 50 principal components. Equal rows count
+    as one of their weight.
 
     References
     ----------
@@ -238,7 +239,7 @@ class AutoencoderClusterer(
         kept = X if len(rows) == _num_samples(X) else _safe_indexing(X, rows)
         mass = np.ones(len(rows)) if weight is None else weight[rows]
         table = None
-        if _takes_graph(template):
+        if _takes_graph(template, X):
             n_searched = max(self.n_neighbors, template.n_neighbors)
             table = _Distinct.of(copy_of(template, None), kept, mass, self.n_neighbors, n_searched=n_searched)
         starts = [_Start(None, int(random.randint(MAX_SEED))) for _ in range(self.n_init)]
@@ -513,7 +514,7 @@ class _Distinct:
         """Look for the neighbors of rows as they reach the last step of a model: as many as it needs, where it is not fitted."""
         x = _read(model, X, reset=n_searched is not None)
         with one_thread():
-            points = principal(scaled(x, mass), seed=0)
+            points = principal(x if _is_mixed(model) else scaled(x, mass), seed=0)
         bits = np.ascontiguousarray(x + 0.0)  # in which zeros have one sign
         bits = bits.view(np.dtype((np.void, bits.itemsize * bits.shape[1]))).ravel()
         _, first, inverse = np.unique(bits, return_index=True, return_inverse=True)
@@ -543,10 +544,14 @@ def _default(n_rows: int) -> NeighborAE:
     return NeighborAE(_WIDTH, neighbor_weight=_WEIGHT, max_epochs=_MOST_EPOCHS if n_rows <= _FEW_ROWS else "auto")
 
 
-def _takes_graph(template: Any) -> bool:
-    """Whether an estimator trains with the neighbors of the rows that the clusters are put together by."""
+def _takes_graph(template: Any, X: Any) -> bool:
+    """Whether an estimator trains with the neighbors of the rows that the clusters are put together by.
+
+    How columns of different kinds compare is known once it is fitted.
+    """
     return (
         isinstance(template, NeighborAE)
+        and not has_kinds(template, X)
         and template.neighbors is None
         and template.neighbor_space == "rows"
         and template.metric == "euclidean"
@@ -586,8 +591,11 @@ def _read(model: Any, X: Any, *, reset: bool) -> np.ndarray:
     if hasattr(step, "_check_rows"):
         step._validate_params()
         X = step._check_rows(X, reset=reset)
-        form = getattr(step, "_frame_form", None)
-        X = X if form is None else form.expand(X)
+        if _is_mixed(model):
+            likelihood = step.module_.likelihood
+            X = likelihood.near(likelihood.fill(likelihood.standardize(X))[0]).numpy()
+        elif getattr(step, "_frame_form", None) is not None:
+            X = step._frame_form.expand(X)
     x = np.asarray(dense(X), dtype=np.float64)
     x = x.reshape(len(x), -1)
     missing = getattr(step, "missing_values", None)
@@ -599,6 +607,13 @@ def _read(model: Any, X: Any, *, reset: bool) -> np.ndarray:
         mean = np.where(known, x, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
         x = np.where(gaps, mean, x)
     return x
+
+
+def _is_mixed(model: Any) -> bool:
+    """Whether the last step of a fitted model says how columns of different kinds compare."""
+    _, step = find_step(model, "transform")
+    form, module = getattr(step, "_frame_form", None), getattr(step, "module_", None)
+    return form is not None and module is not None and module.likelihood.n_features == len(form.columns)
 
 
 # -- mixtures ---------------------------------------------------------------------------------------------------------

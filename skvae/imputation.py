@@ -18,7 +18,7 @@ from skvae.data import Table
 from skvae.data.containers import absent_entries, add_columns, is_frame, take_columns
 from skvae.data.frames import FrameForm
 from skvae.data.kinds import frame_columns
-from skvae.estimators import VAETransformer
+from skvae.estimators import CVAE, VAETransformer
 from skvae.estimators import _checks as check
 from skvae.estimators._continuous import ContinuousAutoEncoder
 from skvae.estimators._docs import DocumentedMixin
@@ -257,6 +257,11 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
         elif not isinstance(given, ContinuousAutoEncoder) or "missing_values" not in given.get_params(deep=False):
             raise ValueError(
                 f"estimator={given!r} must be an autoencoder of this package that takes missing_values, such as VAETransformer()."
+            )
+        elif isinstance(given, CVAE):
+            raise ValueError(
+                f"estimator={given!r} fills in entries under conditions, which an imputer is not given. Fit it to rows and their "
+                "conditions itself: its sample(given=X, y=y) draws what X lacks, entries that are missing in fit included."
             )
         if self.masking_sign is not None and self.mechanism != "self_masking":
             raise ValueError(

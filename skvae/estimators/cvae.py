@@ -120,7 +120,7 @@ class CVAE(ConditionalSamplesGivenMixin, InpaintingMixin, ConditionalAnomalyScor
     _parameter_constraints = {
         **VariationalAutoEncoder._parameter_constraints,
         "linear_path": LINEAR_PATH,
-        "likelihood": OF_FRAMES["likelihood"],
+        **OF_FRAMES,
         "encode_condition": ["boolean"],
         "prior": CONDITIONAL_PRIOR,
         "condition_columns": ["array-like", None],
@@ -151,6 +151,7 @@ class CVAE(ConditionalSamplesGivenMixin, InpaintingMixin, ConditionalAnomalyScor
         linear_path="auto",
         image_shape=None,
         likelihood="auto",
+        missing_values="auto",
         learning_rate="auto",
         optimizer="adam",
         batch_size=128,
@@ -179,6 +180,7 @@ class CVAE(ConditionalSamplesGivenMixin, InpaintingMixin, ConditionalAnomalyScor
         self.linear_path = linear_path
         self.image_shape = image_shape
         self.likelihood = likelihood
+        self.missing_values = missing_values
         self.learning_rate = learning_rate
         self.optimizer = optimizer
         self.batch_size = batch_size

@@ -100,8 +100,8 @@ OWN_DEFAULTS = {
     ("TDVAE", "batch_size"),
     ("TDVAE", "max_epochs"),
     # Those that take tables of numbers alone.
-    *((name, "likelihood") for name in ("ContractiveAE", "NeighborAE", "SparseAE", "TDVAE", "VQVAE")),
-    *((name, "missing_values") for name in ("ContractiveAE", "NeighborAE", "SparseAE")),
+    *((name, "likelihood") for name in ("ContractiveAE", "SparseAE", "TDVAE", "VQVAE")),
+    *((name, "missing_values") for name in ("ContractiveAE", "SparseAE")),
 }
 
 

@@ -28,6 +28,7 @@ from skvae import (
     Gaussian,
     LinearPath,
     Mixed,
+    NeighborAE,
     VAETransformer,
 )
 
@@ -573,8 +574,9 @@ def test_clusters_and_anomalies():
     clusterer = AutoencoderClusterer(2, estimator=quick(), n_init=1).fit(frame)
     assert set(clusterer.predict(frame)) == {0, 1}
     assert list(clusterer.sample(3).dtypes) == list(frame.dtypes)
-    with pytest.raises(ValueError, match=r"NeighborAE takes numbers alone; VAETransformer, .* take such columns as they are"):
-        AutoencoderClusterer(2).fit(frame)
+    default = AutoencoderClusterer(2, estimator=NeighborAE(2, max_epochs=2), n_init=2, random_state=0).fit(frame)
+    np.testing.assert_array_equal(default.predict(frame), default.labels_)
+    assert list(default.inverse_transform(default.cluster_centers_).dtypes) == list(frame.dtypes)
     detector = AnomalyDetector(quick()).fit(frame)
     assert set(detector.predict(frame)) <= {-1, 1}
     pipe = make_pipeline(quick()).fit(frame)

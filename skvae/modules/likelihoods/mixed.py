@@ -150,6 +150,10 @@ class MixedLikelihood(Likelihood):
         return ABSENT
 
     @property
+    def typical(self) -> Tensor:
+        return torch.full((self.n_features,), ABSENT)
+
+    @property
     def blank(self) -> Tensor | float:
         return ABSENT
 
@@ -430,6 +434,11 @@ class MixedLikelihood(Likelihood):
     def comparable(self, x: Tensor) -> Tensor:
         """Return what networks read of rows, in which columns compare, ``(..., n_inputs)``."""
         return self.read(x)
+
+    def near(self, x: Tensor) -> Tensor:
+        """Return what networks read, but for levels ones and zeros less their shares, beside which a number is not lost."""
+        rest, levels = torch.split(self.read(x), [self.n_inputs - self.sizes[2], self.sizes[2]], dim=-1)
+        return torch.cat([rest, levels * self.choices.unit.to(levels)], dim=-1)
 
     def comparable_rows(self, X: Any) -> NDArray[np.float64]:
         """Rows of `X` in standardized units, which are fewer numbers than networks read, NaN where entries are missing."""
