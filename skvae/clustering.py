@@ -16,6 +16,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing, check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_sample_weight, _num_samples, check_is_fitted
 
@@ -31,8 +32,8 @@ from skvae._templates import (
     take_input_tags,
 )
 from skvae.data import dense, is_sparse
-from skvae.estimators import CVAE, NeighborAE
-from skvae.estimators._checks import check_count, has_kinds, is_nan, resolve_device
+from skvae.estimators import CVAE, NeighborAE, SparseAE
+from skvae.estimators._checks import check_count, check_score_weights, has_kinds, is_nan, resolve_device
 from skvae.estimators._continuous import ContinuousAutoEncoder
 from skvae.estimators._docs import DocumentedMixin
 from skvae.estimators._fit import MAX_SEED, draft_of
@@ -51,6 +52,14 @@ _MOST_MIXED = 4  # components of one cluster
 _FLOOR = 1e-6  # variance that each has in every direction, as a share of that of all codes
 _RESAMPLED = 0.8  # share of the rows in a resample
 _HELD, _MOSTLY = 0.1, 0.5  # share of a group in a cluster from which on it counts, and from which on the group belongs to it
+
+
+def _has_density(clusterer: Any) -> bool:
+    """Whether codes of a clusterer have a likelihood given which rows are drawn, so that its clusters have one of rows."""
+    _, step = steps_of(NeighborAE() if clusterer.estimator is None else clusterer.estimator)[-1]
+    if not isinstance(step, ContinuousAutoEncoder) or isinstance(step, (CVAE, SparseAE)):
+        raise AttributeError(f"{type(step).__name__} has no likelihood of rows given codes, so that there is no score.")
+    return True
 
 
 class AutoencoderClusterer(
@@ -373,6 +382,51 @@ class AutoencoderClusterer(
             )
         return softmax(self._log_joint(X), axis=1)
 
+    @available_if(_has_density)
+    def score_samples(self, X):
+        """Estimate the log-likelihood of rows, as the clusters have it that `sample` draws from, by importance sampling.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data.
+
+        Returns
+        -------
+        log_likelihood : ndarray of shape (n_samples,)
+            Nats per row, of the density in the units of X, behind the steps of a pipeline before the autoencoder; higher is more
+            normal. Estimators that are not autoencoders of this package, or need conditions, have none.
+        """
+        check_is_fitted(self)
+        before, step = self._decoder()
+        table, device = step._ready(forth(before, indexable(X)), scored=True)
+
+        def log_density(codes: np.ndarray) -> np.ndarray:
+            return logsumexp(_joint(self._density, self._owner, codes), axis=1)
+
+        return inference.log_weights(step.module_, table, device, step.n_score_draws, log_density, inference.log_mean_exp)
+
+    @available_if(_has_density)
+    def score(self, X, y=None, sample_weight=None):
+        """Mean log-likelihood of rows; see `score_samples`.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data.
+        y : None
+            Ignored.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
+
+        Returns
+        -------
+        score : float
+            Nats per row; higher is better.
+        """
+        scores = self.score_samples(X)
+        return float(np.average(scores, weights=check_score_weights(sample_weight, scores)))
+
     def transform(self, X):
         """Encode rows.
 
@@ -610,8 +664,8 @@ def _read(model: Any, X: Any, *, reset: bool) -> np.ndarray:
 
 
 def _is_mixed(model: Any) -> bool:
-    """Whether the last step of a fitted model says how columns of different kinds compare."""
-    _, step = find_step(model, "transform")
+    """Whether the last step of a model says how columns of different kinds compare, as it does once it is fitted."""
+    step = next(step for _, step in reversed(steps_of(model)) if hasattr(step, "transform"))
     form, module = getattr(step, "_frame_form", None), getattr(step, "module_", None)
     return form is not None and module is not None and module.likelihood.n_features == len(form.columns)
 

@@ -15,7 +15,7 @@ from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, v
 
 from skvae._spec import and_more, parameters_of
 from skvae.data import Table
-from skvae.data.containers import absent_entries, add_columns, is_frame, take_columns
+from skvae.data.containers import absent_entries, add_columns, is_frame, take_columns, with_index_of
 from skvae.data.frames import FrameForm
 from skvae.data.kinds import frame_columns
 from skvae.estimators import CVAE, VAETransformer
@@ -460,9 +460,7 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
             is_bounded = getattr(self.estimator_.likelihood, "bounds", None) == "observed"
             columns = [own for _, own in frame_columns(known)]
             missing = np.isnan(X[:, ~self._is_empty])
-            frame = self._form.complete(columns, missing, filled[:, ~self._is_empty], is_bounded, seed)
-            if hasattr(given, "iloc") and hasattr(frame, "iloc"):
-                frame.index = given.index
+            frame = with_index_of(self._form.complete(columns, missing, filled[:, ~self._is_empty], is_bounded, seed), given)
             if self.indicator_ is None:
                 return frame
             names = self.indicator_.get_feature_names_out(_check_feature_names_in(self))

@@ -143,7 +143,13 @@ def sample_given(
 
 
 def average_given(
-    module: nn.Module, table: Table, device: torch.device, *, n_proposals: int, source: CodeSource | None = None
+    module: nn.Module,
+    table: Table,
+    device: torch.device,
+    *,
+    n_proposals: int,
+    source: CodeSource | None = None,
+    seed: int = _SEED,
 ) -> np.ndarray:
     """Means of what is missing of rows given the rest, with the likeliest categories; see `sample_given`.
 
@@ -159,6 +165,8 @@ def average_given(
         Codes that are drawn for a row in each of `N_ROUNDS` rounds, over the last of which the average goes.
     source : CodeSource or None, default=None
         Prior of the codes; that of the module by default.
+    seed : int
+        Decides the numbers that codes are drawn by.
 
     Returns
     -------
@@ -172,7 +180,7 @@ def average_given(
 
     def step(rows: slice) -> np.ndarray:
         batch = given(rows)
-        posterior = Posterior(module, batch, make_generator(_SEED, device), source, is_alike=True)
+        posterior = Posterior(module, batch, make_generator(seed, device), source, is_alike=True)
         codes, log_weight = posterior.weigh(n_proposals, _ROUNDS)
         output = _in_parts(module, codes, batch, lambda each: each)
         values = module.likelihood.average(output, _shares(log_weight))

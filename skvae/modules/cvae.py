@@ -11,13 +11,11 @@ from skvae import functional as fn
 from skvae.modules.batch import Batch
 from skvae.modules.linear import RIDGE, LinearModel, Readings, decoder_of, decoder_of_draws
 from skvae.modules.networks.beside import read_beside
-from skvae.modules.posterior import exact_dtype
 from skvae.modules.priors import PriorSpec
 from skvae.modules.priors.normal import ConditionalNormal
 from skvae.modules.vae import VAEModule
 
 _CHUNK_NUMBERS = 2**24  # of covariances at once
-_SECANT = 0.03  # in standard deviations of the prior; slopes are those of secants, which smooth over kinks
 
 
 class CVAEModule(VAEModule):
@@ -164,61 +162,6 @@ class CVAEModule(VAEModule):
             else:
                 decoder = decoder_of(self, codes, rows)
         return LinearModel(wide, bias, *decoder, log_var=covariance.log())
-
-    # -- given a part of the row --------------------------------------------------------------------------------------
-
-    def log_posterior(self, batch: Batch, z: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Log of :math:`p(x_\mathrm{observed}|z, c)\,p(z|c)` up to a constant of the row.
-
-        Parameters
-        ----------
-        batch : Batch
-            Rows, their conditions and which entries are observed.
-        z : Tensor of shape (n, n_draws, n_components)
-
-        Returns
-        -------
-        log_posterior : Tensor of shape (n, n_draws)
-        output : Tensor of shape (n, n_draws, n_features)
-            The decoder's output.
-        """
-        assert batch.observed is not None
-        output = self.decode(z, batch)
-        energy = self.likelihood.energies(batch.x.unsqueeze(1), output, batch.observed.unsqueeze(1))
-        return self.prior.log_prob(z, batch.condition) - energy @ self.likelihood.weight, output
-
-    def newton(self, batch: Batch, z: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Gradient of `log_posterior` in the code, and the precision of its Gaussian approximation.
-
-        With :math:`J` the slope of the decoder, :math:`W` the likelihood's information, zero for entries that are not
-        observed, and :math:`\Lambda` the prior's precision, that is :math:`\Lambda + J^\top W J`.
-
-        Parameters
-        ----------
-        batch : Batch
-            Rows, their conditions and which entries are observed.
-        z : Tensor of shape (n, n_components)
-        output : Tensor of shape (n, n_features)
-            The decoder's output for the codes.
-
-        Returns
-        -------
-        gradient : Tensor of shape (n, n_components)
-        precision : Tensor of shape (n, n_components, n_components)
-            In double precision, where the device has it.
-        """
-        assert batch.observed is not None
-        exact = exact_dtype(z)
-        mean, log_var = self.prior.moments(len(z), batch.condition)
-        width = _SECANT * torch.exp(0.5 * log_var)
-        located = self.likelihood.locate(self.decode(z.unsqueeze(1) + torch.diag_embed(width), batch))
-        slopes = ((located - self.likelihood.locate(output).unsqueeze(1)) / width.unsqueeze(-1)).to(exact)
-        information = (self.likelihood.information(output) * batch.observed).to(exact)
-        residual = self.likelihood.residual(batch.x, output).to(exact) * batch.observed
-        force = self.likelihood.score(residual, information)
-        prior = torch.exp(-log_var).to(exact)
-        gradient = (slopes @ force.unsqueeze(-1)).squeeze(-1) + prior * (mean - z)
-        return gradient, (slopes * information.unsqueeze(1)) @ slopes.mT + torch.diag_embed(prior)
 
 
 def _posterior_of_observed(

@@ -423,8 +423,6 @@ def test_conditional_models():
     assert model.reconstruct(frame, y).shape == frame.shape
     assert model.interpolate(frame[:2], frame[2:4], y[:2], y[2:4], n_steps=3).shape == (6, 6)
     assert model.log_likelihoods(frame).shape == (N, 2)
-    with pytest.raises(ValueError, match=r"Input X contains NaN\. Column\(s\) \['size'.*have missing entries\. CVAE takes no"):
-        quick(CVAE).fit(table(gaps=True), y)
     with pytest.raises(ValueError, match=r"of different kinds, sample\(given=\.\.\.\) draws whatever is not given"):
         model.inpaint(frame, np.zeros(6, dtype=bool), y)
     classifier = CVAEClassifier(quick(CVAE)).fit(frame, y)
