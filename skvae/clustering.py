@@ -25,15 +25,18 @@ from skvae._partition import Partition, Rows, choose, divide, principal, scaled
 from skvae._templates import (
     arguments_of_fit,
     check_template,
+    codes_of,
     copy_of,
     indexable,
+    is_mixed,
+    read_numbers,
     steps_of,
     take_columns,
     take_input_tags,
 )
-from skvae.data import dense, is_sparse
+from skvae.data import is_sparse
 from skvae.estimators import CVAE, NeighborAE, SparseAE
-from skvae.estimators._checks import check_count, check_score_weights, has_kinds, is_nan, resolve_device
+from skvae.estimators._checks import check_count, check_flags, check_score_weights, has_kinds, resolve_device
 from skvae.estimators._continuous import ContinuousAutoEncoder
 from skvae.estimators._docs import DocumentedMixin
 from skvae.estimators._fit import MAX_SEED, draft_of
@@ -261,7 +264,7 @@ class AutoencoderClusterer(
                 table = _Distinct.of(models[0], kept, mass, self.n_neighbors)
             n_distinct = len(table.first)
             n_groups = None if self.n_clusters == "auto" else int(self.n_clusters)
-            codes = [_codes_of(model, kept)[table.first] for model in models]
+            codes = [codes_of(model, kept)[table.first] for model in models]
             found = [
                 divide(table.part(start.part), code[table.inside(start.part)], n_groups, self.max_clusters, start.seed)
                 for start, code in zip(starts, codes, strict=True)
@@ -338,7 +341,7 @@ class AutoencoderClusterer(
     def _log_joint(self, X: Any) -> np.ndarray:
         """Log-density of the codes of rows together with each cluster, ``(n_samples, n_clusters_)``."""
         check_is_fitted(self)
-        codes = _codes_of(self.estimator_, indexable(X)).astype(np.float64)
+        codes = codes_of(self.estimator_, indexable(X)).astype(np.float64)
         with one_thread():
             return _joint(self._density, self._owner, codes)
 
@@ -441,7 +444,7 @@ class AutoencoderClusterer(
             What the estimator's `transform` gives.
         """
         check_is_fitted(self)
-        return _codes_of(self.estimator_, indexable(X))
+        return codes_of(self.estimator_, indexable(X))
 
     def inverse_transform(self, Z):
         """Decode codes, such as ``cluster_centers_``.
@@ -503,6 +506,7 @@ class AutoencoderClusterer(
             If a step of the estimator has no `inverse_transform`, or needs conditions for it, as that of a CVAE.
         """
         check_is_fitted(self)
+        check_flags(mean=mean)
         n_samples = check_count("n_samples", n_samples)
         generator = check_random_state(self.random_state if random_state is None else random_state)
         density = self._density
@@ -566,9 +570,9 @@ class _Distinct:
     @classmethod
     def of(cls, model: Any, X: Any, mass: np.ndarray, n_neighbors: int, *, n_searched: int | None = None) -> _Distinct:
         """Look for the neighbors of rows as they reach the last step of a model: as many as it needs, where it is not fitted."""
-        x = _read(model, X, reset=n_searched is not None)
+        x = read_numbers(model, X, reset=n_searched is not None)
         with one_thread():
-            points = principal(x if _is_mixed(model) else scaled(x, mass), seed=0)
+            points = principal(x if is_mixed(model) else scaled(x, mass), seed=0)
         bits = np.ascontiguousarray(x + 0.0)  # in which zeros have one sign
         bits = bits.view(np.dtype((np.void, bits.itemsize * bits.shape[1]))).ravel()
         _, first, inverse = np.unique(bits, return_index=True, return_inverse=True)
@@ -628,46 +632,6 @@ def _is_unconfigured() -> bool:
     """Whether joblib has been left as it is."""
     backend, n_jobs = get_active_backend()
     return isinstance(backend, LokyBackend) and n_jobs in (None, 1)
-
-
-def _codes_of(model: Any, X: Any) -> np.ndarray:
-    """Codes of rows, one row of numbers each."""
-    codes = dense(model.transform(X))
-    return codes.reshape(len(codes), -1)
-
-
-def _read(model: Any, X: Any, *, reset: bool) -> np.ndarray:
-    """Rows as they reach the last step of a model, as numbers, with columns' means in place of missing entries."""
-    step = model
-    if isinstance(model, Pipeline):
-        before, step = find_step(model, "transform")
-        X = forth(before, X)
-    if hasattr(step, "_check_rows"):
-        step._validate_params()
-        X = step._check_rows(X, reset=reset)
-        if _is_mixed(model):
-            likelihood = step.module_.likelihood
-            X = likelihood.near(likelihood.fill(likelihood.standardize(X))[0]).numpy()
-        elif getattr(step, "_frame_form", None) is not None:
-            X = step._frame_form.expand(X)
-    x = np.asarray(dense(X), dtype=np.float64)
-    x = x.reshape(len(x), -1)
-    missing = getattr(step, "missing_values", None)
-    if missing is not None and not is_nan(missing):
-        x = np.where(x == missing, np.nan, x)
-    gaps = np.isnan(x)
-    if gaps.any():
-        known = ~gaps
-        mean = np.where(known, x, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
-        x = np.where(gaps, mean, x)
-    return x
-
-
-def _is_mixed(model: Any) -> bool:
-    """Whether the last step of a model says how columns of different kinds compare, as it does once it is fitted."""
-    step = next(step for _, step in reversed(steps_of(model)) if hasattr(step, "transform"))
-    form, module = getattr(step, "_frame_form", None), getattr(step, "module_", None)
-    return form is not None and module is not None and module.likelihood.n_features == len(form.columns)
 
 
 # -- mixtures ---------------------------------------------------------------------------------------------------------

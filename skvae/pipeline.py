@@ -32,7 +32,7 @@ from skvae._spec import and_more
 from skvae.data import dense
 from skvae.data.containers import add_columns, is_frame, is_pandas, take_columns
 from skvae.data.kinds import frame_columns
-from skvae.estimators._checks import check_count, check_given
+from skvae.estimators._checks import check_count, check_flags, check_given
 from skvae.estimators._density import sample_density
 from skvae.warnings import warn_user
 
@@ -94,6 +94,7 @@ def sample(estimator, n_samples=None, *, y=None, given=None, mean=False, random_
     >>> skvae.sample(pipe, 4).shape
     (4, 13)
     """
+    check_flags(mean=mean)
     before, step = find_step(estimator, "sample")
     if given is not None:
         return _sample_given(

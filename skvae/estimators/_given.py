@@ -62,6 +62,7 @@ class SamplesGivenMixin:
         >>> X[:, wine.columns.get_loc("alcohol")].min(), X.shape
         (np.float64(14.5), (100, 13))
         """
+        check.check_flags(mean=mean)
         if given is None:
             return super().sample(1 if n_samples is None else n_samples, mean=mean, random_state=random_state)
         entries = self._check_given(given, n_samples)

@@ -135,6 +135,7 @@ class TableAutoEncoder(AnomalyScoresMixin, BaseAutoEncoder):
         X : {ndarray, DataFrame} of shape (n_samples, n_features_in_)
             Rows in the units of the training data; where these were a frame with columns of different kinds, a frame like it.
         """
+        check.check_flags(mean=mean)
         check_is_fitted(self, "module_")
         codes_seed, noise_seed = self._draw_seeds(n_samples, random_state, n=2)
         device = check.resolve_device(self.device)

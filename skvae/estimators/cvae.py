@@ -558,6 +558,7 @@ class CVAE(ConditionalSamplesGivenMixin, InpaintingMixin, ConditionalAnomalyScor
         y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
             Labels or numbers of the rows, with ``return_y=True`` only.
         """
+        check.check_flags(return_y=return_y, mean=mean)
         check_is_fitted(self, "module_")
         if given is not None:
             return self._sample_under(given, n_samples, y, return_y, mean, random_state)

@@ -513,6 +513,7 @@ class TDVAE(SeriesMixin, BaseAutoEncoder):
         frames : ndarray of shape (n_sequences, n_futures, n_steps, n_step_features_)
             What may follow.
         """
+        check.check_flags(mean=mean)
         given = self._ready(X)
         n_steps, n_futures = check.check_count("n_steps", n_steps), check.check_count("n_futures", n_futures)
         (seed,) = self._draw_seeds(len(given.X), random_state, n=1)
@@ -541,6 +542,7 @@ class TDVAE(SeriesMixin, BaseAutoEncoder):
             Sequences in the units of the training data, with `scaling` in scales of some from training; flattened where `fit` was
             given rows, and `n_timesteps` is that of these.
         """
+        check.check_flags(mean=mean)
         check.refuse_given(self, given, "it draws sequences from their first step on; rollout goes on from steps that are known")
         check_is_fitted(self, "module_")
         n_timesteps = self.n_timesteps_ if n_timesteps is None else check.check_count("n_timesteps", n_timesteps)

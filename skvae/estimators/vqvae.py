@@ -565,6 +565,7 @@ class VQVAE(ClustersMixin, TableAutoEncoder):
             Labels of the rows, with ``return_y=True`` only.
         """
         check.refuse_given(self, given, "its codes are discrete, too many for each to be weighed by what is given")
+        check.check_flags(return_y=return_y, mean=mean)
         codes, labels, seed = self._drawn_codes(n_samples, y, temperature, top_k, random_state)
         X = self._decode_codes(codes, mean=mean, seed=seed)
         if return_y and labels is None:
@@ -595,9 +596,7 @@ class VQVAE(ClustersMixin, TableAutoEncoder):
         codes, _, _ = self._drawn_codes(n_samples, y, temperature, top_k, random_state)
         return codes.astype(np.min_scalar_type(max(level.n_embeddings for level in self.module_.levels) - 1))
 
-    def _drawn_codes(
-        self, n_samples: Any, y: Any, temperature: Any, top_k: Any, random_state: Any
-    ) -> tuple[np.ndarray, Any, int]:
+    def _drawn_codes(self, n_samples: Any, y: Any, temperature: Any, top_k: Any, random_state: Any) -> tuple[Any, Any, int]:
         """Codes from the prior, the labels they were drawn for, and a seed for what comes next."""
         priors = self._has_prior("sample")
         if not isinstance(temperature, Real) or not temperature > 0.0:

@@ -28,6 +28,7 @@ from skvae.estimators._checks.networks import (
 from skvae.estimators._checks.parameters import (
     check_anomaly_method,
     check_count,
+    check_flags,
     check_sizes,
     list_callbacks,
     resolve_device,
@@ -53,6 +54,7 @@ __all__ = [
     "check_count",
     "check_discrete_codes",
     "check_entries",
+    "check_flags",
     "check_given",
     "check_graph",
     "check_image_shape",
