@@ -501,9 +501,10 @@ def _learn_numbers(name: Any, dtype: Dtype, values: NDArray[np.float64]) -> Numb
 def _decimals(values: NDArray[np.float64], dtype: Dtype) -> int | None:
     """How many decimals numbers have, at most; None where they are not rounded."""
     own = np.float32 if dtype.is_single else np.float64
-    for n in range(_MOST_DECIMALS + 1):
-        if (np.round(values, n).astype(own) == values.astype(own)).all():
-            return n
+    with np.errstate(over="ignore", invalid="ignore"):  # of numbers too large to have decimals
+        for n in range(_MOST_DECIMALS + 1):
+            if (np.round(values, n).astype(own) == values.astype(own)).all():
+                return n
     return None
 
 

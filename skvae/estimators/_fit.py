@@ -382,7 +382,10 @@ class FitRun:
         asked = resolve("likelihood", self.draft.likelihood).likelihoods or {}
         families = {j: asked[name] for j, name in enumerate(form.names) if name in asked}
         weight = self.mean_weight * (np.ones(entries.n_rows) if entries.weight is None else entries.weight)
-        return measure_columns(form.kinds, form.n_levels, entries.source, weight, families)
+        try:
+            return measure_columns(form.kinds, form.n_levels, entries.source, weight, families)
+        except SpreadError as error:
+            raise error.named(measured.name, "X") from None
 
     def _begin_at_linear_model(self, table: Table, plan: Plan) -> None:
         """Set the linear maps beside the networks, where there are some, and choose how far the latter are held back."""

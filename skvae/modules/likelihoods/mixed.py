@@ -79,6 +79,7 @@ class MixedLikelihood(Likelihood):
         self.register_buffer("has_score", self.of_score.sum(0) > 0.0, persistent=False)
         self.register_buffer("has_choice", self.of_choice.sum(0) > 0.0, persistent=False)
         self.noise.floor.copy_(torch.tensor([marginal.floor**2 for marginal in marginals]))
+        self._levels = {j: np.sort(marginals[j].levels) for j in choices if marginals[j].is_number}
         self._set_units(marginals)
 
     def _make_noise(self, mode: str | float) -> Noise:
@@ -104,6 +105,15 @@ class MixedLikelihood(Likelihood):
     @property
     def n_outputs(self) -> int:
         return sum(self.sizes)
+
+    def rescale(self, x: Tensor) -> NDArray[np.float64]:
+        values = super().rescale(x)
+        # Numbers that are levels are these to the last bit, which single precision does not hold.
+        for j, levels in self._levels.items():
+            own, standardized = x[..., j].cpu().float().numpy(), (levels - self.units.center[j]) / self.units.scale[j]
+            place = np.searchsorted(standardized.astype(np.float32), own).clip(max=len(levels) - 1)
+            values[..., j] = np.where(own == standardized.astype(np.float32)[place], levels[place], values[..., j])
+        return values
 
     # -- the columns --------------------------------------------------------------------------------------------------
 
