@@ -13,10 +13,10 @@ from sklearn.utils import get_tags
 from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.validation import has_fit_parameter
 
-from skvae.data import is_sparse
+from skvae.data import dense, is_sparse
 from skvae.estimators import CVAE
-from skvae.estimators._checks import refuse_no_table, refuse_text
-from skvae.pipeline import flat_steps, is_active
+from skvae.estimators._checks import is_nan, refuse_no_table, refuse_text
+from skvae.pipeline import find_step, flat_steps, forth, is_active
 
 
 def steps_of(estimator: Any) -> list[tuple[str, Any]]:
@@ -98,3 +98,43 @@ def take_input_tags(tags: Any, estimator: Any) -> None:
         inner = get_tags(estimator).input_tags
         for name in ("sparse", "allow_nan", "three_d_array", "positive_only"):
             setattr(tags.input_tags, name, getattr(inner, name))
+
+
+def codes_of(model: Any, X: Any) -> np.ndarray:
+    """Codes of rows, one row of numbers each."""
+    codes = dense(model.transform(X))
+    return codes.reshape(len(codes), -1)
+
+
+def read_numbers(model: Any, X: Any, *, reset: bool) -> np.ndarray:
+    """Rows as they reach the last step of a model, as numbers, with columns' means in place of missing entries."""
+    step = model
+    if isinstance(model, Pipeline):
+        before, step = find_step(model, "transform")
+        X = forth(before, X)
+    if hasattr(step, "_check_rows"):
+        step._validate_params()
+        X = step._check_rows(X, reset=reset)
+        if is_mixed(model):
+            likelihood = step.module_.likelihood
+            X = likelihood.near(likelihood.fill(likelihood.standardize(X))[0]).numpy()
+        elif getattr(step, "_frame_form", None) is not None:
+            X = step._frame_form.expand(X)
+    x = np.asarray(dense(X), dtype=np.float64)
+    x = x.reshape(len(x), -1)
+    missing = getattr(step, "missing_values", None)
+    if missing is not None and not is_nan(missing):
+        x = np.where(x == missing, np.nan, x)
+    gaps = np.isnan(x)
+    if gaps.any():
+        known = ~gaps
+        mean = np.where(known, x, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+        x = np.where(gaps, mean, x)
+    return x
+
+
+def is_mixed(model: Any) -> bool:
+    """Whether the last step of a model says how columns of different kinds compare, as it does once it is fitted."""
+    step = next(step for _, step in reversed(steps_of(model)) if hasattr(step, "transform"))
+    form, module = getattr(step, "_frame_form", None), getattr(step, "module_", None)
+    return form is not None and module is not None and module.likelihood.n_features == len(form.columns)

@@ -16,6 +16,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing, check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_sample_weight, _num_samples, check_is_fitted
 
@@ -24,15 +25,18 @@ from skvae._partition import Partition, Rows, choose, divide, principal, scaled
 from skvae._templates import (
     arguments_of_fit,
     check_template,
+    codes_of,
     copy_of,
     indexable,
+    is_mixed,
+    read_numbers,
     steps_of,
     take_columns,
     take_input_tags,
 )
-from skvae.data import dense, is_sparse
-from skvae.estimators import CVAE, NeighborAE
-from skvae.estimators._checks import check_count, is_nan, resolve_device
+from skvae.data import is_sparse
+from skvae.estimators import CVAE, NeighborAE, SparseAE
+from skvae.estimators._checks import check_count, check_flags, check_score_weights, has_kinds, resolve_device
 from skvae.estimators._continuous import ContinuousAutoEncoder
 from skvae.estimators._docs import DocumentedMixin
 from skvae.estimators._fit import MAX_SEED, draft_of
@@ -51,6 +55,14 @@ _MOST_MIXED = 4  # components of one cluster
 _FLOOR = 1e-6  # variance that each has in every direction, as a share of that of all codes
 _RESAMPLED = 0.8  # share of the rows in a resample
 _HELD, _MOSTLY = 0.1, 0.5  # share of a group in a cluster from which on it counts, and from which on the group belongs to it
+
+
+def _has_density(clusterer: Any) -> bool:
+    """Whether codes of a clusterer have a likelihood given which rows are drawn, so that its clusters have one of rows."""
+    _, step = steps_of(NeighborAE() if clusterer.estimator is None else clusterer.estimator)[-1]
+    if not isinstance(step, ContinuousAutoEncoder) or isinstance(step, (CVAE, SparseAE)):
+        raise AttributeError(f"{type(step).__name__} has no likelihood of rows given codes, so that there is no score.")
+    return True
 
 
 class AutoencoderClusterer(
@@ -127,8 +139,9 @@ class AutoencoderClusterer(
     are neighbors. Modes are counted by Hartigan's dip [4]_. A cloud with one mode is one cluster,
     however it is torn in the codes; something that is written in two ways is two.
 
-    Rows are compared in units of their columns' standard deviations, or as they are where columns have ranges alike, by at most
-    50 principal components. Equal rows count as one of their weight.
+    Rows are compared in units of their columns' standard deviations, or as they are where columns have ranges alike, and those of
+    data frames with columns of different kinds as :class:`NeighborAE` does, by at most 50 principal components. Equal rows count
+    as one of their weight.
 
     References
     ----------
@@ -238,7 +251,7 @@ class AutoencoderClusterer(
         kept = X if len(rows) == _num_samples(X) else _safe_indexing(X, rows)
         mass = np.ones(len(rows)) if weight is None else weight[rows]
         table = None
-        if _takes_graph(template):
+        if _takes_graph(template, X):
             n_searched = max(self.n_neighbors, template.n_neighbors)
             table = _Distinct.of(copy_of(template, None), kept, mass, self.n_neighbors, n_searched=n_searched)
         starts = [_Start(None, int(random.randint(MAX_SEED))) for _ in range(self.n_init)]
@@ -251,7 +264,7 @@ class AutoencoderClusterer(
                 table = _Distinct.of(models[0], kept, mass, self.n_neighbors)
             n_distinct = len(table.first)
             n_groups = None if self.n_clusters == "auto" else int(self.n_clusters)
-            codes = [_codes_of(model, kept)[table.first] for model in models]
+            codes = [codes_of(model, kept)[table.first] for model in models]
             found = [
                 divide(table.part(start.part), code[table.inside(start.part)], n_groups, self.max_clusters, start.seed)
                 for start, code in zip(starts, codes, strict=True)
@@ -328,7 +341,7 @@ class AutoencoderClusterer(
     def _log_joint(self, X: Any) -> np.ndarray:
         """Log-density of the codes of rows together with each cluster, ``(n_samples, n_clusters_)``."""
         check_is_fitted(self)
-        codes = _codes_of(self.estimator_, indexable(X)).astype(np.float64)
+        codes = codes_of(self.estimator_, indexable(X)).astype(np.float64)
         with one_thread():
             return _joint(self._density, self._owner, codes)
 
@@ -372,6 +385,51 @@ class AutoencoderClusterer(
             )
         return softmax(self._log_joint(X), axis=1)
 
+    @available_if(_has_density)
+    def score_samples(self, X):
+        """Estimate the log-likelihood of rows, as the clusters have it that `sample` draws from, by importance sampling.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data.
+
+        Returns
+        -------
+        log_likelihood : ndarray of shape (n_samples,)
+            Nats per row, of the density in the units of X, behind the steps of a pipeline before the autoencoder; higher is more
+            normal. Estimators that are not autoencoders of this package, or need conditions, have none.
+        """
+        check_is_fitted(self)
+        before, step = self._decoder()
+        table, device = step._ready(forth(before, indexable(X)), scored=True)
+
+        def log_density(codes: np.ndarray) -> np.ndarray:
+            return logsumexp(_joint(self._density, self._owner, codes), axis=1)
+
+        return inference.log_weights(step.module_, table, device, step.n_score_draws, log_density, inference.log_mean_exp)
+
+    @available_if(_has_density)
+    def score(self, X, y=None, sample_weight=None):
+        """Mean log-likelihood of rows; see `score_samples`.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows in the units of the training data.
+        y : None
+            Ignored.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
+
+        Returns
+        -------
+        score : float
+            Nats per row; higher is better.
+        """
+        scores = self.score_samples(X)
+        return float(np.average(scores, weights=check_score_weights(sample_weight, scores)))
+
     def transform(self, X):
         """Encode rows.
 
@@ -386,7 +444,7 @@ class AutoencoderClusterer(
             What the estimator's `transform` gives.
         """
         check_is_fitted(self)
-        return _codes_of(self.estimator_, indexable(X))
+        return codes_of(self.estimator_, indexable(X))
 
     def inverse_transform(self, Z):
         """Decode codes, such as ``cluster_centers_``.
@@ -448,6 +506,7 @@ class AutoencoderClusterer(
             If a step of the estimator has no `inverse_transform`, or needs conditions for it, as that of a CVAE.
         """
         check_is_fitted(self)
+        check_flags(mean=mean)
         n_samples = check_count("n_samples", n_samples)
         generator = check_random_state(self.random_state if random_state is None else random_state)
         density = self._density
@@ -511,9 +570,9 @@ class _Distinct:
     @classmethod
     def of(cls, model: Any, X: Any, mass: np.ndarray, n_neighbors: int, *, n_searched: int | None = None) -> _Distinct:
         """Look for the neighbors of rows as they reach the last step of a model: as many as it needs, where it is not fitted."""
-        x = _read(model, X, reset=n_searched is not None)
+        x = read_numbers(model, X, reset=n_searched is not None)
         with one_thread():
-            points = principal(scaled(x, mass), seed=0)
+            points = principal(x if is_mixed(model) else scaled(x, mass), seed=0)
         bits = np.ascontiguousarray(x + 0.0)  # in which zeros have one sign
         bits = bits.view(np.dtype((np.void, bits.itemsize * bits.shape[1]))).ravel()
         _, first, inverse = np.unique(bits, return_index=True, return_inverse=True)
@@ -543,10 +602,14 @@ def _default(n_rows: int) -> NeighborAE:
     return NeighborAE(_WIDTH, neighbor_weight=_WEIGHT, max_epochs=_MOST_EPOCHS if n_rows <= _FEW_ROWS else "auto")
 
 
-def _takes_graph(template: Any) -> bool:
-    """Whether an estimator trains with the neighbors of the rows that the clusters are put together by."""
+def _takes_graph(template: Any, X: Any) -> bool:
+    """Whether an estimator trains with the neighbors of the rows that the clusters are put together by.
+
+    How columns of different kinds compare is known once it is fitted.
+    """
     return (
         isinstance(template, NeighborAE)
+        and not has_kinds(template, X)
         and template.neighbors is None
         and template.neighbor_space == "rows"
         and template.metric == "euclidean"
@@ -569,36 +632,6 @@ def _is_unconfigured() -> bool:
     """Whether joblib has been left as it is."""
     backend, n_jobs = get_active_backend()
     return isinstance(backend, LokyBackend) and n_jobs in (None, 1)
-
-
-def _codes_of(model: Any, X: Any) -> np.ndarray:
-    """Codes of rows, one row of numbers each."""
-    codes = dense(model.transform(X))
-    return codes.reshape(len(codes), -1)
-
-
-def _read(model: Any, X: Any, *, reset: bool) -> np.ndarray:
-    """Rows as they reach the last step of a model, as numbers, with columns' means in place of missing entries."""
-    step = model
-    if isinstance(model, Pipeline):
-        before, step = find_step(model, "transform")
-        X = forth(before, X)
-    if hasattr(step, "_check_rows"):
-        step._validate_params()
-        X = step._check_rows(X, reset=reset)
-        form = getattr(step, "_frame_form", None)
-        X = X if form is None else form.expand(X)
-    x = np.asarray(dense(X), dtype=np.float64)
-    x = x.reshape(len(x), -1)
-    missing = getattr(step, "missing_values", None)
-    if missing is not None and not is_nan(missing):
-        x = np.where(x == missing, np.nan, x)
-    gaps = np.isnan(x)
-    if gaps.any():
-        known = ~gaps
-        mean = np.where(known, x, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
-        x = np.where(gaps, mean, x)
-    return x
 
 
 # -- mixtures ---------------------------------------------------------------------------------------------------------

@@ -15,10 +15,10 @@ from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, v
 
 from skvae._spec import and_more, parameters_of
 from skvae.data import Table
-from skvae.data.containers import absent_entries, add_columns, is_frame, take_columns
+from skvae.data.containers import absent_entries, add_columns, is_frame, take_columns, with_index_of
 from skvae.data.frames import FrameForm
 from skvae.data.kinds import frame_columns
-from skvae.estimators import VAETransformer
+from skvae.estimators import CVAE, VAETransformer
 from skvae.estimators import _checks as check
 from skvae.estimators._continuous import ContinuousAutoEncoder
 from skvae.estimators._docs import DocumentedMixin
@@ -258,6 +258,11 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
             raise ValueError(
                 f"estimator={given!r} must be an autoencoder of this package that takes missing_values, such as VAETransformer()."
             )
+        elif isinstance(given, CVAE):
+            raise ValueError(
+                f"estimator={given!r} fills in entries under conditions, which an imputer is not given. Fit it to rows and their "
+                "conditions itself: its sample(given=X, y=y) draws what X lacks, entries that are missing in fit included."
+            )
         if self.masking_sign is not None and self.mechanism != "self_masking":
             raise ValueError(
                 f"masking_sign={self.masking_sign!r} has no effect with mechanism={self.mechanism!r}; leave it None."
@@ -455,9 +460,7 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
             is_bounded = getattr(self.estimator_.likelihood, "bounds", None) == "observed"
             columns = [own for _, own in frame_columns(known)]
             missing = np.isnan(X[:, ~self._is_empty])
-            frame = self._form.complete(columns, missing, filled[:, ~self._is_empty], is_bounded, seed)
-            if hasattr(given, "iloc") and hasattr(frame, "iloc"):
-                frame.index = given.index
+            frame = with_index_of(self._form.complete(columns, missing, filled[:, ~self._is_empty], is_bounded, seed), given)
             if self.indicator_ is None:
                 return frame
             names = self.indicator_.get_feature_names_out(_check_feature_names_in(self))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from inspect import signature
 from numbers import Real
 from typing import Any
@@ -13,13 +13,26 @@ from sklearn.compose import ColumnTransformer
 from sklearn.feature_selection import SelectorMixin
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import FeatureUnion, Pipeline
-from sklearn.preprocessing import FunctionTransformer, KBinsDiscretizer, OneHotEncoder, OrdinalEncoder, PowerTransformer
+from sklearn.preprocessing import (
+    FunctionTransformer,
+    KBinsDiscretizer,
+    MaxAbsScaler,
+    MinMaxScaler,
+    OneHotEncoder,
+    OrdinalEncoder,
+    PowerTransformer,
+    QuantileTransformer,
+    RobustScaler,
+    StandardScaler,
+)
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from skvae._spec import and_more
 from skvae.data import dense
-from skvae.data.containers import add_columns, is_frame, take_columns
-from skvae.estimators._checks import check_count
+from skvae.data.containers import add_columns, is_frame, is_pandas, take_columns
+from skvae.data.kinds import frame_columns
+from skvae.estimators._checks import check_count, check_flags, check_given
 from skvae.estimators._density import sample_density
 from skvae.warnings import warn_user
 
@@ -41,7 +54,8 @@ def sample(estimator, n_samples=None, *, y=None, given=None, mean=False, random_
     y : scalar or array-like, default=None
         Labels or numbers to draw for, where the step is conditional.
     given : dict, Series, DataFrame or array-like, default=None
-        Entries that rows are to have, see :meth:`VAETransformer.sample`, where no step before the one that samples changes rows.
+        Entries that rows are to have, see :meth:`VAETransformer.sample`, as they go into the pipeline: the steps before the one
+        that samples may scale columns one by one, and fill them in, but not make other columns of them.
     mean : bool, default=False
         Return means, without the likelihood's noise.
     random_state : int, RandomState instance or None, default=None
@@ -54,7 +68,8 @@ def sample(estimator, n_samples=None, *, y=None, given=None, mean=False, random_
     Raises
     ------
     TypeError
-        If no step can sample, or a step before it cannot be inverted; with `given`, if the step takes none, or is not the first.
+        If no step can sample, or a step before it cannot be inverted; with `given`, if the step takes none, or steps before it
+        make other columns.
 
     Warns
     -----
@@ -79,6 +94,7 @@ def sample(estimator, n_samples=None, *, y=None, given=None, mean=False, random_
     >>> skvae.sample(pipe, 4).shape
     (4, 13)
     """
+    check_flags(mean=mean)
     before, step = find_step(estimator, "sample")
     if given is not None:
         return _sample_given(
@@ -307,13 +323,69 @@ def _sample_given(before: list[tuple[str, Any]], step: Any, n_samples: int | Non
     name = type(step).__name__
     if "given" not in signature(step.sample).parameters:
         raise TypeError(f"given was passed, but sample of {name} takes none.")
-    changing = [label for label, other in before if is_active(other)]
-    if changing:
+    active = [(label, other) for label, other in before if is_active(other) and not _passes_on(other)]
+    if not active:
+        return step.sample(n_samples, given=given, **options)
+    mixing = [label for label, other in active if not _is_columnwise(other)]
+    if mixing or getattr(step, "_frame_form", None) is not None:
         raise TypeError(
-            f"given is of columns as they reach {name}, but {changing} change them on their way. Sample that step itself, whose "
-            f"sample takes given in its own units; {name} needs no scaler, and encodes the columns of a data frame itself."
+            f"given is of columns as they go into the pipeline, but {mixing or [label for label, _ in active]} make others of "
+            f"them before they reach {name}. Sample that step itself, whose sample takes given in its own units; {name} needs no "
+            "scaler, and encodes the columns of a data frame itself."
         )
-    return step.sample(n_samples, given=given, **options)
+    rows = check_given(_unnamed(step), _by_position(active[0][1], given)).rows
+    known = ~np.isnan(rows)
+    scaled = rows
+    for _, other in active:
+        if not hasattr(other, "indicator_"):
+            scaled = dense(_unnamed(other).transform(scaled))
+    X = back(before, step.sample(n_samples, given=dict(enumerate(scaled.T)), **options))
+    return _with_entries(X, np.broadcast_to(known, (len(X), known.shape[1])), rows)
+
+
+def _passes_on(step: Any) -> bool:
+    """Whether a step changes nothing."""
+    return isinstance(step, FunctionTransformer) and step.func is None
+
+
+def _is_columnwise(step: Any) -> bool:
+    """Whether a step takes each number to another, whatever the others are, and a missing one to a missing one or to a guess."""
+    if hasattr(step, "indicator_"):
+        return step.indicator_ is None and len(step.get_feature_names_out()) == step.n_features_in_
+    return isinstance(step, _COLUMNWISE)
+
+
+def _unnamed(step: Any) -> Any:
+    """Copy of a fitted step that takes arrays without a word about names, and gives arrays."""
+    other = copy.copy(step)
+    for name in ("feature_names_in_", "_sklearn_output_config"):
+        vars(other).pop(name, None)
+    return other
+
+
+def _by_position(step: Any, given: Any) -> Any:
+    """Entries by the positions of the columns that go into a step, where they come by its names."""
+    names = list(getattr(step, "feature_names_in_", ()))
+    if is_pandas(given) and given.ndim == 1:
+        given = given.to_dict()
+    elif is_frame(given) and names:
+        given = dict(frame_columns(given))
+    if not isinstance(given, Mapping):
+        return given
+    unknown = [name for name in given if isinstance(name, str) and name not in names]
+    if unknown:
+        raise ValueError(
+            f"given has {unknown}, which are no columns of what goes into the pipeline: {names[:10]}{and_more(names, 10)}."
+        )
+    return {names.index(name) if isinstance(name, str) else name: values for name, values in given.items()}
+
+
+def _with_entries(X: Any, known: np.ndarray, rows: np.ndarray) -> Any:
+    """Rows with entries as they were given, which a way there and back may have rounded."""
+    if is_frame(X):
+        exact = np.where(known, rows, np.column_stack([np.asarray(column, dtype=np.float64) for _, column in frame_columns(X)]))
+        return type(X)({name: exact[:, j] for j, (name, _) in enumerate(frame_columns(X))})
+    return np.where(known, rows, X)
 
 
 def _condition(step: Any, method: str, y: Any) -> dict[str, Any]:
@@ -484,6 +556,9 @@ def _reach(method: str, power: float) -> tuple[float, float]:
         return (-1 / power if power > 0 else -np.inf), (-1 / power if power < 0 else np.inf)
     return (1 / (2 - power) if power > 2 else -np.inf), (-1 / power if power < 0 else np.inf)
 
+
+# Steps that take each number to another.
+_COLUMNWISE = (MaxAbsScaler, MinMaxScaler, PowerTransformer, QuantileTransformer, RobustScaler, StandardScaler)
 
 # What the inverse of a step can take, made of what is decoded.
 _INTO_RANGE: dict[type, Callable[[Any, Any], np.ndarray]] = {

@@ -182,6 +182,13 @@ def absent_entries(frame: Any) -> NDArray[np.bool_]:
     return np.stack(found, axis=1)
 
 
+def with_index_of(frame: Any, like: Any) -> Any:
+    """Return a frame with the index of another of as many rows, which its rows belong to, where both are of pandas."""
+    if hasattr(frame, "iloc") and is_frame(like) and hasattr(like, "iloc") and len(frame) == len(like):
+        frame.index = like.index
+    return frame
+
+
 def take_columns(frame: Any, positions: NDArray[np.intp]) -> Any:
     """Return the data frame of some of the columns."""
     return frame.iloc[:, positions] if is_pandas(frame) else frame[:, positions.tolist()]

@@ -198,7 +198,7 @@ class NumberColumn(FrameColumn):
 
     def restore(self, keys: NDArray[np.float64], bounded: bool, generator: np.random.Generator | None) -> Any:
         values = np.clip(keys, self.low, self.high) if bounded else keys
-        values = np.round(values) if self.kind == "whole" else values
+        values = np.round(values) + 0.0 if self.kind == "whole" else values  # no zero is negative
         if self.ranks:
             codes = np.where(np.isnan(values), -1, np.clip(values, 0, len(self.ranks) - 1)).astype(np.int64)
             return self.dtype.of_entries(self.ranks, codes)
@@ -206,7 +206,7 @@ class NumberColumn(FrameColumn):
             return self.dtype.of_ticks(begin_of_days(values, self.zone), UNITS["s"])
         if self.unit is not None:
             return self.dtype.of_ticks(values, self.unit)
-        return self.dtype.of_numbers(values if self.decimals is None else np.round(values, self.decimals))
+        return self.dtype.of_numbers(values if self.decimals is None else np.round(values, self.decimals) + 0.0)
 
 
 class FrameForm:
@@ -501,9 +501,10 @@ def _learn_numbers(name: Any, dtype: Dtype, values: NDArray[np.float64]) -> Numb
 def _decimals(values: NDArray[np.float64], dtype: Dtype) -> int | None:
     """How many decimals numbers have, at most; None where they are not rounded."""
     own = np.float32 if dtype.is_single else np.float64
-    for n in range(_MOST_DECIMALS + 1):
-        if (np.round(values, n).astype(own) == values.astype(own)).all():
-            return n
+    with np.errstate(over="ignore", invalid="ignore"):  # of numbers too large to have decimals
+        for n in range(_MOST_DECIMALS + 1):
+            if (np.round(values, n).astype(own) == values.astype(own)).all():
+                return n
     return None
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
+from skvae.data.columns import SpreadError
 from skvae.data.sources import as_source
 
 COUNTS = ("negative_binomial", "poisson")
@@ -102,8 +103,18 @@ def measure_columns(
         values = source.columns(np.array([j])).read_exactly(slice(None))[:, 0]
         present = ~np.isnan(values)
         weight = np.ones(len(values)) if sample_weight is None else sample_weight
+        _check_spread(j, values[present])
         found.append(_measure(kind, n, values[present], weight[present], asked.get(j, "auto")))
     return tuple(found)
+
+
+def _check_spread(column: int, values: NDArray[np.float64]) -> None:
+    """Raise a SpreadError about numbers whose variance overflows or underflows."""
+    with np.errstate(over="ignore", under="ignore"):
+        span = float(np.ptp(values)) if len(values) else 0.0
+        square = np.square(span) * len(values)
+    if span > 0.0 and not np.finfo(np.float64).tiny < square < np.inf:
+        raise SpreadError([column], "small" if square < 1.0 else "large")
 
 
 def _measure(kind: str, n_levels: int, values: NDArray[np.float64], weight: NDArray[np.float64], family: str) -> Marginal:
@@ -121,6 +132,8 @@ def _measure(kind: str, n_levels: int, values: NDArray[np.float64], weight: NDAr
         if len(levels) <= _MAX_LEVELS and 2.0 * len(levels) <= total:
             return _choice(levels, values, weight, family, is_number=True)
         is_spike = _spikes(levels, mass, total)
+        if is_spike.all():  # which leaves nothing to spread
+            return _choice(levels, values, weight, family, is_number=True)
     else:
         is_spike = np.zeros(len(levels), dtype=bool)
     rest, of_rest = levels[~is_spike], mass[~is_spike]
@@ -185,8 +198,7 @@ def _spikes(levels: NDArray[np.float64], mass: NDArray[np.float64], total: float
         if len(around) and mass[j] >= _SPIKE_RATIO * np.median(around):
             is_spike[j] = True
     if (~is_spike).sum() < 2:
-        is_spike[:] = True  # which leaves nothing to spread
-        return is_spike
+        is_spike[:] = True
     return is_spike
 
 

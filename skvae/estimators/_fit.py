@@ -390,7 +390,10 @@ class FitRun:
         form, entries = self.draft._frame_form.take(measured.names), measured.entries()
         asked = resolve("likelihood", self.draft.likelihood).likelihoods or {}
         families = {j: asked[name] for j, name in enumerate(form.names) if name in asked}
-        return measure_columns(form.kinds, form.n_levels, entries.source, self._weights(entries), families)
+        try:
+            return measure_columns(form.kinds, form.n_levels, entries.source, self._weights(entries), families)
+        except SpreadError as error:
+            raise error.named(measured.name, "X") from None
 
     def _weights(self, table: Table) -> NDArray[np.float64]:
         """Weights of rows, as they were given."""

@@ -12,8 +12,8 @@ from skvae.estimators import _checks as check
 from skvae.inference.conditional import CodeSource, Drawn, sample_given
 from skvae.warnings import warn_user
 
-_TRIED_PER_SCORE_DRAW, _TRIED_OF_ONE_PER_SCORE_DRAW = 8, 32  # codes, for each row, and for one of which there are many draws
-_TRIED_PER_DRAW = 4
+TRIED_PER_SCORE_DRAW, _TRIED_OF_ONE_PER_SCORE_DRAW = 8, 32  # codes, for each row, and for one of which there are many draws
+TRIED_PER_DRAW = 4
 _FEWEST = 10  # codes that must count
 _FEWEST_PER_DRAW = 0.1
 
@@ -62,6 +62,7 @@ class SamplesGivenMixin:
         >>> X[:, wine.columns.get_loc("alcohol")].min(), X.shape
         (np.float64(14.5), (100, 13))
         """
+        check.check_flags(mean=mean)
         if given is None:
             return super().sample(1 if n_samples is None else n_samples, mean=mean, random_state=random_state)
         entries = self._check_given(given, n_samples)
@@ -128,8 +129,8 @@ class SamplesGivenMixin:
     def _n_tried(self, n_each: int | None) -> int:
         """Codes that are tried for a row."""
         if n_each is None:
-            return _TRIED_PER_SCORE_DRAW * self.n_score_draws
-        return max(_TRIED_OF_ONE_PER_SCORE_DRAW * self.n_score_draws, _TRIED_PER_DRAW * n_each)
+            return TRIED_PER_SCORE_DRAW * self.n_score_draws
+        return max(_TRIED_OF_ONE_PER_SCORE_DRAW * self.n_score_draws, TRIED_PER_DRAW * n_each)
 
     def _code_source(self) -> CodeSource | None:
         """Prior of the codes that the module does not own, or None."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from sklearn.base import clone
 
+from skvae.estimators import _checks as check
 from skvae.estimators.cvae import CVAE
 
 
@@ -18,6 +19,11 @@ def new_model(owner: Any, default: CVAE) -> CVAE:
             f"{estimator.condition_columns!r}."
         )
     return estimator if owner.random_state is None else estimator.set_params(random_state=owner.random_state)
+
+
+def takes_nan(owner: Any) -> bool:
+    """Whether the model of `owner` takes missing entries of arrays."""
+    return check.is_nan(getattr(owner.estimator, "missing_values", None))
 
 
 def take_columns(owner: Any, estimator: CVAE) -> None:

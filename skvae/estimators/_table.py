@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skvae import inference
 from skvae.data import Table
+from skvae.data.containers import with_index_of
 from skvae.estimators import _checks as check
 from skvae.estimators._anomaly import AnomalyScoresMixin
 from skvae.estimators._base import BaseAutoEncoder
@@ -70,21 +71,30 @@ class TableAutoEncoder(AnomalyScoresMixin, BaseAutoEncoder):
             a frame like it, with the likeliest categories.
         """
         check_is_fitted(self, "module_")
-        Z = check.check_codes(self, Z)
+        given, Z = Z, check.check_codes(self, Z)
         X = inference.decode(self.module_, Z, check.resolve_device(self.device))
-        return self._as_given(X, Z.dtype)
+        return self._as_given(X, Z.dtype, like=given)
 
-    def _as_given(self, X: np.ndarray, dtype: Any = None, *, seed: int | None = None, entries: check.Given | None = None) -> Any:
+    def _as_given(
+        self,
+        X: np.ndarray,
+        dtype: Any = None,
+        *,
+        seed: int | None = None,
+        entries: check.Given | None = None,
+        like: Any = None,
+    ) -> Any:
         """Rows in the form that `fit` was given: arrays or images of a type, or data frames.
 
         A seed decides which of the entries that share a level draws are; the most frequent stands for all by default. In data
-        frames, `entries` take the place of those of `X`, which are the same but for the precision that keys have.
+        frames, `entries` take the place of those of `X`, which are the same but for the precision that keys have; rows have the
+        index of those that they are made `like`.
         """
         if self._frame_form is None:
             return self._as_images(X if dtype is None else X.astype(dtype, copy=False))
         is_bounded = getattr(resolve("likelihood", self.likelihood), "bounds", None) == "observed"
         if entries is None or entries.columns is None:
-            return self._frame_form.restore(X, is_bounded, seed)
+            return with_index_of(self._frame_form.restore(X, is_bounded, seed), like)
         return self._frame_form.complete(entries.columns, np.isnan(entries.rows), X, is_bounded, seed)
 
     def _as_images(self, X: np.ndarray) -> np.ndarray:
@@ -106,7 +116,7 @@ class TableAutoEncoder(AnomalyScoresMixin, BaseAutoEncoder):
         """
         table, device = self._ready(X)
         codes = inference.encode(self.module_, table, device)
-        return self._as_given(inference.decode(self.module_, codes, device), table.dtype)
+        return self._as_given(inference.decode(self.module_, codes, device), table.dtype, like=X)
 
     def sample(self, n_samples=1, *, mean=False, random_state=None):
         """Draw new rows from the model.
@@ -125,6 +135,7 @@ class TableAutoEncoder(AnomalyScoresMixin, BaseAutoEncoder):
         X : {ndarray, DataFrame} of shape (n_samples, n_features_in_)
             Rows in the units of the training data; where these were a frame with columns of different kinds, a frame like it.
         """
+        check.check_flags(mean=mean)
         check_is_fitted(self, "module_")
         codes_seed, noise_seed = self._draw_seeds(n_samples, random_state, n=2)
         device = check.resolve_device(self.device)

@@ -102,7 +102,6 @@ class CVAE(ConditionalSamplesGivenMixin, InpaintingMixin, ConditionalAnomalyScor
     ----------
     .. [1] Kingma et al., "Semi-supervised learning with deep generative models", NeurIPS 2014.
     .. [2] Sohn et al., "Learning structured output representation using deep conditional generative models", NeurIPS 2015.
-    .. [3] Mattei and Frellsen, "Leveraging the exact likelihood of deep latent variable models", NeurIPS 2018.
 
     Examples
     --------
@@ -122,7 +121,7 @@ class CVAE(ConditionalSamplesGivenMixin, InpaintingMixin, ConditionalAnomalyScor
     _parameter_constraints = {
         **VariationalAutoEncoder._parameter_constraints,
         "linear_path": LINEAR_PATH,
-        "likelihood": OF_FRAMES["likelihood"],
+        **OF_FRAMES,
         "encode_condition": ["boolean"],
         "prior": CONDITIONAL_PRIOR,
         "condition_columns": ["array-like", None],
@@ -153,6 +152,7 @@ class CVAE(ConditionalSamplesGivenMixin, InpaintingMixin, ConditionalAnomalyScor
         linear_path="auto",
         image_shape=None,
         likelihood="auto",
+        missing_values="auto",
         learning_rate="auto",
         optimizer="adam",
         batch_size="auto",
@@ -181,6 +181,7 @@ class CVAE(ConditionalSamplesGivenMixin, InpaintingMixin, ConditionalAnomalyScor
         self.linear_path = linear_path
         self.image_shape = image_shape
         self.likelihood = likelihood
+        self.missing_values = missing_values
         self.learning_rate = learning_rate
         self.optimizer = optimizer
         self.batch_size = batch_size
@@ -440,15 +441,15 @@ class CVAE(ConditionalSamplesGivenMixin, InpaintingMixin, ConditionalAnomalyScor
             a frame like it, with the likeliest categories.
         """
         check_is_fitted(self, "module_")
-        Z = check.check_codes(self, Z)
+        codes, Z = Z, check.check_codes(self, Z)
         given, name = choose(None, y, condition)
         given = self._conditioner.read(given)
-        return self._decode(Z, self._encoded(given, name, len(Z), "inverse_transform"), given, Z.dtype)
+        return self._decode(Z, self._encoded(given, name, len(Z), "inverse_transform"), given, Z.dtype, codes)
 
-    def _decode(self, Z: np.ndarray, encoded: np.ndarray, given: Any, dtype: Any) -> Any:
+    def _decode(self, Z: np.ndarray, encoded: np.ndarray, given: Any, dtype: Any, like: Any) -> Any:
         """Decode codes under conditions, which are encoded and as they were given, to rows in the form of `fit`."""
         X = inference.decode(self.module_, Z, check.resolve_device(self.device), encoded)
-        return self._joined(X, given, dtype)
+        return self._joined(X, given, dtype, like=like)
 
     def reconstruct(self, X, y=None, *, condition=None):
         """Encode and decode rows.
@@ -466,7 +467,7 @@ class CVAE(ConditionalSamplesGivenMixin, InpaintingMixin, ConditionalAnomalyScor
             What the model makes of them, in the form that `inverse_transform` gives.
         """
         table, given, device = self._rows(X, y, condition, "reconstruct")
-        return self._decode(inference.encode(self.module_, table, device), table.condition, given, table.dtype)
+        return self._decode(inference.encode(self.module_, table, device), table.condition, given, table.dtype, X)
 
     def style_transfer(self, X, y, *, condition=None):
         """Decode the codes of rows under other labels.
@@ -489,7 +490,7 @@ class CVAE(ConditionalSamplesGivenMixin, InpaintingMixin, ConditionalAnomalyScor
         table, _, device = self._rows(X, None, condition, what, needed=self.encode_condition, by="condition")
         y = self._conditioner.read(y)
         new = self._encoded(y, "y", table.n_rows, "style_transfer", "y")
-        return self._decode(inference.encode(self.module_, table, device), new, y, table.dtype)
+        return self._decode(inference.encode(self.module_, table, device), new, y, table.dtype, X)
 
     def interpolate(self, X_start, X_end, y_start=None, y_end=None, n_steps=10, *, method="linear"):
         """Decode what lies between pairs of rows: between their styles, their labels, or both.
@@ -559,6 +560,7 @@ class CVAE(ConditionalSamplesGivenMixin, InpaintingMixin, ConditionalAnomalyScor
         y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
             Labels or numbers of the rows, with ``return_y=True`` only.
         """
+        check.check_flags(return_y=return_y, mean=mean)
         check_is_fitted(self, "module_")
         if given is not None:
             return self._sample_under(given, n_samples, y, return_y, mean, random_state)

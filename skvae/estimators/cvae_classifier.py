@@ -10,7 +10,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted
 
 from skvae.estimators import _checks as check
 from skvae.estimators._docs import DocumentedMixin
-from skvae.estimators._labeled import new_model, take_columns
+from skvae.estimators._labeled import new_model, take_columns, takes_nan
 from skvae.estimators._specs import NestedMixin
 from skvae.estimators.cvae import CVAE
 
@@ -208,6 +208,7 @@ class CVAEClassifier(DocumentedMixin, NestedMixin, ClassifierMixin, BaseEstimato
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
+        tags.input_tags.allow_nan = takes_nan(self)
         return tags
 
 

@@ -14,6 +14,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from skvae import inference
 from skvae._spec import and_more
 from skvae.data import is_sparse
 from skvae.data.containers import append_rows, is_pandas
@@ -21,7 +22,7 @@ from skvae.data.kinds import Columns, columns_of, frame_columns, take
 from skvae.estimators import _checks as check
 from skvae.estimators._docs import DocumentedMixin
 from skvae.estimators._fit import MAX_SEED
-from skvae.estimators._labeled import new_model, take_columns
+from skvae.estimators._labeled import new_model, take_columns, takes_nan
 from skvae.estimators._marginals import ClassShape, Draws, TableShape, pool_size
 from skvae.estimators._specs import NestedMixin
 from skvae.estimators.cvae import CVAE
@@ -84,7 +85,9 @@ class CVAEResampler(DocumentedMixin, NestedMixin, OneToOneFeatureMixin, BaseEsti
     another, do not in new ones, unless chance explains that no row has both; columns of two values follow such categories.
     Other columns stay between their smallest and their largest value, and whole
     numbers are rounded; where one value is there again and again, as zero is in sparse matrices, or where the model would draw
-    more than a few values out of range, draws are mapped to the quantiles of the class. Categories, text and other objects
+    more than a few values out of range, draws are mapped to the quantiles of the class. Rows may have missing entries where the
+    estimator takes them, and keep them; new rows have none, and are compared with them as if the model had drawn what they
+    lack. Categories, text and other objects
     that stand for numbers keep to the entries that the column has.
 
     References
@@ -180,6 +183,7 @@ class CVAEResampler(DocumentedMixin, NestedMixin, OneToOneFeatureMixin, BaseEsti
         classes, first, codes, counts = np.unique(labels, return_index=True, return_inverse=True, return_counts=True)
         model.fit(X, labels, sample_weight=1.0 / np.sqrt(counts[codes]), **_to_validate(validation_data))
         like = np.repeat(first, [wanted.get(label, 0) for label in classes.tolist()])  # rows of the labels of the new ones
+        rows = _filled(model, X, rows, labels)
         columns = columns_of(rows, _entries(X))
         new, n_rejected = self._draw(model, rows, labels, labels[like], columns)
         resampled = _join_rows(X, new, columns, model), _take_labels(y, np.concatenate([np.arange(len(labels)), like]))
@@ -271,6 +275,7 @@ class CVAEResampler(DocumentedMixin, NestedMixin, OneToOneFeatureMixin, BaseEsti
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
+        tags.input_tags.allow_nan = takes_nan(self)
         tags.target_tags.required = True
         return tags
 
@@ -332,6 +337,25 @@ def _flat(X: np.ndarray) -> np.ndarray:
 def _numbers(model: CVAE, X: Any) -> np.ndarray:
     """Rows of a model as numbers."""
     return _flat(X) if model._frame_form is None else model._frame_form.read(X)
+
+
+def _filled(model: CVAE, X: Any, rows: Any, labels: np.ndarray) -> Any:
+    """Rows as numbers, with draws from their posteriors where entries are missing, so that new ones can be compared with them."""
+    missing = np.isnan(rows.data if is_sparse(rows) else rows)
+    if not missing.any():
+        return rows
+    at = tuple(part[missing] for part in (rows.tocoo().coords if is_sparse(rows) else ()))
+    codes_seed, noise_seed = model._draw_seeds(rows.shape[0], None, n=2)
+    table, _, device = model._rows(X, labels, None, "fit_resample")
+    mean, log_var = inference.posterior(model.module_, table, device)
+    codes = mean + np.exp(0.5 * log_var) * np.random.default_rng(codes_seed).standard_normal(mean.shape)
+    drawn = inference.draw(model.module_, codes, device, noise_seed, table.condition)
+    drawn = _numbers(model, model._as_given(drawn, seed=noise_seed))
+    if not is_sparse(rows):
+        return np.where(missing, drawn, rows)
+    rows = rows.copy()
+    rows.data[missing] = drawn[at]
+    return rows
 
 
 def _closeness(model: CVAE, rows: Any) -> Callable[[np.ndarray], np.ndarray]:

@@ -15,7 +15,6 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from skvae import inference
 from skvae.data import Table
 from skvae.estimators import _checks as check
-from skvae.estimators._base import OF_NUMBERS
 from skvae.estimators._docs import document
 from skvae.estimators._fit import FitRun
 from skvae.estimators._held_out import HeldOut
@@ -63,7 +62,8 @@ class NeighborAE(AutoEncoder):
     metric : str or callable, default="euclidean"
         By which rows are near: one of the metrics of :class:`~sklearn.neighbors.NearestNeighbors`, among them "nan_euclidean",
         which leaves out missing entries. Rows are compared as the encoder reads them, standardized with most likelihoods, and
-        with columns' means in place of missing entries with all other metrics.
+        with columns' means in place of missing entries with all other metrics. Of data frames with columns of different kinds,
+        categories are compared by zeros and ones, and numbers are standardized, by rank where they have tails.
     neighbors : transformer or None, default=None
         What finds the neighbors in place of scikit-learn's search, such as those of large tables approximately: a transformer
         with the interface of :class:`~sklearn.neighbors.KNeighborsTransformer`, as pynndescent's is. `fit` fits a copy to the
@@ -118,11 +118,9 @@ class NeighborAE(AutoEncoder):
     """
 
     _module_class = NeighborAEModule
-    _takes_frames = False
 
     _parameter_constraints = {
         **{name: takes for name, takes in AutoEncoder._parameter_constraints.items() if name != "linear_path"},
-        **OF_NUMBERS,
         "n_neighbors": [Interval(Integral, 1, None, closed="left")],
         "neighbor_weight": [Interval(Real, 0, None, closed="left")],
         "min_dist": [Interval(Real, 0, 1, closed="both")],
@@ -146,8 +144,8 @@ class NeighborAE(AutoEncoder):
         encoder=None,
         decoder=None,
         image_shape=None,
-        likelihood="gaussian",
-        missing_values=None,
+        likelihood="auto",
+        missing_values="auto",
         density=None,
         learning_rate="auto",
         optimizer="adam",

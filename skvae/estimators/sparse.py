@@ -293,10 +293,10 @@ class SparseAE(ContinuousAutoEncoder):
         return sparse.vstack(codes, format="csr")
 
     def _code_source(self):
-        raise ValueError(
-            "SparseAE takes no given: its samples keep to the patterns of activity of training rows, which have no density that "
-            "could be weighed by what is given. VAETransformer and AutoEncoder take it."
+        why = (
+            "its samples keep to the patterns of activity of training rows, which have no density to be weighed by what is given"
         )
+        check.refuse_given(self, True, why)
 
     def _sample_codes(self, n_samples: int, seed: int) -> np.ndarray:
         return self._activity.sample(n_samples, seed)

@@ -514,19 +514,22 @@ class TDVAE(SeriesMixin, BaseAutoEncoder):
         frames : ndarray of shape (n_sequences, n_futures, n_steps, n_step_features_)
             What may follow.
         """
+        check.check_flags(mean=mean)
         given = self._ready(X)
         n_steps, n_futures = check.check_count("n_steps", n_steps), check.check_count("n_futures", n_futures)
         (seed,) = self._draw_seeds(len(given.X), random_state, n=1)
         Z = self._last_beliefs(given)
         return given.back(sequences.futures(self.module_, Z, n_steps, n_futures, seed, given.device, mean=mean))
 
-    def sample(self, n_samples=1, *, n_timesteps=None, mean=False, random_state=None):
+    def sample(self, n_samples=1, *, given=None, n_timesteps=None, mean=False, random_state=None):
         """Draw new sequences, from their first step on.
 
         Parameters
         ----------
         n_samples : int, default=1
             Number of sequences.
+        given : None
+            Not taken: `rollout` goes on from steps that are known; anything else is a ValueError.
         n_timesteps : int or None, default=None
             Their length; that of the longest one in training by default.
         mean : bool, default=False
@@ -540,6 +543,8 @@ class TDVAE(SeriesMixin, BaseAutoEncoder):
             Sequences in the units of the training data, with `scaling` in scales of some from training; flattened where `fit` was
             given rows, and `n_timesteps` is that of these.
         """
+        check.check_flags(mean=mean)
+        check.refuse_given(self, given, "it draws sequences from their first step on; rollout goes on from steps that are known")
         check_is_fitted(self, "module_")
         n_timesteps = self.n_timesteps_ if n_timesteps is None else check.check_count("n_timesteps", n_timesteps)
         (seed,) = self._draw_seeds(n_samples, random_state, n=1)

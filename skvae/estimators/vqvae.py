@@ -533,7 +533,9 @@ class VQVAE(ClustersMixin, TableAutoEncoder):
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 
-    def sample(self, n_samples=None, y=None, return_y=False, *, mean=False, temperature=1.0, top_k=None, random_state=None):
+    def sample(
+        self, n_samples=None, y=None, return_y=False, *, given=None, mean=False, temperature=1.0, top_k=None, random_state=None
+    ):
         """Draw new rows: codes from the prior, rows from the likelihood.
 
         Parameters
@@ -541,10 +543,11 @@ class VQVAE(ClustersMixin, TableAutoEncoder):
         n_samples : int, default=None
             Number of rows; as many as there are in `y` by default, or 1.
         y : scalar or array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
-            Labels, one for each row or one for all, where the prior depends on them; by default they are drawn in the
-            proportions of the training rows.
+            Labels, one for each row or one for all, where the prior depends on them; drawn as they were seen by default.
         return_y : bool, default=False
             Return them as well.
+        given : None
+            Not taken, as too many codes may go with entries of a row for each to be weighed; anything else is a ValueError.
         mean : bool, default=False
             Return the decoder's means, without the likelihood's noise.
         temperature : float, default=1.0
@@ -561,11 +564,13 @@ class VQVAE(ClustersMixin, TableAutoEncoder):
         y : ndarray of shape (n_samples,) or (n_samples, n_outputs)
             Labels of the rows, with ``return_y=True`` only.
         """
-        codes, given, seed = self._drawn_codes(n_samples, y, temperature, top_k, random_state)
-        if return_y and given is None:
-            raise ValueError("return_y=True needs a prior that depends on labels; this one was fitted without.")
+        check.refuse_given(self, given, "its codes are discrete, too many for each to be weighed by what is given")
+        check.check_flags(return_y=return_y, mean=mean)
+        codes, labels, seed = self._drawn_codes(n_samples, y, temperature, top_k, random_state)
         X = self._decode_codes(codes, mean=mean, seed=seed)
-        return (X, self._conditions.as_fitted(given)) if return_y else X
+        if return_y and labels is None:
+            raise ValueError("return_y=True needs a prior that depends on labels; this one was fitted without.")
+        return (X, self._conditions.as_fitted(labels)) if return_y else X
 
     def sample_codes(self, n_samples=None, y=None, *, temperature=1.0, top_k=None, random_state=None):
         """Draw codes from the prior.
@@ -591,9 +596,7 @@ class VQVAE(ClustersMixin, TableAutoEncoder):
         codes, _, _ = self._drawn_codes(n_samples, y, temperature, top_k, random_state)
         return codes.astype(np.min_scalar_type(max(level.n_embeddings for level in self.module_.levels) - 1))
 
-    def _drawn_codes(
-        self, n_samples: Any, y: Any, temperature: Any, top_k: Any, random_state: Any
-    ) -> tuple[np.ndarray, Any, int]:
+    def _drawn_codes(self, n_samples: Any, y: Any, temperature: Any, top_k: Any, random_state: Any) -> tuple[Any, Any, int]:
         """Codes from the prior, the labels they were drawn for, and a seed for what comes next."""
         priors = self._has_prior("sample")
         if not isinstance(temperature, Real) or not temperature > 0.0:
@@ -605,9 +608,8 @@ class VQVAE(ClustersMixin, TableAutoEncoder):
         if n_samples is None:
             n_samples = 1 if self._conditions is None else self._conditions.n_conditions(y)
         noise_seed, y_seed, *seeds = self._draw_seeds(n_samples, random_state, n=2 + len(priors))
-        condition, given = None, None
-        if self._conditions is not None:
-            given, condition = self._conditions.for_sample(y, n_samples, y_seed)
+        known = self._conditions
+        given, condition = (None, None) if known is None else known.for_sample(y, n_samples, y_seed)
         device = check.resolve_device(self.device)
         codes = priors.sample(n_samples, device, seeds, condition=condition, temperature=float(temperature), top_k=top_k)
         return codes, given, noise_seed
@@ -632,8 +634,8 @@ class VQVAE(ClustersMixin, TableAutoEncoder):
         self._has_prior("score_samples")
         table, device = self._ready(X, scored=True)
         codes = inference.find_codes(self.module_, table, device)
-        embedding = inference.embed_codes(self.module_, codes, device)
-        return self._codes_log_prob(codes, y, device) + inference.log_likelihood(self.module_, table, embedding, device)
+        of_rows = inference.log_likelihood(self.module_, table, inference.embed_codes(self.module_, codes, device), device)
+        return self._codes_log_prob(codes, y, device) + of_rows
 
     def _codes_log_prob(self, codes: np.ndarray, y: Any, device: torch.device) -> np.ndarray:
         """Log-probability of codes under the priors of all levels."""
@@ -656,8 +658,7 @@ class VQVAE(ClustersMixin, TableAutoEncoder):
         y : array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
             Labels, where the prior depends on them.
         step : float, default=1.0
-            Distance between neighboring values that entries can take, in the units of X, which turns a density into a
-            probability: 1 for pixels from 0 to 255, 1/255 for pixels in [0, 1].
+            Distance between values of entries, in the units of X: 1 for pixels from 0 to 255, 1/255 for those in [0, 1].
 
         Returns
         -------
@@ -691,10 +692,8 @@ class VQVAE(ClustersMixin, TableAutoEncoder):
         """
         self._has_prior("compression")
         table, device = self._ready(X)
-        codes = inference.find_codes(self.module_, table, device)
-        coded = -self._codes_log_prob(codes, y, device) / np.log(2.0)
-        raw = 8 * table.dtype.itemsize * table.n_features
-        sizes = [level.n_embeddings for level in self.module_.levels]
-        stored = 8 * np.min_scalar_type(max(sizes) - 1).itemsize * self.n_codes_
+        coded = -self._codes_log_prob(inference.find_codes(self.module_, table, device), y, device) / np.log(2.0)
+        raw, most = 8 * table.dtype.itemsize * table.n_features, max(level.n_embeddings for level in self.module_.levels)
+        stored = 8 * np.min_scalar_type(most - 1).itemsize * self.n_codes_
         fixed = sum(level.n_codes * int(np.ceil(np.log2(level.n_embeddings))) for level in self.module_.levels)
         return Bunch(raw=raw, stored=stored, fixed=fixed, coded=coded, ratio=float(raw / max(coded.mean(), 1e-12)))

@@ -316,3 +316,16 @@ def least_squares(inputs: Tensor, outputs: Tensor, weight: Tensor, *, ridge: flo
         gram.diagonal().add_(slack)
         slopes = torch.linalg.solve(gram, away.mT @ apart).mT
     return slopes, middle - slopes @ center
+
+
+def least_squares_of_observed(
+    inputs: Tensor, outputs: Tensor, weight: Tensor, observed: Tensor, *, ridge: float = 1e-6
+) -> tuple[Tensor, Tensor]:
+    """Find the same map where some outputs are missing: that of each is of the rows which have it."""
+    slopes, bias = outputs.new_zeros(outputs.shape[1], inputs.shape[1]), outputs.new_zeros(outputs.shape[1])
+    patterns, which = torch.unique(observed, dim=1, return_inverse=True)
+    for k, pattern in enumerate(patterns.unbind(1)):
+        own = which == k
+        if pattern.any():
+            slopes[own], bias[own] = least_squares(inputs[pattern], outputs[pattern][:, own], weight[pattern], ridge=ridge)
+    return slopes, bias

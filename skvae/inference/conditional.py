@@ -120,13 +120,12 @@ def sample_given(
     size = 1 if n_samples is not None and table.n_rows == 1 else _size_of_chunks(module, max(n_each, n_proposals))
     place(module, device)
     runner = Runner(module, device, size=size, scores=True)
+    given = _reader(runner, table)
     generator, scatter = (make_generator(each, device) for each in seed_streams(seed, n=2))
-    conditions = None if table.condition is None else runner.padded(table.condition)
 
     def step(rows: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         n_rows = min(rows.stop, table.n_rows) - rows.start
-        batch = _given_of(module, table, rows, size, device)
-        batch = batch._replace(condition=None if conditions is None else conditions(rows))
+        batch = given(rows)
         codes, share, log_evidence = Posterior(module, batch, generator, source).draw(n_each, n_proposals)
         output = _in_parts(module, codes, batch, lambda each: each)
         values = module.likelihood.expectation(output) if mean else module.likelihood.scatter(output, scatter)
@@ -144,7 +143,13 @@ def sample_given(
 
 
 def average_given(
-    module: nn.Module, table: Table, device: torch.device, *, n_proposals: int, source: CodeSource | None = None
+    module: nn.Module,
+    table: Table,
+    device: torch.device,
+    *,
+    n_proposals: int,
+    source: CodeSource | None = None,
+    seed: int = _SEED,
 ) -> np.ndarray:
     """Means of what is missing of rows given the rest, with the likeliest categories; see `sample_given`.
 
@@ -154,12 +159,14 @@ def average_given(
     ----------
     module : LatentModule
     table : Table
-        In the units of the data, NaN where entries are missing.
+        In the units of the data, NaN where entries are missing, with a condition for each row if the module takes some.
     device : torch.device
     n_proposals : int
         Codes that are drawn for a row in each of `N_ROUNDS` rounds, over the last of which the average goes.
     source : CodeSource or None, default=None
         Prior of the codes; that of the module by default.
+    seed : int
+        Decides the numbers that codes are drawn by.
 
     Returns
     -------
@@ -169,10 +176,11 @@ def average_given(
     size = _size_of_chunks(module, n_proposals)
     place(module, device)
     runner = Runner(module, device, size=size, scores=True)
+    given = _reader(runner, table)
 
     def step(rows: slice) -> np.ndarray:
-        batch = _given_of(module, table, rows, size, device)
-        posterior = Posterior(module, batch, make_generator(_SEED, device), source, is_alike=True)
+        batch = given(rows)
+        posterior = Posterior(module, batch, make_generator(seed, device), source, is_alike=True)
         codes, log_weight = posterior.weigh(n_proposals, _ROUNDS)
         output = _in_parts(module, codes, batch, lambda each: each)
         values = module.likelihood.average(output, _shares(log_weight))
@@ -188,12 +196,20 @@ def _size_of_chunks(module: nn.Module, n_draws: int) -> int:
     return max(1, min(_MOST_ROWS, CHUNK_FLOATS // (max(module.widest_layer, 2 * (_STARTS + 1) * module.n_components) * most)))
 
 
-def _given_of(module: nn.Module, table: Table, rows: slice, size: int, device: torch.device) -> Batch:
-    """Return a batch of so many rows; of those behind the last one, nothing is given."""
-    x = torch.full((size, table.n_features), torch.nan)
-    x[: min(rows.stop, table.n_rows) - rows.start] = module.likelihood.standardize(table.source, rows)
-    filled, given = module.likelihood.fill(x.to(device), is_target=True)
-    return Batch.of(filled.float(), observed=given & (module.likelihood.varying > 0.0))  # what was constant has nothing to say
+def _reader(runner: Runner, table: Table) -> Callable[[slice], Batch]:
+    """Make a function that returns the batch of a chunk of rows; of those behind the last one, nothing is given."""
+    likelihood = runner.module.likelihood
+    conditions = None if table.condition is None else runner.padded(table.condition)
+
+    def given_of(rows: slice) -> Batch:
+        x = torch.full((runner.size, table.n_features), torch.nan)
+        x[: min(rows.stop, table.n_rows) - rows.start] = likelihood.standardize(table.source, rows)
+        filled, given = likelihood.fill(x.to(runner.device), is_target=True)
+        condition = None if conditions is None else conditions(rows)
+        # What was constant has nothing to say.
+        return Batch.of(filled.float(), condition=condition, observed=given & (likelihood.varying > 0.0))
+
+    return given_of
 
 
 class Mixture(NamedTuple):

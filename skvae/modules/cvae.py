@@ -11,12 +11,11 @@ from skvae import functional as fn
 from skvae.modules.batch import Batch
 from skvae.modules.linear import RIDGE, LinearModel, Readings, decoder_of, decoder_of_draws
 from skvae.modules.networks.beside import read_beside
-from skvae.modules.posterior import exact_dtype
 from skvae.modules.priors import PriorSpec
 from skvae.modules.priors.normal import ConditionalNormal
 from skvae.modules.vae import VAEModule
 
-_SECANT = 0.03  # in standard deviations of the prior; slopes are those of secants, which smooth over kinks
+_CHUNK_NUMBERS = 2**24  # of covariances at once
 
 
 class CVAEModule(VAEModule):
@@ -41,7 +40,7 @@ class CVAEModule(VAEModule):
     .. [2] Sohn et al., "Learning structured output representation using deep conditional generative models", NeurIPS 2015.
     """
 
-    takes_missing = False
+    passes_rows_on = False  # the decoder's codes, and maybe the encoder's rows, have conditions joined to them
 
     def __init__(
         self,
@@ -58,13 +57,8 @@ class CVAEModule(VAEModule):
         super().__init__(n_features, n_components, prior=prior, **conditional, **autoencoder)
 
     @property
-    def passes_rows_on(self) -> bool:  # type: ignore[override]
-        """Never: the decoder's codes, and maybe the encoder's rows, have conditions joined to them."""
-        return False
-
-    @property
     def n_encoder_inputs(self) -> int:
-        return self.likelihood.n_inputs + (self.n_conditions if self.encode_condition else 0)
+        return super().n_encoder_inputs + (self.n_conditions if self.encode_condition else 0)
 
     @property
     def n_decoder_inputs(self) -> int:
@@ -85,6 +79,11 @@ class CVAEModule(VAEModule):
             x = super().join_input(self.likelihood.network_input(batch.x), batch)
             output = read_beside(self.encoder, x, batch.condition)
         return super().encoder_output(batch) if output is None else output
+
+    def _encoder_output(self, batch: Batch) -> Tensor:
+        if self.prior_needs_condition and (self.training or batch.condition is None):
+            return self.encoder_output(batch)  # rows without entries are not learned from, or come from who knows where
+        return super()._encoder_output(batch)
 
     def decode(self, z: Tensor, batch: Batch) -> Tensor:
         output = None
@@ -111,7 +110,10 @@ class CVAEModule(VAEModule):
 
     def _explained(self, rows: Readings) -> tuple[Tensor, Tensor]:
         assert rows.condition is not None
-        slopes, bias = fn.least_squares(rows.condition, rows.inputs, rows.weight)
+        if rows.observed is None:
+            slopes, bias = fn.least_squares(rows.condition, rows.inputs, rows.weight)
+        else:
+            slopes, bias = fn.least_squares_of_observed(rows.condition, rows.inputs, rows.weight, rows.observed)
         return slopes, rows.condition @ slopes.mT + bias
 
     def _linear_model(self, factors: fn.Factors, rows: Readings, slopes: Tensor, beta: float) -> LinearModel:
@@ -127,20 +129,29 @@ class CVAEModule(VAEModule):
         assert condition is not None
         share = rows.weight / rows.weight.sum()
         center = share @ condition
+        away = condition - center
+        apart = rows.inputs - away @ slopes.mT
         mean, origin = share @ rows.inputs, share @ rows.response
-        encoder, covariance = factors.posterior(beta)
+        if rows.observed is not None:  # of a column, its rows that have an entry, whose conditions may not be those of all
+            counted = share.unsqueeze(1) * rows.observed
+            mean = origin = factors.mean + (counted * apart).sum(0) / counted.sum(0).clamp(min=1e-30)
+        both = fn.Factors(mean, factors.loadings, factors.noise)
         if not self.encode_condition:
-            away = condition - center
             spread, turn = torch.linalg.eigh((away * share.unsqueeze(1)).mT @ away)
             beside = slopes @ (turn * spread.clamp(min=0.0).sqrt())
-            both = fn.Factors(mean, torch.cat([factors.loadings, beside], dim=1), factors.noise)
+            both = both._replace(loadings=torch.cat([factors.loadings, beside], dim=1))
+        if rows.observed is None:
             encoder, covariance = (part[:n_components] for part in both.posterior(beta))
-        wide = torch.zeros(n_components, rows.joined.shape[1], dtype=encoder.dtype)
-        wide[:, :n_inputs] = encoder
-        bias = -(encoder @ mean)
-        if self.encode_condition:
-            wide[:, n_inputs:] = -(encoder @ slopes)
-            bias = bias + encoder @ slopes @ center
+            wide = torch.zeros(n_components, rows.joined.shape[1], dtype=encoder.dtype)
+            wide[:, :n_inputs] = encoder
+            bias = -(encoder @ mean)
+            if self.encode_condition:
+                wide[:, n_inputs:] = -(encoder @ slopes)
+                bias = bias + encoder @ slopes @ center
+        else:
+            inputs = apart if self.encode_condition else rows.inputs
+            known, covariance = _posterior_of_observed(both, inputs, rows, beta, n_components)
+            wide, bias = fn.least_squares(rows.joined, known, rows.weight, ridge=RIDGE)
         if self.likelihood.is_location_family:
             decoder = torch.cat([factors.loadings, slopes], dim=1), origin - slopes @ center
         else:
@@ -152,57 +163,16 @@ class CVAEModule(VAEModule):
                 decoder = decoder_of(self, codes, rows)
         return LinearModel(wide, bias, *decoder, log_var=covariance.log())
 
-    # -- given a part of the row --------------------------------------------------------------------------------------
 
-    def log_posterior(self, batch: Batch, z: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Log of :math:`p(x_\mathrm{observed}|z, c)\,p(z|c)` up to a constant of the row.
-
-        Parameters
-        ----------
-        batch : Batch
-            Rows, their conditions and which entries are observed.
-        z : Tensor of shape (n, n_draws, n_components)
-
-        Returns
-        -------
-        log_posterior : Tensor of shape (n, n_draws)
-        output : Tensor of shape (n, n_draws, n_features)
-            The decoder's output.
-        """
-        assert batch.observed is not None
-        output = self.decode(z, batch)
-        energy = self.likelihood.energies(batch.x.unsqueeze(1), output, batch.observed.unsqueeze(1))
-        return self.prior.log_prob(z, batch.condition) - energy @ self.likelihood.weight, output
-
-    def newton(self, batch: Batch, z: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Gradient of `log_posterior` in the code, and the precision of its Gaussian approximation.
-
-        With :math:`J` the slope of the decoder, :math:`W` the likelihood's information, zero for entries that are not
-        observed, and :math:`\Lambda` the prior's precision, that is :math:`\Lambda + J^\top W J`.
-
-        Parameters
-        ----------
-        batch : Batch
-            Rows, their conditions and which entries are observed.
-        z : Tensor of shape (n, n_components)
-        output : Tensor of shape (n, n_features)
-            The decoder's output for the codes.
-
-        Returns
-        -------
-        gradient : Tensor of shape (n, n_components)
-        precision : Tensor of shape (n, n_components, n_components)
-            In double precision, where the device has it.
-        """
-        assert batch.observed is not None
-        exact = exact_dtype(z)
-        mean, log_var = self.prior.moments(len(z), batch.condition)
-        width = _SECANT * torch.exp(0.5 * log_var)
-        located = self.likelihood.locate(self.decode(z.unsqueeze(1) + torch.diag_embed(width), batch))
-        slopes = ((located - self.likelihood.locate(output).unsqueeze(1)) / width.unsqueeze(-1)).to(exact)
-        information = (self.likelihood.information(output) * batch.observed).to(exact)
-        residual = self.likelihood.residual(batch.x, output).to(exact) * batch.observed
-        force = self.likelihood.score(residual, information)
-        prior = torch.exp(-log_var).to(exact)
-        gradient = (slopes @ force.unsqueeze(-1)).squeeze(-1) + prior * (mean - z)
-        return gradient, (slopes * information.unsqueeze(1)) @ slopes.mT + torch.diag_embed(prior)
+def _posterior_of_observed(
+    factors: fn.Factors, inputs: Tensor, rows: Readings, beta: float, n_components: int
+) -> tuple[Tensor, Tensor]:
+    """Means ``(n, n_components)`` of the first factors of rows with missing entries, and their variances on average."""
+    assert rows.observed is not None
+    n_at_once = max(1, _CHUNK_NUMBERS // factors.loadings.shape[1] ** 2)
+    means, variances = [], []
+    for x, observed in zip(torch.split(inputs, n_at_once), torch.split(rows.observed, n_at_once), strict=True):
+        mean, covariance = fn.posterior_of_observed(factors, x, observed, beta)
+        means.append(mean[:, :n_components])
+        variances.append(covariance.diagonal(dim1=1, dim2=2)[:, :n_components])
+    return torch.cat(means), rows.weight @ torch.cat(variances) / rows.weight.sum()

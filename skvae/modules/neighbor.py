@@ -74,7 +74,7 @@ class NeighborAEModule(AutoEncoderModule):
     def measure_scale(self, batch: Batch) -> None:
         """Measure the distortion of rows around the means of the columns, of which neighbors count a share."""
         likelihood = self.likelihood
-        mean = likelihood.response(likelihood.column("mean").to(batch.x).unsqueeze(0)).expand(len(batch.x), -1)
+        mean = likelihood.response(likelihood.typical.to(batch.x).unsqueeze(0)).expand(len(batch.x), -1)
         distortion = likelihood.distortion(batch.target, mean, batch.counted)
         self.scale.copy_(self.neighbor_weight * _SHARE * (batch.weight @ distortion) / batch.weight.sum())
 

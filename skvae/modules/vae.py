@@ -76,6 +76,7 @@ class VAEModule(LatentModule):
         encoder = resolve_encoder(autoencoder.get("encoder"), autoencoder.get("image_shape"))
         own, sizes = encoder if isinstance(encoder, Layered) else MLP(), autoencoder.get("hidden_layer_sizes", (128, 64))
         hidden = fill(own, sizes, autoencoder.get("activation", "relu"))
+        self.prior_needs_condition = resolve_prior(prior).needs_condition
         self.prior = resolve_prior(prior).build(n_components, n_conditions=self.n_conditions, hidden=hidden)
         self.prior.attach(self, self.n_encoder_inputs)
 
@@ -171,8 +172,8 @@ class VAEModule(LatentModule):
         output = super().encode(batch)
         if batch.observed is None:
             return output
-        moments = torch.cat(self.prior.moments(len(output), batch.condition), dim=1)
-        return torch.where(batch.observed.any(1, keepdim=True), output, moments)
+        moments = self.prior.moments(len(output), batch.condition if self.prior_needs_condition else None)
+        return torch.where(batch.observed.any(1, keepdim=True), output, torch.cat(moments, dim=1))
 
     def loss(self, batch: Batch, schedule: Schedule) -> Loss:
         likelihood, observed = self.likelihood, batch.observed

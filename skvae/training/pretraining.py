@@ -88,11 +88,11 @@ def pretrain_whole(module: TrainableModule, rows: Rows, plan: Plan, share: float
 
 
 def read_rows(module: LatentModule, rows: Rows, *, filled: bool) -> np.ndarray:
-    """Return what an encoder reads of rows, ``(n_samples, n_features)``, with NaN for missing entries unless they are filled."""
+    """Return numbers by which rows are near, ``(n_samples, n_numbers)``, with NaN for missing entries unless they are filled."""
     x, observed = rows.fill(rows.take(torch.arange(len(rows), device=rows.device)))
-    x = module.likelihood.network_input(x)
+    x = module.likelihood.near(x)
     if observed is not None and not filled:
-        x = torch.where(observed, x, torch.nan)
+        x = torch.where(module.likelihood.spread(observed), x, torch.nan)
     return x.cpu().numpy()
 
 

@@ -101,8 +101,8 @@ OWN_DEFAULTS = {
     ("CVAE", "prior"),
     ("TDVAE", "max_epochs"),
     # Those that take tables of numbers alone.
-    *((name, "likelihood") for name in ("ContractiveAE", "NeighborAE", "SparseAE", "TDVAE", "VQVAE")),
-    *((name, "missing_values") for name in ("ContractiveAE", "NeighborAE", "SparseAE")),
+    *((name, "likelihood") for name in ("ContractiveAE", "SparseAE", "TDVAE", "VQVAE")),
+    *((name, "missing_values") for name in ("ContractiveAE", "SparseAE")),
 }
 
 

@@ -291,7 +291,10 @@ def by_condition(message):
 @pytest.mark.parametrize(
     ("y", "message"),
     [
-        (np.where(INTEGERS == 1, np.nan, INTEGERS), r"y has 20 missing, NaN or infinite entries, the first at position 1\."),
+        (
+            np.where(INTEGERS == 1, np.nan, INTEGERS),
+            r"y has 20 missing, NaN or infinite entries, the first at position 1: fill them in",
+        ),
         (np.where(INTEGERS == 1, np.inf, INTEGERS), r"20 missing, NaN or infinite"),
         (np.where(INTEGERS == 1, None, LETTERS), r"20 missing"),
         (pd.Series(LETTERS).where(INTEGERS != 1).astype("string"), r"20 missing"),

@@ -13,6 +13,7 @@ from sklearn.model_selection import GridSearchCV
 from torch import nn
 
 from skvae import AutoEncoder, ContractiveAE, Conv, DenoisingAE, Net, SparseAE, VAETransformer
+from skvae.estimators._specs import BATCH_ROWS
 from skvae.modules import ACTIVATIONS
 
 pytestmark = [
@@ -235,7 +236,7 @@ def test_partial_fit_goes_on(case, quick, X):
     losses = [model.partial_fit(X).loss_curve_[-1] for _ in range(30)]
     assert losses[-1] < losses[0]
     assert model.n_iter_ == len(model.loss_curve_) == 30
-    assert model._progress.n_steps == 30 * -(-80 // model.batch_size)
+    assert model._progress.n_steps == 30 * -(-80 // BATCH_ROWS)
 
 
 def test_partial_fit_freezes_the_standardization(quick, X):

@@ -9,6 +9,7 @@ from cases import CASES
 from scipy import sparse
 
 from skvae import CVAE, TDVAE, AutoEncoder, Gaussian, LinearPath, Optimizer, VAETransformer
+from skvae.estimators._specs import BATCH_ROWS
 
 pytestmark = [
     pytest.mark.usefixtures("one_core"),
@@ -247,7 +248,7 @@ def test_optimizers_that_change_on_the_way(name, again):
     for _ in range(n_before):
         getattr(model, again)(X)
     getattr(model.set_params(optimizer=second), again)(X)
-    steps_of_a_pass = -(-len(X) // model.batch_size)
+    steps_of_a_pass = -(-len(X) // BATCH_ROWS)
     state = model._progress.optimizer
     entries = state["state"].values()
     expected = steps_of_a_pass * (1 if starts_anew or again == "fit" else n_before + 1)

@@ -216,59 +216,6 @@ def test_extreme_conditions_keep_the_prior_finite():
     assert log_var.abs().max() <= 20.0
 
 
-# -- given a part of the row ------------------------------------------------------------------------------------------
-
-
-def test_log_posterior_differs_from_the_joint_by_a_constant(params):
-    module = build(**params)
-    batch = batch_for(module)
-    z = randn(N_ROWS, 4, N_COMPONENTS, seed=7)
-    observed = randn(N_ROWS, N_FEATURES, seed=8) > 0.0
-    batch = batch._replace(observed=observed)
-    values, output = module.log_posterior(batch, z)
-    torch.testing.assert_close(output, module.decode(z, batch))
-    whole = module.log_posterior(batch._replace(observed=torch.ones_like(observed)), z)[0]
-    log_prior = module.prior.log_prob(z, batch.condition)
-    constant = whole - (log_prior - module.likelihood.nll(batch.x.unsqueeze(1), output))
-    torch.testing.assert_close(constant, constant[:1, :1].expand_as(constant))
-    shuffled = batch._replace(x=torch.where(observed, batch.x, batch.x.flip(0)))
-    torch.testing.assert_close(module.log_posterior(shuffled, z)[0], values)
-    nothing = module.log_posterior(batch._replace(observed=torch.zeros_like(observed)), z)[0]
-    torch.testing.assert_close(nothing, log_prior)
-
-
-@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
-@pytest.mark.parametrize("prior", ["standard", "conditional"])
-def test_newton_is_the_derivative_of_the_log_posterior(monkeypatch, prior, likelihood):
-    monkeypatch.setattr("skvae.modules.cvae._SECANT", 1e-6)
-    module = build(prior=prior, likelihood=likelihood)
-    observed = randn(N_ROWS, N_FEATURES, seed=8) > 0.0
-    batch = batch_for(module)._replace(observed=observed)
-    z = randn(N_ROWS, N_COMPONENTS, seed=7).requires_grad_()
-    values, output = module.log_posterior(batch, z.unsqueeze(1))
-    (expected,) = torch.autograd.grad(values.sum(), z)
-    gradient, precision = module.newton(batch, z.detach(), output[:, 0].detach())
-    torch.testing.assert_close(gradient.detach(), expected, rtol=1e-4, atol=1e-4)
-    log_var = module.prior.moments(N_ROWS, batch.condition).log_var.detach()
-    information = module.likelihood.information(output[:, 0]).detach() * observed
-    for i in range(3):
-        slope = torch.autograd.functional.jacobian(
-            lambda code, i=i: module.decoder(torch.cat([code, batch.condition[i]]).unsqueeze(0))[0], z[i].detach()
-        )
-        exact = torch.diag(torch.exp(-log_var[i])) + slope.mT @ torch.diag(information[i]) @ slope
-        torch.testing.assert_close(precision[i].detach(), exact, rtol=1e-4, atol=1e-4)
-
-
-def test_newton_solves_a_linear_model_at_once():
-    module = build(hidden_layer_sizes=(), prior="conditional")
-    batch = batch_for(module)._replace(observed=randn(N_ROWS, N_FEATURES, seed=8) > 0.0)
-    z = randn(N_ROWS, N_COMPONENTS, seed=7)
-    for is_solved in (False, True):
-        gradient, precision = module.newton(batch, z, module.decode(z, batch))
-        assert (gradient.abs().max() < 1e-8) == is_solved
-        z = z + torch.linalg.solve(precision, gradient)
-
-
 # -- what a condition costs -------------------------------------------------------------------------------------------
 
 

@@ -4,7 +4,7 @@ from skvae.estimators._checks.codes import check_codes, check_discrete_codes
 from skvae.estimators._checks.columns import check_columns, check_mask, column_names
 from skvae.estimators._checks.entries import refuse_no_table, refuse_text
 from skvae.estimators._checks.frames import check_likelihood, has_kinds, refuse_other_columns
-from skvae.estimators._checks.given import Given, check_given, check_n_given
+from skvae.estimators._checks.given import Given, check_given, check_n_given, refuse_given
 from skvae.estimators._checks.graphs import check_graph
 from skvae.estimators._checks.images import check_image_shape
 from skvae.estimators._checks.labels import as_array, as_columns, check_class_labels, check_entries, check_labels
@@ -28,6 +28,7 @@ from skvae.estimators._checks.networks import (
 from skvae.estimators._checks.parameters import (
     check_anomaly_method,
     check_count,
+    check_flags,
     check_sizes,
     list_callbacks,
     resolve_device,
@@ -53,6 +54,7 @@ __all__ = [
     "check_count",
     "check_discrete_codes",
     "check_entries",
+    "check_flags",
     "check_given",
     "check_graph",
     "check_image_shape",
@@ -75,6 +77,7 @@ __all__ = [
     "list_callbacks",
     "mark_missing",
     "missing_in",
+    "refuse_given",
     "refuse_hidden_layers",
     "refuse_no_table",
     "refuse_other_columns",

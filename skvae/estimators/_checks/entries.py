@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from skvae._spec import and_more
+from skvae.data.containers import is_frame
 from skvae.data.kinds import frame_columns
 
 _LISTED = 5  # columns that a message names
@@ -95,6 +96,14 @@ def refuse_no_table(X: Any, table: str = "X") -> None:
         raise TypeError(f"{table} is a LazyFrame, which has no rows yet; pass {table}.collect().")
     if X is None:
         raise TypeError(f"{table} is None; it must be a table of numbers.")
+    if type(X).__name__ == "Series" and len(X.shape) == 1:
+        raise ValueError(
+            f"Expected a 2-dimensional container but got {type(X)} instead: {table}.to_frame() is a data frame of one column."
+        )
+    if is_frame(X) and not X.shape[1]:
+        raise ValueError(
+            f"Found array with 0 feature(s) (shape={X.shape}) while a minimum of 1 is required: {table} has no column."
+        )
     if not hasattr(X, "shape") and (isinstance(X, (str, bytes, dict, set, frozenset)) or hasattr(X, "__next__")):
         cure = {str: "pd.read_csv", bytes: "pd.read_csv", dict: "pd.DataFrame"}.get(type(X))
         cure = f"np.asarray(list({table}))" if cure is None else f"{cure}({table})"

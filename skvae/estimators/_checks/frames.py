@@ -32,7 +32,7 @@ def check_likelihood(estimator: Any) -> None:
         )
 
 
-_TAKERS = "VAETransformer, CVAE, AutoEncoder and DenoisingAE"
+_TAKERS = "VAETransformer, CVAE, AutoEncoder, NeighborAE and DenoisingAE"
 
 
 def refuse_other_columns(estimator: Any, X: Any) -> None:

@@ -88,6 +88,15 @@ def _of_numbers(estimator: Any, X: NDArray[Any]) -> Given:
     return Given(mark_missing(X, None if isinstance(missing, str) else missing))
 
 
+def refuse_given(estimator: Any, given: Any, why: str) -> None:
+    """Raise a ValueError about entries that samples cannot be drawn given."""
+    if given is not None:
+        raise ValueError(
+            f"{type(estimator).__name__} takes no given: {why}. VAETransformer, CVAE and AutoEncoder take some entries of rows "
+            "as given."
+        )
+
+
 def check_n_given(n_samples: Any, n_rows: int) -> int | None:
     """Return how many draws there are of one row, or None where there is one of each."""
     if n_samples is None or n_samples == n_rows:

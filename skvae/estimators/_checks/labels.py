@@ -75,7 +75,10 @@ def check_entries(values: np.ndarray, name: str) -> np.ndarray:
     if bad.any():
         where = np.argwhere(bad)[0].tolist()
         position = where[0] if len(where) == 1 else tuple(where)
-        raise ValueError(f"{name} has {int(bad.sum())} missing, NaN or infinite entries, the first at position {position}.")
+        raise ValueError(
+            f"{name} has {int(bad.sum())} missing, NaN or infinite entries, the first at position {position}: fill them in, or "
+            "leave out the rows that have them."
+        )
     return values
 
 

@@ -20,6 +20,13 @@ def check_count(name: str, value: Any, *, at_least: int = 1) -> int:
     return int(value)
 
 
+def check_flags(**flags: Any) -> None:
+    """Raise a ValueError about arguments, by name, that are neither True nor False."""
+    for name, value in flags.items():
+        if not isinstance(value, bool | np.bool_):
+            raise ValueError(f"{name}={value!r} must be True or False.")
+
+
 def check_sizes(name: str, value: Any) -> int | tuple[int, ...] | None:
     """Return one integer, or one for each level, as a tuple."""
     if value is None or isinstance(value, Integral):

@@ -343,6 +343,11 @@ class Likelihood(nn.Module):
         return self.inputs.value(value, self.weight.device)
 
     @property
+    def typical(self) -> Tensor:
+        """Entries that say nothing of a row, standardized, ``(n_features,)``: the columns' means."""
+        return self.column("mean")
+
+    @property
     def blank(self) -> Tensor | float:
         """What entries become that are masked: the columns' means, or zero where the network reads the data as it is."""
         return 0.0 if self.reads_raw else self.input_column("mean")
@@ -350,6 +355,10 @@ class Likelihood(nn.Module):
     def comparable(self, x: Tensor) -> Tensor:
         """Standardized entries in units in which columns compare, and residuals of small and large entries do."""
         return x
+
+    def near(self, x: Tensor) -> Tensor:
+        """Return numbers by whose distances rows are near: what the encoder reads."""
+        return self.network_input(x)
 
     def from_comparable(self, x: Tensor) -> NDArray[np.float64]:
         """Rows in the units of the data, from those of `comparable_rows`."""

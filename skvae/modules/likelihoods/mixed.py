@@ -88,6 +88,7 @@ class MixedLikelihood(Likelihood):
         self.register_buffer("has_score", self.of_score.sum(0) > 0.0, persistent=False)
         self.register_buffer("has_choice", self.of_choice.sum(0) > 0.0, persistent=False)
         self.noise.floor.copy_(torch.tensor([marginal.floor**2 for marginal in marginals]))
+        self._levels = {j: np.sort(marginals[j].levels) for j in choices if marginals[j].is_number}
         self._set_units(marginals)
 
     def _make_noise(self, mode: str | float) -> Noise:
@@ -113,6 +114,15 @@ class MixedLikelihood(Likelihood):
     @property
     def n_outputs(self) -> int:
         return sum(self.sizes)
+
+    def rescale(self, x: Tensor) -> NDArray[np.float64]:
+        values = super().rescale(x)
+        # Numbers that are levels are these to the last bit, which single precision does not hold.
+        for j, levels in self._levels.items():
+            own, standardized = x[..., j].cpu().float().numpy(), (levels - self.units.center[j]) / self.units.scale[j]
+            place = np.searchsorted(standardized.astype(np.float32), own).clip(max=len(levels) - 1)
+            values[..., j] = np.where(own == standardized.astype(np.float32)[place], levels[place], values[..., j])
+        return values
 
     # -- the columns --------------------------------------------------------------------------------------------------
 
@@ -157,6 +167,10 @@ class MixedLikelihood(Likelihood):
 
     def absent(self, *, is_target: bool = False) -> Tensor | float:
         return ABSENT
+
+    @property
+    def typical(self) -> Tensor:
+        return torch.full((self.n_features,), ABSENT)
 
     @property
     def blank(self) -> Tensor | float:
@@ -465,6 +479,11 @@ class MixedLikelihood(Likelihood):
     def comparable(self, x: Tensor) -> Tensor:
         """Return what networks read of rows, in which columns compare, ``(..., n_inputs)``."""
         return self.read(x)
+
+    def near(self, x: Tensor) -> Tensor:
+        """Return what networks read, but for levels ones and zeros less their shares, beside which a number is not lost."""
+        rest, levels = torch.split(self.read(x), [self.n_inputs - self.sizes[2], self.sizes[2]], dim=-1)
+        return torch.cat([rest, levels * self.choices.unit.to(levels)], dim=-1)
 
     def comparable_rows(self, X: Any) -> NDArray[np.float64]:
         """Rows of `X` in standardized units, which are fewer numbers than networks read, NaN where entries are missing."""
