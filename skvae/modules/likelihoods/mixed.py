@@ -483,7 +483,7 @@ class MixedLikelihood(Likelihood):
     def near(self, x: Tensor) -> Tensor:
         """Return what networks read, but for levels ones and zeros less their shares, beside which a number is not lost."""
         rest, levels = torch.split(self.read(x), [self.n_inputs - self.sizes[2], self.sizes[2]], dim=-1)
-        return torch.cat([rest, levels * self.choices.unit.to(levels)], dim=-1)
+        return torch.cat([rest, levels / self.choices.of_level.to(levels)], dim=-1)
 
     def comparable_rows(self, X: Any) -> NDArray[np.float64]:
         """Rows of `X` in standardized units, which are fewer numbers than networks read, NaN where entries are missing."""
