@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from inspect import signature
 from typing import Any
 
@@ -16,6 +17,7 @@ from sklearn.utils.validation import has_fit_parameter
 from skvae.data import dense, is_sparse
 from skvae.estimators import CVAE
 from skvae.estimators._checks import is_nan, refuse_no_table, refuse_text
+from skvae.modules import Mixed
 from skvae.pipeline import find_step, flat_steps, forth, is_active
 
 
@@ -38,6 +40,19 @@ def check_template(estimator: Any, method: str, why: str) -> None:
                 f"{f'Step {name!r} of the pipeline' if name else 'estimator'}={step!r} is fitted with y, but y is not handed "
                 f"on: {why}{advice}."
             )
+
+
+def taking_unknown(estimator: Any) -> Any:
+    """Clone an estimator, and have it take categories that it has not seen as missing, unless it says what becomes of them."""
+    if isinstance(estimator, type) or not hasattr(estimator, "get_params"):
+        return estimator
+    model = clone(estimator)
+    for _, step in steps_of(model):
+        value = step.get_params(deep=False).get("likelihood") if hasattr(step, "get_params") else None
+        if isinstance(value, Mapping) or (isinstance(value, str) and value == Mixed.name):
+            named = value if isinstance(value, Mapping) else None
+            step.set_params(likelihood=Mixed(named, handle_unknown="missing"))
+    return model
 
 
 def copy_of(template: Any, seed: int | None) -> Any:

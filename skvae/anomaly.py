@@ -31,14 +31,22 @@ from skvae._calibration import (
     worth_of_a_row,
 )
 from skvae._shares import columns_behind
-from skvae._templates import arguments_of_fit, check_template, copy_of, indexable, steps_of, take_columns, take_input_tags
+from skvae._templates import (
+    arguments_of_fit,
+    check_template,
+    copy_of,
+    indexable,
+    steps_of,
+    take_columns,
+    take_input_tags,
+    taking_unknown,
+)
 from skvae.data.containers import is_frame, is_mixed
 from skvae.estimators import VQVAE, AutoEncoder
 from skvae.estimators._base import BaseAutoEncoder
 from skvae.estimators._docs import DocumentedMixin
 from skvae.estimators._held_out import whole
 from skvae.estimators._specs import NestedMixin
-from skvae.modules import Mixed
 from skvae.pipeline import find_step, forth
 from skvae.warnings import warn_user
 
@@ -57,10 +65,9 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
     ----------
     estimator : estimator, Pipeline or None, default=None
         Any estimator with `score_anomaly` that can be fitted without `y`, or a pipeline with such a step; it is cloned. None
-        is ``AutoEncoder()`` or, for data frames with columns of different kinds,
-        ``AutoEncoder(likelihood=Mixed(handle_unknown="missing"))``, as held-out and new rows may have categories that those left
-        for training lack: these entries then count as missing. The parameters of an estimator that is given are
-        ``estimator__<name>``.
+        is ``AutoEncoder()``. The parameters of an estimator that is given are ``estimator__<name>``. Of data frames with columns
+        of different kinds, held-out and new rows may have categories that those left for training lack: these entries count as
+        missing, unless `likelihood` is a :class:`~skvae.Mixed` that says what becomes of them.
     alpha : float, default=0.05
         False-alarm rate: the share of normal rows that are flagged. It may be changed after `fit`.
     contamination : float or None, default=None
@@ -285,8 +292,8 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
     def _template(self, X: Any) -> Any:
         """Return the estimator to clone, once it is known that it can score."""
         estimator = AutoEncoder() if self.estimator is None else self.estimator
-        if self.estimator is None and is_frame(X) and is_mixed(X):  # rows that are held out may have categories of their own
-            estimator.set_params(likelihood=Mixed(handle_unknown="missing"))
+        if is_frame(X) and is_mixed(X):  # of which rows that are held out may have categories of their own
+            estimator = taking_unknown(estimator)
         check_template(estimator, "score_anomaly", "to a detector all rows are normal")
         if self.method != "auto":
             step = [step for _, step in steps_of(estimator) if hasattr(step, "score_anomaly")][-1]

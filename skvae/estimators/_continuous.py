@@ -20,7 +20,6 @@ from skvae.modules import MLP, Conv, LinearPath
 
 LINEAR_PATH = [StrOptions({"auto"}), LinearPath, None]
 _MAX_EPOCHS_BESIDE_LINEAR = 300
-_DECAY_OF_MIXED = 0.3  # beside linear maps, which is as good there as one that is chosen
 _STEPS_OF_MIXED, _EPOCHS_OF_MIXED, _MOST_EPOCHS_OF_MIXED = 8000, 100, 200
 _BATCHES_OF_MIXED = 8  # above which passes grow with their square root
 _LEARNING_RATE_OF_MIXED, _MOST_LEARNING_RATE_OF_MIXED = 0.005, 0.01  # of batches of 128 rows, and of any
@@ -68,8 +67,6 @@ class ContinuousAutoEncoder(SamplesGivenMixin, TableAutoEncoder):
             return None
         misfit = self._misfit_of_linear_path(encoder, decoder)
         if misfit is None:
-            if self._frame_form is not None and isinstance(self.linear_path, str):
-                return _DECAY_OF_MIXED
             decay = resolve("linear_path", self.linear_path).weight_decay
             return decay if isinstance(decay, str) else float(decay)
         if isinstance(self.linear_path, str):

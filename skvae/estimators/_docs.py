@@ -24,8 +24,9 @@ decoder : MLP, Conv, Net, "tied" or None, default=None
     biases of its own.
 linear_path : "auto", LinearPath or None, default="auto"
     Linear maps beside the perceptrons of encoder and decoder, which begin at the linear special case of the model, and a weight
-    decay that holds the perceptrons back: see :class:`~skvae.LinearPath`. "auto" chooses the decay by held-out rows, which of
-    data frames of mixed columns is 0.3, and has no such maps beside networks that are no perceptrons; None has none.
+    decay that holds the perceptrons back: see :class:`~skvae.LinearPath`. "auto" chooses the decay by held-out rows, except
+    in variational models of mixed data frames, where it is 0.3; it has no such maps beside networks that are no perceptrons. None
+    has none.
 image_shape : tuple of int or None, default=None
     Channels, height and width of the images that the rows of X are: encoder and decoder then begin and end with
     convolutions. Not needed where X has the shape (n_samples, channels, height, width); rows then come back

@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.utils._param_validation import Options, StrOptions
 
 from skvae.data import Table
+from skvae.estimators._continuous import ContinuousAutoEncoder
 from skvae.estimators._fit import FitRun
 from skvae.estimators._specs import likelihood_of
 from skvae.estimators.vae import VAETransformer
@@ -169,10 +170,8 @@ class FrameVAE(VAETransformer):
         return max(min(2, n_features), -(-n_features // 2))
 
     def _decay_beside_linear_path(self, encoder: Any, decoder: Any) -> float | str | None:
-        """Weight decay of the networks beside linear maps, which "auto" has wherever there can be some."""
-        if isinstance(self.linear_path, str) and self._misfit_of_linear_path(encoder, decoder) is None:
-            return self.linear_path
-        return super()._decay_beside_linear_path(encoder, decoder)
+        """Weight decay of the networks beside linear maps, which is chosen."""
+        return ContinuousAutoEncoder._decay_beside_linear_path(self, encoder, decoder)
 
     def _auto_training(self, n_batches: int, batch_size: int) -> tuple[int, float]:
         n_epochs = int(np.clip(round(_STEPS / n_batches), _FEWEST_EPOCHS, _MOST_EPOCHS))

@@ -18,6 +18,7 @@ from skvae.training import n_idle_parts
 NOISE_ROWS = 4096
 _USAGE_ROWS = 2048
 _ACTIVE_VARIANCE = 0.01
+_DECAY_OF_MIXED = 0.3  # beside linear maps, which is as good there as one that is chosen, since KL holds networks back as well
 _COMPONENTS_OF_MIXED = 4.0  # times the square root of the columns
 PRIOR = [StrOptions({name for name, spec in PRIORS.items() if not spec().needs_condition}), PriorSpec]
 CONDITIONAL_PRIOR = [StrOptions(set(PRIORS)), PriorSpec]
@@ -47,6 +48,11 @@ class VariationalAutoEncoder(ContinuousAutoEncoder):
             "capacity": None if self.capacity is None else float(self.capacity),
             "n_draws": int(self.n_draws),
         }
+
+    def _decay_beside_linear_path(self, encoder: Any, decoder: Any) -> float | str | None:
+        decay = super()._decay_beside_linear_path(encoder, decoder)
+        is_open = self._frame_form is not None and isinstance(self.linear_path, str)
+        return _DECAY_OF_MIXED if is_open and decay is not None else decay
 
     def _auto_components(self, n_features: int) -> int:
         """Size of the code for ``n_components="auto"``; larger of mixed frames, as KL leaves what does not pay idle."""

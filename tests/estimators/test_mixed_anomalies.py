@@ -7,6 +7,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
+from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import make_pipeline
 from test_mixed_frames import MAKERS, TAKERS, N, polars_table, quick, table
 
@@ -215,7 +216,13 @@ def test_detectors_behind_the_steps_of_pipelines():
 def test_held_out_rows_may_have_categories_of_their_own(monkeypatch):
     frame = table().assign(sex=[f"s{i}" for i in range(N)])
     with pytest.raises(ValueError, match=r"not seen in fit.*handle_unknown=.missing.*The rows are some that are held out"):
-        AnomalyDetector(quick(), alpha=0.1, random_state=0).fit(frame)
+        AnomalyDetector(quick(likelihood=Mixed()), alpha=0.1, random_state=0).fit(frame)
+    given = make_pipeline(quick(likelihood={"age": "laplace"}))
+    detector = AnomalyDetector(given, alpha=0.1, random_state=0).fit(frame)
+    assert detector.estimators_[0][-1].likelihood == Mixed({"age": "laplace"}, handle_unknown="missing")
+    assert given[-1].likelihood == {"age": "laplace"}
+    frozen = AnomalyDetector(FrozenEstimator(quick().fit(frame)), alpha=0.1, random_state=0).fit(frame)
+    assert frozen.estimators_[0].estimator.likelihood == "auto"
     monkeypatch.setattr("skvae.anomaly.AutoEncoder", lambda: quick(AutoEncoder))
     detector = AnomalyDetector(alpha=0.1, method="surprise", random_state=0).fit(frame)
     assert detector.estimators_[0].likelihood == Mixed(handle_unknown="missing")
