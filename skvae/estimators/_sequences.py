@@ -103,6 +103,8 @@ def _with_advice(error: ValueError) -> ValueError:
 
 def _as_array(X: Any, n_columns: int | None) -> tuple[Any, bool]:
     """Return sequences as something with two dimensions or three, and whether it has two; see `holds_rows`."""
+    if type(X).__name__ == "Series" and hasattr(X, "to_numpy"):  # of sequences, or a long one
+        X = X.to_numpy()
     check.refuse_no_table(X)
     ndim = getattr(X, "ndim", None)
     if ndim == 1 and getattr(X.dtype, "kind", "") == "O":

@@ -10,6 +10,7 @@ from skvae.data.columns import ColumnStatistics
 from skvae.modules import (
     MECHANISMS,
     Batch,
+    CVAEModule,
     GaussianLikelihood,
     LaplaceLikelihood,
     LatentModule,
@@ -99,7 +100,8 @@ def test_noise_goes_to_the_mean_energy_of_what_is_observed(noise):
 @pytest.mark.parametrize("cls", TAKING_MISSING)
 def test_what_stands_in_for_missing_entries_does_not_count_in_the_target(cls):
     module, mask = make(cls), masks()
-    batch = batch_for(module, mask)
+    condition = torch.zeros(N, module.n_conditions) if isinstance(module, CVAEModule) else None
+    batch = batch_for(module, mask)._replace(condition=condition)
     other = batch._replace(target=torch.where(mask, batch.target, 7.0))
     terms, others = (terms_of(module, some) for some in (batch, other))
     for name in terms:
