@@ -236,7 +236,7 @@ def test_partial_fit_goes_on(case, quick, X):
     losses = [model.partial_fit(X).loss_curve_[-1] for _ in range(30)]
     assert losses[-1] < losses[0]
     assert model.n_iter_ == len(model.loss_curve_) == 30
-    assert model._progress.n_steps == 30 * -(-80 // BATCH_ROWS)
+    assert model._progress.n_steps == 30 * -(-80 // (BATCH_ROWS if model.batch_size == "auto" else model.batch_size))
 
 
 def test_partial_fit_freezes_the_standardization(quick, X):
