@@ -440,9 +440,10 @@ def likelihood(method: str, train: pd.DataFrame, test: pd.DataFrame, seed: int) 
     if method == INDEPENDENT:
         return {"nats": independent(train, test), "seconds": time.process_time() - began}
     model = VAETransformer(random_state=seed)
-    if method == OF_NUMBERS:  # the same network
-        width = VAETransformer(max_epochs=1, linear_path=None, random_state=seed).fit(train).n_components_
-        model.set_params(n_components=width)
+    if method == OF_NUMBERS:  # the same network, and as many steps
+        own = VAETransformer(random_state=seed).fit(train)
+        model.set_params(**{name: getattr(own, f"{name}_") for name in ("n_components", "batch_size", "linear_path", "prior")})
+        model.set_params(max_epochs=own.n_iter_)
         began = time.process_time()
         model.fit(one_hot(train)[0])
         return {"seconds": time.process_time() - began}

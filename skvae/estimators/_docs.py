@@ -93,6 +93,8 @@ n_components_ : int
     Size of the code.
 n_iter_ : int
     Passes over the data.
+batch_size_ : int
+    Largest number of rows that a step has seen.
 fit_seconds_ : float
     What the last fit took, without waiting for others; with those that trained at the same time, its share.
 history_ : dict of ndarray

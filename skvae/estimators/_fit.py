@@ -232,7 +232,7 @@ class FitRun:
         except DivergedError:
             raise ValueError(self._divergence()) from None
         outcome = self._train(rows, valid, plan)
-        self._note_training(outcome)
+        self._note_training(outcome, plan)
         self._note_measures(noise_before, outcome, plan)
         self._note_progress(outcome, plan)
         if not self.single_pass and not outcome.diverged:
@@ -499,12 +499,12 @@ class FitRun:
             warn_user(self._divergence(), ConvergenceWarning)
         return outcome
 
-    def _note_training(self, outcome: Outcome) -> None:
+    def _note_training(self, outcome: Outcome, plan: Plan) -> None:
         draft, history = self.draft, outcome.history
         if self.goes_on:
             history = _joined(draft.history_, history)
         draft.module_, draft.n_components_ = self.module, self.module.n_components
-        draft.history_, draft.n_iter_ = history, len(history["loss"])
+        draft.history_, draft.n_iter_, draft.batch_size_ = history, len(history["loss"]), plan.batch_size
 
     def _note_measures(self, noise_before: torch.Tensor, outcome: Outcome, plan: Plan) -> None:
         """Measure what the model needs once training is over."""
