@@ -82,8 +82,9 @@ def test_numbers_that_are_far_out_are_found(cls, models):
 def test_numbers_far_from_the_few_that_a_column_has_are_found(cls):
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"kids": rng.choice(4, 200), "kind": rng.choice(["a", "b"], 200), "half": rng.choice([0.5, 1.0], 200)})
+    frame = frame.assign(doors=4, rate=0.25)
     model = quick(cls).fit(frame)
-    for name, value in {"kids": 40, "half": 9.0}.items():
+    for name, value in {"kids": 40, "half": 9.0, "doors": 40, "rate": 9.0}.items():
         odd = frame.head(10).assign(**{name: value})
         assert model.score_anomaly(odd).min() > 3.0 * model.score_anomaly(frame).max()
         assert (model.explain_anomaly(odd).argmax(axis=1) == list(frame).index(name)).all()
