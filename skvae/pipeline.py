@@ -334,11 +334,13 @@ def _sample_given(before: list[tuple[str, Any]], step: Any, n_samples: int | Non
             "scaler, and encodes the columns of a data frame itself."
         )
     rows = check_given(_unnamed(step), _by_position(active[0][1], given)).rows
-    known = ~np.isnan(rows)
     scaled = rows
     for _, other in active:
         if not hasattr(other, "indicator_"):
             scaled = dense(_unnamed(other).transform(scaled))
+        elif isinstance(other.missing_values, Real):  # which is for the model to draw
+            scaled = np.where(scaled == other.missing_values, np.nan, scaled)
+    known = ~np.isnan(scaled)
     X = back(before, step.sample(n_samples, given=dict(enumerate(scaled.T)), **options))
     return _with_entries(X, np.broadcast_to(known, (len(X), known.shape[1])), rows)
 

@@ -45,6 +45,18 @@ COLUMNWISE = [
 ]
 
 
+@pytest.mark.parametrize("marker", [-1.0, 0])
+def test_what_a_step_fills_in_is_not_given(marker):
+    frame = FRAME.copy()
+    frame.iloc[::5] = marker
+    pipe = make_pipeline(SimpleImputer(missing_values=marker), StandardScaler(), VAETransformer(2, **QUICK)).fit(frame)
+    given = frame[2:4].assign(a=[5.25, marker])
+    X = skvae.sample(pipe, given=given.mask(given == marker), random_state=0)
+    np.testing.assert_array_equal(skvae.sample(pipe, given=given, random_state=0), X)
+    assert X[0, 0] == 5.25
+    assert (X != marker).all()
+
+
 @pytest.mark.parametrize("steps", COLUMNWISE, ids=str)
 def test_entries_are_given_as_they_go_into_the_pipeline(steps):
     pipe = make_pipeline(*steps, VAETransformer(2, **QUICK)).fit(FRAME)

@@ -35,7 +35,7 @@ class InpaintingMixin:
         mask : array-like of bool, shape (n_samples, n_features) or (n_features,)
             True where an entry is to be filled in; what X holds there, NaN included, is not looked at. Images may come with
             masks of their own shape, which are about the columns that are not `condition_columns`. Entries that are missing, with
-            `missing_values`, and not masked stay missing.
+            `missing_values`, and not masked stay missing, and are NaN.
         y, condition : scalar or array-like of shape (n_samples,) or (n_samples, n_outputs), default=None
             Labels or numbers of the rows.
         random_state : int, RandomState instance or None, default=None

@@ -350,10 +350,13 @@ class LatentModule(TrainableModule):
 
     def encoder_input(self, batch: Batch) -> Tensor:
         """Return what the encoder takes: what the likelihood has it read of rows, and what is joined to that."""
+        return self.join_input(self.read_rows(batch), batch)
+
+    def read_rows(self, batch: Batch) -> Tensor:
+        """Return what is read of rows by themselves: what the batch says, or what the likelihood has the encoder read."""
         if batch.inputs is not None:
-            return self.join_input(batch.inputs, batch)
-        facts = batch.facts if batch.x is batch.target else None
-        return self.join_input(self.likelihood.network_input(batch.x, facts), batch)
+            return batch.inputs
+        return self.likelihood.network_input(batch.x, batch.facts if batch.x is batch.target else None)
 
     def join_input(self, x: Tensor, batch: Batch) -> Tensor:
         """Join to what is read of rows: ones where an entry of an indicated column is missing."""

@@ -76,7 +76,7 @@ class CVAEModule(VAEModule):
         output = None
         if self.encode_condition and not torch.is_grad_enabled():
             assert batch.condition is not None
-            x = super().join_input(self.likelihood.network_input(batch.x), batch)
+            x = super().join_input(self.read_rows(batch), batch)
             output = read_beside(self.encoder, x, batch.condition)
         return super().encoder_output(batch) if output is None else output
 

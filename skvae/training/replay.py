@@ -167,6 +167,8 @@ class Transcript(TorchDispatchMode):
         is_fixed = not writes and all(name.text in self._fixed for name in _names_in(read)) and not _is_new(result, read)
         name_result = self._name_fixed if is_fixed else self._name_made
         made = self._named(result, lambda value: self._names[_place(value)] if _place(value) in before else name_result(value))
+        if writes and any(name.place not in before for name in _names_in(made)):  # of which there would be no name
+            self._obstacle = func
         # What lies where something else does is the same, and parts of fixed memory are always there.
         if writes or not all(name.place in before or name.text in self._fixed for name in _names_in(made)):
             self._operations.append(_Operation(func, *read, made, writes))
@@ -197,7 +199,7 @@ class Transcript(TorchDispatchMode):
             kept.update(over)
             if over:  # nobody reads it any more: its memory is given back
                 lines.append(f"del {', '.join(over)}")
-            target = "" if operation.writes else f"{_code(operation.result, same, space)} = "
+            target = "" if operation.writes else f"{_target(operation.result)} = "
             given = [_code(value, same, space) for value in operation.args]
             given += [f"{key}={_code(value, same, space)}" for key, value in operation.kwargs.items()]
             lines.append(f"{target}{_fix(operation.function, space)}({', '.join(given)})")
@@ -256,6 +258,7 @@ class Transcript(TorchDispatchMode):
         for operation in self._operations:
             if operation.writes:
                 changed.update({name.place[0] for name in _written(operation)})
+        n_parts = Counter(name.place[0] for name in self._names.values())
         same: dict[str, str] = {}
         empty: set[int] = set()
         for operation in self._operations:
@@ -264,7 +267,10 @@ class Transcript(TorchDispatchMode):
                 empty.add(operation.result.place[0])
             if function is _ATEN.mul.Scalar and args[1] == 1:
                 one, other, may_change = args[0], operation.result, 0
-            elif function is _ATEN.clone.default or (function is _ATEN.copy_.default and args[0].place[0] in empty):
+            elif function is _ATEN.clone.default or (
+                # What is filled through a part is not there where the whole is read, if it is not filled.
+                function is _ATEN.copy_.default and args[0].place[0] in empty and n_parts[args[0].place[0]] == 1
+            ):
                 one, other = (args[0], operation.result) if function is _ATEN.clone.default else (args[1], args[0])
                 may_change = int(function is _ATEN.copy_.default)
             else:
@@ -309,8 +315,15 @@ def _fix(value: Any, space: dict[str, Any]) -> str:
     return name
 
 
+def _target(result: Any) -> str:
+    """Return the code for what an operation returns, of which gradients that nobody asks for are None."""
+    if isinstance(result, (list, tuple)):
+        return f"[{', '.join(map(_target, result))}]"
+    return result.text if isinstance(result, _Name) else "_"
+
+
 def _code(value: Any, same: dict[str, str], space: dict[str, Any]) -> str:
-    """Return the code for what an operation is given, or returns."""
+    """Return the code for what an operation is given."""
     if isinstance(value, _Name):
         return same.get(value.text, value.text)
     if isinstance(value, (list, tuple)):

@@ -15,6 +15,7 @@ import skvae
 from skvae import CVAE, AnomalyDetector, AutoEncoder, CVAEClassifier, LinearPath, Mixed, VAETransformer
 from skvae.data import Table
 from skvae.inference.rows import repaired_nats
+from skvae.modules import Batch
 
 pytestmark = [
     pytest.mark.usefixtures("one_core"),
@@ -82,8 +83,9 @@ def test_numbers_that_are_far_out_are_found(cls, models):
 def test_numbers_far_from_the_few_that_a_column_has_are_found(cls):
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"kids": rng.choice(4, 200), "kind": rng.choice(["a", "b"], 200), "half": rng.choice([0.5, 1.0], 200)})
+    frame = frame.assign(doors=4, rate=0.25)
     model = quick(cls).fit(frame)
-    for name, value in {"kids": 40, "half": 9.0}.items():
+    for name, value in {"kids": 40, "half": 9.0, "doors": 40, "rate": 9.0}.items():
         odd = frame.head(10).assign(**{name: value})
         assert model.score_anomaly(odd).min() > 3.0 * model.score_anomaly(frame).max()
         assert (model.explain_anomaly(odd).argmax(axis=1) == list(frame).index(name)).all()
@@ -137,6 +139,23 @@ def test_nats_of_linear_models_are_those_given_the_other_entries(cls):
     given_others = X[:200] @ precision / np.diag(precision)  # what entries miss their conditional means by
     for j in range(6):
         assert np.corrcoef(np.sqrt(found[:, j] - found[:, j].min()), np.abs(given_others[:, j]))[0, 1] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("cls", "options"),
+    [*((cls, {}) for cls in [*TAKERS, CVAE]), (CVAE, {"encode_condition": True, "hidden_layer_sizes": (4, 3)})],
+)
+def test_encoders_read_what_stands_for_rows(cls, options):
+    frame, y = table(), np.where(np.arange(N) % 2, "a", "b")
+    model = quick(cls, **options).fit(frame, *([y] if cls is CVAE else []))
+    module, likelihood = model.module_, model.module_.likelihood
+    x, _ = likelihood.fill(likelihood.standardize(model._frame_form.read(frame)[:16]))
+    condition = torch.ones(8, module.n_conditions) if cls is CVAE else None
+    one, other = (Batch.of(rows, condition=condition) for rows in x.split(8))
+    with torch.no_grad():
+        found = module.encode(one._replace(inputs=likelihood.network_input(other.x)))
+        assert torch.equal(found, module.encode(other))
+        assert not torch.equal(found, module.encode(one))
 
 
 def test_wide_frames_leave_out_several_columns_at_a_time():

@@ -52,7 +52,25 @@ def flat(x, weight):
     return [y.squeeze_(0).transpose_(0, 1).add_(1.0).contiguous(), x.sum(1)]
 
 
-@pytest.mark.parametrize("function", [layers, changed, ones, flat])
+def unasked(x, weight):
+    """Operations some of whose results nobody asks for."""
+    own, scale = weight[:2].detach().clone().requires_grad_(), torch.ones(5, requires_grad=True)
+    convolved = torch.nn.functional.conv1d(x.transpose(1, 2), own)
+    loss = convolved.square().sum() + torch.nn.functional.layer_norm(x, (5,), scale).exp().sum()
+    loss.backward()
+    return [loss.detach(), own.grad, scale.grad]
+
+
+def filled(x, weight):
+    """Memory that is filled through one part and read through another."""
+    whole = torch.empty(3, 30)
+    whole.view(3, 6, 5).copy_(x + 1.0)
+    other = torch.empty_like(x)
+    other.copy_(x + weight[0, 0, 0])
+    return [2.0 * whole, 2.0 * other]
+
+
+@pytest.mark.parametrize("function", [layers, changed, ones, flat, unasked, filled])
 def test_what_is_noted_does_the_same_to_other_numbers(function):
     weight = WEIGHT.clone()
     rows = torch.randn(4, 3, 6, 5, generator=torch.Generator().manual_seed(1)).unbind()

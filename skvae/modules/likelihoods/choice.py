@@ -265,10 +265,18 @@ def _bounds(marginal: Marginal) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _gap(marginal: Marginal) -> float:
-    """Return the smallest distance between standardized levels of a column of numbers that has no other values."""
-    if not marginal.is_number or marginal.rest or len(marginal.levels) < 2:
+    """Return the smallest distance between standardized levels of a column of numbers that has no other values.
+
+    That from a single one is one for whole numbers, and its size for others.
+    """
+    if not marginal.is_number or marginal.rest:
         return np.inf
-    return float(np.diff(marginal.levels).min() / marginal.scale)
+    levels = marginal.levels
+    if len(levels) < 2:
+        apart = 1.0 if np.all(levels == np.round(levels)) else np.abs(levels).max()
+    else:
+        apart = np.diff(levels).min()
+    return float(apart / marginal.scale)
 
 
 def _joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
