@@ -34,6 +34,7 @@ from skvae.functional.factors import (
     precision_of_observed,
     principal_axes,
 )
+from skvae.functional.fixed_point import positive_fixed_point
 from skvae.functional.likelihood import (
     bernoulli_energy,
     bernoulli_log_prob,
@@ -92,6 +93,7 @@ __all__ = [
     "neighbor_weights",
     "normal_cdf",
     "normal_log_prob",
+    "positive_fixed_point",
     "posterior_of_observed",
     "precision_of_observed",
     "principal_axes",

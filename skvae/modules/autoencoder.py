@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from skvae.functional import positive_fixed_point
 from skvae.modules.base import LatentModule, Schedule
 from skvae.modules.batch import Batch, Loss
 from skvae.modules.linear import install, principal_model, read
@@ -18,9 +19,11 @@ from skvae.modules.posterior import Free, LaplacePosterior, Proposal, colored
 from skvae.modules.priors.fitted import FittedGaussian, FittedPrior
 
 _NOISE_ITERATIONS = 30
+_LAST_NOISE_ITERATIONS = 3  # where a part of the rows has led to about the noise: chance makes more of that than what is left
+_LONGEST_LEAP = 8.0  # of two iterations' way, by which they are prolonged
 _NOISE_TOLERANCE = 1e-4  # change of the noise, relative to the largest, at which iterations end
 _STREAM_TOLERANCE = 5e-4  # the same of all noise where few rows join many
-_EM_ROWS = 4096  # rows whose posteriors are looked at
+_EM_ROWS, _FIRST_EM_ROWS = 4096, 512  # rows whose posteriors are looked at, and of these, where they are many, first of all
 _FEWEST_ROWS = 64  # from which each column's noise can be estimated
 _TYPICAL = 0.25  # share of a column's energy in all rows that a sample must have, for it to decide on the column
 _SLOPE_NUMBERS = 2**25
@@ -225,8 +228,7 @@ class AutoEncoderModule(LatentModule):
         if observed is not None:
             residual = residual * observed
         terms = likelihood.terms(some.target, output, some.counted)
-        counted = terms.counted
-        energy = start = likelihood.mean_energy(terms.learnable, some.weight, counted)
+        energy = start = likelihood.mean_energy(terms.learnable, some.weight, terms.counted)
         has_enough = len(code) >= min(len(batch.x), _FEWEST_ROWS)
         if len(code) < len(batch.x) and not (has_enough and self._are_typical(some, batch)):
             energy = self._mean_energy_in_parts(batch)
@@ -236,20 +238,34 @@ class AutoEncoderModule(LatentModule):
             likelihood.noise.set_moment(torch.where(decides, start, energy))
         else:  # iterations go on from the noise of earlier rows, and chance makes more of a few than what is left
             tolerance = _STREAM_TOLERANCE / share
-        posterior = LaplacePosterior(code, free, slopes)
-        # What is missing has infinite noise, which systems of the rows' size cannot have.
-        is_wide = slopes.shape[1] > slopes.shape[2] and observed is None
-        moments = posterior.wide_residual_moments(residual) if is_wide else posterior.residual_moments(residual, likelihood.score)
-        for _ in range(_NOISE_ITERATIONS):
-            information = likelihood.information(output)
-            moved, uncertainty = moments(information if observed is None else information * observed)
-            expected = likelihood.expected_energy(moved.to(some.x), uncertainty.to(some.x))
-            expected = likelihood.mean_energy(expected, some.weight, counted)
-            before = likelihood.noise.moment.clone()
-            growth = expected.sum() / start.sum().clamp(min=1e-30)
-            likelihood.noise.set_moment(torch.where(decides, expected, energy * growth))
-            if (likelihood.noise.moment - before).abs().max() <= tolerance * likelihood.noise.moment.max():
-                break
+
+        def settle(part: slice, most: int = _NOISE_ITERATIONS) -> None:
+            posterior = LaplacePosterior(code[part], free.rows(part), slopes if len(slopes) == 1 else slopes[part])
+            seen, counted = None if observed is None else observed[part], None if terms.counted is None else terms.counted[part]
+            # What is missing has infinite noise, which systems of the rows' size cannot have.
+            is_wide = slopes.shape[1] > slopes.shape[2] and observed is None
+            if is_wide:
+                moments = posterior.wide_residual_moments(residual[part])
+            else:
+                moments = posterior.residual_moments(residual[part], likelihood.score)
+
+            def iterate(moment: Tensor) -> Tensor:
+                likelihood.noise.set_moment(moment)
+                information = likelihood.information(output[part])
+                moved, uncertainty = moments(information if seen is None else information * seen)
+                expected = likelihood.expected_energy(moved.to(some.x), uncertainty.to(some.x))
+                expected = likelihood.mean_energy(expected, some.weight[part], counted)
+                growth = expected.sum() / start.sum().clamp(min=1e-30)
+                likelihood.noise.set_moment(torch.where(decides, expected, energy * growth))
+                return likelihood.noise.moment.clone()
+
+            positive_fixed_point(iterate, likelihood.noise.moment.clone(), tolerance=tolerance, most=most)
+
+        if len(code) < len(batch.x) and len(slopes) >= 2 * _FIRST_EM_ROWS:
+            settle(slice(None, None, len(slopes) // _FIRST_EM_ROWS))
+            settle(slice(None), most=_LAST_NOISE_ITERATIONS)
+        else:
+            settle(slice(None))
 
     def _are_typical(self, some: Batch, batch: Batch) -> bool:
         """Whether columns vary about as much among some rows as they do among all of them."""

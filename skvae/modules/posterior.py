@@ -133,12 +133,15 @@ class Free(NamedTuple):
     mean: Tensor
     precision: Tensor
 
+    def rows(self, part: slice) -> Free:
+        """Return the same of some rows."""
+        mean = self.mean[part] if self.mean.dim() == 2 else self.mean
+        precision = self.precision[part] if self.precision.dim() == 3 else self.precision
+        return Free(self.positions[part], self.active[part], mean, precision)
+
     def split(self, size: int) -> list[Free]:
         """Return the same of so many rows after the others."""
-        positions, active = torch.split(self.positions, size), torch.split(self.active, size)
-        means = torch.split(self.mean, size) if self.mean.dim() == 2 else [self.mean] * len(positions)
-        precisions = torch.split(self.precision, size) if self.precision.dim() == 3 else [self.precision] * len(positions)
-        return [Free(*part) for part in zip(positions, active, means, precisions, strict=True)]
+        return [self.rows(slice(start, start + size)) for start in range(0, len(self.positions), size)]
 
 
 class LaplacePosterior:
