@@ -26,7 +26,9 @@ _STREAM_TOLERANCE = 5e-4  # the same of all noise where few rows join many
 _EM_ROWS, _FIRST_EM_ROWS = 4096, 512  # rows whose posteriors are looked at, and of these, where they are many, first of all
 _FEWEST_ROWS = 64  # from which each column's noise can be estimated
 _TYPICAL = 0.25  # share of a column's energy in all rows that a sample must have, for it to decide on the column
-_SLOPE_NUMBERS = 2**25
+_ENERGY_ROWS = 4096  # rows whose residuals are looked at instead, where posteriors are narrow
+_NARROW = 16  # columns for each free entry of a code, from which its posterior is narrow
+_SLOPE_NUMBERS, _SLOPE_NUMBERS_OF_NARROW = 2**25, 2**23
 _CACHED_NUMBERS = 2**20  # of decoded rows that are looked at together, 4 MB
 _SOLVE_WORK = 2**27
 _SEARCHES = 2  # for better codes than the encoder's, one after the other
@@ -229,13 +231,19 @@ class AutoEncoderModule(LatentModule):
             residual = residual * observed
         terms = likelihood.terms(some.target, output, some.counted)
         energy = start = likelihood.mean_energy(terms.learnable, some.weight, terms.counted)
-        has_enough = len(code) >= min(len(batch.x), _FEWEST_ROWS)
-        if len(code) < len(batch.x) and not (has_enough and self._are_typical(some, batch)):
-            energy = self._mean_energy_in_parts(batch)
+        has_enough, is_narrow = len(code) >= min(len(batch.x), _FEWEST_ROWS), self._is_narrow(free)
+        if len(code) < len(batch.x):
+            # Residuals move little within a narrow posterior, so that a few rows tell by how much they grow.
+            more = _rows_of(batch, slice(None, None, -(-len(batch.x) // _ENERGY_ROWS))) if is_narrow else some
+            if not (has_enough and self._are_typical(more, batch)):
+                energy = self._mean_energy_in_parts(batch)
+            elif is_narrow:
+                energy = self._mean_energy_in_parts(more)
         decides = (start > _TYPICAL * energy) & has_enough
+        level = torch.where(decides, energy / start, 1.0) if is_narrow else torch.ones_like(start)
         tolerance = _NOISE_TOLERANCE
         if share == 1.0:
-            likelihood.noise.set_moment(torch.where(decides, start, energy))
+            likelihood.noise.set_moment(torch.where(decides, level * start, energy))
         else:  # iterations go on from the noise of earlier rows, and chance makes more of a few than what is left
             tolerance = _STREAM_TOLERANCE / share
 
@@ -256,7 +264,7 @@ class AutoEncoderModule(LatentModule):
                 expected = likelihood.expected_energy(moved.to(some.x), uncertainty.to(some.x))
                 expected = likelihood.mean_energy(expected, some.weight[part], counted)
                 growth = expected.sum() / start.sum().clamp(min=1e-30)
-                likelihood.noise.set_moment(torch.where(decides, expected, energy * growth))
+                likelihood.noise.set_moment(torch.where(decides, level * expected, energy * growth))
                 return likelihood.noise.moment.clone()
 
             positive_fixed_point(iterate, likelihood.noise.moment.clone(), tolerance=tolerance, most=most)
@@ -266,6 +274,10 @@ class AutoEncoderModule(LatentModule):
             settle(slice(None), most=_LAST_NOISE_ITERATIONS)
         else:
             settle(slice(None))
+
+    def _is_narrow(self, free: Free) -> bool:
+        """Whether rows have so many columns that they leave little of a code uncertain."""
+        return self.n_features >= _NARROW * free.positions.shape[1]
 
     def _are_typical(self, some: Batch, batch: Batch) -> bool:
         """Whether columns vary about as much among some rows as they do among all of them."""
@@ -306,10 +318,12 @@ class AutoEncoderModule(LatentModule):
         if has_all and self._linear_map is not None and free.positions.stride(0) == 0 and not self._is_curved:
             return slice(None)  # one system for all
         n_free = free.positions.shape[1]
-        numbers = 2 * n_free * max(self.n_features, self.n_components)
+        numbers, most = 2 * n_free * max(self.n_features, self.n_components), _SLOPE_NUMBERS
+        if self._is_narrow(free):
+            most = _SLOPE_NUMBERS_OF_NARROW
         size = min(n_free, self.n_features) if has_all else n_free
         work = size**2 * max(n_free, self.n_features)
-        n_rows = max(1, min(_EM_ROWS, _SLOPE_NUMBERS // numbers, _SOLVE_WORK // work))
+        n_rows = max(1, min(_EM_ROWS, most // numbers, _SOLVE_WORK // work))
         return slice(None, None, -(-len(batch.x) // n_rows))
 
 
