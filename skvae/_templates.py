@@ -130,7 +130,7 @@ def read_numbers(model: Any, X: Any, *, reset: bool) -> np.ndarray:
     if hasattr(step, "_check_rows"):
         step._validate_params()
         X = step._check_rows(X, reset=reset)
-        if is_mixed(model):
+        if compares_kinds(model):
             likelihood = step.module_.likelihood
             X = likelihood.near(likelihood.fill(likelihood.standardize(X))[0]).numpy()
         elif getattr(step, "_frame_form", None) is not None:
@@ -148,7 +148,7 @@ def read_numbers(model: Any, X: Any, *, reset: bool) -> np.ndarray:
     return x
 
 
-def is_mixed(model: Any) -> bool:
+def compares_kinds(model: Any) -> bool:
     """Whether the last step of a model says how columns of different kinds compare, as it does once it is fitted."""
     step = next(step for _, step in reversed(steps_of(model)) if hasattr(step, "transform"))
     form, module = getattr(step, "_frame_form", None), getattr(step, "module_", None)

@@ -26,9 +26,9 @@ from skvae._templates import (
     arguments_of_fit,
     check_template,
     codes_of,
+    compares_kinds,
     copy_of,
     indexable,
-    is_mixed,
     read_numbers,
     steps_of,
     take_columns,
@@ -572,7 +572,7 @@ class _Distinct:
         """Look for the neighbors of rows as they reach the last step of a model: as many as it needs, where it is not fitted."""
         x = read_numbers(model, X, reset=n_searched is not None)
         with one_thread():
-            points = principal(x if is_mixed(model) else scaled(x, mass), seed=0)
+            points = principal(x if compares_kinds(model) else scaled(x, mass), seed=0)
         bits = np.ascontiguousarray(x + 0.0)  # in which zeros have one sign
         bits = bits.view(np.dtype((np.void, bits.itemsize * bits.shape[1]))).ravel()
         _, first, inverse = np.unique(bits, return_index=True, return_inverse=True)

@@ -22,7 +22,7 @@ from skvae.data.groups import draw_groups
 from skvae.data.marginals import Marginal, measure_columns
 from skvae.estimators import _checks as check
 from skvae.estimators._held_out import HeldOut
-from skvae.estimators._specs import NAMED, NETWORKS, batch_rows_of, prior_for, resolve
+from skvae.estimators._specs import NAMED, NETWORKS, batch_rows_of, may_stand_for_auto, prior_for, resolve
 from skvae.inference.anomaly import keep_rows, room_for_rows
 from skvae.inference.runner import move
 from skvae.modules import DefaultNet, LatentModule, LinearPath, asked_of
@@ -328,7 +328,9 @@ class FitRun:
             if name == "linear_path" and value == AUTO and (hasattr(draft, "decay_curve_") or before == STREAM_DECAY):
                 continue  # the choice stays
             if name == "prior" and value == AUTO:
-                continue
+                if not may_stand_for_auto(before, draft._frame_form):
+                    changed.append(name)
+                continue  # the choice stays
             follows = {"linear_path": NETWORKS, "kl_warmup": (*NETWORKS, "linear_path")}.get(name, ())
             if getattr(draft, name, None) == AUTO and any(each.partition("__")[0] in follows for each in changed):
                 continue  # what follows from other parameters is named by them

@@ -93,6 +93,11 @@ def prior_for(form: Any, n_rows: float) -> str | PriorSpec:
     return "standard" if form is None or n_parts < 2 else MixturePrior(n_parts)
 
 
+def may_stand_for_auto(prior: str | PriorSpec, form: Any) -> bool:
+    """Whether "auto" may have stood for a prior, of however many rows."""
+    return prior == "standard" or any(prior == prior_for(form, n * _ROWS_OF_PART) for n in range(2, _MOST_PARTS + 1))
+
+
 class NestedMixin:
     """Parameters of parameters, of which it is said where there are none."""
 

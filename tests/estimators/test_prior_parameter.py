@@ -3,13 +3,14 @@
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from torch import nn
 
-from skvae import CVAE, AutoencoderImputer, VAETransformer
+from skvae import CVAE, AutoencoderImputer, MixturePrior, VAETransformer
 from skvae._spec import check_number
 from skvae.modules import Prior, PriorSpec
 from skvae.modules.priors.normal import ConditionalPrior, StandardPrior, standard_log_prob
@@ -176,3 +177,21 @@ def test_rows_without_entries_have_the_priors_moments(X):
     np.testing.assert_allclose(std[0], np.exp(0.5 * expected.log_var[0].numpy()), rtol=1e-5)
     assert std[0, 0] > 1.5
     assert np.isfinite(model.score_samples(gaps)).all()
+
+
+@pytest.mark.parametrize("is_frame", [False, True])
+@pytest.mark.parametrize("prior", ["auto", "standard", "flow", MixturePrior(3), MixturePrior(30), RingPrior()], ids=str)
+def test_a_warm_start_keeps_a_choice_and_refuses_another_prior(prior, is_frame):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(400, 3))
+    if is_frame:
+        X = pd.DataFrame({"a": X[:, 0], "b": X[:, 1], "c": np.where(X[:, 2] > 0.0, "yes", "no")})
+    vae = VAETransformer(2, prior=prior, max_epochs=1, linear_path=None, warm_start=True, random_state=0).fit(X)
+    before = vae.prior_
+    vae.set_params(prior="auto")
+    could_be = prior in ("auto", "standard") or (is_frame and prior == MixturePrior(3))  # of 400 rows four parts, of 300 three
+    if could_be:
+        assert vae.fit(X[:200]).prior_ == before
+    else:
+        with pytest.raises(ValueError, match="prior changed since the model was built"):
+            vae.fit(X)
