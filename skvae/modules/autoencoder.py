@@ -213,8 +213,9 @@ class AutoEncoderModule(LatentModule):
         """Fit the likelihood's noise by expectation-maximization over the Laplace approximations of the posteriors.
 
         Where it would take long for all rows, evenly spaced ones decide; on columns of which these have next to no entry, the
-        residuals of all rows do, which grow as those of the other columns. Where systems are so large that they are solved for
-        few rows, these decide on the level of the noise alone.
+        residuals of all rows do, which grow as those of the other columns. Where posteriors are narrow, a few rows tell by how
+        much residuals grow, and more of them how large they are. Where systems are so large that they are solved for few rows,
+        these decide on the level of the noise alone.
         """
         if not self.likelihood.learns_noise:
             return
