@@ -27,7 +27,9 @@ def test_sklearn_checks_at_the_defaults(estimator, check):
     check(estimator)
 
 
-@parametrize_with_checks([CVAEClassifier(CVAE(linear_path=LinearPath(1.0)))], expected_failed_checks=expected_failed_checks)
+@parametrize_with_checks(
+    [CVAEClassifier(CVAE(linear_path=LinearPath(1.0), max_epochs=30))], expected_failed_checks=expected_failed_checks
+)
 def test_sklearn_checks(estimator, check):
     check(estimator)
 
