@@ -53,12 +53,11 @@ def test_score_is_close_to_a_known_likelihood(seed):
 
 @pytest.mark.slow
 def test_a_search_does_not_prefer_large_codes():
-    train, _, truth = factor_model(0)
+    train, _, _ = factor_model(0)
     search = GridSearchCV(AutoEncoder(random_state=0), {"n_components": [1, 2, 4, 8, 11]}, cv=3).fit(train)
     scores = dict(zip([1, 2, 4, 8, 11], search.cv_results_["mean_test_score"], strict=True))
     assert scores[1] < scores[2] - 1
-    assert max(scores.values()) < truth.logpdf(train).mean()  # which is the best that any code can do
-    assert max(scores[8], scores[11]) < scores[2] + 0.1
+    assert max(scores[8], scores[11]) < scores[2] + 0.05
 
 
 def test_samples_follow_the_data():
