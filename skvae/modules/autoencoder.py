@@ -20,7 +20,6 @@ from skvae.modules.priors.fitted import FittedGaussian, FittedPrior
 
 _NOISE_ITERATIONS = 30
 _LAST_NOISE_ITERATIONS = 3  # where a part of the rows has led to about the noise: chance makes more of that than what is left
-_LONGEST_LEAP = 8.0  # of two iterations' way, by which they are prolonged
 _NOISE_TOLERANCE = 1e-4  # change of the noise, relative to the largest, at which iterations end
 _STREAM_TOLERANCE = 5e-4  # the same of all noise where few rows join many
 _EM_ROWS, _FIRST_EM_ROWS = 4096, 512  # rows whose posteriors are looked at, and of these, where they are many, first of all

@@ -341,3 +341,22 @@ def test_all_rows_are_decoded_for_the_noise_where_columns_have_next_to_no_entry_
     X[::10, 0] = 0.0
     model.fit(X)
     assert calls == [1000]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_noise_of_many_rows_is_about_that_of_all(monkeypatch, seed):
+    rng = np.random.default_rng(seed)
+    noise = np.geomspace(0.2, 1.0, 40)
+    X = np.tanh(rng.normal(size=(6000, 2))) @ rng.normal(size=(2, 40)) + noise * rng.normal(size=(6000, 40))
+
+    def moment(em_rows, narrow=16):
+        monkeypatch.setattr(modules_autoencoder, "_EM_ROWS", em_rows)
+        monkeypatch.setattr(modules_autoencoder, "_NARROW", narrow)
+        model = AutoEncoder(2, hidden_layer_sizes=(16,), max_epochs=5, linear_path=None, random_state=0).fit(X)
+        return model.module_.likelihood.noise.moment.double().log().numpy()
+
+    of_all = moment(6000, narrow=np.inf)
+    assert 0.0 < np.sqrt(np.mean((moment(4096) - of_all) ** 2)) < 0.04
+    # Where posteriors are narrow, a few of the rows tell more beside the residuals of others than by themselves.
+    with_others, alone = (np.sqrt(np.mean((moment(700, narrow) - of_all) ** 2)) for narrow in (16, np.inf))
+    assert with_others < 0.85 * alone
