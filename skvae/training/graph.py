@@ -27,15 +27,15 @@ from skvae.modules import Batch, TrainableModule
 from skvae.modules.base import Schedule
 from skvae.runtime.randomness import draws_random_numbers
 from skvae.training.optimizers import Optimizer, is_fused
-from skvae.training.step import EagerStep, ScheduleTensors, Step, records
+from skvae.training.replay import depends_on_numbers
+from skvae.training.step import EagerStep, ReplayedStep, ScheduleTensors, Step, parts_of, records
 
 _PAYING_STEPS = 100  # of a run: a graph costs about ten
 _MOST_WORK = 2**33  # multiply-adds of a step, which take a GPU longer than starting its operations
+_PAYING_STEPS_OF_NOTED, _MOST_WORK_OF_NOTED = 400, 2**27  # the same of steps whose operations are noted, on a CPU
 _WARM_STEPS = 2
 _MOST_GRAPHS = 2  # at a time: batches of a run differ by a row at most
 _MOST_RECORDINGS = 6  # in a run, after which what makes earlier ones useless will not stop doing so
-_WAITING = torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape
-_BY_INDEX = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index", "_unsafe_index_put"}
 
 _log = logging.getLogger(__name__)
 
@@ -139,10 +139,7 @@ def obstacle_in(func: Any, args: Any, kwargs: Any, result: Any, kind: str) -> st
     """Return why an operation cannot be recorded on a kind of device; None if it can."""
     name = func.overloadpacket.__name__
     given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)]
-    if name in _BY_INDEX:
-        waits = any(value.dtype in (torch.bool, torch.uint8) for value in tree_leaves(args[1]) if isinstance(value, torch.Tensor))
-    else:
-        waits = any(tag in func.tags for tag in _WAITING) or name == "_linalg_check_errors"
+    waits = depends_on_numbers(func, args) or name == "_linalg_check_errors"
     if waits and any(value.device.type == kind for value in given):
         return f"{func} waits for what lies on the device"
     made = [value for value in tree_leaves(result) if isinstance(value, torch.Tensor)]
@@ -153,16 +150,15 @@ def obstacle_in(func: Any, args: Any, kwargs: Any, result: Any, kind: str) -> st
     return None
 
 
-def obstacle_to(
-    module: TrainableModule, optimizer: torch.optim.Optimizer, *, n_rows: int, n_planned: int, watched: bool
-) -> str | None:
+def obstacle_to(module: TrainableModule, *, recorder: Recorder | None, n_rows: int, n_planned: int, watched: bool) -> str | None:
     """Return why steps are not worth recording, or cannot be, as far as that is known beforehand; None if nothing is.
 
     Parameters
     ----------
     module : TrainableModule
         In training.
-    optimizer : Optimizer
+    recorder : Recorder or None
+        What would record them; None where their operations would be noted.
     n_rows, n_planned : int
         Rows of a batch, and steps to come.
     watched : bool
@@ -170,13 +166,11 @@ def obstacle_to(
     """
     if watched:
         return "callbacks may look at what happens in a step, or change the module"
-    if not is_fused(optimizer):
-        return "the optimizer is not one of the fused ones, which read the learning rate from a tensor"
     if draws_random_numbers(module):  # or has layers of which nothing is known
         return "the module draws random numbers of its own, or has layers that are not known"
-    if n_planned < _PAYING_STEPS:
+    if n_planned < (_PAYING_STEPS_OF_NOTED if recorder is None else _PAYING_STEPS):
         return "the run is too short"
-    if n_rows * module.row_work > _MOST_WORK:
+    if n_rows * module.row_work > (_MOST_WORK_OF_NOTED if recorder is None else _MOST_WORK):
         return "the operations of a step take longer than starting them"
     return None
 
@@ -246,7 +240,6 @@ class GraphStep(EagerStep):
         device = self.params[0].device
         self._rate, self._left = (torch.empty((), dtype=torch.float32, device=device) for _ in range(2))
         self._numbers: tuple[float, float] | None = None
-        self._buffers = [(layer._buffers, name) for layer in module.modules() for name in layer._buffers]
 
     def __call__(self, batch: Batch, progress: float) -> dict[str, torch.Tensor]:
         if self.obstacle is not None:
@@ -261,7 +254,7 @@ class GraphStep(EagerStep):
         graph = self._graph_for(batch, progress)
         if graph is None:
             return self._take_eagerly(batch, progress)
-        torch._foreach_copy_(graph.inputs, [part for part in _parts(batch) if part is not None])
+        torch._foreach_copy_(graph.inputs, [part for part in parts_of(batch) if part is not None])
         if graph.stage <= _WARM_STEPS + 1:
             graph.stage += 1
             return self._approach(graph, batch, progress)
@@ -303,7 +296,7 @@ class GraphStep(EagerStep):
     def _graph_for(self, batch: Batch, progress: float) -> _Graph | None:
         """Return the graph for a batch, whose numbers are set to those of the step; None if there is to be none."""
         schedule = self._set_numbers(progress)
-        parts = _parts(batch)
+        parts = parts_of(batch)
         form = tuple(None if part is None else (part.shape, part.dtype) for part in parts)
         key = (form, tuple(batch.noise or ()), self._decays, *((name, id(value)) for name, value in schedule.items()))
         belongs = self._belongs
@@ -331,9 +324,7 @@ class GraphStep(EagerStep):
 
     @property
     def _belongs(self) -> tuple[Any, ...]:
-        buffers = [place[name] for place, name in self._buffers]
-        tensors = [*self.params, *(buffer for buffer in buffers if buffer is not None)]
-        return self._lists, [tensor.data_ptr() for tensor in tensors]
+        return self._lists, self.memory
 
     def _set_numbers(self, progress: float) -> Schedule:
         """Set learning rate and weight decay to those of a step, and return the tensors of the schedule."""
@@ -438,12 +429,6 @@ class GraphStep(EagerStep):
         return [*self.module.parameters(), *self.module.buffers(), *(each for each in gathered if isinstance(each, torch.Tensor))]
 
 
-def _parts(batch: Batch) -> list[torch.Tensor | None]:
-    """Return the tensors of a batch; None for the target where it is the rows themselves."""
-    target = None if batch.target is batch.x else batch.target
-    return [batch.x, target, *batch[2:-1], *(batch.noise or {}).values()]
-
-
 def _copied(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     return [tensor.detach().clone() for tensor in tensors]
 
@@ -491,12 +476,16 @@ def make_step(
         "on_gradient": on_gradient,
         "n_steps": n_steps,
     }
-    recorder = recorder_for(next(module.parameters()).device)
-    watched = watched or on_gradient is not None
-    if recorder is None:
+    device = next(module.parameters()).device
+    recorder, watched = recorder_for(device), watched or on_gradient is not None
+    if recorder is None and device.type != "cpu":
         return EagerStep(module, optimizer, **settings)
-    obstacle = obstacle_to(module, optimizer, n_rows=n_rows, n_planned=n_planned, watched=watched)
+    obstacle = obstacle_to(module, recorder=recorder, n_rows=n_rows, n_planned=n_planned, watched=watched)
+    if obstacle is None and recorder is not None and not is_fused(optimizer):
+        obstacle = "the optimizer is not one of the fused ones, which read the learning rate from a tensor"
     if obstacle is not None:
         _log.debug("Steps are not recorded: %s.", obstacle)
         return EagerStep(module, optimizer, **settings)
+    if recorder is None:
+        return ReplayedStep(module, optimizer, **settings)
     return GraphStep(module, optimizer, recorder=recorder, **settings)

@@ -32,12 +32,15 @@ class _LeanFused:
         lists = self._lists or []
         gradients = [[param.grad for param in params] for _, params, *_ in lists]
         if self._lists is None or any(gradient is None for group in gradients for gradient in group):
+            for entry in self.state.values():  # of which the parent class counts each by itself
+                if "step" in entry:
+                    entry["step"] = entry["step"].clone()
             super().step()
             self._collect()
             return None
         with torch.no_grad():
             for (group, params, exp_avgs, exp_avg_sqs, steps), gradient in zip(lists, gradients, strict=True):
-                torch._foreach_add_(steps, 1)
+                torch._foreach_add_(list(dict.fromkeys(steps)), 1)
                 self._update_lists(group, params, gradient, exp_avgs, exp_avg_sqs, steps, group["lr"])
         return None
 
@@ -65,12 +68,19 @@ class _LeanFused:
     _lists: list | None = None
 
     def _collect(self) -> None:
-        """Collect the lists once every parameter has a state; leave the step to the parent class if one has none."""
+        """Collect the lists once every parameter has a state; leave the step to the parent class if one has none.
+
+        Parameters that have been updated equally often share what counts that, as adding one takes as long as updating a layer.
+        """
         lists = []
         for group in self.param_groups:
             if any(param not in self.state for param in group["params"]):
                 return
             state = [self.state[param] for param in group["params"]]
+            first = state[0]["step"]
+            if all(torch.equal(first, entry["step"]) for entry in state):
+                for entry in state:
+                    entry["step"] = first
             lists.append(
                 (
                     group,
@@ -81,6 +91,14 @@ class _LeanFused:
                 )
             )
         self._lists = lists
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state, in which every parameter has a count of its own, as in that of the parent class."""
+        found = super().state_dict()
+        found["state"] = {
+            key: {**entry, "step": entry["step"].clone()} if "step" in entry else entry for key, entry in found["state"].items()
+        }
+        return found
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state and forget the lists made of the old one."""

@@ -17,9 +17,8 @@ from torch.utils._pytree import tree_leaves
 
 Run = Callable[..., list[torch.Tensor]]
 
-_LONG_WAY = 2  # steps before one is noted, which takes longer
-
-_UNFIT = (torch.Tag.nondeterministic_seeded, torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
+_DEPENDENT = torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape
+_BY_INDEX = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index", "_unsafe_index_put"}
 _ATEN = torch.ops.aten
 _MEMORY = (_ATEN.resize_, _ATEN.resize_as_, _ATEN.set_)
 
@@ -29,9 +28,15 @@ class Replay:
 
     The first ones go the long way; one is noted, and the one after that goes both ways. Where it leaves other bits behind, or
     operations cannot be noted, the long way is taken for good.
+
+    Parameters
+    ----------
+    n_first : int, default=2
+        Steps of a kind that go the long way before one is noted, which takes as long as dozens.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, n_first: int = 2) -> None:
+        self._n_first = n_first
         self._n_taken: Counter[Hashable] = Counter()
         self._runs: dict[Hashable, Run | None] = {}
         self._sure: set[Hashable] = set()
@@ -49,17 +54,17 @@ class Replay:
         function : callable
             Must do nothing but to return new tensors.
         """
-        kind = kind, tuple(_place(value)[1:2] + _place(value)[3:] for value in given)
-        self._n_taken[kind] += 1
-        if self._n_taken[kind] <= _LONG_WAY or (kind in self._runs and self._runs[kind] is None):
-            return function()
+        kind = kind, *((value.dtype, value.shape, value.stride()) for value in given)
         run = self._runs.get(kind)
+        if run is not None and kind in self._sure:
+            with torch.no_grad():
+                return run(*given)
+        self._n_taken[kind] += 1
+        if self._n_taken[kind] <= self._n_first or (kind in self._runs and run is None):
+            return function()
         if run is None:
             found, self._runs[kind] = _noted(function, given)
             return found
-        if kind in self._sure:
-            with torch.no_grad():
-                return run(*given)
         found = function()
         if _leads_to(run, given, found):
             self._sure.add(kind)
@@ -157,7 +162,8 @@ class Transcript(TorchDispatchMode):
         if self._obstacle is not None:
             return result
         self._alive += [args, kwargs, result]
-        if any(tag in func.tags for tag in _UNFIT) or func.overloadpacket in _MEMORY:
+        is_drawn = torch.Tag.nondeterministic_seeded in func.tags
+        if is_drawn or depends_on_numbers(func, args) or func.overloadpacket in _MEMORY:
             self._obstacle = func
         if torch.Tag.inplace_view in func.tags:  # which changes no numbers
             return result
@@ -279,6 +285,13 @@ class Transcript(TorchDispatchMode):
             if is_alike and one.place[0] in self._made and not changed[one.place[0]] and changed[other.place[0]] <= may_change:
                 same[other.text] = same.get(one.text, one.text)
         return same
+
+
+def depends_on_numbers(func: Any, args: Any) -> bool:
+    """Whether the numbers in tensors decide about the shape of what an operation returns, or become numbers elsewhere."""
+    if func.overloadpacket.__name__ in _BY_INDEX:  # of which only masks do
+        return any(value.dtype in (torch.bool, torch.uint8) for value in tree_leaves(args[1]) if isinstance(value, torch.Tensor))
+    return any(tag in func.tags for tag in _DEPENDENT)
 
 
 def _place(value: torch.Tensor) -> tuple[Any, ...]:

@@ -1,7 +1,8 @@
 """A training step, run operation by operation.
 
 A module's `loss` is pure and its schedule's values are tensors, so that the same arithmetic can be run in other ways: for several
-modules of one shape at once (`skvae.training.stack`), or recorded once and replayed (`skvae.training.graph`).
+modules of one shape at once (`skvae.training.stack`), by operations that are noted once (`ReplayedStep`), or recorded once and
+replayed on a GPU (`skvae.training.graph`).
 """
 
 from __future__ import annotations
@@ -17,10 +18,14 @@ from torch import nn
 from skvae.modules import Batch, Loss, TrainableModule
 from skvae.modules.base import Schedule
 from skvae.training.optimizers import take_step
+from skvae.training.replay import Replay
 from skvae.training.schedules import SCHEDULES
 
 if TYPE_CHECKING:
     from skvae.training.stack import StackedStep
+
+
+_FIRST_STEPS = 32  # that are taken as they come: noting one takes as long as several times as many save
 
 
 class Step(Protocol):
@@ -101,6 +106,7 @@ class EagerStep:
         self.schedule = ScheduleTensors(module, plain_ones=True)
         self.is_weighted = True  # whether weights differ between rows; else their shares are computed once
         self._shares: dict[int, torch.Tensor] = {}
+        self._buffers = [(layer._buffers, name) for layer in module.modules() for name in layer._buffers]
 
     def __call__(self, batch: Batch, progress: float) -> dict[str, torch.Tensor]:
         if self.as_recorded:
@@ -135,6 +141,12 @@ class EagerStep:
         torch.autograd.backward(terms, [share if term.dim() else None for term in terms])
         self.clip()
         return loss
+
+    @property
+    def memory(self) -> list[int]:
+        """Addresses of the parameters and buffers."""
+        buffers = (place[name] for place, name in self._buffers)
+        return [tensor.data_ptr() for tensor in (*self.params, *buffers) if tensor is not None]
 
     @property
     def clips(self) -> bool:
@@ -182,6 +194,58 @@ class EagerStep:
         if n_rows not in self._shares:
             self._shares[n_rows] = batch.weight / n_rows
         return self._shares[n_rows]
+
+
+class ReplayedStep(EagerStep):
+    """A step on small tensors, whose operations are noted once and then run without what leads to them; see `Replay`.
+
+    Parameters
+    ----------
+    module, optimizer, **settings
+        See `EagerStep`.
+    """
+
+    def __init__(self, module: TrainableModule, optimizer: torch.optim.Optimizer, **settings: Any):
+        super().__init__(module, optimizer, **settings)
+        self._names: dict[tuple[Any, ...], tuple[list[str], list[str], list[nn.Parameter]]] = {}  # of what comes of a step
+        self._noted_in = self.memory
+        self._replay = Replay(_FIRST_STEPS)
+
+    def differentiate(self, batch: Batch, schedule: Schedule, share: torch.Tensor) -> Loss:
+        memory = self.memory
+        if memory != self._noted_in:  # where operations read what has moved
+            self._replay, self._noted_in = Replay(_FIRST_STEPS), memory
+        given = {id(part): part for part in (*parts_of(batch), share) if part is not None}
+        places = {key: i for i, key in enumerate(given)}
+        values = ((name, value if isinstance(value, float) else value.data_ptr()) for name, value in schedule.items())
+        kind = (*(places.get(id(part)) for part in parts_of(batch)), *(batch.noise or ()), *values)
+
+        def differentiated() -> list[torch.Tensor]:
+            loss = super(ReplayedStep, self).differentiate(batch, schedule, share)
+            reached = [param for param in self.params if param.grad is not None]
+            self._names[kind] = list(loss.terms), list(loss.learned), reached
+            return [
+                *(term.detach() for term in loss.terms.values()),
+                *(value.detach() for value in loss.learned.values()),
+                *(param.grad for param in reached if param.grad is not None),
+            ]
+
+        found = iter(self._replay(kind, list(given.values()), differentiated))
+        terms, learned, reached = self._names[kind]
+        loss = Loss({name: next(found) for name in terms}, {name: next(found) for name in learned})
+        for param in reached:
+            param.grad = next(found)
+        return loss
+
+    def forget(self) -> None:
+        """Give back what has been noted."""
+        self._replay = Replay(_FIRST_STEPS)
+
+
+def parts_of(batch: Batch) -> list[torch.Tensor | None]:
+    """Return the tensors of a batch; None for the target where it is the rows themselves."""
+    target = None if batch.target is batch.x else batch.target
+    return [batch.x, target, *batch[2:-1], *(batch.noise or {}).values()]
 
 
 def records(device: torch.device) -> bool:

@@ -17,7 +17,7 @@ from skvae.training import step as stepping
 from skvae.training.graph import CudaRecorder, GraphStep, Watch, make_step
 from skvae.training.loader import Block
 from skvae.training.optimizers import LeanAdam, Optimizer, OptimizerError, build_optimizer
-from skvae.training.step import EagerStep
+from skvae.training.step import EagerStep, ReplayedStep
 from skvae.training.together import Stretch, leave, take, take_alone
 from tests.estimators.cases import CASES
 from tests.training.tape import TapeRecorder
@@ -426,8 +426,14 @@ def choose(module, spec=None, **settings):
     return make_step(module, optimizer, spec or Optimizer(), **given)
 
 
-def test_nothing_is_recorded_on_a_cpu():
-    assert type(choose(make(VAEModule))) is EagerStep
+def test_on_a_cpu_operations_are_noted():
+    assert type(choose(make(VAEModule))) is ReplayedStep
+    assert type(choose(make(VAEModule), Optimizer("sgd"))) is ReplayedStep
+
+
+@pytest.mark.parametrize("settings", [{"watched": True}, {"on_gradient": print}, {"n_planned": 300}, {"n_rows": 2**25}], ids=str)
+def test_what_is_not_worth_noting_on_a_cpu(settings):
+    assert type(choose(make(VAEModule), **settings)) is EagerStep
 
 
 @pytest.fixture

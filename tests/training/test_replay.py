@@ -2,14 +2,22 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch.func import vmap
 
-from skvae.training import replay
+from skvae import TDVAE
+from skvae.modules import VAEModule
+from skvae.training import graph
+from skvae.training import step as stepping
+from skvae.training.optimizers import Optimizer, build_optimizer
 from skvae.training.replay import CannotReplayError, Replay, Transcript
 from skvae.training.stack import StackedStep
-from tests.training.test_stack import STACKED, assert_alike, steps_of
+from skvae.training.step import EagerStep, ReplayedStep
+from skvae.training.together import leave, take, take_alone
+from tests.estimators.cases import CASES
+from tests.training.test_stack import STACKED, assert_alike, first_rows, steps_of, stretch_of
 from tests.training.test_step import batches, make
 
 pytestmark = pytest.mark.usefixtures("one_core")
@@ -127,7 +135,7 @@ def test_steps_take_the_short_way_once_both_lead_to_the_same():
             return [x * 2.0]
 
         assert torch.equal(way("double", [x], double)[0], x * 2.0)
-    assert n_calls == replay._LONG_WAY + 2
+    assert n_calls == 2 + 2
     y = torch.ones(2, 3)
     assert torch.equal(way("double", [y], lambda: [y + y])[0], 2.0 * y)  # another shape
 
@@ -148,16 +156,104 @@ def test_other_kinds_of_steps_are_noted_by_themselves():
 
 
 @pytest.mark.parametrize(("cls", "each", "common", "missing"), STACKED.values(), ids=STACKED)
-def test_stacked_steps_leave_the_same_bits_either_way(cls, each, common, missing, monkeypatch):
+def test_stacked_steps_leave_the_same_bits_either_way(cls, each, common, missing):
     modules = [make(cls, **common, **own) for own in each]
     data = batches(modules[0], 14, missing=missing)
     stacks = []
     for way in (copy.deepcopy(modules), modules):
         stack = StackedStep(steps_of(way))
+        if stacks:
+            stack._replay = Replay(n_first=1000)
         stacks.append(stack)
         for i, batch in enumerate(data):
             stack(batch.mapped(lambda part: torch.stack([part] * 3)), [i / 14] * 3)
-        monkeypatch.setattr(replay, "_LONG_WAY", 1000)
     assert stacks[0]._replay._sure or modules[0].interval == 1
     assert not stacks[1]._replay._runs
     assert_alike([step.module for step in stacks[0].members], [step.module for step in stacks[1].members], rtol=0, atol=0)
+
+
+# -- steps of one module ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def noted_early(monkeypatch):
+    """Have steps noted after the first, and in runs of any length."""
+    monkeypatch.setattr(stepping, "_FIRST_STEPS", 1)
+    monkeypatch.setattr(graph, "_PAYING_STEPS_OF_NOTED", 0)
+
+
+def pair_of(module, spec=None, **settings):
+    """A step whose operations are noted, and one whose are not, of two modules that are the same."""
+    spec, found = spec or Optimizer(), []
+    for cls, own in ((ReplayedStep, module), (EagerStep, copy.deepcopy(module))):
+        optimizer = build_optimizer(spec, list(own.parameters()), 0.01, torch.device("cpu"))
+        settings = {"learning_rate": 0.01, "clip_norm": spec.clip_norm, "clip_value": spec.clip_value} | settings
+        found.append(cls(own, optimizer, **settings))
+    return found
+
+
+def assert_same_terms(found, expected):
+    assert found.keys() == expected.keys()
+    for name, term in found.items():
+        assert torch.equal(term, expected[name].detach()), name
+
+
+@pytest.mark.parametrize("spec", [Optimizer(), Optimizer("sgd", clip_norm=0.5, clip_value=0.3)], ids=["adam", "clipped"])
+@pytest.mark.parametrize(("cls", "each", "common", "missing"), STACKED.values(), ids=STACKED)
+def test_steps_leave_the_same_bits_either_way(cls, each, common, missing, spec, noted_early):
+    module = make(cls, **common, **each[-1])
+    step, twin = pair_of(module, spec)
+    data = batches(module, 24, missing=missing)
+    for i, batch in enumerate(data):
+        batch = first_rows(batch, 11) if i % 4 == 3 else batch
+        assert_same_terms(step(batch, i / len(data)), twin(batch, i / len(data)))
+        assert all(param.grad is None for param in step.params)
+    assert step._replay._sure
+    assert_alike([step.module], [twin.module], rtol=0, atol=0)
+
+
+def test_what_has_moved_is_read_where_it_is(noted_early):
+    module = make(VAEModule)
+    step, twin = pair_of(module)
+    for i, batch in enumerate(batches(module, 30)):
+        if i == 10:
+            for param in module.parameters():
+                param.data = param.data.clone()
+        if i == 20:
+            noise = module.likelihood.noise
+            for name, buffer in noise._buffers.items():
+                noise._buffers[name] = buffer.clone()
+        assert_same_terms(step(batch, 0.5), twin(batch, 0.5))
+        if i in (9, 19, 29):
+            assert step._replay._sure
+    assert_alike([module], [twin.module], rtol=0, atol=0)
+
+
+def test_steps_may_be_taken_together_in_between(noted_early):
+    pairs = [pair_of(make(VAEModule, seed)) for seed in (0, 1)]
+    data = batches(pairs[0][0].module, 12)
+    for steps in zip(*pairs, strict=True):
+        for each in (stretch_of(step, data) for step in steps):
+            take_alone(each)
+        assert all(isinstance(found, list) for found in take([stretch_of(step, data) for step in steps]))
+        leave(steps)
+        for each in (stretch_of(step, data) for step in steps):
+            take_alone(each)
+    for step, twin in pairs:
+        assert step._replay._sure
+        assert_alike([step.module], [twin.module], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_fits_come_out_the_same_either_way(case, X, monkeypatch, noted_early):
+    made, forget = [], ReplayedStep.forget
+    monkeypatch.setattr(ReplayedStep, "forget", lambda self: made.append(len(self._replay._sure)) or forget(self))
+    found = []
+    for cls in (ReplayedStep, EagerStep):
+        monkeypatch.setattr(graph, "ReplayedStep", cls)
+        model = case.make(max_epochs=6, batch_size=11, early_stopping=True).fit(X)
+        found.append((model.transform(X), *model.history_.values()))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert len(made) == 1
+    assert made[0] > 0 or case.cls is TDVAE  # whose recurrent layer is one operation, which cannot be run again by itself
