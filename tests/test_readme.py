@@ -3,9 +3,13 @@
 import re
 import subprocess
 import sys
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from skvae.estimators._fit import FEWEST_STEPS, FitRun
 
 ROOT = Path(__file__).parents[1]
 
@@ -14,9 +18,23 @@ def python_blocks(path):
     return "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / path).read_text(), re.S))
 
 
-@pytest.mark.parametrize("path", ["README.md", "docs/guide.md"])
+@pytest.mark.parametrize("path", ["README.md", pytest.param("docs/guide.md", marks=pytest.mark.slow)])
 def test_python_blocks_run_in_order(path):
     exec(compile(python_blocks(path), path, "exec"), {})
+
+
+def test_python_blocks_of_the_guide_run_in_order_with_shorter_fits(monkeypatch):
+    plan = FitRun._plan
+
+    def shorter(self, n_rows, stopping):
+        found = plan(self, n_rows, stopping)
+        n_steps = max(10 * -(-n_rows // found.batch_size), FEWEST_STEPS)
+        return replace(found, n_epochs=min(found.n_epochs, 10), total_steps=min(found.total_steps, n_steps))
+
+    monkeypatch.setattr(FitRun, "_plan", shorter)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what has not been learned
+        exec(compile(python_blocks("docs/guide.md"), "docs/guide.md", "exec"), {})
 
 
 @pytest.mark.parametrize("path", ["README.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))])

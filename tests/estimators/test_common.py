@@ -6,7 +6,7 @@ from conftest import ALL_ESTIMATORS, labels_for
 from sklearn.utils import estimator_checks as checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skvae import CVAE, TDVAE, VQVAE, AutoEncoder, DenoisingAE, LinearPath, NeighborAE
+from skvae import CVAE, TDVAE, VQVAE, AutoEncoder, ContractiveAE, DenoisingAE, LinearPath, NeighborAE
 
 NOT_EXACT = (
     "weights and repeated rows are compared at 1e-7, which training in single precision on shuffled batches cannot meet; "
@@ -21,10 +21,18 @@ def expected_failed_checks(estimator):
     }
 
 
-# One estimator stands for all that choose a weight decay, whose choice takes most of the time; neighbors and
-# sequences take long runs.
+# One estimator stands for all that choose a weight decay, whose choice takes most of the time, as learning a prior of discrete
+# codes does; neighbors and sequences take long runs.
 _SHORT = {"linear_path": LinearPath(1.0), "max_epochs": 30}
-SHORTER = {AutoEncoder: _SHORT, DenoisingAE: _SHORT, CVAE: _SHORT, NeighborAE: {"max_epochs": 30}, TDVAE: {"max_epochs": 20}}
+SHORTER = {
+    AutoEncoder: _SHORT,
+    DenoisingAE: _SHORT,
+    CVAE: _SHORT,
+    ContractiveAE: {"max_epochs": 30},
+    NeighborAE: {"max_epochs": 30},
+    TDVAE: {"max_epochs": 20},
+    VQVAE: {"max_epochs": 30, "code_prior": "histogram"},
+}
 
 
 @parametrize_with_checks([cls() for cls in ALL_ESTIMATORS if cls not in SHORTER], expected_failed_checks=expected_failed_checks)

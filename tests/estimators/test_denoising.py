@@ -528,7 +528,7 @@ def digits():
     return train, test, PCA(16).fit(train), AutoEncoder(16, random_state=0).fit(train)
 
 
-@pytest.mark.parametrize("damage", ["noise", "mask"])
+@pytest.mark.parametrize("damage", ["noise", pytest.param("mask", marks=pytest.mark.slow)])
 def test_denoising_beats_doing_nothing_pca_and_the_plain_autoencoder(digits, damage):
     train, test, pca, plain = digits
     rng = np.random.default_rng(0)

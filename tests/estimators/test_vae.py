@@ -41,7 +41,7 @@ def test_a_search_does_not_prefer_large_codes():
 
 @pytest.mark.parametrize(
     "load",
-    [load_wine, load_diabetes, *(pytest.param(load, marks=pytest.mark.slow) for load in (load_breast_cancer, load_digits))],
+    [load_wine, *(pytest.param(load, marks=pytest.mark.slow) for load in (load_breast_cancer, load_diabetes, load_digits))],
 )
 @pytest.mark.parametrize("cls", [AutoEncoder, VAETransformer])
 def test_defaults_on_raw_tables(load, cls):
