@@ -32,6 +32,7 @@ class _LeanFused:
         lists = self._lists or []
         gradients = [[param.grad for param in params] for _, params, *_ in lists]
         if self._lists is None or any(gradient is None for group in gradients for gradient in group):
+            self._lists = None
             for entry in self.state.values():  # of which the parent class counts each by itself
                 if "step" in entry:
                     entry["step"] = entry["step"].clone()

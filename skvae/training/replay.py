@@ -33,10 +33,12 @@ class Replay:
     ----------
     n_first : int, default=2
         Steps of a kind that go the long way before one is noted, which takes as long as dozens.
+    changing : callable, optional
+        Returns the tensors that steps change where they lie.
     """
 
-    def __init__(self, n_first: int = 2) -> None:
-        self._n_first = n_first
+    def __init__(self, n_first: int = 2, changing: Callable[[], list[torch.Tensor]] = list) -> None:
+        self._n_first, self._changing = n_first, changing
         self._n_taken: Counter[Hashable] = Counter()
         self._runs: dict[Hashable, Run | None] = {}
         self._sure: set[Hashable] = set()
@@ -52,7 +54,7 @@ class Replay:
             What steps have in common that are alike, beside the shapes of what is given.
         given : sequence of Tensor
         function : callable
-            Must do nothing but to return new tensors.
+            Must do nothing but to return new tensors, and to change those that are known to change.
         """
         kind = kind, *((value.dtype, value.shape, value.stride()) for value in given)
         run = self._runs.get(kind)
@@ -65,11 +67,16 @@ class Replay:
         if run is None:
             found, self._runs[kind] = _noted(function, given)
             return found
+        changing = [value.detach() for value in self._changing()]
+        before = [value.clone() for value in changing]
         found = function()
-        if _leads_to(run, given, found):
+        after = [value.clone() for value in changing]
+        _write(before, changing)
+        if _leads_to(run, given, found) and all(map(torch.equal, changing, after)):
             self._sure.add(kind)
         else:
             self._runs[kind] = None
+            _write(after, changing)
         return found
 
 
@@ -81,6 +88,11 @@ def _noted(function: Callable[[], list[torch.Tensor]], given: Sequence[torch.Ten
         return found, transcript.function(found)
     except (CannotReplayError, SyntaxError):  # the long way is always there
         return found, None
+
+
+def _write(values: list[torch.Tensor], places: list[torch.Tensor]) -> None:
+    for value, place in zip(values, places, strict=True):
+        place.copy_(value)
 
 
 @torch.no_grad()
@@ -215,7 +227,7 @@ class Transcript(TorchDispatchMode):
         ]
         body = "\n    ".join([*reversed(lines), f"return [{', '.join(returned)}]"])
         exec(f"def run({', '.join(name.text for name in self._given)}):\n    {body}", space)
-        run: Run = space["run"]
+        run: Run = space.pop("run")  # which would keep all that is in there alive, and be kept alive by it
         return run
 
     # -- names --------------------------------------------------------------------------------------------------------

@@ -145,8 +145,10 @@ class EagerStep:
     @property
     def memory(self) -> list[int]:
         """Addresses of the parameters and buffers."""
-        buffers = (place[name] for place, name in self._buffers)
-        return [tensor.data_ptr() for tensor in (*self.params, *buffers) if tensor is not None]
+        return [tensor.data_ptr() for tensor in (*self.params, *self._present_buffers())]
+
+    def _present_buffers(self) -> list[torch.Tensor]:
+        return [buffer for buffer in (place[name] for place, name in self._buffers) if buffer is not None]
 
     @property
     def clips(self) -> bool:
@@ -208,13 +210,11 @@ class ReplayedStep(EagerStep):
     def __init__(self, module: TrainableModule, optimizer: torch.optim.Optimizer, **settings: Any):
         super().__init__(module, optimizer, **settings)
         self._names: dict[tuple[Any, ...], tuple[list[str], list[str], list[nn.Parameter]]] = {}  # of what comes of a step
-        self._noted_in = self.memory
-        self._replay = Replay(_FIRST_STEPS)
+        self.forget()
 
     def differentiate(self, batch: Batch, schedule: Schedule, share: torch.Tensor) -> Loss:
-        memory = self.memory
-        if memory != self._noted_in:  # where operations read what has moved
-            self._replay, self._noted_in = Replay(_FIRST_STEPS), memory
+        if self.memory != self._noted_in:  # where operations read what has moved
+            self.forget()
         given = {id(part): part for part in (*parts_of(batch), share) if part is not None}
         places = {key: i for i, key in enumerate(given)}
         values = ((name, value if isinstance(value, float) else value.data_ptr()) for name, value in schedule.items())
@@ -239,7 +239,8 @@ class ReplayedStep(EagerStep):
 
     def forget(self) -> None:
         """Give back what has been noted."""
-        self._replay = Replay(_FIRST_STEPS)
+        # Buffers may change in a loss: normalization over a batch remembers it.
+        self._noted_in, self._replay = self.memory, Replay(_FIRST_STEPS, self._present_buffers)
 
 
 def parts_of(batch: Batch) -> list[torch.Tensor | None]:

@@ -15,8 +15,8 @@ from skvae.data import Table
 from skvae.estimators import _mixture, autoencoder
 from skvae.estimators._density import ActivityDensity, GaussianDensity, code_moments
 from skvae.estimators._mixture import MixtureDensity, choose_density
-from skvae.modules import AutoEncoderModule
-from skvae.modules import autoencoder as modules_autoencoder
+from skvae.modules import noise_fit
+from skvae.modules.noise_fit import NoiseFit
 
 pytestmark = pytest.mark.usefixtures("one_core")
 MODELS = [AutoEncoder, DenoisingAE, SparseAE, ContractiveAE]
@@ -324,14 +324,14 @@ def test_codes_of_many_rows_are_those_of_some(monkeypatch):
 
 
 def test_all_rows_are_decoded_for_the_noise_where_columns_have_next_to_no_entry_in_some(monkeypatch):
-    monkeypatch.setattr(modules_autoencoder, "_EM_ROWS", 100)
-    in_parts, calls = AutoEncoderModule._mean_energy_in_parts, []
+    monkeypatch.setattr(noise_fit, "_EM_ROWS", 100)
+    in_parts, calls = NoiseFit._mean_energy, []
 
     def counted(self, batch):
         calls.append(len(batch.x))
         return in_parts(self, batch)
 
-    monkeypatch.setattr(AutoEncoderModule, "_mean_energy_in_parts", counted)
+    monkeypatch.setattr(NoiseFit, "_mean_energy", counted)
     X = np.random.default_rng(0).normal(size=(1000, 6))
     model = AutoEncoder(2, max_epochs=2, linear_path=None, random_state=0)
     model.fit(X)
@@ -350,8 +350,8 @@ def test_the_noise_of_many_rows_is_about_that_of_all(monkeypatch, seed):
     X = np.tanh(rng.normal(size=(6000, 2))) @ rng.normal(size=(2, 40)) + noise * rng.normal(size=(6000, 40))
 
     def moment(em_rows, narrow=16):
-        monkeypatch.setattr(modules_autoencoder, "_EM_ROWS", em_rows)
-        monkeypatch.setattr(modules_autoencoder, "_NARROW", narrow)
+        monkeypatch.setattr(noise_fit, "_EM_ROWS", em_rows)
+        monkeypatch.setattr(noise_fit, "_NARROW", narrow)
         model = AutoEncoder(2, hidden_layer_sizes=(16,), max_epochs=5, linear_path=None, random_state=0).fit(X)
         return model.module_.likelihood.noise.moment.double().log().numpy()
 

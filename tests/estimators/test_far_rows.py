@@ -75,7 +75,7 @@ def case(request):
 def undamped(model):
     """Return a copy that takes every Newton step."""
     plain = copy.deepcopy(model)
-    plain.module_.__dict__["_is_curved"] = False
+    plain.module_.__dict__["is_curved"] = False
     return plain
 
 
@@ -101,7 +101,7 @@ def means(model, rows):
 
 def codes(model, rows):
     with torch.no_grad():
-        return model.module_._code(batch_of(model, rows))[0]
+        return model.module_.free_code(batch_of(model, rows))[0]
 
 
 def at_the_code(model, rows, width):

@@ -386,3 +386,15 @@ def test_the_start_takes_one_thread(wine, monkeypatch):
 def test_codes_as_wide_as_the_table_do_not_explain_the_noise(n_features):
     X = np.random.default_rng(0).normal(size=(500, n_features))
     np.testing.assert_allclose(VAETransformer(n_features, random_state=0, max_epochs=20).fit(X).noise_scale_, 1.0, atol=0.15)
+
+
+def test_spreads_of_codes_are_those_of_the_data_without_a_prior_and_alike_with_one():
+    rng = np.random.default_rng(0)
+    X = StandardScaler().fit_transform(rng.normal(size=(400, 2)) @ np.diag([4.0, 1.0]) @ rng.normal(size=(2, 12)))
+    X += 0.2 * rng.normal(size=X.shape)
+    spreads = PCA(2).fit_transform(X).std(axis=0)
+    assert spreads[0] > 1.5 * spreads[1]
+    codes = PCA(2).fit_transform(AutoEncoder(2, random_state=0).fit_transform(X)).std(axis=0)
+    assert codes[0] / codes[1] == pytest.approx(spreads[0] / spreads[1], rel=0.05)
+    codes = VAETransformer(2, random_state=0).fit_transform(X).std(axis=0)
+    np.testing.assert_allclose(codes, 1.0, atol=0.1)

@@ -21,7 +21,7 @@ from skvae.modules import (
     Net,
     SparseModule,
     VAEModule,
-    autoencoder,
+    noise_fit,
     posterior,
 )
 from skvae.modules.posterior import LaplacePosterior
@@ -762,8 +762,8 @@ def test_noise_is_the_same_by_a_few_rows_at_a_time(module_class, missing, likeli
     found = []
     for n_numbers in (1, 300, 10**7):
         monkeypatch.setattr(posterior, "_CACHED_NUMBERS", n_numbers)
-        monkeypatch.setattr(autoencoder, "_CACHED_NUMBERS", n_numbers)
-        monkeypatch.setattr(autoencoder, "_EM_ROWS", 70)
+        monkeypatch.setattr(noise_fit, "_CACHED_NUMBERS", n_numbers)
+        monkeypatch.setattr(noise_fit, "_EM_ROWS", 70)
         torch.manual_seed(0)
         module = module_class(5, 3, hidden_layer_sizes=(7,), activation="tanh", likelihood=likelihood).eval()
         module.likelihood.fit(X)
@@ -785,9 +785,9 @@ def test_wide_codes_solve_the_same_systems(likelihood):
     module.double().prior.fit(rng.normal(size=8), np.cov(rng.normal(size=(8, 50))))
     batch = Batch.of(torch.from_numpy(rng.normal(size=(20, 5))))
     with torch.no_grad():
-        code, free = module._code(batch)
+        code, free = module.free_code(batch)
         output = module.decode(code, batch)
-        residual, slopes = module.likelihood.residual(batch.x, output), module._slopes(code, free, batch)
+        residual, slopes = module.likelihood.residual(batch.x, output), module.slopes(code, free, batch)
         posterior = LaplacePosterior(code, free, slopes)
         for factor in (0.1, 1.0, 30.0):
             information = factor * module.likelihood.information(output)
