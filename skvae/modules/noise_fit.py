@@ -70,7 +70,7 @@ class NoiseFit:
         self.some = rows_of(self.batch, self._affordable())
         self.code, self.free = module.free_code(self.some)
         self.output = module.decode(self.code, self.some)
-        self._measure()
+        self._measure_residuals()
         self.slopes = self._slopes()
         tolerance = _NOISE_TOLERANCE
         if share == 1.0:
@@ -99,7 +99,7 @@ class NoiseFit:
         """Which numbers of the output some rows have an entry for; None where all do."""
         return None if self.some.observed is None else self.likelihood.spread(self.some.observed)
 
-    def _measure(self) -> None:
+    def _measure_residuals(self) -> None:
         """Measure the residuals of some rows, and of more where these cannot stand for all."""
         likelihood, some = self.likelihood, self.some
         self.residual = likelihood.residual(some.target, self.output)
