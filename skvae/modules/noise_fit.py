@@ -11,7 +11,7 @@ from torch import Tensor
 
 from skvae.functional import positive_fixed_point
 from skvae.modules.batch import Batch
-from skvae.modules.posterior import LaplacePosterior
+from skvae.modules.posterior import Free, LaplacePosterior
 
 if TYPE_CHECKING:
     from skvae.modules.autoencoder import AutoEncoderModule
@@ -55,6 +55,8 @@ class NoiseFit:
         The same of `some`.
     decides : Tensor of bool, shape (n_features,)
         Whether `some` decide on a column.
+    level : Tensor of shape (n_features,)
+        What their energies are multiplied by.
     """
 
     def __init__(self, module: AutoEncoderModule, batch: Batch):
@@ -91,8 +93,12 @@ class NoiseFit:
     @cached_property
     def is_narrow(self) -> bool:
         """Whether rows have so many columns that they leave little of a code uncertain."""
-        n_free = self.module.free_code(rows_of(self.batch, slice(1)))[1].positions.shape[1]
-        return self.module.n_features >= _NARROW * n_free
+        return self.module.n_features >= _NARROW * self.free_of_one.positions.shape[1]
+
+    @cached_property
+    def free_of_one(self) -> Free:
+        """Which entries of the first row's code are free, of which all rows have as many."""
+        return self.module.free_code(rows_of(self.batch, slice(1)))[1]
 
     @cached_property
     def observed(self) -> Tensor | None:
@@ -178,8 +184,7 @@ class NoiseFit:
 
     def _affordable(self) -> slice:
         """Evenly spaced rows whose slopes fit into memory and whose systems are solved in a moment."""
-        module, batch = self.module, self.batch
-        free = module.free_code(rows_of(batch, slice(1)))[1]
+        module, batch, free = self.module, self.batch, self.free_of_one
         has_all = batch.observed is None
         if has_all and module.linear_map is not None and free.positions.stride(0) == 0 and not module.is_curved:
             return slice(None)  # one system for all

@@ -24,8 +24,7 @@ from skvae.training.schedules import SCHEDULES
 if TYPE_CHECKING:
     from skvae.training.stack import StackedStep
 
-
-_FIRST_STEPS = 32  # that are taken as they come: noting one takes as long as several times as many save
+_FIRST_STEPS = 32  # that are taken as they come: noting one takes as long as some 200 save
 
 
 class Step(Protocol):
