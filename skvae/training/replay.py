@@ -1,7 +1,8 @@
 """Operations of a step that are noted once, and run again without what leads to them.
 
 Between two operations on small tensors more time passes in what decides about them (layers, transformations, the way back) than
-they take. They are the same at every step, so that they are written down, in the order in which they ran, as one function.
+they take. They are the same at every step, so that they are written down, in the order in which they ran, as one function of
+TorchScript: it runs without Python, which is free for the steps of other threads meanwhile.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ _DEPENDENT = torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape
 _BY_INDEX = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index", "_unsafe_index_put"}
 _ATEN = torch.ops.aten
 _MEMORY = (_ATEN.resize_, _ATEN.resize_as_, _ATEN.set_)
+# What TorchScript knows layouts by.
+_FORMATS = {torch.contiguous_format: 0, torch.preserve_format: 1, torch.channels_last: 2, torch.channels_last_3d: 3}
 
 
 class Replay:
@@ -86,7 +89,7 @@ def _noted(function: Callable[[], list[torch.Tensor]], given: Sequence[torch.Ten
         found = function()
     try:
         return found, transcript.function(found)
-    except (CannotReplayError, SyntaxError):  # the long way is always there
+    except (CannotReplayError, RuntimeError, TypeError, AttributeError):  # the long way is always there
         return found, None
 
 
@@ -205,30 +208,19 @@ class Transcript(TorchDispatchMode):
             raise CannotReplayError
         same = self._same()
         texts = [same.get(name.text, name.text) for name in found if name is not None]
-        kept = {*texts, *self._fixed}
-        space: dict[str, Any] = dict(self._fixed)
-        lines: list[str] = []
+        kept, operations = {*texts, *self._fixed}, list[_Operation]()
         for operation in reversed(self._operations):
             made = [name.text for name in _names_in(operation.result)]
-            read = [same.get(name.text, name.text) for name in _names_in((operation.args, operation.kwargs))]
-            if any(name in same for name in made) or not (operation.writes or any(name in kept for name in made)):
-                continue
-            over = [name for name in dict.fromkeys([*read, *made]) if name not in kept]
-            kept.update(over)
-            if over:  # nobody reads it any more: its memory is given back
-                lines.append(f"del {', '.join(over)}")
-            target = "" if operation.writes else f"{_target(operation.result)} = "
-            given = [_code(value, same, space) for value in operation.args]
-            given += [f"{key}={_code(value, same, space)}" for key, value in operation.kwargs.items()]
-            lines.append(f"{target}{_fix(operation.function, space)}({', '.join(given)})")
+            if not any(name in same for name in made) and (operation.writes or any(name in kept for name in made)):
+                kept.update(made, (same.get(name.text, name.text) for name in _names_in((operation.args, operation.kwargs))))
+                operations.append(operation)
+        given = [name.text for name in self._given]
+        script = _Script([*given, *self._fixed], same)
+        for operation in reversed(operations):
+            script.append(operation)
         counts = Counter(texts)
-        returned = [
-            text if counts[text] == 1 and text not in {name.text for name in self._given} else f"{text}.clone()" for text in texts
-        ]
-        body = "\n    ".join([*reversed(lines), f"return [{', '.join(returned)}]"])
-        exec(f"def run({', '.join(name.text for name in self._given)}):\n    {body}", space)
-        run: Run = space.pop("run")  # which would keep all that is in there alive, and be kept alive by it
-        return run
+        shared = {text for text in texts if counts[text] > 1 or text in given}
+        return script.function(texts, shared, list(self._fixed.values()))
 
     # -- names --------------------------------------------------------------------------------------------------------
 
@@ -334,23 +326,73 @@ def _written(operation: _Operation) -> Iterator[_Name]:
             yield from _names_in(operation.args[i] if i < len(operation.args) else operation.kwargs.get(argument.name))
 
 
-def _fix(value: Any, space: dict[str, Any]) -> str:
-    name = f"f{len(space)}"
-    space[name] = value
-    return name
+class _Script:
+    """A function of TorchScript that is put together operation by operation.
 
+    Parameters
+    ----------
+    names : sequence of str
+        Of the tensors that it will be given.
+    same : dict of str
+        Names of tensors for which others are to be taken, by the names of these.
+    """
 
-def _target(result: Any) -> str:
-    """Return the code for what an operation returns, of which gradients that nobody asks for are None."""
-    if isinstance(result, (list, tuple)):
-        return f"[{', '.join(map(_target, result))}]"
-    return result.text if isinstance(result, _Name) else "_"
+    def __init__(self, names: Sequence[str], same: dict[str, str]):
+        self._graph: Any = torch._C.Graph()
+        self._values: dict[str, Any] = {name: self._graph.addInput(name) for name in names}
+        self._same = same
 
+    def append(self, operation: _Operation) -> None:
+        """Append an operation on tensors that are there."""
+        schema, args, result = operation.function._schema, operation.args, operation.result
+        rest = (operation.kwargs.get(each.name, each.default_value) for each in schema.arguments[len(args) :])
+        numbers = next((name.place[1] for name in _names_in(result) if name.place[1].is_floating_point), None)
+        values = [self._value(value, each.type, numbers) for value, each in zip((*args, *rest), schema.arguments, strict=True)]
+        if isinstance(result, list):
+            (whole,) = self._node(schema.name, values)
+            made = self._node("prim::ListUnpack", [whole.setType(schema.returns[0].type)], len(result))
+        else:
+            made = self._node(schema.name, values, len(schema.returns))
+            result = result if isinstance(result, tuple) else (result,)
+        if not operation.writes:
+            self._values.update({name.text: value for name, value in zip(result, made, strict=True) if isinstance(name, _Name)})
 
-def _code(value: Any, same: dict[str, str], space: dict[str, Any]) -> str:
-    """Return the code for what an operation is given."""
-    if isinstance(value, _Name):
-        return same.get(value.text, value.text)
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(_code(each, same, space) for each in value)}]"
-    return repr(value) if value is None or type(value) in (int, bool, str) else _fix(value, space)
+    def function(self, results: Sequence[str], shared: set[str], fixed: Sequence[torch.Tensor]) -> Run:
+        """Return the function that returns tensors, copies of those that are shared; the last it is given are always the same."""
+        values = [self._values[name] for name in results]
+        for i, name in enumerate(results):
+            if name in shared:
+                (values[i],) = self._node("aten::clone", [values[i], self._graph.insertConstant(None)])
+        self._graph.registerOutput(self._list(values, torch._C.ListType.ofTensors()))
+        function = torch._C._create_function_from_graph("run", self._graph)
+
+        def run(*given: torch.Tensor) -> list[torch.Tensor]:
+            with torch.jit.optimized_execution(False):  # which would look at a few steps before it decides what to do
+                found: list[torch.Tensor] = function(*given, *fixed)
+            return found
+
+        return run
+
+    def _node(self, kind: str, values: Sequence[Any], n_results: int = 1) -> list[Any]:
+        node = self._graph.create(kind, values, n_results)
+        self._graph.appendNode(node)
+        return list(node.outputs())
+
+    def _list(self, values: Sequence[Any], kind: Any) -> Any:
+        return self._node("prim::ListConstruct", values)[0].setType(kind)
+
+    def _value(self, value: Any, kind: Any, numbers: torch.dtype | None) -> Any:
+        """Return what an operation is given: tensors, or what is the same at every step; numbers become tensors where it asks."""
+        if isinstance(value, _Name):
+            return self._values[self._same.get(value.text, value.text)]
+        if isinstance(value, (list, tuple)):
+            if not value or any(isinstance(each, _Name) for each in value):
+                return self._list([self._value(each, kind, numbers) for each in value], kind)
+            return self._graph.insertConstant(list(value))
+        if isinstance(value, torch.memory_format):
+            value = _FORMATS[value]
+        elif isinstance(value, (int, float)) and kind.kind() == "TensorType":
+            value = torch.tensor(value, dtype=numbers if isinstance(value, float) else None)
+        elif isinstance(value, int) and kind.kind() == "FloatType":
+            value = float(value)
+        return self._graph.insertConstant(value)
