@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-_FEWEST_ITERATIONS, _MAX_ITERATIONS = 10, 300
+_FEWEST_ITERATIONS, _MAX_ITERATIONS, _MAX_LEAPS = 10, 300, 33
 _WORK = 2**34  # multiply-adds of all iterations
 _MAX_ITERATIONS_MISSING = 60
 _TOLERANCE = 1e-6  # of the log-likelihood, in nats a column, between checks
@@ -219,25 +220,67 @@ def _follow(found: Factors, x: Tensor, share: Tensor, *, is_shared: bool, floor:
     deviation = (x - share @ x) * share.sqrt().unsqueeze(1)
     variance = deviation.square().sum(0)
     covariance = None if len(x) < x.shape[1] else deviation.mT @ deviation
-    mean, loadings, noise = found
-    before = torch.inf
-    identity = torch.eye(loadings.shape[1], dtype=x.dtype)
-    work = min(deviation.shape) * deviation.shape[1] * loadings.shape[1]
-    for i in range(max(_FEWEST_ITERATIONS, min(_MAX_ITERATIONS, _WORK // work))):
+    identity = torch.eye(found.loadings.shape[1], dtype=x.dtype)
+
+    def improved(loadings: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, float]:
+        """Return loadings and noise after a step, and the log-likelihood before it, in nats a column, up to a constant."""
         weighted = loadings / (beta * noise).unsqueeze(1)
-        posterior = torch.linalg.inv(torch.addmm(identity, loadings.mT, weighted))
+        factor = torch.linalg.cholesky_ex(torch.addmm(identity, loadings.mT, weighted))[0]
+        posterior = torch.cholesky_inverse(factor)
         encode = weighted @ posterior
         crossed = deviation.mT @ (deviation @ encode) if covariance is None else covariance @ encode
         second = torch.addmm(posterior, encode.mT, crossed)
-        loadings = torch.linalg.solve(second, crossed.mT).mT
+        energy = (noise.log() + variance / noise - (weighted * crossed).sum(1)).sum() + 2.0 * factor.diagonal().log().sum()
+        loadings = torch.linalg.solve_ex(second, crossed.mT)[0].mT
         noise = variance - (loadings * crossed).sum(1)
         noise = torch.maximum(noise.mean().expand_as(noise) if is_shared else noise, floor)
+        return loadings, noise, -0.5 * float(energy) / len(noise)
+
+    work = min(deviation.shape) * deviation.shape[1] * len(identity)
+    n_most = max(_FEWEST_ITERATIONS, min(_MAX_ITERATIONS, _WORK // work))
+    loadings, noise = found.loadings, found.noise
+    if beta == 1.0:
+        return Factors(found.mean, *_leaping(improved, loadings, noise, min(_MAX_LEAPS, -(-n_most // 3))))
+    before = torch.inf
+    for i in range(n_most):
+        loadings, noise, _ = improved(loadings, noise)
         if i % _CHECKED == 0:
             level = float(noise.log().mean())
             if abs(before - level) < _TOLERANCE * _CHECKED:
                 break
             before = level
-    return Factors(mean, loadings, noise)
+    return Factors(found.mean, loadings, noise)
+
+
+def _leaping(
+    improved: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, float]], loadings: Tensor, noise: Tensor, n_leaps: int
+) -> tuple[Tensor, Tensor]:
+    """Take steps of expectation-maximization, and leap after every two where they lead, as long as the likelihood grows [1]_.
+
+    References
+    ----------
+    .. [1] Varadhan and Roland, "Simple and globally convergent methods for accelerating the convergence of any EM algorithm",
+       Scandinavian Journal of Statistics 35, 2008.
+    """
+    longest, before = 1.0, -torch.inf
+    for _ in range(n_leaps):
+        *first, level = improved(loadings, noise)
+        if level - before < 3.0 * _TOLERANCE:
+            break
+        *second, after = improved(*first)
+        start, one, two = (torch.cat([part.flatten(), spread.log()]) for part, spread in ((loadings, noise), first, second))
+        step, bend = one - start, two - 2.0 * one + start
+        length = min(max(1.0, float(step.norm() / bend.norm().clamp(min=1e-30))), longest)
+        longest = 4.0 * longest if length == longest else longest
+        leap = start + 2.0 * length * step + length**2 * bend
+        reached = leap[: loadings.numel()].view_as(loadings), leap[loadings.numel() :].exp()
+        *third, level_there = improved(*reached)
+        if level_there >= after:  # which nothing that is not a number is
+            loadings, noise = third
+        else:
+            (loadings, noise), longest = second, max(1.0, longest / 4.0)
+        before = level
+    return loadings, noise
 
 
 def _follow_observed(

@@ -44,6 +44,7 @@ _FOLDS_OF_ONE = 3  # that one fold is the first of, at least
 _HELD_OUT_ROWS = 1024
 _MOST_ROWS, _MOST_NUMBERS, _FEWEST_OF_MANY = 2**14, 2**26, 4096  # of the rows that are looked at
 _DRAWN_ROWS = 1024  # held-out rows are repeated up to so many, where their loss has noise in it
+_BATCHES_AT_ONCE, _NUMBERS_AT_ONCE = 16, 2**20  # that are gathered, about
 _LAST_RATE = 0.1  # learning rate at the end of each decay, relative to that at its start
 _REACHED = 0.9  # of the largest gain
 _ALIKE = 0.5  # standard errors by which a stronger decay may be worse than the best
@@ -245,15 +246,19 @@ def _blocks(
     shuffle_seed: int,
     noise_seed: int,
 ) -> Iterator[Block]:
-    """Batches of every fold's training rows, side by side, an epoch after the other, without end."""
+    """Batches of every fold's training rows, side by side, some epochs after the others, without end."""
     device = rows.x.device
     shuffle, noise = make_generator(shuffle_seed, device), make_generator(noise_seed, device)
     n_rows = min(map(len, train))
     n_batches = -(-n_rows // batch_size)
-    sizes = [len(part) for part in torch.arange(n_rows).tensor_split(n_batches)]
+    n_epochs = max(1, min(_BATCHES_AT_ONCE // n_batches, _NUMBERS_AT_ONCE // (n_rows * len(train) * rows.x[0].numel())))
+    sizes = [len(part) for part in torch.arange(n_rows).tensor_split(n_batches)] * n_epochs
     while True:
-        orders = [index[torch.randperm(len(index), generator=shuffle, device=device)[:n_rows]] for index in train]
-        chosen = torch.stack(orders)
+        orders = [
+            [index[torch.randperm(len(index), generator=shuffle, device=device)[:n_rows]] for index in train]
+            for _ in range(n_epochs)
+        ]
+        chosen = torch.stack([torch.cat(order) for order in zip(*orders, strict=True)])
         drawn = {  # the same for all folds
             name: torch.cat([torch.randn(size, *shape, generator=noise, device=device, dtype=torch.float32) for size in sizes])
             for name, shape in noise_shapes.items()
