@@ -13,6 +13,7 @@ _WORK = 2**34  # multiply-adds of all iterations
 _MAX_ITERATIONS_MISSING = 60
 _TOLERANCE = 1e-6  # of the log-likelihood, in nats a column, between checks
 _CHECKED = 10  # iterations between two looks at it
+_LEAST_GAIN = 1e-7  # nats a column, of a leap
 _FAINT = 0.1  # of the noise: loadings of factors that the rows say nothing about
 _RIDGE = 1e-8
 
@@ -265,7 +266,7 @@ def _leaping(
     longest, before = 1.0, -torch.inf
     for _ in range(n_leaps):
         *first, level = improved(loadings, noise)
-        if level - before < 3.0 * _TOLERANCE:
+        if level - before < _LEAST_GAIN:
             break
         *second, after = improved(*first)
         start, one, two = (torch.cat([part.flatten(), spread.log()]) for part, spread in ((loadings, noise), first, second))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn import datasets
 from sklearn.decomposition import PCA, FactorAnalysis
 from torch.distributions import MultivariateNormal
 
@@ -81,6 +82,28 @@ def test_factors_are_those_of_scikit_learn():
     # The posterior is uncorrelated, so that its variances tell all of it.
     precision = torch.eye(N_FACTORS, dtype=torch.float64) + found.loadings.mT @ (found.loadings / found.noise.unsqueeze(1))
     torch.testing.assert_close(torch.linalg.inv(precision), torch.diag(variance), atol=1e-9, rtol=0.0)
+
+
+@pytest.mark.filterwarnings("ignore:FactorAnalysis did not converge")
+@pytest.mark.parametrize(("name", "n_factors"), [("iris", 2), ("wine", 4), ("breast_cancer", 8), ("few", 3)])
+def test_few_steps_lead_to_the_largest_likelihood(name, n_factors):
+    rng = np.random.default_rng(0)
+    few = rng.normal(size=(30, 3)) @ rng.normal(size=(3, 60)) + np.geomspace(0.1, 1.0, 60) * rng.normal(size=(30, 60))
+    X = few if name == "few" else getattr(datasets, f"load_{name}")(return_X_y=True)[0]
+    X = (X - X.mean(axis=0)) / X.std(axis=0)
+    n_calls, cholesky = 0, torch.linalg.cholesky_ex
+
+    def counted(matrix):
+        nonlocal n_calls
+        n_calls += 1
+        return cholesky(matrix)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.linalg, "cholesky_ex", counted)
+        found = factor_analysis(torch.from_numpy(X), equal(X), n_factors)
+    longest = FactorAnalysis(n_factors, tol=1e-8, max_iter=1000, svd_method="lapack").fit(X)
+    assert 0 < n_calls < 100
+    assert log_prob(found, X) / X.shape[1] > longest.score(X) / X.shape[1] - 1e-3
 
 
 def test_shared_noise_gives_probabilistic_components():

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import threading
 import weakref
 
 import numpy as np
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.usefixtures("one_core")
 
 WEIGHT = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0))
 BUFFER = torch.arange(4.0)
+INDEX = torch.tensor([4, 0, 1])
 
 
 def layers(x, weight):
@@ -80,7 +82,16 @@ def filled(x, weight):
     return [2.0 * whole, 2.0 * other]
 
 
-@pytest.mark.parametrize("function", [layers, changed, ones, flat, unasked, filled])
+def settings(x, weight):
+    """Numbers where operations take tensors, parts by index, no dimensions at all, types and layouts."""
+    above = torch.where(x > 0.0, x, 0.1)
+    exact = x.double() * 0.1 + torch.full_like(x, 2, dtype=torch.float64)
+    whole = x.sum().reshape([]).clone(memory_format=torch.preserve_format)
+    images = x.unsqueeze(0).contiguous(memory_format=torch.channels_last).relu()
+    return [above[:, INDEX], exact, exact.to(torch.float32) / 3, whole, images, torch.nn.functional.gelu(x, approximate="tanh")]
+
+
+@pytest.mark.parametrize("function", [layers, changed, ones, flat, unasked, filled, settings])
 def test_what_is_noted_does_the_same_to_other_numbers(function):
     weight = WEIGHT.clone()
     rows = torch.randn(4, 3, 6, 5, generator=torch.Generator().manual_seed(1)).unbind()
@@ -124,6 +135,26 @@ def test_memory_that_is_given_twice_cannot_be_noted():
         found = [x + x]
     with pytest.raises(CannotReplayError):
         transcript.function(found)
+
+
+def test_threads_take_the_short_way_side_by_side():
+    rows = [torch.randn(3, 6, 5, generator=torch.Generator().manual_seed(seed)) for seed in range(4)]
+    with Transcript([rows[0]]) as transcript:
+        found = layers(rows[0], WEIGHT)
+    run, results = transcript.function(found), {}
+
+    def work(i):
+        with torch.no_grad():
+            results[i] = [run(rows[i]) for _ in range(50)]
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(rows))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i, x in enumerate(rows):
+        expected = layers(x, WEIGHT)
+        assert all(all(map(torch.equal, result, expected)) for result in results[i])
 
 
 def test_steps_take_the_short_way_once_both_lead_to_the_same():
