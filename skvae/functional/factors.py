@@ -224,14 +224,16 @@ def _follow(found: Factors, x: Tensor, share: Tensor, *, is_shared: bool, floor:
     identity = torch.eye(found.loadings.shape[1], dtype=x.dtype)
 
     def improved(loadings: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, float]:
-        """Return loadings and noise after a step, and the log-likelihood before it, in nats a column, up to a constant."""
+        """Return loadings and noise after a step, and the objective before it, in nats a column, up to a constant."""
         weighted = loadings / (beta * noise).unsqueeze(1)
         factor = torch.linalg.cholesky_ex(torch.addmm(identity, loadings.mT, weighted))[0]
         posterior = torch.cholesky_inverse(factor)
         encode = weighted @ posterior
         crossed = deviation.mT @ (deviation @ encode) if covariance is None else covariance @ encode
         second = torch.addmm(posterior, encode.mT, crossed)
-        energy = (noise.log() + variance / noise - (weighted * crossed).sum(1)).sum() + 2.0 * factor.diagonal().log().sum()
+        left = variance + (loadings * (loadings @ second - 2.0 * crossed)).sum(1)
+        divergence = second.trace() - len(second) + 2.0 * factor.diagonal().log().sum()
+        energy = (noise.log() + left / noise).sum() + beta * divergence
         loadings = torch.linalg.solve_ex(second, crossed.mT)[0].mT
         noise = variance - (loadings * crossed).sum(1)
         noise = torch.maximum(noise.mean().expand_as(noise) if is_shared else noise, floor)
@@ -240,7 +242,7 @@ def _follow(found: Factors, x: Tensor, share: Tensor, *, is_shared: bool, floor:
     work = min(deviation.shape) * deviation.shape[1] * len(identity)
     n_most = max(_FEWEST_ITERATIONS, min(_MAX_ITERATIONS, _WORK // work))
     loadings, noise = found.loadings, found.noise
-    if beta == 1.0:
+    if beta >= 1.0:  # below, the objective has no bound but by the floor
         return Factors(found.mean, *_leaping(improved, loadings, noise, min(_MAX_LEAPS, -(-n_most // 3))))
     before = torch.inf
     for i in range(n_most):
@@ -256,7 +258,7 @@ def _follow(found: Factors, x: Tensor, share: Tensor, *, is_shared: bool, floor:
 def _leaping(
     improved: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, float]], loadings: Tensor, noise: Tensor, n_leaps: int
 ) -> tuple[Tensor, Tensor]:
-    """Take steps of expectation-maximization, and leap after every two where they lead, as long as the likelihood grows [1]_.
+    """Take steps of expectation-maximization, and leap after every two where they lead, as long as the objective grows [1]_.
 
     References
     ----------
