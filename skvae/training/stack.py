@@ -67,6 +67,15 @@ def stack_key(module: TrainableModule) -> bytes | None:
         return None
 
 
+def _scheduled(module: TrainableModule) -> bytes:
+    """Return the settings that reach the loss through the schedule alone, or not at all."""
+    own = [getattr(layer, name, None) for layer in module.modules() for name in sorted(getattr(layer, "scheduled", ()))]
+    try:
+        return pickle.dumps(own)
+    except Exception:  # of which nothing is known, as of a function of the user's own
+        return str(id(module)).encode()
+
+
 def _setting(value: Any, names: dict[int, str]) -> Any:
     """Return what can be compared of a setting: of a layer that another one knows, where it is; of units, that there are some."""
     if isinstance(value, nn.Module):
@@ -137,8 +146,10 @@ class StackedStep:
         self._slots: list[_Slot] = []
         self._values: list[dict[str, float]] = []
         self._schedule: dict[str, torch.Tensor | float] = {}
+        own = [_scheduled(module) for module in modules]
+        self._first_alike = [own.index(settings) for settings in own]  # whose schedule is the same
         self.failures: dict[int, OptimizerError] = {}
-        self._replay = Replay()
+        self._replay = Replay(1)
         self._names: dict[tuple[str, ...], list[list[str]]] = {}  # of what comes of a step
         for step in self.members:
             step.stack = self
@@ -319,7 +330,10 @@ class StackedStep:
 
     def _schedules(self, progress: Sequence[float]) -> dict[str, torch.Tensor | float]:
         """Values of the schedules, with an entry for each module; the number one where all have it."""
-        values = [step.module.schedule(at) for step, at in zip(self.members, progress, strict=True)]
+        values: list[dict[str, float]] = []
+        for step, at, i in zip(self.members, progress, self._first_alike, strict=True):
+            is_known = i < len(values) and progress[i] == at
+            values.append(values[i] if is_known else step.module.schedule(at))
         if values != self._values:
             if any(each.keys() != values[0].keys() for each in values):
                 raise CannotStackError

@@ -111,7 +111,7 @@ def take(stretches: Sequence[Stretch]) -> list[list[list[Taken]] | Exception | N
     parts, device = [in_order], next(first.module.parameters()).device
     if device.type == "cpu":
         share = sum(each.work for each in in_order) / _WORK
-        n_parts = min(len(in_order), max(round(share), 2 if share > 0.5 else 1))
+        n_parts = min(len(in_order), max(2 * round(share / 2), 2 if share > 0.5 else 1))  # even, so that two end together
         ends = [round(i * len(in_order) / n_parts) for i in range(n_parts + 1)]
         parts = [in_order[start:stop] for start, stop in itertools.pairwise(ends)]
     found: dict[int, list[list[Taken]] | Exception | None] = {}
