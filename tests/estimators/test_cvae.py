@@ -649,7 +649,7 @@ def test_early_stopping_takes_conditions_along():
 # -- images -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("params", LINEAR, ids=str)
+@pytest.mark.parametrize("params", [LINEAR[0], *(pytest.param(each, marks=pytest.mark.slow) for each in LINEAR[1:])], ids=str)
 def test_images(params):
     rng = np.random.default_rng(0)
     images, y = rng.random((40, 1, 6, 6)) + np.arange(40)[:, None, None, None] % 2, np.arange(40) % 2

@@ -139,7 +139,7 @@ def test_it_classifies_well_at_the_defaults(load, least):
     assert CVAEClassifier(random_state=0).fit(X, y).score(X_test, y_test) > least
 
 
-@pytest.mark.parametrize("encode_condition", [False, True])
+@pytest.mark.parametrize("encode_condition", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", ["log_likelihoods", "score_samples", "score_anomaly"])
 def test_the_cost_of_a_row_grows_with_the_number_of_labels_and_not_with_its_square(method, encode_condition):
     work = []

@@ -37,7 +37,7 @@ def table():
     return rng.normal(size=(300, 2)) @ rng.normal(size=(2, 6)) + 0.3 * rng.normal(size=(300, 6))
 
 
-@pytest.mark.parametrize("n_rows", [1, 2, 5])
+@pytest.mark.parametrize("n_rows", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow)])
 def test_a_short_last_chunk_does_not_undo_a_stream(quick, table, n_rows):
     model = quick(max_epochs=30)
     for _ in range(30):

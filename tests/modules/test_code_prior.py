@@ -362,7 +362,7 @@ def held_out(prior, codes, condition=None):
         return -prior.log_prob(torch.from_numpy(codes).float(), condition).mean(0).double().numpy()
 
 
-@pytest.mark.parametrize("shape", [(8,), (2, 4)])
+@pytest.mark.parametrize("shape", [(8,), pytest.param((2, 4), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("cls", LEARNED)
 def test_a_learned_prior_reaches_a_known_entropy(cls, shape):
     codes, entropy = markov_chain(3000, 8, 6)
