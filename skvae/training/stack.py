@@ -72,7 +72,7 @@ def _scheduled(module: TrainableModule) -> bytes:
     own = [getattr(layer, name, None) for layer in module.modules() for name in sorted(getattr(layer, "scheduled", ()))]
     try:
         return pickle.dumps(own)
-    except Exception:  # of which nothing is known, as of a function of the user's own
+    except (pickle.PicklingError, AttributeError, TypeError):  # a function of the user's own, say, of which nothing is known
         return str(id(module)).encode()
 
 
