@@ -42,6 +42,7 @@ STACKED = {  # what modules are given each, what all of them are given, and whet
         {"n_draws": 2, "likelihood": "laplace"},
         False,
     ),
+    "vae of equal settings": (VAEModule, [{"kl_warmup": share} for share in (0.5, 0.2, 0.5)], {}, False),
     "vae of images": (VAEModule, BETAS, {"image_shape": (1, 1, N_FEATURES), "encoder": Conv(channels=(3,))}, False),
     "bernoulli vae": (VAEModule, BETAS, {"likelihood": "bernoulli"}, True),
     "cvae": (CVAEModule, BETAS, {"n_conditions": N_CONDITIONS, "encode_condition": True, "prior": "conditional"}, False),
