@@ -149,7 +149,7 @@ class StackedStep:
         own = [_scheduled(module) for module in modules]
         self._first_alike = [own.index(settings) for settings in own]  # whose schedule is the same
         self.failures: dict[int, OptimizerError] = {}
-        self._replay = Replay(1)
+        self._replay = Replay(1)  # buffers are sorted by a loss of one module before, so that one step settles the rest
         self._names: dict[tuple[str, ...], list[list[str]]] = {}  # of what comes of a step
         for step in self.members:
             step.stack = self
