@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import slow
 from numpydoc.docscrape import NumpyDocString
 from sklearn import config_context
 from sklearn.base import clone
@@ -388,8 +389,12 @@ def errors_beside(X, imputer, share, fitted):
 @pytest.mark.parametrize(
     ("name", "fitted"),
     [
-        *(("linear", "complete"), ("linear", "gaps"), ("collinear", "complete"), ("collinear", "gaps"), ("curved", "complete")),
-        *(("circle", "gaps"), ("breast cancer", "complete"), ("iris", "complete"), ("iris", "gaps")),
+        *(("linear", "complete"), ("collinear", "gaps"), ("curved", "complete"), ("iris", "gaps")),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in (("linear", "gaps"), ("collinear", "complete"), ("circle", "gaps"))
+        ),
+        *(pytest.param(name, "complete", marks=pytest.mark.slow) for name in ("breast cancer", "iris")),
     ],
 )
 def test_as_good_as_the_imputers_of_scikit_learn(name, fitted):
@@ -488,7 +493,7 @@ def test_a_model_of_the_mask_finds_values_that_are_missing_because_of_themselves
     assert errors["self_masking"] < 0.8 * errors["random"]
 
 
-@pytest.mark.parametrize("sign", ["positive", "negative", None])
+@pytest.mark.parametrize("sign", [*slow("positive", "negative"), None])
 def test_a_model_of_the_mask_finds_how_steeply_values_decide(sign):
     direction, slope = -1 if sign == "negative" else 1, 3.0
     X, _ = factors(1000, seed=4)
@@ -505,7 +510,7 @@ def test_a_model_of_the_mask_finds_how_steeply_values_decide(sign):
     np.testing.assert_allclose(found, direction * slope, rtol=0.3)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.2])
+@pytest.mark.parametrize("share", [0.0, *slow(0.01, 0.2)])
 def test_rows_may_have_more_gaps_than_those_of_training(share):
     """Entries are hidden in training: fitted to few gaps, or none, it fills in as well as it can."""
     rng = np.random.default_rng(0)

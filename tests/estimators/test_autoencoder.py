@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from conftest import slow
 from scipy.linalg import subspace_angles
 from scipy.stats import multivariate_normal
 from sklearn.datasets import load_digits
@@ -23,7 +24,7 @@ def factor_model(seed, n_rows=5000, n_features=12, rank=2, noise=0.5):
     return rows(), rows(), multivariate_normal(mean, loadings @ loadings.T + noise**2 * np.eye(n_features))
 
 
-@pytest.mark.parametrize("scale", [lambda X: X, lambda X: X / 16, lambda X: StandardScaler().fit_transform(X)])
+@pytest.mark.parametrize("scale", [lambda X: X, *slow(lambda X: X / 16, lambda X: StandardScaler().fit_transform(X))])
 def test_without_hidden_layers_it_spans_the_subspace_of_pca(scale):
     X = scale(load_digits().data)
     pca = PCA(8).fit(X)
@@ -43,7 +44,7 @@ def test_a_linear_score_is_exact_for_any_code_size():
         assert model.effective_sample_size(test[:50]).min() > 0.9 * model.n_score_draws
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, *slow(1)])
 def test_score_is_close_to_a_known_likelihood(seed):
     train, test, truth = factor_model(seed)
     model = AutoEncoder(2, random_state=seed).fit(train)

@@ -28,7 +28,7 @@ def test_sklearn_checks_at_the_defaults(estimator, check):
 
 
 @parametrize_with_checks(
-    [CVAEClassifier(CVAE(linear_path=LinearPath(1.0), max_epochs=30))], expected_failed_checks=expected_failed_checks
+    [CVAEClassifier(CVAE(linear_path=LinearPath(1.0), max_epochs=10))], expected_failed_checks=expected_failed_checks
 )
 def test_sklearn_checks(estimator, check):
     check(estimator)

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
+from conftest import slow
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.datasets import load_wine
@@ -273,7 +274,7 @@ def test_a_fit_that_diverges_later_keeps_its_last_good_weights():
     assert_alike(found, alone)
 
 
-@pytest.mark.parametrize("max_memory", ["100kB", "10MB", None])
+@pytest.mark.parametrize("max_memory", ["100kB", *slow("10MB"), None])
 def test_memory_bounds_how_many_train_at_once_and_changes_nothing(max_memory, stacked):
     model = AutoEncoder(2, linear_path=None, **SMALL)
     alone = GridSearchCV(model, {"learning_rate": [1e-3, 2e-3, 4e-3, 8e-3]}, cv=3).fit(X)
