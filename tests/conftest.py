@@ -57,11 +57,11 @@ def slow(*values):
     return [pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
-def crossed(first, second):
-    """Pairs of values, all of them in the slow run: by default each value meets one of the other list, in turn."""
+def crossed(first, second, n_each=1):
+    """Pairs of values, all of them in the slow run: by default each of the longer list meets `n_each` of the other, in turn."""
     n = min(len(first), len(second))
     return [
-        pytest.param(one, other, marks=[] if i % n == j % n else [pytest.mark.slow])
+        pytest.param(one, other, marks=[] if (i - j) % n < n_each else [pytest.mark.slow])
         for i, one in enumerate(first)
         for j, other in enumerate(second)
     ]

@@ -91,13 +91,18 @@ def detector(estimator=None, **params):
 
 
 @parametrize_with_checks(
-    [
-        AnomalyDetector(AutoEncoder(max_epochs=3, linear_path=None)),
-        AnomalyDetector(AutoEncoder(max_epochs=3, linear_path=None), calibration="cross", n_folds=2, n_repeats=1),
-    ],
-    expected_failed_checks=expected_failed_checks,
+    [AnomalyDetector(AutoEncoder(max_epochs=3, linear_path=None))], expected_failed_checks=expected_failed_checks
 )
 def test_sklearn_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
+@parametrize_with_checks(
+    [AnomalyDetector(AutoEncoder(max_epochs=3, linear_path=None), calibration="cross", n_folds=2, n_repeats=1)],
+    expected_failed_checks=expected_failed_checks,
+)
+def test_sklearn_checks_of_cross_calibration(estimator, check):
     check(estimator)
 
 

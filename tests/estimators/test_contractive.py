@@ -41,7 +41,11 @@ def digits():
 @pytest.mark.parametrize(
     ("params", "factor"),
     # A sigmoid's slope is a quarter at most: the norm is small without a penalty, and falls by less.
-    [({}, 0.8), ({"hidden_layer_sizes": (), "code_activation": "sigmoid"}, 1.0), ({"jacobian": "hutchinson"}, 0.8)],
+    [
+        ({}, 0.8),
+        ({"hidden_layer_sizes": (), "code_activation": "sigmoid"}, 1.0),
+        pytest.param({"jacobian": "hutchinson"}, 0.8, marks=pytest.mark.slow),
+    ],
     ids=["deep", "one sigmoid layer", "hutchinson"],
 )
 def test_contraction_contracts(digits, params, factor):

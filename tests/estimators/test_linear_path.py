@@ -210,7 +210,7 @@ def test_constant_columns_and_wide_codes():
 
 
 def test_beta_is_obeyed(wine):
-    free, strict = (VAETransformer(4, beta=beta, random_state=0).fit(wine) for beta in (1.0, 30.0))
+    free, strict = (VAETransformer(4, beta=beta, linear_path=LinearPath(1.0), random_state=0).fit(wine) for beta in (1.0, 30.0))
     assert free.n_active_units_ == 4
     assert strict.n_active_units_ < 4
     assert strict.kl_per_component_.sum() < 0.5 * free.kl_per_component_.sum()

@@ -911,6 +911,7 @@ def test_a_learned_prior_beats_frequencies_on_new_digits(digits, model_of_digits
     assert model_of_digits.score_samples(X, y).mean() > model_of_digits.score(X)
 
 
+@pytest.mark.slow
 def test_samples_of_a_label_look_like_it(digits, model_of_digits):
     judge = LogisticRegression(max_iter=500).fit(digits[0] / 16, digits[1])
     y = np.repeat(np.arange(10), 30)

@@ -23,6 +23,7 @@ from skvae import (
     VQVAE,
     AnomalyDetector,
     AutoEncoder,
+    CodePrior,
     ContractiveAE,
     CVAEClassifier,
     DenoisingAE,
@@ -88,7 +89,7 @@ TOGETHER = {
     "contractive": ContractiveAE(2, **SMALL),
     "neighbors": NeighborAE(2, n_neighbors=5, **SMALL),
     "sparse": SparseAE(10, **SMALL),
-    "vqvae": VQVAE(n_codes=2, n_embeddings=8, embedding_dim=2, **SMALL),
+    "vqvae": VQVAE(n_codes=2, n_embeddings=8, embedding_dim=2, code_prior=CodePrior(max_epochs=3), **SMALL),
 }
 
 
