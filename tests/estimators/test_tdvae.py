@@ -1397,7 +1397,6 @@ def oscillator(one_core):
     return TDVAE(**params).fit(oscillators(400, 40, seed=0)), oscillators(300, 40, seed=1)
 
 
-@pytest.mark.slow
 def test_forecasts_come_near_those_of_the_kalman_filter(oscillator):
     model, X = oscillator
     means, beliefs = filtered(X)[0][:, 19], model.beliefs(X)[:, 19]
@@ -1423,7 +1422,6 @@ def test_scores_stay_below_the_exact_log_likelihood_and_come_near_it(oscillator)
     assert scores[2] > nothing + 0.3 * X.shape[1]
 
 
-@pytest.mark.slow
 def test_a_spiked_step_stands_out(oscillator):
     model, X = oscillator
     rng = np.random.default_rng(0)
