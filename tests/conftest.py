@@ -52,6 +52,30 @@ def labels_for(cls, X):
     return (np.arange(len(X)) % 3,) if requires_y(cls) else ()
 
 
+def slow(*values):
+    """Values of a parametrized test, each of which takes its part in the slow run alone."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
+def crossed(first, second, n_each=1):
+    """Pairs of values, all of them in the slow run: by default each of the longer list meets `n_each` of the other, in turn."""
+    n = min(len(first), len(second))
+    return [
+        pytest.param(one, other, marks=[] if (i - j) % n < n_each else [pytest.mark.slow])
+        for i, one in enumerate(first)
+        for j, other in enumerate(second)
+    ]
+
+
+def few_of(estimators, names=("AutoEncoder", "VAETransformer", "TDVAE")):
+    """Estimators or cases of them, where each takes long: those of `names` stand for the others in the default run."""
+    ids = [getattr(each, "__name__", str(each)) for each in estimators]
+    return [
+        pytest.param(each, marks=[] if name in names else [pytest.mark.slow], id=name)
+        for name, each in zip(ids, estimators, strict=True)
+    ]
+
+
 @pytest.fixture(params=ESTIMATORS, ids=lambda cls: cls.__name__)
 def estimator_class(request):
     """Estimators that share a contract, found by discovery."""

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from conftest import ALL_ESTIMATORS, requires_y
+from conftest import ALL_ESTIMATORS, requires_y, slow
 from joblib import parallel_config
 from scipy import sparse, stats
 from sklearn import config_context
@@ -91,13 +91,18 @@ def detector(estimator=None, **params):
 
 
 @parametrize_with_checks(
-    [
-        AnomalyDetector(AutoEncoder(max_epochs=3, linear_path=None)),
-        AnomalyDetector(AutoEncoder(max_epochs=3, linear_path=None), calibration="cross", n_folds=2, n_repeats=1),
-    ],
-    expected_failed_checks=expected_failed_checks,
+    [AnomalyDetector(AutoEncoder(max_epochs=3, linear_path=None))], expected_failed_checks=expected_failed_checks
 )
 def test_sklearn_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow
+@parametrize_with_checks(
+    [AnomalyDetector(AutoEncoder(max_epochs=3, linear_path=None), calibration="cross", n_folds=2, n_repeats=1)],
+    expected_failed_checks=expected_failed_checks,
+)
+def test_sklearn_checks_of_cross_calibration(estimator, check):
     check(estimator)
 
 
@@ -713,7 +718,11 @@ def test_columns_that_an_imputer_drops_or_adds():
         model.explain(X)
 
 
-@takes_missing
+@pytest.mark.parametrize(
+    "estimator",
+    [*[*TAKES_MISSING.values()][:2], *slow(TAKES_MISSING["imputed"])],
+    ids=TAKES_MISSING,
+)
 def test_the_false_alarm_rate_is_alpha_where_values_are_missing(estimator):
     alpha, n_splits, n_new, rates, elsewhere = 0.1, 10, 1000, [], []
     for seed in range(n_splits):

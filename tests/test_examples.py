@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import slow
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NEED_DATA = {
@@ -51,7 +52,7 @@ def test_no_example_looks_for_data_elsewhere(path):
     assert ("os.environ" in text) == (path.name == "data.py")
 
 
-@pytest.mark.parametrize("folder", [None, "empty"])
+@pytest.mark.parametrize("folder", [None, *slow("empty")])
 def test_examples_say_what_is_expected_where_data_are_missing(folder, tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "SKVAE_DATA"}
     if folder is not None:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+from conftest import crossed
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
@@ -79,8 +80,7 @@ def takes(name, method):
     return (Y,) if name in ("CVAE", "CVAEClassifier") and "y" in inspect.signature(method).parameters else ()
 
 
-@pytest.mark.parametrize("kind", ROWS)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "kind"), crossed([*MODELS], [*ROWS], n_each=3))
 def test_methods_take_what_fit_takes(name, kind):
     if name in NUMBERS and kind.startswith("mixed"):
         pytest.skip("takes numbers alone")

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from conftest import networks_alone
+from conftest import ESTIMATORS, crossed, few_of, networks_alone
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
@@ -33,6 +33,11 @@ class Encoder(nn.Sequential):
 
     def __init__(self, n_inputs, n_outputs, width=6):
         super().__init__(nn.Linear(n_inputs, width), nn.Tanh(), nn.Linear(width, n_outputs))
+
+
+def named(value):
+    """Name of a class or of parameters."""
+    return value.__name__ if isinstance(value, type) else ids(value)
 
 
 def ids(params):
@@ -179,7 +184,7 @@ def test_partial_fit_on_images(quick, X, images):
 # -- the same row, the same bits --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("params", SPECS, ids=ids)
+@pytest.mark.parametrize(("estimator_class", "params"), crossed(ESTIMATORS, SPECS), indirect=["estimator_class"], ids=named)
 def test_results_do_not_depend_on_the_neighbors(quick, images, params):
     images = np.concatenate([images, 2.0 * images, images[::-1] + 1.0])
     model = quick(**params).fit(images)
@@ -215,6 +220,7 @@ def test_parameters_of_convolutions():
     assert pickle.loads(pickle.dumps(spec)) == spec
 
 
+@pytest.mark.parametrize("estimator_class", few_of(ESTIMATORS), indirect=True)
 @pytest.mark.parametrize("channels", [[3, 4], np.array([3, 4]), (np.int64(3), 4)], ids=["list", "array", "tuple"])
 def test_channels_in_any_container(quick, images, channels):
     spec = Conv(channels=channels, residual_blocks=1, normalization="layer")
@@ -240,6 +246,7 @@ def test_convolutions_are_reached_through_the_estimator(quick, X):
         other.set_params(encoder__channels=(6,)).partial_fit(X)
 
 
+@pytest.mark.parametrize("estimator_class", few_of(ESTIMATORS), indirect=True)
 def test_a_search_over_convolutions(quick, X):
     grid = {"encoder__channels": [(2,), (3, 4)], "encoder__residual_blocks": np.arange(2), "n_components": [1, 2]}
     search = GridSearchCV(quick(image_shape=SHAPE, encoder=Conv(), max_epochs=1), grid, cv=2, error_score="raise").fit(X)
@@ -274,6 +281,7 @@ def test_the_decoder_mirrors_the_encoder_unless_it_is_specified(quick, images):
     ],
     ids=ids,
 )
+@pytest.mark.parametrize("estimator_class", few_of(ESTIMATORS), indirect=True)
 def test_every_parameter_changes_the_result(quick, images, params):
     assert not np.array_equal(quick(**params).fit(images).reconstruct(images), quick().fit(images).reconstruct(images))
 

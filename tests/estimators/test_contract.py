@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 from cases import CASES, layers_of
-from conftest import in_words
+from conftest import few_of, in_words
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -252,6 +252,7 @@ def test_partial_fit_takes_single_rows_after_the_first_call(quick, X):
         quick().partial_fit(X[:1])
 
 
+@pytest.mark.parametrize("case", few_of(CASES), indirect=True)
 def test_partial_fit_of_whole_epochs_equals_fit_but_for_the_shuffling(quick, X):
     fitted = quick(max_epochs=40, batch_size=80).fit(X)
     model = quick(max_epochs=40, batch_size=80)
@@ -426,6 +427,7 @@ def test_auto_sizes(case, estimator_class):
         assert estimator_class(max_epochs=1).fit(X).n_components_ == expected
 
 
+@pytest.mark.parametrize("case", few_of(CASES), indirect=True)
 def test_parameters_of_a_network_are_searched(case, quick, X):
     case.needs("encoder")
     search = GridSearchCV(quick(encoder=Net(Encoder)), {"encoder__width": [2, 7], next(iter(case.code)): [1, 2]}, cv=2).fit(X)

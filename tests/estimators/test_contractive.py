@@ -3,6 +3,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from conftest import crossed
 from sklearn.base import clone
 from sklearn.datasets import load_digits, load_wine
 from sklearn.model_selection import train_test_split
@@ -40,7 +41,11 @@ def digits():
 @pytest.mark.parametrize(
     ("params", "factor"),
     # A sigmoid's slope is a quarter at most: the norm is small without a penalty, and falls by less.
-    [({}, 0.8), ({"hidden_layer_sizes": (), "code_activation": "sigmoid"}, 1.0), ({"jacobian": "hutchinson"}, 0.8)],
+    [
+        ({}, 0.8),
+        ({"hidden_layer_sizes": (), "code_activation": "sigmoid"}, 1.0),
+        pytest.param({"jacobian": "hutchinson"}, 0.8, marks=pytest.mark.slow),
+    ],
     ids=["deep", "one sigmoid layer", "hutchinson"],
 )
 def test_contraction_contracts(digits, params, factor):
@@ -193,28 +198,30 @@ def test_without_a_tie_the_penalty_is_dodged(wine):
 # -- with everything else ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("jacobian", WAYS)
 @pytest.mark.parametrize(
-    "params",
-    [
-        {"likelihood": "bernoulli"},
-        {"likelihood": "laplace"},
-        {"encoder__dropout": 0.3},
-        {"encoder__normalization": "layer"},
-        {"activation": nn.Softplus},
-        {"activation": "gelu", "encoder__dropout": 0.2},
-        {"image_shape": (1, 4, 4)},
-        {
-            "image_shape": (1, 4, 4),
-            "encoder__dropout": 0.2,
-            "encoder__normalization": "layer",
-            "encoder": Conv((3,), residual_blocks=1),
-        },
-        {"encoder": Net(Encoder)},
-        {"early_stopping": True, "early_stopping__n_iter_no_change": 2},
-        {"code_activation": "sigmoid"},
-        {"code_activation": "tanh", "hidden_layer_sizes": ()},
-    ],
+    ("params", "jacobian"),
+    crossed(
+        [
+            {"likelihood": "bernoulli"},
+            {"likelihood": "laplace"},
+            {"encoder__dropout": 0.3},
+            {"encoder__normalization": "layer"},
+            {"activation": nn.Softplus},
+            {"activation": "gelu", "encoder__dropout": 0.2},
+            {"image_shape": (1, 4, 4)},
+            {
+                "image_shape": (1, 4, 4),
+                "encoder__dropout": 0.2,
+                "encoder__normalization": "layer",
+                "encoder": Conv((3,), residual_blocks=1),
+            },
+            {"encoder": Net(Encoder)},
+            {"early_stopping": True, "early_stopping__n_iter_no_change": 2},
+            {"code_activation": "sigmoid"},
+            {"code_activation": "tanh", "hidden_layer_sizes": ()},
+        ],
+        WAYS,
+    ),
     ids=str,
 )
 def test_fits_with(jacobian, params):

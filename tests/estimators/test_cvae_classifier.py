@@ -28,7 +28,7 @@ def test_sklearn_checks_at_the_defaults(estimator, check):
 
 
 @parametrize_with_checks(
-    [CVAEClassifier(CVAE(linear_path=LinearPath(1.0), max_epochs=30))], expected_failed_checks=expected_failed_checks
+    [CVAEClassifier(CVAE(linear_path=LinearPath(1.0), max_epochs=10))], expected_failed_checks=expected_failed_checks
 )
 def test_sklearn_checks(estimator, check):
     check(estimator)
@@ -149,7 +149,7 @@ def test_the_cost_of_a_row_grows_with_the_number_of_labels_and_not_with_its_squa
         model = CVAE(2, hidden_layer_sizes=(16,), prior="conditional", encode_condition=encode_condition, n_score_draws=4)
         model.set_params(max_epochs=1, linear_path=None, random_state=0).fit(X, y)
         with FlopCounterMode(display=False) as counter:
-            getattr(model, method)(X[:96])
+            getattr(model, method)(X[:32])
         work.append(counter.get_total_flops())
     assert work[1] < 2.2 * work[0]
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import crossed
 from scipy import sparse, stats
 
 from skvae import CVAE, AnomalyDetector, AutoencoderImputer, CVAEClassifier, CVAEResampler, LinearPath
@@ -57,8 +58,7 @@ def test_nothing_changes_where_nothing_is_missing(X, y, params):
     np.testing.assert_array_equal(plain.score_samples(X, y), able.score_samples(X, y))
 
 
-@pytest.mark.parametrize("prior", PRIORS)
-@pytest.mark.parametrize("encode_condition", [False, True])
+@pytest.mark.parametrize(("prior", "encode_condition"), crossed(PRIORS, [False, True]))
 def test_everything_works(X, y, gaps, prior, encode_condition):
     gaps[3] = np.nan
     model = make(prior=prior, encode_condition=encode_condition).fit(gaps, y)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from conftest import in_words
+from conftest import in_words, slow
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris
@@ -182,7 +182,7 @@ def test_new_rows_look_like_those_of_their_class():
     y = np.repeat([0, 1], [600, 150])
     mixing = np.array([[1.0, 0.8, 0.0], [0.0, 0.6, 0.0], [0.0, 0.0, 2.0]])
     X = rng.normal(size=(750, 3)) @ mixing + np.where(y[:, np.newaxis] == 1, [3.0, -1.0, 10.0], 0.0)
-    X_new, y_new = CVAEResampler(random_state=0).fit_resample(X, y)
+    X_new, y_new = CVAEResampler(CVAE(linear_path=LinearPath(1.0)), random_state=0).fit_resample(X, y)
     drawn = X_new[750:]
     assert (y_new[750:] == 1).all()
     assert len(drawn) == 450
@@ -191,12 +191,15 @@ def test_new_rows_look_like_those_of_their_class():
     assert np.corrcoef(drawn.T)[0, 1] == pytest.approx(0.8, abs=0.15)
 
 
-@pytest.mark.parametrize("n_rare", [1, 3])
+@pytest.mark.parametrize("n_rare", [1, *slow(3)])
 def test_classes_of_a_few_rows(n_rare):
     X, y = table((60, n_rare))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of one row, all that is known is where it lies
-        resamplers = [CVAEResampler(guard=0.0 if n_rare == 1 else 0.2, random_state=seed) for seed in range(3)]
+        resamplers = [
+            CVAEResampler(CVAE(linear_path=LinearPath(1.0)), guard=0.0 if n_rare == 1 else 0.2, random_state=seed)
+            for seed in range(3)
+        ]
         (X_new, y_new), *others = [resampler.fit_resample(X, y) for resampler in resamplers]
     assert np.bincount(y_new).tolist() == [60, 60]
     own, other = X[y == 1].mean(axis=0), X[y == 0].mean(axis=0)
@@ -386,6 +389,7 @@ def test_rare_classes_weigh_more(quick, monkeypatch):
     np.testing.assert_allclose(seen, [[8.0, 4.0]])
 
 
+@pytest.mark.slow
 def test_resampling_helps_where_a_class_is_rare():
     X, y = load_digits(return_X_y=True)
     y = (y == 8).astype(int)
@@ -759,6 +763,7 @@ def test_ensembles_of_imbalanced_learn_know_its_kind(quick):
     assert clone(quick())._sampling_type == "over-sampling"
 
 
+@pytest.mark.slow
 def test_new_rows_of_a_real_table_lie_where_the_class_does():
     X, y = load_breast_cancer(return_X_y=True)
     kept = (y == 1) | (np.cumsum(y == 0) <= 15)

@@ -521,11 +521,14 @@ def test_a_changed_corruption_is_another_model(X):
 # -- what it is good for ----------------------------------------------------------------------------------------------
 
 
+FITTED = {"linear_path": LinearPath(1.0), "max_epochs": 30, "random_state": 0}
+
+
 @pytest.fixture(scope="module")
 def digits():
     """Training and test images, PCA and AutoEncoder of 16 components."""
     train, test = train_test_split(load_digits().data, test_size=0.3, random_state=0)
-    return train, test, PCA(16).fit(train), AutoEncoder(16, random_state=0).fit(train)
+    return train, test, PCA(16).fit(train), AutoEncoder(16, **FITTED).fit(train)
 
 
 @pytest.mark.parametrize("damage", ["noise", pytest.param("mask", marks=pytest.mark.slow)])
@@ -534,15 +537,15 @@ def test_denoising_beats_doing_nothing_pca_and_the_plain_autoencoder(digits, dam
     rng = np.random.default_rng(0)
     if damage == "noise":
         damaged = test + train.std(0) * rng.normal(size=test.shape)
-        model = DenoisingAE(16, corruption_scale=1.0, random_state=0).fit(train)
+        model = DenoisingAE(16, corruption_scale=1.0, **FITTED).fit(train)
     else:
         damaged = np.where(np.argsort(np.argsort(rng.random(test.shape))) < 32, train.mean(0), test)
-        model = DenoisingAE(16, corruption="masking", corruption_rate=0.5, random_state=0).fit(train)
+        model = DenoisingAE(16, corruption="masking", corruption_rate=0.5, **FITTED).fit(train)
 
     def error(X):
         return ((X - test) ** 2).mean()
 
-    # Measured with this seed: 0.30, 0.54 and 0.61 for noise; 0.62, 0.66 and 0.70 for masks.
+    # Measured with this seed: 0.32, 0.58 and 0.59 for noise.
     assert error(model.denoise(damaged)) < 0.8 * error(damaged)
     assert error(model.denoise(damaged)) < 0.8 * error(pca.inverse_transform(pca.transform(damaged)))
     assert error(model.denoise(damaged)) < 0.8 * error(plain.reconstruct(damaged))

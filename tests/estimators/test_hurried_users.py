@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from cases import CASES, layers_of
+from conftest import few_of, slow
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
 from torch import nn
@@ -37,7 +38,8 @@ def table():
     return rng.normal(size=(300, 2)) @ rng.normal(size=(2, 6)) + 0.3 * rng.normal(size=(300, 6))
 
 
-@pytest.mark.parametrize("n_rows", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n_rows", [1, *slow(2, 5)])
+@pytest.mark.parametrize("case", few_of(CASES), indirect=True)
 def test_a_short_last_chunk_does_not_undo_a_stream(quick, table, n_rows):
     model = quick(max_epochs=30)
     for _ in range(30):
@@ -46,6 +48,7 @@ def test_a_short_last_chunk_does_not_undo_a_stream(quick, table, n_rows):
     assert model.partial_fit(table[:n_rows]).score(table) > before - 0.5
 
 
+@pytest.mark.parametrize("case", few_of(CASES), indirect=True)
 def test_a_stream_of_small_chunks_settles_the_noise(quick, table):
     model = quick(max_epochs=150)  # schedules stretch over as many chunks
     for _ in range(15):
@@ -237,7 +240,7 @@ def test_the_cpu_has_one_name(quick, table, device):
     assert np.isfinite(quick(device=device).fit(table).score(table))
 
 
-@pytest.mark.parametrize("scale", [1e-46, 1e-300, 1e40, 1e300])
+@pytest.mark.parametrize("scale", [*slow(1e-46), 1e-300, *slow(1e40), 1e300])
 def test_weights_of_any_size(quick, table, scale):
     weight = np.linspace(1, 2, 300)
     expected = quick().fit(table, sample_weight=weight).score(table)

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import slow
 from scipy import sparse
 from sklearn import config_context
 from sklearn.base import clone
@@ -154,7 +155,7 @@ def test_a_pipeline_in_whose_end_y_is_something_else(X, routed):
         pipeline.predict(X)
 
 
-@pytest.mark.parametrize("n_jobs", [1, 2])
+@pytest.mark.parametrize("n_jobs", [1, *slow(2)])
 def test_searches_and_cross_validation(X, routed, n_jobs):
     pipeline = make_pipeline(StandardScaler(), quick())
     search = GridSearchCV(pipeline, {"cvae__n_components": [1, 2]}, cv=3, n_jobs=n_jobs, error_score="raise")

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ESTIMATORS
+from conftest import ESTIMATORS, crossed
 from scipy import sparse, stats
 
 from skvae import CVAE, VQVAE, AutoEncoder, AutoencoderImputer, Conv, DenoisingAE, LinearPath, VAETransformer
@@ -218,8 +218,7 @@ def test_a_corruption_of_ones_own_sees_rows_without_gaps(gaps):
     assert all(seen)
 
 
-@pytest.mark.parametrize("missing", [np.nan, -1.0])
-@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64])
+@pytest.mark.parametrize(("dtype", "missing"), crossed([np.float64, np.float32, np.int64], [np.nan, -1.0]))
 def test_masked_entries_are_missing(missing, dtype):
     rng = np.random.default_rng(0)
     X = rng.integers(0, 9, size=(60, 4)).astype(dtype)

@@ -7,6 +7,7 @@ import pandas as pd
 import polars as pl
 import pytest
 import torch
+from conftest import crossed
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import make_pipeline
 from test_mixed_frames import MAKERS, TAKERS, N, polars_table, quick, table
@@ -91,8 +92,7 @@ def test_numbers_far_from_the_few_that_a_column_has_are_found(cls):
         assert (model.explain_anomaly(odd).argmax(axis=1) == list(frame).index(name)).all()
 
 
-@pytest.mark.parametrize("maker", MAKERS)
-@pytest.mark.parametrize("cls", TAKERS)
+@pytest.mark.parametrize(("maker", "cls"), crossed([*MAKERS], TAKERS))
 def test_every_column_has_a_share(cls, maker):
     frame = MAKERS[maker]()
     model = quick(cls).fit(frame)
@@ -210,8 +210,7 @@ def test_classes_are_told_by_categories_and_by_numbers():
 # -- detectors and pipelines ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("calibration", ["split", "cross"])
-@pytest.mark.parametrize("maker", MAKERS)
+@pytest.mark.parametrize(("maker", "calibration"), crossed([*MAKERS], ["split", "cross"]))
 def test_detectors(maker, calibration):
     frame = MAKERS[maker]()
     detector = AnomalyDetector(quick(AutoEncoder), alpha=0.1, calibration=calibration, n_repeats=1, random_state=0)

@@ -20,6 +20,7 @@ from skvae import (
     AutoEncoder,
     AutoencoderClusterer,
     AutoencoderImputer,
+    CodePrior,
     CVAEClassifier,
     SparseAE,
     VAETransformer,
@@ -119,7 +120,7 @@ def test_fitted_estimators_go_through_plain_files(case, X, tmp_path):
 
 
 OTHERS = {
-    "vqvae": (VQVAE(max_epochs=2, n_levels=2, code_prior="transformer"), ("transform", "score_samples")),
+    "vqvae": (VQVAE(max_epochs=2, n_levels=2, code_prior=CodePrior("transformer", max_epochs=2)), ("transform", "score_samples")),
     "cvae": (CVAE(max_epochs=2, prior="conditional"), ("transform", "score_anomaly")),
     "mixture": (AutoEncoder(2, max_epochs=2, density=GaussianMixture(2)), ("transform", "score_samples")),
     "sparse": (SparseAE(8, max_epochs=2, penalty="top_k"), ("transform", "score_samples")),

@@ -324,6 +324,7 @@ def gaussian_nats_of_counts(model, rows, n_draws=256):
     return logsumexp(log_share.sum(-1) + log_ratio, axis=1) - np.log(n_draws)
 
 
+@pytest.mark.slow
 def test_beats_a_gaussian_on_words():
     rng = np.random.default_rng(0)
     topics = rng.dirichlet(np.full(25, 0.15), 4)

@@ -215,7 +215,9 @@ def test_precision_can_be_searched(X):
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
 
 
-@pytest.mark.parametrize(("cls", "load"), [(AutoEncoder, load_breast_cancer), (VAETransformer, load_digits)])
+@pytest.mark.parametrize(
+    ("cls", "load"), [(AutoEncoder, load_breast_cancer), pytest.param(VAETransformer, load_digits, marks=pytest.mark.slow)]
+)
 def test_scores_stay_within_the_spread_between_seeds(cls, load):
     X = load().data[:550]
     X = X + 0.5 * np.random.default_rng(0).normal(size=X.shape) * (X.std(0) > 0.0) if load is load_digits else X

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import crossed, slow
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.cluster import KMeans
@@ -177,7 +178,7 @@ def test_statistics_do_not_drown_in_many_rows():
     np.testing.assert_allclose(model.mean_activation_, model.transform(X).mean(0, dtype=np.float64), rtol=1e-6)
 
 
-@pytest.mark.parametrize("penalty", ["top_k", "batch_top_k"])
+@pytest.mark.parametrize("penalty", ["top_k", *slow("batch_top_k")])
 def test_revival_of_units_never_chosen(penalty):
     X = load_digits().data[:1500]
     params = {"penalty": penalty, "k": 2, "random_state": 0}
@@ -346,21 +347,23 @@ def test_search_over_k():
 # -- with everything else ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("penalty", PENALTIES)
 @pytest.mark.parametrize(
-    "params",
-    [
-        {"likelihood": "bernoulli"},
-        {"likelihood": "laplace"},
-        {"image_shape": (1, 4, 4), "encoder": Conv((3,))},
-        {"decoder": "tied"},
-        {"hidden_layer_sizes": (32,)},
-        {"hidden_layer_sizes": (8, 6), "decoder": "tied", "encoder__dropout": 0.1, "encoder__normalization": "batch"},
-        {"early_stopping": True, "early_stopping__n_iter_no_change": 2},
-        {"n_components": 3, "k": 3},
-        {"n_components": 1, "k": 1},
-        {"batch_size": 1, "max_epochs": 1},
-    ],
+    ("params", "penalty"),
+    crossed(
+        [
+            {"likelihood": "bernoulli"},
+            {"likelihood": "laplace"},
+            {"image_shape": (1, 4, 4), "encoder": Conv((3,))},
+            {"decoder": "tied"},
+            {"hidden_layer_sizes": (32,)},
+            {"hidden_layer_sizes": (8, 6), "decoder": "tied", "encoder__dropout": 0.1, "encoder__normalization": "batch"},
+            {"early_stopping": True, "early_stopping__n_iter_no_change": 2},
+            {"n_components": 3, "k": 3},
+            {"n_components": 1, "k": 1},
+            {"batch_size": 1, "max_epochs": 1},
+        ],
+        [*PENALTIES],
+    ),
     ids=str,
 )
 def test_fits_with(penalty, params):
@@ -419,7 +422,13 @@ def test_weights_count_as_repetitions(penalty):
 # -- streams ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("size", "penalty"), [*((100, penalty) for penalty in PENALTIES), (250, "top_k")])
+PIECES = [
+    pytest.param(size, penalty, marks=[] if (size, penalty) in ((100, "kl"), (100, "top_k")) else [pytest.mark.slow])
+    for size, penalty in (*((100, penalty) for penalty in PENALTIES), (250, "top_k"))
+]
+
+
+@pytest.mark.parametrize(("size", "penalty"), PIECES)
 def test_a_stream_of_pieces(penalty, size):
     train, held_out, _, _ = halves("breast_cancer")
     model = SparseAE(penalty=penalty, k=3, n_score_draws=4, random_state=0)

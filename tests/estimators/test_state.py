@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from cases import CASES
+from conftest import crossed
 from sklearn.base import clone
 from torch import nn
 
@@ -62,10 +63,15 @@ def fit_one(case, X, seed):
     return signature(case.make(**noisy(case), max_epochs=4, batch_size=20, random_state=seed).fit(X), X)
 
 
+def in_threads(case):
+    stands_for_others = case.cls in (AutoEncoder, SparseAE, VAETransformer)
+    return pytest.param(case, "threading", marks=[] if stands_for_others else [pytest.mark.slow])
+
+
 # Threads share what is global; that processes share nothing is to be seen of one estimator.
 @pytest.mark.parametrize(
     ("case", "backend"),
-    [*((case, "threading") for case in CASES), (CASES[0], "loky")],
+    [*(in_threads(case) for case in CASES), (CASES[0], "loky")],
     ids=str,
 )
 def test_fits_side_by_side_give_what_they_give_alone(case, X, backend):
@@ -100,7 +106,7 @@ def test_without_a_random_state_numpy_decides(quick, X):
     assert not np.array_equal(first, second)
 
 
-@pytest.mark.parametrize("dump", ["pickle", "joblib", "deepcopy"])
+@pytest.mark.parametrize(("case", "dump"), crossed(CASES, ["pickle", "joblib", "deepcopy"]), indirect=["case"], ids=str)
 def test_round_trip(case, quick, X, dump):
     model = quick(**noisy(case), decoder__normalization="layer").fit(X)
     if dump == "pickle":
@@ -134,9 +140,13 @@ def test_size_of_a_pickle(quick, X, widths):
     assert len(pickle.dumps(model)) <= 1.3 * (weights + moments) + 64_000
 
 
-@pytest.mark.parametrize(("n_rows", "n_features"), [(2000, 64), (600, 1000)])
-@pytest.mark.parametrize("params", [{}, {"hidden_layer_sizes": ()}, {"optimizer": "sgd"}], ids=str)
-def test_rows_that_are_kept_do_not_blow_a_pickle_up(n_rows, n_features, params):
+@pytest.mark.parametrize(
+    ("params", "shape"),
+    crossed([{}, {"hidden_layer_sizes": ()}, {"optimizer": "sgd"}], [(2000, 64), (600, 1000)]),
+    ids=str,
+)
+def test_rows_that_are_kept_do_not_blow_a_pickle_up(shape, params):
+    n_rows, n_features = shape
     X = np.random.default_rng(0).normal(size=(n_rows, n_features))
     for cls in (AutoEncoder, SparseAE, VAETransformer):
         model = cls(random_state=0, max_epochs=1, **params).fit(X)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from cases import CASES
+from conftest import crossed
 from scipy import sparse
 
 from skvae import CVAE, TDVAE, AutoEncoder, Gaussian, LinearPath, Optimizer, VAETransformer
@@ -70,8 +71,10 @@ def test_what_is_learned_late_is_about_as_good_as_what_is_learned_from_the_start
     assert np.corrcoef(late.reconstruct(X)[:, 4], X[:, 4])[0, 1] > 0.75
 
 
-@pytest.mark.parametrize("likelihood", ["gaussian", "laplace", "bernoulli", "poisson"])
-@pytest.mark.parametrize("form", [np.asarray, np.float32, sparse.csr_array])
+@pytest.mark.parametrize(
+    ("likelihood", "form"),
+    crossed(["gaussian", "laplace", "bernoulli", "poisson"], [np.asarray, np.float32, sparse.csr_array]),
+)
 def test_late_columns_by_any_likelihood(likelihood, form):
     table = np.where(RNG.random((300, 4)) < 0.3, 1.0, 0.0) * (1.0 if likelihood == "bernoulli" else 3.0)
     first = table[:60].copy()
@@ -238,8 +241,7 @@ SWITCHES = {
 }
 
 
-@pytest.mark.parametrize("again", ["partial_fit", "fit"])
-@pytest.mark.parametrize("name", SWITCHES)
+@pytest.mark.parametrize(("name", "again"), crossed([*SWITCHES], ["partial_fit", "fit"]))
 def test_optimizers_that_change_on_the_way(name, again):
     """An optimizer that gathers other numbers starts anew; arguments that it reads at each step are obeyed from now on."""
     first, second, starts_anew = SWITCHES[name]

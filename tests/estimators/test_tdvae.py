@@ -1410,6 +1410,7 @@ def test_forecasts_come_near_those_of_the_kalman_filter(oscillator):
         assert error < 0.6 * truth.var()
 
 
+@pytest.mark.slow
 def test_scores_stay_below_the_exact_log_likelihood_and_come_near_it(oscillator):
     model, X = oscillator
     X = X[:100]

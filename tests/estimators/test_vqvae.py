@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import slow
 from scipy import sparse, stats
 from scipy.special import logsumexp
 from sklearn.base import clone
@@ -541,7 +542,7 @@ def fit_one(X, seed):
     return signature(model.fit(X, labels_of(X)), X)
 
 
-@pytest.mark.parametrize("backend", ["threading", "loky"])
+@pytest.mark.parametrize("backend", ["threading", *slow("loky")])
 def test_fits_side_by_side_give_what_they_give_alone(X, backend):
     alone = [fit_one(X, seed) for seed in range(4)]
     together = joblib.Parallel(n_jobs=2, backend=backend)(joblib.delayed(fit_one)(X, seed) for seed in range(4))
@@ -900,6 +901,7 @@ def levels_of_digits(digits):
     return VQVAE(n_levels=2, n_codes=6, **params).fit(digits[0])
 
 
+@pytest.mark.slow
 def test_a_learned_prior_beats_frequencies_on_new_digits(digits, model_of_digits):
     _, _, X, y = digits
     counted = clone(model_of_digits).set_params(code_prior="histogram").fit(digits[0], digits[1])
@@ -909,6 +911,7 @@ def test_a_learned_prior_beats_frequencies_on_new_digits(digits, model_of_digits
     assert model_of_digits.score_samples(X, y).mean() > model_of_digits.score(X)
 
 
+@pytest.mark.slow
 def test_samples_of_a_label_look_like_it(digits, model_of_digits):
     judge = LogisticRegression(max_iter=500).fit(digits[0] / 16, digits[1])
     y = np.repeat(np.arange(10), 30)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import slow
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -194,8 +195,7 @@ print("held")
 @pytest.mark.parametrize(
     "settings",
     [
-        {"OMP_NUM_THREADS": "2"},
-        {"OMP_NUM_THREADS": "1", "MKL_CBWR": "COMPATIBLE"},
+        *slow({"OMP_NUM_THREADS": "2"}, {"OMP_NUM_THREADS": "1", "MKL_CBWR": "COMPATIBLE"}),
         {"OMP_NUM_THREADS": "2", "ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
     ],
     ids=lambda settings: " ".join(f"{name}={value}" for name, value in settings.items()),

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import slow
 from torch import nn
 
 from skvae import MLP, AutoEncoder, DenoisingAE, LinearPath, Optimizer, VAETransformer
@@ -27,7 +28,7 @@ def curved(n_rows, seed=0, n_features=8):
     return np.sin(waves) @ fixed.normal(size=(16, n_features)) / 2 + 0.1 * rng.normal(size=(n_rows, n_features))
 
 
-@pytest.mark.parametrize("cls", [AutoEncoder, DenoisingAE, VAETransformer])
+@pytest.mark.parametrize("cls", [AutoEncoder, *slow(DenoisingAE), VAETransformer])
 def test_straight_rows_take_no_networks_and_curved_ones_do(cls):
     chosen = cls(2, random_state=0, max_epochs=100).fit(straight(60)).linear_path_.weight_decay
     assert chosen == np.inf
@@ -47,7 +48,7 @@ def test_few_different_rows_take_no_networks():
     assert np.isnan(model.decay_curve_["loss"]).all()
 
 
-@pytest.mark.parametrize("cls", [AutoEncoder, VAETransformer])
+@pytest.mark.parametrize("cls", [AutoEncoder, *slow(VAETransformer)])
 def test_the_choice_is_the_same_for_weights_and_repetitions(cls):
     X, counts = curved(120), np.random.default_rng(1).integers(1, 4, size=120)
     params = {"n_components": 1, "random_state": 0, "max_epochs": 100, "batch_size": 1000}
@@ -100,12 +101,10 @@ class Noisy(nn.Dropout):
 @pytest.mark.parametrize(
     "params",
     [
-        {"encoder": MLP(dropout=0.2)},
+        *slow({"encoder": MLP(dropout=0.2)}),
         {"encoder": MLP(normalization="batch")},
         {"activation": Noisy},
-        pytest.param({"optimizer": Optimizer("sgd", momentum=0.9)}, marks=pytest.mark.slow),
-        {"optimizer": "adafactor"},
-        pytest.param({"likelihood": "laplace"}, marks=pytest.mark.slow),
+        *slow({"optimizer": Optimizer("sgd", momentum=0.9)}, {"optimizer": "adafactor"}, {"likelihood": "laplace"}),
         {"decoder": "tied"},
     ],
     ids=str,

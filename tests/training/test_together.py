@@ -6,6 +6,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
+from conftest import slow
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.datasets import load_wine
@@ -22,6 +23,7 @@ from skvae import (
     VQVAE,
     AnomalyDetector,
     AutoEncoder,
+    CodePrior,
     ContractiveAE,
     CVAEClassifier,
     DenoisingAE,
@@ -87,7 +89,7 @@ TOGETHER = {
     "contractive": ContractiveAE(2, **SMALL),
     "neighbors": NeighborAE(2, n_neighbors=5, **SMALL),
     "sparse": SparseAE(10, **SMALL),
-    "vqvae": VQVAE(n_codes=2, n_embeddings=8, embedding_dim=2, **SMALL),
+    "vqvae": VQVAE(n_codes=2, n_embeddings=8, embedding_dim=2, code_prior=CodePrior(max_epochs=3), **SMALL),
 }
 
 
@@ -273,7 +275,7 @@ def test_a_fit_that_diverges_later_keeps_its_last_good_weights():
     assert_alike(found, alone)
 
 
-@pytest.mark.parametrize("max_memory", ["100kB", "10MB", None])
+@pytest.mark.parametrize("max_memory", ["100kB", *slow("10MB"), None])
 def test_memory_bounds_how_many_train_at_once_and_changes_nothing(max_memory, stacked):
     model = AutoEncoder(2, linear_path=None, **SMALL)
     alone = GridSearchCV(model, {"learning_rate": [1e-3, 2e-3, 4e-3, 8e-3]}, cv=3).fit(X)
