@@ -95,8 +95,8 @@ class NeighborAE(AutoEncoder):
     -----
     What is decoded in training are codes with noise of a standard deviation of 0.1, next to the distance of 1 over which codes
     become strangers: rows whose codes are closer are reconstructed alike, and new rows better. Of a neighbor, the encoder sees a
-    point between it and the row, anywhere with equal probability [4]_: codes change evenly from row to row, so that new rows,
-    which lie between those that were learned from, are encoded and reconstructed much better.
+    point between it and the middle of the way to the row, anywhere with equal probability [4]_: codes change evenly from row to
+    row, so that new rows, which lie between those that were learned from, are encoded and reconstructed better.
 
     Neighbors are those of the rows at hand: each call of `partial_fit` looks for them among its own. Rows that early stopping
     looks at have theirs among those that are learned from; where a `neighbor_graph` says nothing about them, as about

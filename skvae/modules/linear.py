@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from skvae import functional as fn
 from skvae.modules.batch import Batch
-from skvae.modules.networks.layers import TiedLinear, linear_map_of
+from skvae.modules.networks.layers import GainedLinear, TiedLinear, linear_map_of
 
 if TYPE_CHECKING:
     from skvae.modules.base import LatentModule
@@ -30,7 +30,7 @@ class LinearModel(NamedTuple):
     log_var : Tensor of shape (n_components,) or None
         Logarithms of the posterior's variances, where the encoder returns them.
     gains : tuple of Tensor, or None
-        Of a decoder that is tied: ``(n_components,)`` and ``(n_outputs,)``, see `TiedLinear`.
+        Of an encoder whose weights a decoder shares: ``(n_components,)`` and ``(n_outputs,)``, see `GainedLinear.set_weight`.
     """
 
     encoder: Tensor
@@ -156,23 +156,23 @@ def decoder_of_draws(codes: Tensor, variance: Tensor, rows: Readings) -> tuple[T
 def install(module: LatentModule, model: LinearModel) -> None:
     """Set the linear maps of a module's networks."""
     encoder, decoder = linear_map_of(module.encoder), linear_map_of(module.decoder)
-    assert isinstance(encoder, nn.Linear)
-    assert encoder.bias is not None
+    assert isinstance(encoder, (nn.Linear, GainedLinear))
     assert decoder is not None
     n_components = len(model.encoder)
-    encoder.weight.zero_()
     encoder.bias.zero_()
-    encoder.weight[:n_components].copy_(model.encoder)
+    if isinstance(encoder, GainedLinear):
+        assert model.gains is not None
+        encoder.set_weight(model.encoder, model.gains)
+    else:
+        encoder.weight.zero_()
+        encoder.weight[:n_components].copy_(model.encoder)
     encoder.bias[:n_components].copy_(model.encoder_bias)
     if model.log_var is not None:
         encoder.bias[n_components:].copy_(model.log_var)
     assert decoder.bias is not None
     decoder.bias.copy_(model.decoder_bias)
-    if not isinstance(decoder, TiedLinear):
+    if isinstance(decoder, nn.Linear):
         decoder.weight.copy_(model.decoder)
-    elif model.gains is not None and decoder.input_gain is not None and decoder.output_gain is not None:
-        decoder.input_gain.copy_(model.gains[0])
-        decoder.output_gain.copy_(model.gains[1])
 
 
 def is_tied(module: LatentModule) -> bool:

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from skvae.modules import LatentModule
-from skvae.modules.networks.layers import ACTIVATIONS, NORMALIZATIONS, Shortcut, TiedLinear
+from skvae.modules.networks.layers import ACTIVATIONS, LINEAR, NORMALIZATIONS, Shortcut
 
 _ENTRIES = 16  # a cache line of 64 bytes, in single precision
 _PRODUCTS = {F.linear, torch.matmul, Tensor.matmul, Tensor.__matmul__}
@@ -64,7 +64,7 @@ class AlignedRows(TorchFunctionMode):
 
 
 # Linear maps put their outputs side by side; the others leave rows where they are or do so, too, and multiply by no matrix.
-_MAPS = (nn.Linear, TiedLinear)
+_MAPS = LINEAR
 _HARMLESS = (*ACTIVATIONS.values(), *NORMALIZATIONS.values(), nn.Dropout)
 _KEPT: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 

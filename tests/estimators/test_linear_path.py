@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import crossed, slow
 from sklearn.base import clone
-from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_iris, load_wine
 from sklearn.decomposition import PCA, FactorAnalysis
 from sklearn.model_selection import GridSearchCV
 from sklearn.preprocessing import StandardScaler
@@ -90,6 +90,26 @@ def test_a_variational_one_begins_at_factor_analysis(wine, decoder):
     np.testing.assert_allclose(np.sort(std[0] ** 2), np.linalg.eigvalsh(whole), rtol=0.15)
     assert mean.shape == std.shape
     assert model.score(wine) == pytest.approx(reference.score(wine), abs=0.15)
+
+
+def one_factor():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(200, 1)) + 0.02 * rng.normal(size=(200, 4))
+
+
+@pytest.mark.parametrize(
+    "make", [one_factor, lambda: load_iris().data, lambda: load_diabetes().data], ids=["factor", "iris", "diabetes"]
+)
+def test_tied_maps_bear_noise_that_is_small(make):
+    X = make()
+    models = [
+        fit(VAETransformer, X, decoder=decoder, linear_path=LinearPath(decay), max_epochs=100, n_components=2)
+        for decay in (np.inf, 1.0)
+        for decoder in (None, "tied")
+    ]
+    linear, tied_linear, curved, tied = (model.score(X) for model in models)
+    assert tied_linear == pytest.approx(linear, abs=0.1)
+    assert tied > max(linear, curved - 1.0) - 0.1
 
 
 def test_shared_noise_begins_at_probabilistic_components(wine):

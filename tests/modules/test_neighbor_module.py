@@ -21,7 +21,7 @@ def test_the_loss_is_reconstruction_attraction_and_five_times_repulsion():
     module, batch = make_module(), make_batch(weight=torch.tensor([1.0, 2.0, 0.5, 1.0, 1.0, 0.5]))
     module.scale.fill_(3.0)
     terms = module.loss(batch, {}).terms
-    share = fn.normal_cdf(batch.noise["place"])
+    share = 0.5 * fn.normal_cdf(batch.noise["place"])
     code, near = module.encode(batch), module.encode(Batch.of(batch.neighbor + share * (batch.x - batch.neighbor)))
     a, b = fn.similarity_curve(0.5)
     torn = fn.attraction(code, near, a, b) + 5.0 * fn.repulsion(code, batch.weight, a, b)
@@ -31,14 +31,15 @@ def test_the_loss_is_reconstruction_attraction_and_five_times_repulsion():
     )
 
 
-def test_points_are_anywhere_between_rows_and_neighbors():
+def test_points_are_anywhere_between_neighbors_and_the_middle_of_the_way():
     module, batch = make_module(), make_batch()
 
     def torn(place):
         return module.loss(batch._replace(noise={**batch.noise, "place": torch.full((6, 1), place)}), {}).terms["neighbor"]
 
-    code, near = module.encode(batch), module.encode(Batch.of(batch.neighbor))
-    for place, end in ((-9.0, near), (9.0, code)):
+    code, middle = module.encode(batch), 0.5 * (batch.neighbor + batch.x)
+    for place, point in ((-9.0, batch.neighbor), (9.0, middle)):
+        end = module.encode(Batch.of(point))
         expected = fn.attraction(code, end, module.a, module.b) + 5.0 * fn.repulsion(code, batch.weight, module.a, module.b)
         torch.testing.assert_close(torn(place), module.scale * expected, rtol=1e-4, atol=1e-5)
 

@@ -75,8 +75,11 @@ def build_networks(
         assert image_shape is not None
         first = conv_encoder(down, image_shape, n_codes, down.hidden_layer_sizes, n_beside, **hidden_of(down))
     else:
-        build = shortcut_mlp if linear_path else mlp
-        first = build(n_inputs + n_beside, down.hidden_layer_sizes, n_codes, **hidden_of(down))
+        sizes = n_inputs + n_beside, down.hidden_layer_sizes, n_codes
+        if linear_path:
+            first = shortcut_mlp(*sizes, is_shared=up == TIED, **hidden_of(down))
+        else:
+            first = mlp(*sizes, **hidden_of(down))
     second: nn.Module
     source, n_given = None, n_components + n_conditions
     if isinstance(up, str):

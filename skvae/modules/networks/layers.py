@@ -94,12 +94,73 @@ def after(
     return layers
 
 
+class GainedLinear(nn.Module):
+    """Linear map that is a decoder's, transposed, but for units: a factor for every input and every output.
+
+    Such are the posterior mean of a factor model and its loadings. With these factors far from one, as where noise is small, a
+    step of the optimizer that one map bears would ruin the other. So what is learned lies halfway between them, which is what
+    both are in units of the noise and of the posterior, beside the logarithms of the roots of the factors.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+    """
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        begun = nn.Linear(in_features, out_features)
+        self.shared, self.bias = begun.weight, begun.bias
+        self.log_input_gain = nn.Parameter(torch.zeros(in_features))
+        self.log_output_gain = nn.Parameter(torch.zeros(out_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+    @property
+    def weight(self) -> Tensor:
+        """The weights, ``(out_features, in_features)``."""
+        return self.shared * (-self.log_output_gain).exp().unsqueeze(1) * (-self.log_input_gain).exp()
+
+    @property
+    def of_decoder(self) -> Tensor:
+        """The weights of the decoder, transposed, ``(out_features, in_features)``."""
+        return self.shared * self.log_output_gain.exp().unsqueeze(1) * self.log_input_gain.exp()
+
+    @property
+    def row_work(self) -> int:
+        """Multiply-adds a row."""
+        return self.in_features * self.out_features
+
+    def extra_repr(self) -> str:
+        """Return the sizes."""
+        return f"in_features={self.in_features}, out_features={self.out_features}"
+
+    def set_weight(self, weight: Tensor, gains: tuple[Tensor, Tensor]) -> None:
+        """Set the weights of the first outputs, zero those of the others, and set the factors.
+
+        Parameters
+        ----------
+        weight : Tensor of shape (n, in_features)
+        gains : tuple of Tensor
+            By what the weights are multiplied to give those of the decoder, transposed: for the outputs ``(n,)`` and for the
+            inputs, of which there may be fewer than of the map.
+        """
+        of_outputs, of_inputs = (gain.to(weight).sqrt() for gain in gains)
+        n_outputs, n_inputs = len(of_outputs), len(of_inputs)
+        self.log_output_gain[:n_outputs] = of_outputs.log()
+        self.log_input_gain[:n_inputs] = of_inputs.log()
+        self.shared.zero_()
+        self.shared[:n_outputs] = weight * of_outputs.unsqueeze(1)
+        self.shared[:n_outputs, :n_inputs] *= of_inputs
+
+
 class TiedLinear(nn.Module):
     """Linear map by another one's weights, transposed, with a bias of its own.
 
     Parameters
     ----------
-    source : Linear
+    source : Linear or GainedLinear
         Stays the owner of the weights, which are neither counted nor saved twice.
     n_inputs : int
         How many of its outputs, from the first on, are the inputs here.
@@ -107,20 +168,13 @@ class TiedLinear(nn.Module):
         How many of its inputs, from the first on, are the outputs here; all by default.
     bias : bool, default=True
         Whether it has a bias.
-    has_gains : bool, default=False
-        Whether every input and every output has a factor of its own, so that the map is the transposed one but for units: the
-        posterior mean of a factor model and its loadings are.
     """
 
-    def __init__(
-        self, source: nn.Linear, n_inputs: int, n_outputs: int | None = None, *, bias: bool = True, has_gains: bool = False
-    ):
+    def __init__(self, source: nn.Linear | GainedLinear, n_inputs: int, n_outputs: int | None = None, *, bias: bool = True):
         super().__init__()
         self._source = (source,)  # a tuple, which does not register it
         self.in_features, self.out_features = n_inputs, source.in_features if n_outputs is None else n_outputs
         self.bias = nn.Parameter(torch.zeros(self.out_features)) if bias else None
-        self.input_gain = nn.Parameter(torch.ones(self.in_features)) if has_gains else None
-        self.output_gain = nn.Parameter(torch.ones(self.out_features)) if has_gains else None
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight
@@ -132,10 +186,9 @@ class TiedLinear(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The weights, ``(out_features, in_features)``."""
-        weight = self._source[0].weight[: self.in_features, : self.out_features].mT
-        if self.input_gain is None or self.output_gain is None:
-            return weight
-        return weight * self.output_gain.unsqueeze(1) * self.input_gain
+        (source,) = self._source
+        weight = source.of_decoder if isinstance(source, GainedLinear) else source.weight
+        return weight[: self.in_features, : self.out_features].mT
 
     @property
     def row_work(self) -> int:
@@ -145,6 +198,9 @@ class TiedLinear(nn.Module):
     def extra_repr(self) -> str:
         """Return the sizes."""
         return f"in_features={self.in_features}, out_features={self.out_features}"
+
+
+LINEAR = nn.Linear, GainedLinear, TiedLinear
 
 
 def tied_mlp(encoder: nn.Sequential, n_inputs: int, n_outputs: int | None = None, **hidden: Any) -> nn.Sequential:
@@ -180,7 +236,7 @@ class Shortcut(nn.Module):
 
     Parameters
     ----------
-    linear : Linear or TiedLinear
+    linear : Linear, GainedLinear or TiedLinear
         The linear map, with a bias.
     hidden : Sequential
         The perceptron but for its last layer.
@@ -188,7 +244,7 @@ class Shortcut(nn.Module):
         The perceptron's last layer, without a bias.
     """
 
-    def __init__(self, linear: nn.Linear | TiedLinear, hidden: nn.Sequential, last: nn.Linear | TiedLinear):
+    def __init__(self, linear: nn.Linear | GainedLinear | TiedLinear, hidden: nn.Sequential, last: nn.Linear | TiedLinear):
         super().__init__()
         self.linear, self.hidden, self.last = linear, hidden, last
 
@@ -212,26 +268,31 @@ class Shortcut(nn.Module):
         return [*self.hidden.parameters(), *self.last.parameters()]
 
 
-def shortcut_mlp(n_inputs: int, hidden_layer_sizes: Sequence[int], n_outputs: int, **hidden: Any) -> Shortcut | nn.Sequential:
+def shortcut_mlp(
+    n_inputs: int, hidden_layer_sizes: Sequence[int], n_outputs: int, *, is_shared: bool = False, **hidden: Any
+) -> Shortcut | nn.Sequential:
     """Build a perceptron that begins at zero, and a linear map beside it; the latter alone where there are no hidden layers.
 
     Parameters
     ----------
     n_inputs, hidden_layer_sizes, n_outputs, **hidden
         See `mlp`.
+    is_shared : bool, default=False
+        Whether a decoder has the weights of the linear map.
     """
     network = mlp(n_inputs, hidden_layer_sizes, n_outputs, **hidden)
     if not hidden_layer_sizes:
-        return network
+        return nn.Sequential(GainedLinear(n_inputs, n_outputs)) if is_shared else network
     last = nn.Linear(hidden_layer_sizes[-1], n_outputs, bias=False)
     nn.init.zeros_(last.weight)
-    return Shortcut(nn.Linear(n_inputs, n_outputs), nn.Sequential(*list(network)[:-1]), last)
+    linear = (GainedLinear if is_shared else nn.Linear)(n_inputs, n_outputs)
+    return Shortcut(linear, nn.Sequential(*list(network)[:-1]), last)
 
 
 def tied_shortcut(
     encoder: Shortcut | nn.Sequential, n_inputs: int, n_outputs: int | None = None, **hidden: Any
 ) -> Shortcut | nn.Sequential:
-    """Build the mirror of what `shortcut_mlp` builds, by its weights, transposed; the linear map has gains, see `TiedLinear`.
+    """Build the mirror of what `shortcut_mlp` builds to be shared, by its weights, transposed.
 
     Parameters
     ----------
@@ -240,8 +301,8 @@ def tied_shortcut(
         See `tied_mlp`.
     """
     source = linear_map_of(encoder)
-    assert isinstance(source, nn.Linear)
-    linear = TiedLinear(source, n_inputs, n_outputs, has_gains=True)
+    assert isinstance(source, GainedLinear)
+    linear = TiedLinear(source, n_inputs, n_outputs)
     if not isinstance(encoder, Shortcut):
         return nn.Sequential(linear)
     *layers, outer = tied_mlp(nn.Sequential(*encoder.layers), n_inputs, n_outputs, **hidden)
@@ -250,20 +311,20 @@ def tied_shortcut(
     return Shortcut(linear, nn.Sequential(*layers), TiedLinear(outermost, outer.in_features, n_outputs, bias=False))
 
 
-def last_layers(network: nn.Module) -> list[nn.Linear | TiedLinear]:
+def last_layers(network: nn.Module) -> list[nn.Linear | GainedLinear | TiedLinear]:
     """Return the layers of a perceptron whose outputs are its own, in sum; none of another network."""
     if isinstance(network, Shortcut):
         return [network.linear, network.last]
     layers = list(network)[-1:] if type(network) is nn.Sequential else []
-    return [layer for layer in layers if isinstance(layer, (nn.Linear, TiedLinear))]
+    return [layer for layer in layers if isinstance(layer, LINEAR)]
 
 
-def linear_map_of(network: nn.Module) -> nn.Linear | TiedLinear | None:
+def linear_map_of(network: nn.Module) -> nn.Linear | GainedLinear | TiedLinear | None:
     """Return the linear map that a network is, or has beside it."""
     if isinstance(network, Shortcut):
         return network.linear
     layers = list(network) if type(network) is nn.Sequential else []
-    return layers[0] if len(layers) == 1 and isinstance(layers[0], (nn.Linear, TiedLinear)) else None
+    return layers[0] if len(layers) == 1 and isinstance(layers[0], LINEAR) else None
 
 
 @contextmanager
