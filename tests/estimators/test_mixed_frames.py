@@ -2,6 +2,8 @@
 
 import decimal
 import pickle
+import re
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -239,6 +241,37 @@ def test_fits_go_on_with_the_same_form():
     model.set_params(warm_start=False).fit(numbers())
     assert model._frame_form is None
     assert isinstance(model.sample(2), np.ndarray)
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "holds", "had"),
+    [
+        ([0, 1, 2], 7, "7", "0, 1, 2 alone"),
+        ([0.5, 1.5], 1.0, "1", "0.5, 1.5 alone"),
+        ([3], 4, "4", "nothing but 3"),
+        ([2.5], 2.75, "2.75", "nothing but 2.5"),
+        ([pd.Timestamp("2020-02-01")], pd.Timestamp("2021-02-01"), "Timestamp('2021-02-01 00:00:00')", "nothing but Timestamp"),
+    ],
+    ids=["ints", "floats", "a constant", "a constant float", "a date"],
+)
+def test_values_that_a_stream_cannot_learn_are_named_once(first, later, holds, had):
+    frame = table()
+    chunks = [frame.assign(visits=np.resize(np.array(first, dtype=object), N)).infer_objects()]
+    chunks.append(chunks[0].assign(visits=[later, *chunks[0]["visits"].to_list()[1:]]))
+    model = quick().partial_fit(chunks[0]).partial_fit(chunks[0])
+    message = f"Column 'visits' of X holds {re.escape(holds)}, which the model cannot learn: .* had {had}.*: 'gaussian'}}"
+    with pytest.warns(UserWarning, match=message):
+        model.partial_fit(chunks[1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pickle.loads(pickle.dumps(model)).partial_fit(chunks[1])
+    with pytest.warns(UserWarning, match=message):
+        quick(warm_start=True).fit(chunks[0]).fit(chunks[1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model.fit(chunks[0]).partial_fit(chunks[0])
+        if isinstance(later, int):
+            quick(likelihood={"visits": "poisson"}).partial_fit(chunks[0]).partial_fit(chunks[1])
 
 
 def test_a_fit_that_fails_changes_nothing(fitted):
