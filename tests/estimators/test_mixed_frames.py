@@ -217,6 +217,18 @@ def test_other_tables_are_refused(fitted, method):
             call(given)
 
 
+@pytest.mark.parametrize("names", [[2, 1, 0], pd.MultiIndex.from_tuples([("a", 1), ("a", 2), ("b", 1)])], ids=["ints", "tuples"])
+def test_names_of_any_type_are_compared(names):
+    frame = table()[["age", "income", "sex"]].set_axis(names, axis=1)
+    model = quick().fit(frame)
+    own = re.escape(", ".join(map(repr, frame.columns.tolist())))
+    for call in (model.transform, model.score, model.partial_fit):
+        with pytest.raises(ValueError, match=f"The columns of X must be in the order of fit, {own}"):
+            call(frame.iloc[:, [1, 0, 2]])
+        with pytest.raises(ValueError, match=f"X has others: 9, 8, 7; X has not all of them: {own}"):
+            call(frame.set_axis([9, 8, 7], axis=1))
+
+
 def test_unseen_categories_as_missing():
     frame = table()
     model = quick(likelihood=Mixed(handle_unknown="missing")).fit(frame)
