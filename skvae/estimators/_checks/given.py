@@ -178,4 +178,11 @@ def _keys(estimator: Any, column: FrameColumn, entries: Any) -> tuple[NDArray[np
             f"Column {column.name!r} of given holds {example!r:.60}, which lies between two values of a column that held "
             "whole ones in fit."
         )
+    low, high = column.dtype.range
+    is_beyond = (keys < low) | (keys > high)
+    if column.is_plain and is_beyond.any():
+        raise ValueError(
+            f"Column {column.name!r} of given holds {keys[is_beyond][0]:g}, but its type in fit, {column.dtype.name}, has "
+            f"numbers from {low:g} to {high:g} alone."
+        )
     return keys, column.dtype.of_given(entries)
