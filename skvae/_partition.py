@@ -46,12 +46,15 @@ class Rows:
         Weights of the graph of neighbors, times the masses at both ends.
     connects : bool
         Whether there are so many neighbors that a cloud does not come apart.
+    count : ndarray of int, shape (n_distinct,), or None
+        How many rows equal each, itself among them; None where nobody has counted.
     """
 
     points: np.ndarray
     mass: np.ndarray
     ties: Any
     connects: bool = False
+    count: np.ndarray | None = None
 
     @classmethod
     def of(cls, points: np.ndarray, mass: np.ndarray, n_neighbors: int, distance: Any = None) -> Rows:
@@ -85,6 +88,11 @@ def principal(x: np.ndarray, seed: int) -> np.ndarray:
     return PCA(n_kept, svd_solver="randomized" if wide else "full", random_state=seed).fit_transform(x)
 
 
+def shows_gaps(n_distinct: int) -> bool:
+    """Whether there are so many different rows that gaps between groups of them can be looked for."""
+    return n_distinct >= 2 * _FEWEST
+
+
 # -- groups of cells --------------------------------------------------------------------------------------------------
 
 
@@ -112,6 +120,12 @@ class Cells:
         n_cells = min(n_cells, len(np.unique(codes, axis=0)))
         found = KMeans(n_cells, n_init=1, random_state=seed).fit(codes, sample_weight=rows.mass).labels_
         which = np.unique(found, return_inverse=True)[1].ravel()
+        return cls(which, *_shares(rows, which))
+
+    @classmethod
+    def single(cls, rows: Rows) -> Cells:
+        """Make a cell of each row."""
+        which = np.arange(len(rows.points))
         return cls(which, *_shares(rows, which))
 
     def quality(self, groups: np.ndarray) -> float:
@@ -403,6 +417,22 @@ def _hull(x: np.ndarray) -> np.ndarray:
     return before
 
 
+def part_repeated(rows: Rows, most: int) -> np.ndarray | None:
+    """Part rows that are too few to show gaps by those which come often, and have nothing around them, ``(n_distinct,)``.
+
+    All others go with the nearest of these. None where there are no two of them, or gaps can be looked for.
+    """
+    if rows.count is None or shows_gaps(len(rows.count)):
+        return None
+    often = np.argsort(-rows.count, kind="stable")[:most]
+    often = np.sort(often[rows.count[often] >= _FEWEST])
+    if len(often) < 2:
+        return None
+    square = np.square(rows.points[:, np.newaxis] - rows.points[often]).sum(axis=2)
+    square[often, np.arange(len(often))] = -1.0
+    return square.argmin(axis=1)
+
+
 # -- partitions -------------------------------------------------------------------------------------------------------
 
 
@@ -443,11 +473,11 @@ def divide(rows: Rows, codes: np.ndarray, n_groups: int | None, most: int, seed:
     seed : int
     """
     n_groups = None if n_groups is None else min(n_groups, len(codes))
-    found = []
+    found, repeated = [], part_repeated(rows, most)
     for start in range(_STARTS):
         n_cells = min(max(_MOST_CELLS, 2 * max(most, n_groups or 1)), max(len(codes) // _ROWS_PER_CELL, n_groups or 1))
-        cells = Cells.of(rows, codes, n_cells, seed + start)
-        islands = join_up_to_gaps(rows, codes, cells, most, seed + start)
+        cells = Cells.of(rows, codes, n_cells, seed + start) if repeated is None else Cells.single(rows)
+        islands = join_up_to_gaps(rows, codes, cells, most, seed + start) if repeated is None else repeated
         own = islands[np.unique(cells.which, return_index=True)[1]]
         groups = own if n_groups is None else join_along(cells, own, n_groups)
         found.append(Partition(groups[cells.which], cells.quality(groups) + (n_groups is not None) * _GAPS_COUNT, islands))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
 
@@ -21,7 +21,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_sample_weight, _num_samples, check_is_fitted
 
 from skvae import inference
-from skvae._partition import Partition, Rows, choose, divide, principal, scaled
+from skvae._partition import Partition, Rows, choose, divide, principal, scaled, shows_gaps
 from skvae._templates import (
     arguments_of_fit,
     check_template,
@@ -141,7 +141,8 @@ class AutoencoderClusterer(
 
     Rows are compared in units of their columns' standard deviations, or as they are where columns have ranges alike, and those of
     data frames with columns of different kinds as :class:`NeighborAE` does, by at most 50 principal components. Equal rows count
-    as one of their weight.
+    as one of their weight. Among fewer than 16 different rows, no modes can be counted: there, those that come at least 8 times
+    are a group each, and others go with the nearest.
 
     References
     ----------
@@ -318,10 +319,12 @@ class AutoencoderClusterer(
     def _warn(self, n_distinct: int) -> None:
         if self.report_["n_groups"] == 1:
             what = "there is one" if self.n_clusters_ == 1 else f"the {self.n_clusters_} clusters are parts of one cloud"
+            why = "there is no gap between any two groups of them"
+            if not shows_gaps(n_distinct):
+                few = f"there are only {n_distinct} different rows, too few for gaps between groups of them to be seen"
+                why = few if n_distinct > 1 else "all of them are equal"
             if self.n_clusters != 1:
-                warn_user(
-                    f"The rows of X have no clusters to speak of: there is no gap between any two groups of them, and {what}."
-                )
+                warn_user(f"The rows of X have no clusters to speak of: {why}, and {what}.")
         if self.n_clusters == "auto":
             return
         if n_distinct < self.n_clusters:
@@ -583,6 +586,7 @@ class _Distinct:
         n_searched = min(n_searched or n_neighbors, len(points) - 1)
         distance = find_neighbors(points, n_searched, "euclidean")[0] if n_searched else None
         rows = Rows.of(points[first], np.bincount(inverse, weights=mass), n_neighbors, distance if len(first) == len(x) else None)
+        rows.count = np.bincount(inverse)
         return cls(first, inverse, rows, distance)
 
     def inside(self, part: np.ndarray | None) -> Any:
@@ -594,7 +598,13 @@ class _Distinct:
         if part is None:
             return self.rows
         inside = self.inside(part)
-        return Rows(self.rows.points[inside], self.rows.mass[inside], self.rows.ties[inside][:, inside], self.rows.connects)
+        return replace(
+            self.rows,
+            points=self.rows.points[inside],
+            mass=self.rows.mass[inside],
+            ties=self.rows.ties[inside][:, inside],
+            count=np.bincount(self.inverse[part])[inside],
+        )
 
 
 def _default(n_rows: int) -> NeighborAE:

@@ -360,7 +360,7 @@ def _is_columnwise(step: Any) -> bool:
 def _unnamed(step: Any) -> Any:
     """Copy of a fitted step that takes arrays without a word about names, and gives arrays."""
     other = copy.copy(step)
-    for name in ("feature_names_in_", "_sklearn_output_config"):
+    for name in ("feature_names_in_", "_column_names", "_sklearn_output_config"):
         vars(other).pop(name, None)
     return other
 

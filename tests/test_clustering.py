@@ -405,6 +405,38 @@ def test_repeated_rows_count_by_their_weight(blobs):
     np.testing.assert_array_equal(table.inverse, np.repeat(np.arange(len(X)), 2))
 
 
+DISTINCT = np.array([[0.0, 0.0, 0.0, 0.0], [9.0, 0.0, 0.0, 0.0], [0.0, 9.0, 9.0, 0.0]])
+
+
+@pytest.mark.filterwarnings("error")
+def test_few_rows_that_come_often_are_clusters():
+    X = np.repeat(DISTINCT, 40, axis=0)
+    y = np.repeat(np.arange(3), 40)
+    model = AutoencoderClusterer(estimator=tiny(), n_resamples=1, random_state=0).fit(X)
+    assert adjusted_rand_score(model.labels_, y) == 1.0
+    assert model.report_["n_groups"] == 3
+    rare = np.concatenate([X, DISTINCT + 0.1, DISTINCT[:1] + 0.2])
+    assert adjusted_rand_score(clusterer().fit_predict(rare), [*y, 0, 1, 2, 0]) == 1.0
+    assert clusterer(2).fit(X).n_clusters_ == 2
+    assert clusterer(max_clusters=2).fit(X).n_clusters_ == 2
+    frame = pd.DataFrame({"a": np.array(list("xyx"))[y], "b": np.array(list("uuv"))[y]})
+    assert adjusted_rand_score(clusterer(estimator=tiny()).fit_predict(frame), y) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        (DISTINCT, "there are only 3 different rows, too few for gaps between groups of them to be seen, and there is one"),
+        (np.repeat(DISTINCT, 7, axis=0), "there are only 3 different rows"),
+        (np.repeat(DISTINCT[:1], 40, axis=0), "all of them are equal, and there is one"),
+    ],
+    ids=["three", "seven of each", "one"],
+)
+def test_few_rows_that_come_rarely_are_no_clusters(X, message):
+    with pytest.warns(UserWarning, match=message):
+        assert clusterer().fit(X).n_clusters_ == 1
+
+
 def test_a_graph_is_looked_for_once_and_handed_on(blobs, monkeypatch):
     graphs = []
     original = NeighborAE.fit

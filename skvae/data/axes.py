@@ -40,7 +40,7 @@ def doubt_about_axes(X: NDArray[np.floating], n_timesteps: int | None, *, is_row
     X : ndarray of shape (n_sequences, n_timesteps, n_features)
         NaN behind the end of each.
     n_timesteps : int or None
-        What the sequences are said to have for steps, which leaves no doubt where they have.
+        What the sequences are said to have for steps, which leaves no doubt where they have, or the longest of a list has.
     is_rows : bool
         Whether they were given as rows.
     is_list : bool, default=False
@@ -57,8 +57,14 @@ def doubt_about_axes(X: NDArray[np.floating], n_timesteps: int | None, *, is_row
 
     if n_timesteps is not None:
         axis = next((axis for axis in axes if X.shape[axis] == n_timesteps), None)
-        if length == n_timesteps or axis is None:
+        if length == n_timesteps or (is_list and axis is None and length < n_timesteps):  # where the longest may not be there
             return None
+        if axis is None:
+            return (
+                f"{read}, all of which are learned from, but n_timesteps={n_timesteps} is another number: it says how many steps "
+                f"are in a row, where X is rows of flattened sequences. Leave it out, or cut windows of {n_timesteps} steps from "
+                f"each series, skvae.sliding_windows(x, {n_timesteps}).X."
+            )
         return f"{read}, but n_timesteps={n_timesteps}: if time runs along axis {axis}, {cure(axis)}."
     settled = f"if it is as read, n_timesteps={length} says so."
     for axis in axes:

@@ -448,7 +448,7 @@ class Dtype:
 
     def of_numbers(self, values: NDArray[np.float64]) -> Any:
         """Column of numbers ``(n,)``; NaN where one is missing."""
-        missing, values = np.isnan(values), np.clip(values, *self._range)
+        missing, values = np.isnan(values), np.clip(values, *self.range)
         if self.integers is not None:
             low, high = self.integers
             numbers: Any = np.round(np.where(missing, 0.0, values))
@@ -468,7 +468,7 @@ class Dtype:
         return self._column(values)
 
     @property
-    def _range(self) -> tuple[float, float]:
+    def range(self) -> tuple[float, float]:
         """Smallest and largest number that the column can hold in double precision."""
         if self.integers is not None:
             return float(self.integers[0]), float(self.integers[1])

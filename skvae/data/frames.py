@@ -407,8 +407,8 @@ class FrameForm:
 
     def _check_columns(self, names: list[Any], table: str = "X") -> None:
         own = self.names
-        if names == own or (len(names) == len(own) and not all(isinstance(name, str) for name in [*names, *own])):
-            return  # names that are no strings say nothing, as in scikit-learn
+        if names == own:
+            return
         unseen, lacking = [name for name in names if name not in own], [name for name in own if name not in names]
         if not unseen and not lacking:
             raise ValueError(f"The columns of {table} must be in the order of fit, {listing(own)}.")

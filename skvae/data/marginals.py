@@ -108,6 +108,30 @@ def measure_columns(
     return tuple(found)
 
 
+def values_beyond(marginals: Sequence[Marginal], X: Any) -> dict[int, float]:
+    """Return a number, by the position of its column, that is none of the values which are all that its column takes.
+
+    Parameters
+    ----------
+    marginals : sequence of Marginal
+    X : Source or ndarray of shape (n_samples, n_features)
+
+    Returns
+    -------
+    dict
+        Without the columns that have no such entry, or take all numbers.
+    """
+    source, found = as_source(X), {}
+    for j, marginal in enumerate(marginals):
+        if not marginal.is_number or marginal.rest:
+            continue
+        values = source.columns(np.array([j])).read_exactly(slice(None))[:, 0]
+        beyond = values[~np.isnan(values) & ~np.isin(values, marginal.levels)]
+        if len(beyond):
+            found[j] = float(beyond[0])
+    return found
+
+
 def _check_spread(column: int, values: NDArray[np.float64]) -> None:
     """Raise a SpreadError about numbers whose variance overflows or underflows."""
     with np.errstate(over="ignore", under="ignore"):

@@ -61,8 +61,10 @@ class BaseAutoEncoder(DocumentedMixin, SpecsMixin, ClassNamePrefixFeaturesOutMix
     _code_size: Any = 0  # size of the code of images, where it is one vector
     _keeps_rows = False  # whether some training rows are kept, for others to be compared with
     _takes_frames = False  # whether columns of data frames may be of different kinds
-    _private_state: ClassVar[tuple[str, ...]] = ("_progress", "_arguments", "_frame_form")
+    _private_state: ClassVar[tuple[str, ...]] = ("_progress", "_arguments", "_frame_form", "_column_names", "_beyond")
     _frame_form: FrameForm | None = None  # of the frame that was fitted, where they are
+    _column_names: list[Any] | None = None  # of a frame of numbers, where scikit-learn keeps none: they are no strings
+    _beyond: tuple[Any, ...] = ()  # names of its columns that later rows had values in which the model cannot learn
     _progress: Progress
     _arguments: dict[str, Any]
 

@@ -429,6 +429,8 @@ class FitRun:
         draft, entries = self.draft, self.table.entries()
         module = copy_of(draft.module_)
         module.likelihood.check(self.given.entries().source, self.table.name)
+        if draft._frame_form is not None:
+            draft._beyond += check.warn_of_values_beyond(draft, self.table)
         try:
             columns = module.likelihood.extend(entries.source, entries.weight, draft._progress.n_rows)
         except SpreadError as error:

@@ -34,8 +34,9 @@ class SamplesGivenMixin:
             Number of rows; as many as `given` has by default, or 1.
         given : dict, Series, DataFrame or array-like of shape (n_rows, n_features), default=None
             Entries that rows are to have: a row for each that is drawn, or one for all, with NaN or None where the model is to
-            draw. A dict or a series has entries by the names of columns of X or by their positions; a dict may have lists,
-            one entry for each row. Columns that are not in it, or not in a data frame with names, are drawn.
+            draw. A dict or a series has entries by the names of columns of X or by their positions, which integers are unless
+            columns have integers for names; a dict may have lists, one entry for each row. Columns that are not in it, or not in
+            a data frame with names, are drawn.
         mean : bool, default=False
             Return the decoder's means, without the likelihood's noise.
         random_state : int, RandomState instance or None, default=None

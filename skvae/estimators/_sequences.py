@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sklearn.utils.validation import check_array, validate_data
+from sklearn.utils.validation import _check_feature_names, _get_feature_names, check_array, validate_data
 
 from skvae.data.axes import doubt_about_axes
+from skvae.data.containers import is_frame
+from skvae.data.kinds import listing
 from skvae.estimators import _checks as check
 from skvae.warnings import warn_user
 
@@ -34,6 +36,7 @@ def check_sequences(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -
     `n_timesteps` steps or, without, univariate ones. Where `reset`, notes numbers and names of the columns.
     """
     is_list = isinstance(X, (list, tuple))
+    frame = _first_frame(X)
     X = [_unmasked(x) for x in X] if is_list else _unmasked(X)
     X, is_rows = _as_array(X, None if reset else columns_of_rows(estimator))
     if getattr(X, "ndim", None) == 1 or (isinstance(X, (list, tuple)) and not any(hasattr(x, "__len__") for x in X)):
@@ -69,12 +72,30 @@ def check_sequences(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1) -
             vars(estimator).pop("_n_columns", None)
             vars(estimator).pop("feature_names_in_", None)
             estimator.n_features_in_ = X.shape[2]
+            if frame is not None:
+                _check_feature_names(estimator, frame, reset=True)
         estimator.n_step_features_ = X.shape[2]
     elif X.shape[2] != estimator.n_step_features_:
         raise ValueError(
             f"X has {X.shape[2]} features a step, but {type(estimator).__name__} was fitted on {estimator.n_step_features_}."
         )
+    elif frame is not None and not hasattr(estimator, "_n_columns"):
+        _check_feature_names(estimator, frame, reset=False)
     return X
+
+
+def _first_frame(X: Any) -> Any:
+    """Return the first data frame of a list of sequences, None where there is none; all have the same columns."""
+    parts = X if isinstance(X, (list, tuple)) or getattr(X, "ndim", None) == 1 else []
+    frames = [(i, part) for i, part in enumerate(parts) if is_frame(part)]
+    names = [_get_feature_names(part) for _, part in frames]
+    for (i, _), own in zip(frames, names, strict=True):
+        if own is not None and names[0] is not None and own.tolist() != names[0].tolist():
+            raise ValueError(
+                f"The columns of X[{i}] are {listing(own.tolist())}, but those of X[{frames[0][0]}] are "
+                f"{listing(names[0].tolist())}; the data frames of all sequences must have the same columns in the same order."
+            )
+    return frames[0][1] if frames else None
 
 
 def _unmasked(X: Any) -> Any:

@@ -25,11 +25,14 @@ class BeliefState(NamedTuple):
         What the recurrent network remembers; `update_belief` goes on from there. With `scaling`, the frames so far.
     scale : SeriesScale or None
         With `scaling`, what the sequences are measured in, see `series_scale`.
+    n_features : int or None
+        Of the frames so far.
     """
 
     belief: np.ndarray
     memory: tuple[np.ndarray, ...]
     scale: SeriesScale | None = None
+    n_features: int | None = None
 
 
 class Given(NamedTuple):
@@ -55,6 +58,7 @@ class SeriesMixin:
 
     scaling: str | None
     n_step_features_: int
+    n_components_: int
     _series: SeriesScaling | None = None
 
     def series_scale(self, X):
@@ -106,7 +110,19 @@ class SeriesMixin:
                 raise ValueError(f"state comes from another model: what it remembers does not fit this {type(self).__name__}.")
             frames = np.concatenate([memory[0], frames], axis=1)
         given = self._ready(frames)
-        return BeliefState(self._last_beliefs(given).astype(x.dtype, copy=False), (frames,), given.scale)
+        return BeliefState(self._last_beliefs(given).astype(x.dtype, copy=False), (frames,), given.scale, x.shape[1])
+
+    def _check_origin(self, state: BeliefState) -> None:
+        """Raise a ValueError about what update_belief of a model of other frames or beliefs returned."""
+        parts = (
+            ("frames", "features", state.n_features, self.n_step_features_),
+            ("a belief", "components", state.belief.shape[1], self.n_components_),
+        )
+        for what, unit, own, fits in parts:
+            if own not in (None, fits):
+                raise ValueError(
+                    f"state comes from another model: it has {what} of {own} {unit}, and this {type(self).__name__} of {fits}."
+                )
 
     def _scale_of(self, scale: Any, n_sequences: int) -> SeriesScale | None:
         """Check what sequences are said to be measured in."""

@@ -366,13 +366,15 @@ class TDVAE(SeriesMixin, BaseAutoEncoder):
             raise ValueError(f"state must be what update_belief returned, or None, but is of type {type(state).__name__}.")
         if state is not None and len(state.belief) != len(x):
             raise ValueError(f"state is about {len(state.belief)} sequences, but x has frames of {len(x)}.")
+        if state is not None:
+            self._check_origin(state)
         memory = None if state is None else state.memory
         if self._series is not None:
             return self._reread(x, memory)
         if memory is not None and [part.shape for part in memory] != self.module_.memory_shapes(len(x)):
             raise ValueError(f"state comes from another model: what it remembers does not fit this {type(self).__name__}.")
         belief, memory = sequences.update(self.module_, x, memory, check.resolve_device(self.device))
-        return BeliefState(belief.astype(x.dtype, copy=False), memory)
+        return BeliefState(belief.astype(x.dtype, copy=False), memory, n_features=x.shape[1])
 
     # -- frames -------------------------------------------------------------------------------------------------------
 

@@ -42,7 +42,9 @@ def test_roughness():
         (walks(60, 5, 3), None, None),
         (RNG.normal(size=(60, 3, 50)), 3, None),
         (np.swapaxes(walks(60, 50, 3), 1, 2), 3, None),
-        (walks(60, 50, 3), 20, None),
+        (walks(60, 50, 3), 20, "60 sequences of 50 steps of 3 .*, but n_timesteps=20 is another number: .*sliding_windows.x, 20"),
+        (walks(60, 50, 3), 70, "60 sequences of 50 steps of 3 .*, but n_timesteps=70 is another number"),
+        (walks(60, 50, 3), 50, None),
         (walks(3, 50, 30), None, None),
         (np.ones((60, 2, 3)), None, None),
     ],
@@ -54,7 +56,7 @@ def test_arrays(X, n_timesteps, message):
     else:
         assert re.search(message, doubt)
     listed = doubt_about_axes(X, n_timesteps, is_rows=False, is_list=True)
-    assert listed is None or "pass [x.T for x in X]" in listed
+    assert listed is None or "pass [x.T for x in X]" in listed or "is another number" in listed
 
 
 def seasons():

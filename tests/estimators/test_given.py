@@ -178,6 +178,37 @@ def test_as_many_samples_as_rows_are_given(vae, frame):
         vae.sample(2, given=frame.iloc[:3])
 
 
+def test_integers_are_names_where_columns_have_integers_for_names(frame):
+    numbered = frame.set_axis([3, 2, 1, 0], axis=1)
+    for X in (numbered, numbered.assign(sex="f").set_axis([3, 2, 1, 0, 4], axis=1)):
+        vae = VAETransformer(**QUICK | {"linear_path": None}).fit(X)
+        for given in ({0: 99.5}, pd.Series({0: 99.5}), pd.DataFrame({0: [99.5]}), pd.DataFrame({1: [None], 0: [99.5]})):
+            rows = np.asarray(vae.sample(3, given=given))
+            assert (rows[:, 3] == 99.5).all()
+            assert (rows[:, 0] != 99.5).all()
+        for given in ({5: 1.0}, {-1: 1.0}):
+            with pytest.raises(ValueError, match=r"which is the name of no column of X: these are \[3, 2, 1, 0.*by their"):
+                vae.sample(given=given)
+        with pytest.raises(ValueError, match="given has True"):
+            vae.sample(given={True: 1.0})
+        cvae = CVAE(2, condition_columns=[3], max_epochs=1, linear_path=None, random_state=0).fit(X)
+        assert cvae._conditioner.columns.tolist() == [0]
+        assert not hasattr(vae, "feature_names_in_")
+    in_order = VAETransformer(**QUICK | {"linear_path": None}).fit(frame.set_axis(range(4), axis=1))
+    np.testing.assert_array_equal(in_order.sample(given={-1: 99.5}), in_order.sample(given={3: 99.5}))
+    in_order.fit(frame.to_numpy())
+    assert in_order.sample(given={-1: 99.5})[0, 3] == 99.5
+
+
+def test_names_of_any_type_are_given(frame):
+    X = frame.set_axis(pd.MultiIndex.from_product([["a", "b"], ["x", "y"]]), axis=1)
+    vae = VAETransformer(**QUICK | {"linear_path": None}).fit(X)
+    rows = vae.sample(given={("b", "y"): 99.5})
+    np.testing.assert_array_equal(rows, vae.sample(given={3: 99.5}))
+    np.testing.assert_array_equal(rows, vae.sample(given=pd.DataFrame([[99.5]], columns=X.columns[3:])))
+    assert rows[0, 3] == 99.5
+
+
 def test_names_are_unknown_to_a_model_of_arrays(of_array):
     with pytest.raises(ValueError, match="given has 'a', which X does not have; its columns have no names"):
         of_array.sample(given={"a": 1.0})
@@ -433,6 +464,19 @@ def test_entries_of_any_type_are_given_and_come_back(mixed, people):
     pd.testing.assert_frame_equal(drawn, mixed.sample(5, given=pd.Series(given)))
 
 
+def test_arrays_of_objects_are_given_by_position(mixed, people):
+    row = ["female", None, 12.345, None, True, dt.datetime(2020, 5, 1), None]
+    by_name = mixed.sample(3, given={"sex": "female", "pay": 12.345, "owns": True, "since": dt.datetime(2020, 5, 1)})
+    masked = np.ma.masked_array(np.array([row], dtype=object), [[False, False, False, True, False, False, True]])
+    for given in ([row], np.array([row], dtype=object), masked):
+        pd.testing.assert_frame_equal(mixed.sample(3, given=given), by_name)
+    rows = as_objects(people.head(3))
+    pd.testing.assert_frame_equal(mixed.sample(given=rows.to_numpy()), mixed.sample(given=rows))
+    ages = np.full((1, 7), np.nan)
+    ages[:, 1] = 40.0
+    pd.testing.assert_frame_equal(mixed.sample(3, given=ages), mixed.sample(3, given={"age": 40}))
+
+
 def test_frames_with_gaps_are_completed(mixed, people):
     gaps = people.head(60).mask(np.random.default_rng(0).random((60, 7)) < 0.5)
     drawn = mixed.sample(given=gaps)
@@ -524,7 +568,11 @@ def test_entries_of_all_types(kind):
         ({"since": dt.datetime(2020, 5, 1, 12)}, "'since' of given holds .*, which lies between two values"),
         ({"sex": ["male", "female"], "age": [40]}, "columns of different lengths"),
         ({"sex": []}, "given has no rows"),
-        ([["male", 40]], "cannot be converted to numbers"),
+        ([["male", 40]], r"given has the shape \(1, 2\); of an array, .* the 7 entries of the columns 'sex', 'age', "),
+        ([["male", 40], ["male"]], r"given has the shape \(2,\)"),
+        (np.array(["male", None]), r"given has the shape \(2,\)"),
+        (np.full((1, 7), 1.0), "'sex' of given holds what was not seen in fit: 1"),
+        (np.array([["male", *["1"] * 6]]), "'age' of given held numbers in fit, and holds something else now, such as '1'"),
     ],
     ids=str,
 )

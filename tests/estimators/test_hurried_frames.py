@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 import torch
 
-from skvae import CVAE, AutoEncoder, AutoencoderClusterer, CVAEClassifier, NeighborAE, VAETransformer
+from skvae import CVAE, AutoEncoder, AutoencoderClusterer, CVAEClassifier, Gaussian, NeighborAE, VAETransformer
 
 pytestmark = [
     pytest.mark.usefixtures("one_core"),
@@ -52,6 +52,23 @@ def test_spreads_that_cannot_be_computed(values, size):
     for frame in (pd.DataFrame({"v": values, "c": C}), pl.DataFrame({"c": C, "v": values})):
         with pytest.raises(ValueError, match=rf"The spread of column\(s\) \['v'\] of X is too {size} to be computed"):
             quick().fit(frame)
+
+
+@pytest.mark.parametrize("noise", [1e300, 1e-300])
+def test_noise_out_of_proportion(noise):
+    with pytest.raises(ValueError, match=r"noise=1e.300 is out of proportion to the columns of X"):
+        quick(likelihood=Gaussian(noise)).fit(np.column_stack([R, R**2]))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "ends"),
+    [("float16", 1e5, "-65504 to"), ("Float32", 1e39, r"-3.40282e\+38 to"), ("int8", 300, "-128 to 127"), ("UInt8", -1, "0 to")],
+)
+def test_numbers_that_a_type_cannot_hold_are_not_given(dtype, value, ends):
+    model = quick().fit(pd.DataFrame({"v": pd.Series(np.arange(N)).astype(dtype), "c": C}))
+    with pytest.raises(ValueError, match=f"Column 'v' of given holds .*, but its type in fit, {dtype}, has numbers from {ends}"):
+        model.sample(given={"v": value})
+    assert (model.sample(given={"v": 3})["v"] == 3).all()
 
 
 @pytest.mark.parametrize("size", [1e140, 1e-140, 1e30, 1e-30])

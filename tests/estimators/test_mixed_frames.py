@@ -2,6 +2,8 @@
 
 import decimal
 import pickle
+import re
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -215,6 +217,18 @@ def test_other_tables_are_refused(fitted, method):
             call(given)
 
 
+@pytest.mark.parametrize("names", [[2, 1, 0], pd.MultiIndex.from_tuples([("a", 1), ("a", 2), ("b", 1)])], ids=["ints", "tuples"])
+def test_names_of_any_type_are_compared(names):
+    frame = table()[["age", "income", "sex"]].set_axis(names, axis=1)
+    model = quick().fit(frame)
+    own = re.escape(", ".join(map(repr, frame.columns.tolist())))
+    for call in (model.transform, model.score, model.partial_fit):
+        with pytest.raises(ValueError, match=f"The columns of X must be in the order of fit, {own}"):
+            call(frame.iloc[:, [1, 0, 2]])
+        with pytest.raises(ValueError, match=f"X has others: 9, 8, 7; X has not all of them: {own}"):
+            call(frame.set_axis([9, 8, 7], axis=1))
+
+
 def test_unseen_categories_as_missing():
     frame = table()
     model = quick(likelihood=Mixed(handle_unknown="missing")).fit(frame)
@@ -239,6 +253,37 @@ def test_fits_go_on_with_the_same_form():
     model.set_params(warm_start=False).fit(numbers())
     assert model._frame_form is None
     assert isinstance(model.sample(2), np.ndarray)
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "holds", "had"),
+    [
+        ([0, 1, 2], 7, "7", "0, 1, 2 alone"),
+        ([0.5, 1.5], 1.0, "1", "0.5, 1.5 alone"),
+        ([3], 4, "4", "nothing but 3"),
+        ([2.5], 2.75, "2.75", "nothing but 2.5"),
+        ([pd.Timestamp("2020-02-01")], pd.Timestamp("2021-02-01"), "Timestamp('2021-02-01 00:00:00')", "nothing but Timestamp"),
+    ],
+    ids=["ints", "floats", "a constant", "a constant float", "a date"],
+)
+def test_values_that_a_stream_cannot_learn_are_named_once(first, later, holds, had):
+    frame = table()
+    chunks = [frame.assign(visits=np.resize(np.array(first, dtype=object), N)).infer_objects()]
+    chunks.append(chunks[0].assign(visits=[later, *chunks[0]["visits"].to_list()[1:]]))
+    model = quick().partial_fit(chunks[0]).partial_fit(chunks[0])
+    message = f"Column 'visits' of X holds {re.escape(holds)}, which the model cannot learn: .* had {had}.*: 'gaussian'}}"
+    with pytest.warns(UserWarning, match=message):
+        model.partial_fit(chunks[1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pickle.loads(pickle.dumps(model)).partial_fit(chunks[1])
+    with pytest.warns(UserWarning, match=message):
+        quick(warm_start=True).fit(chunks[0]).fit(chunks[1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model.fit(chunks[0]).partial_fit(chunks[0])
+        if isinstance(later, int):
+            quick(likelihood={"visits": "poisson"}).partial_fit(chunks[0]).partial_fit(chunks[1])
 
 
 def test_a_fit_that_fails_changes_nothing(fitted):

@@ -80,6 +80,29 @@ def test_lists_of_other_things(rows, error, message):
         AutoencoderImputer(VAETransformer(1, **QUICK)).fit(rows)
 
 
+def objects(parts, make=np.asarray):
+    values = np.empty(len(parts), dtype=object)
+    values[:] = list(parts)
+    return make(values)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (objects(X.reshape(20, 1, 5, 1)), r"X is an array of objects, .* np.stack\(X\) is one of the shape \(20, 1, 5, 1\)"),
+        (objects(X.tolist()), r"np.stack\(X\) is one of the shape \(20, 5\)"),
+        (objects(X, pd.Series), r"np.stack\(X\) is one of the shape \(20, 5\)"),
+        (objects([X[0], X[1, :3]]), r"have the same shape, but some have \(5,\) and some \(3,\)"),
+        (objects([X[0], None]), r"have the same shape, but some have \(5,\) and some \(\)"),
+    ],
+    ids=["images", "lists", "series", "other lengths", "not all"],
+)
+def test_arrays_of_arrays_are_to_be_stacked(rows, message):
+    for call in (AutoEncoder(2, **QUICK).fit, AutoEncoder(2, **QUICK).fit(X).transform):
+        with pytest.raises(ValueError, match=message):
+            call(rows)
+
+
 def test_columns_of_one_name():
     frame = pd.DataFrame(X, columns=list("aabcb"))
     with pytest.raises(ValueError, match="X has several columns of the name 'a' and 1 more; names must differ"):

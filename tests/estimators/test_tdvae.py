@@ -333,6 +333,26 @@ def test_shapes_that_can_be_read_in_two_ways_are_asked_about(X):
             quick(max_epochs=1, n_timesteps=n_timesteps).fit(data).transform(data)
 
 
+def test_frames_of_a_list_have_the_columns_of_fit(X):
+    frames = [pd.DataFrame(x, columns=list("abc")) for x in X]
+    swapped = [frame[["b", "a", "c"]] for frame in frames]
+    model = quick().fit(frames)
+    assert model.feature_names_in_.tolist() == list("abc")
+    np.testing.assert_array_equal(model.transform(frames), quick().fit(X).transform(X))
+    np.testing.assert_array_equal(model.transform(list(X)), model.transform(frames))
+    for call in (model.transform, model.partial_fit, model.score):
+        with pytest.raises(ValueError, match="Feature names must be in the same order as they were in fit"):
+            call(swapped)
+        with pytest.raises(ValueError, match="Feature names unseen at fit time"):
+            call([frame.set_axis(list("abd"), axis=1) for frame in frames])
+    message = "columns of X\\[1\\] are 'b', 'a', 'c', but those of X\\[0\\] are 'a', 'b', 'c'; .* must have the same columns"
+    for call in (quick().fit, model.transform):
+        with pytest.raises(ValueError, match=message):
+            call([frames[0], *swapped[1:]])
+    assert not hasattr(model.fit(X), "feature_names_in_")
+    assert not hasattr(model.fit([frame.set_axis(range(3), axis=1) for frame in frames]), "feature_names_in_")
+
+
 @pytest.mark.parametrize("length", [LENGTH, LENGTH + 4])
 def test_lists_and_padding_agree_bit_for_bit(X, ragged, length):
     model, other = quick().fit(ragged), quick().fit(padded(ragged, length))
@@ -515,6 +535,9 @@ def test_an_updated_belief_is_that_of_the_frames_so_far_in_their_scale(magnitude
     np.testing.assert_allclose(model.forecast_beliefs(state.belief, 3, scale=state.scale), expected)
     with pytest.raises(ValueError, match="state comes from another model"):
         model.update_belief(magnitudes[:, 4], quick().fit(magnitudes / 1e5).update_belief(magnitudes[:, 0]))
+    other = quick(scaling=scaling, n_components=4).fit(magnitudes)
+    with pytest.raises(ValueError, match="state comes from another model: it has a belief of 6 components, and this TDVAE of 4"):
+        other.update_belief(magnitudes[:, 4], state)
 
 
 def test_zero_weights_are_left_out_of_scales(magnitudes):
@@ -1320,6 +1343,7 @@ def test_wrong_frames_and_states(X):
         (X[:, 0], state.belief, "state must be what update_belief returned, or None, but is of type ndarray"),
         (X[:, 0], tuple(state), "but is of type tuple"),
         (X[:, 0], quick(n_components=4).fit(X).update_belief(X[:, 0]), "state comes from another model"),
+        (X[:, 0], quick().fit(X[..., :2]).update_belief(X[:, 0, :2]), "it has frames of 2 features, and this TDVAE of 3"),
         (X[:, 0], quick(encoder="gru").fit(X).update_belief(X[:, 0]), "state comes from another model"),
         (X[:, 0], quick(encoder__n_layers=2).fit(X).update_belief(X[:, 0]), "state comes from another model"),
         (X[:, 0] * np.nan, state, "Input x contains NaN"),

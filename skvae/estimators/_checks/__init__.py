@@ -3,7 +3,7 @@
 from skvae.estimators._checks.codes import check_codes, check_discrete_codes
 from skvae.estimators._checks.columns import check_columns, check_mask, column_names
 from skvae.estimators._checks.entries import refuse_no_table, refuse_text
-from skvae.estimators._checks.frames import check_likelihood, has_kinds, refuse_other_columns
+from skvae.estimators._checks.frames import check_likelihood, has_kinds, refuse_other_columns, warn_of_values_beyond
 from skvae.estimators._checks.given import Given, check_given, check_n_given, refuse_given
 from skvae.estimators._checks.graphs import check_graph
 from skvae.estimators._checks.images import check_image_shape
@@ -84,4 +84,5 @@ __all__ = [
     "refuse_text",
     "resolve_device",
     "validate_rows",
+    "warn_of_values_beyond",
 ]

@@ -14,22 +14,32 @@ from skvae.data import dense
 
 def column_names(estimator: Any, n_features: int) -> np.ndarray | None:
     """Names that an estimator saw of so many columns, if it saw any; frames of a sequence have none."""
-    if estimator._frame_form is not None:
-        return np.array([*estimator._frame_form.names, None], dtype=object)[:-1]  # names may be of any type
-    names = getattr(estimator, "feature_names_in_", None)
-    return names if names is not None and len(names) == n_features else None
+    names = estimator._column_names if estimator._frame_form is None else estimator._frame_form.names
+    if names is None:
+        names = getattr(estimator, "feature_names_in_", None)
+        return names if names is not None and len(names) == n_features else None
+    return np.array([*names, None], dtype=object)[:-1] if len(names) == n_features else None  # they may be of any type
 
 
 def column_position(estimator: Any, column: Any, given: str) -> int:
-    """Position of a column of X that an argument, which messages call `given`, has by name or position."""
+    """Position of a column of X that an argument, which messages call `given`, has by name or position.
+
+    Integers are positions, but where columns have integers for names: these are what is meant there.
+    """
     n_features = estimator.n_features_in_
     known = column_names(estimator, n_features)
     names = [] if known is None else list(known)
-    if column in names:
+    if column in names and isinstance(names[names.index(column)], bool) == isinstance(column, bool):
         return names.index(column)
     if isinstance(column, str):
         there = f"its columns are {names[:10]}{and_more(names, 10)}" if names else "its columns have no names"
         raise ValueError(f"{given} has {column!r}, which X does not have; {there}.")
+    numbered = next((name for name in names if isinstance(name, Integral)), None)
+    if isinstance(column, Integral) and numbered is not None and names != list(range(n_features)):
+        raise ValueError(
+            f"{given} has {column!r}, which is the name of no column of X: these are {names[:10]}{and_more(names, 10)}. Where "
+            f"names are integers, as {numbered!r} is, columns go by their names, and not by their positions."
+        )
     if isinstance(column, Integral) and not isinstance(column, bool) and -n_features <= column < n_features:
         return int(column) % n_features
     raise ValueError(f"{given} has {column!r}; it takes names and positions of the {n_features} columns of X.")

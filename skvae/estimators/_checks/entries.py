@@ -83,6 +83,7 @@ def _columns_of(X: Any, table: str) -> list[_Column]:
             f"np.lib.recfunctions.structured_to_unstructured({table}), or a data frame, pd.DataFrame({table})."
         )
     if X.ndim != 2:
+        _refuse_objects(X, table)
         return []
     return [_Column(table, j, access.format(j), X[:, j], "numpy", X.dtype) for j in range(X.shape[1])]
 
@@ -97,6 +98,7 @@ def refuse_no_table(X: Any, table: str = "X") -> None:
     if X is None:
         raise TypeError(f"{table} is None; it must be a table of numbers.")
     if type(X).__name__ == "Series" and len(X.shape) == 1:
+        _refuse_objects(np.asarray(X), table)
         raise ValueError(
             f"Expected a 2-dimensional container but got {type(X)} instead: {table}.to_frame() is a data frame of one column."
         )
@@ -120,6 +122,17 @@ def _refuse_rows(X: list[Any] | tuple[Any, ...], table: str) -> None:
         f"{table} is a list with entries of type {type(row).__name__!r}, such as {row!r:.60}; it must be a table of numbers, row "
         f"by row, {cure}."
     )
+
+
+def _refuse_objects(X: np.ndarray, table: str) -> None:
+    """Raise a ValueError about an array of rows, or images, that are arrays or lists by themselves."""
+    if X.ndim != 1 or not any(isinstance(row, (np.ndarray, list, tuple)) for row in X):
+        return
+    shapes = list(dict.fromkeys(np.shape(np.array(row, dtype=object)) for row in X))
+    cure = f"np.stack({table}) is one of the shape {(len(X), *shapes[0])}"
+    if len(shapes) > 1:
+        cure = f"np.stack({table}) is one where all have the same shape, but some have {shapes[0]} and some {shapes[1]}"
+    raise ValueError(f"{table} is an array of objects, {len(X)} arrays or lists; pass one array of numbers. {cure}.")
 
 
 def _refuse_doubles(X: Any, table: str) -> None:

@@ -10,10 +10,14 @@ from sklearn.utils.validation import _check_sample_weight, check_array, validate
 from skvae._spec import and_more
 from skvae.data.containers import is_frame, is_mixed
 from skvae.data.frames import FrameForm
+from skvae.data.kinds import listing
+from skvae.data.marginals import values_beyond
+from skvae.data.table import Table
 from skvae.estimators._checks.entries import refuse_text
 from skvae.estimators._checks.missing import is_nan, missing_in, what_to_do_about_nan
 from skvae.estimators._specs import resolve
 from skvae.modules import Mixed
+from skvae.warnings import warn_user
 
 _LISTED = 5  # columns that a message names
 
@@ -114,6 +118,33 @@ def _form_of(estimator: Any, X: Any, weight: Any) -> FrameForm:
     likelihoods = resolve("likelihood", estimator.likelihood).likelihoods or {}
     asked = {name: family for name, family in likelihoods.items() if family != "auto"}
     return FrameForm.of(X, asked, weight)
+
+
+def warn_of_values_beyond(estimator: Any, table: Table) -> tuple[Any, ...]:
+    """Warn about numbers in columns of levels that they are none of, and return the names of the columns.
+
+    A column is named once, by the first call whose rows have such numbers.
+    """
+    marginals = estimator._arguments["marginals"]
+    beyond = values_beyond(marginals, table.entries().source)
+    new = {table.name(j): (j, value) for j, value in beyond.items() if table.name(j) not in estimator._beyond}
+    for name, (j, value) in new.items():
+        (column,) = estimator._frame_form.take([name]).columns
+        keys = np.append(value, marginals[j].levels)
+        entry, *levels = _plain_numbers(keys) if column.is_plain else list(column.restore(keys, False, None))
+        was = f"{listing(levels)} alone" if len(levels) > 1 else f"nothing but {levels[0]!r}"
+        is_count = column.is_plain and bool(((keys >= 0.0) & (keys == np.round(keys))).all())
+        counts = ", or, of counts, 'poisson'," if is_count else ","
+        warn_user(
+            f"Column {name!r} of X holds {entry!r:.60}, which the model cannot learn: the first rows that it was fitted to had "
+            f"{was} in this column, so that it takes and draws no other value. Fit it anew, beginning with rows that have all "
+            f"values of the column, or with likelihood={{{name!r}: 'gaussian'}}{counts} which takes any."
+        )
+    return tuple(new)
+
+
+def _plain_numbers(values: np.ndarray) -> list[float]:
+    return [int(value) if value == round(value) else value for value in values.tolist()]
 
 
 def refuse_array(estimator: Any, X: Any, form: FrameForm) -> None:

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from skvae.data.containers import is_absent, is_frame, is_pandas
 from skvae.data.frames import FrameColumn
-from skvae.data.kinds import frame_columns, take
+from skvae.data.kinds import frame_columns, listing, take
+from skvae.data.sources import dense
 from skvae.estimators._checks.columns import column_names, column_position
-from skvae.estimators._checks.entries import refuse_text
-from skvae.estimators._checks.frames import refuse_array
+from skvae.estimators._checks.entries import refuse_no_table, refuse_text
 from skvae.estimators._checks.images import flatten_images
 from skvae.estimators._checks.missing import mark_missing
 from skvae.estimators._checks.rows import validate_rows
@@ -62,14 +62,12 @@ def check_given(estimator: Any, given: Any) -> Given:
         if form is None and is_frame(given):
             refuse_text(given, "given")
         columns = _by_position(estimator, list(given.items()) if isinstance(given, Mapping) else frame_columns(given))
-    else:
+    elif form is None:
         refuse_text(given, "given")
         X = flatten_images(estimator, given, reset=False, sets_form=False)
-        X = validate_rows(estimator, X, np.nan, reset=False)
-        if form is None:
-            return _of_numbers(estimator, X)
-        refuse_array(estimator, given, form)
-        columns = {j: (f"given[:, {j}]", own) for j, own in enumerate(X.T)}
+        return _of_numbers(estimator, validate_rows(estimator, X, np.nan, reset=False))
+    else:
+        columns = {j: (f"given[:, {j}]", own) for j, own in enumerate(_entries(estimator, given).T)}
     lengths = {name: len(own) for name, own in columns.values() if not _is_single(own)}
     n_rows = _common_length(lengths or ({"given": len(given)} if is_frame(given) else {}))
     X, held = np.full((n_rows, estimator.n_features_in_), np.nan), [None] * estimator.n_features_in_
@@ -119,6 +117,23 @@ def _by_position(estimator: Any, named: list[tuple[Any, Any]]) -> dict[int, tupl
     return columns
 
 
+def _entries(estimator: Any, given: Any) -> NDArray[Any]:
+    """Entries ``(n_rows, n_features)`` of a data frame's columns that come as an array, by position, with None for nothing."""
+    refuse_no_table(given, "given")
+    rows = given if hasattr(given, "shape") else np.array(given, dtype=object)
+    if isinstance(rows, np.ma.MaskedArray):
+        rows = np.where(np.ma.getmaskarray(rows), None, rows.data.astype(object))
+    rows = dense(rows)
+    if rows.ndim != 2 or rows.shape[1] != estimator.n_features_in_:
+        names = estimator._frame_form.names
+        raise ValueError(
+            f"given has the shape {rows.shape}; of an array, it must have a row for each that is drawn, or one for all, with the "
+            f"{len(names)} entries of the columns {listing(names)}, and None where the model is to draw. A dict or a data frame "
+            "may leave columns out."
+        )
+    return rows.astype(object) if rows.dtype.kind in "SU" else rows
+
+
 def _is_single(values: Any) -> bool:
     """Whether a value is an entry, and not a column of them."""
     return isinstance(values, (str, bytes)) or not hasattr(values, "__len__") or np.ndim(values) == 0
@@ -162,5 +177,12 @@ def _keys(estimator: Any, column: FrameColumn, entries: Any) -> tuple[NDArray[np
         raise ValueError(
             f"Column {column.name!r} of given holds {example!r:.60}, which lies between two values of a column that held "
             "whole ones in fit."
+        )
+    low, high = column.dtype.range
+    is_beyond = (keys < low) | (keys > high)
+    if column.is_plain and is_beyond.any():
+        raise ValueError(
+            f"Column {column.name!r} of given holds {keys[is_beyond][0]:g}, but its type in fit, {column.dtype.name}, has "
+            f"numbers from {low:g} to {high:g} alone."
         )
     return keys, column.dtype.of_given(entries)

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import validate_data
 
+from skvae.data.containers import is_frame
+from skvae.data.kinds import frame_columns
 from skvae.data.sources import total
 from skvae.estimators._checks.entries import refuse_no_table
 from skvae.estimators._checks.frames import read_frame, refuse_other_columns
@@ -26,8 +28,10 @@ def check_rows(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1, sets_f
     keys = read_frame(estimator, X, reset=reset, min_rows=min_rows, weight=weight)
     if keys is not None:
         if reset:
-            estimator.image_shape_, estimator._gives_images = None, False
+            estimator.image_shape_, estimator._gives_images, estimator._column_names = None, False, None
         return keys
+    names = [name for name, _ in frame_columns(X)] if is_frame(X) else []
+    other_names = None if all(isinstance(name, str) for name in names) else names
     X = flatten_images(estimator, X, reset=reset, sets_form=sets_form)
     refuse_other_columns(estimator, X)
     missing = missing_in(estimator, X)
@@ -35,6 +39,8 @@ def check_rows(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1, sets_f
     if estimator._gives_images and estimator._n_condition_columns:
         raise ValueError("condition_columns are columns of rows; X is images, which have none to spare.")
     n_pixels = X.shape[1] - estimator._n_condition_columns
+    if reset:
+        estimator._column_names = other_names
     if reset and estimator.image_shape_ is not None and prod(estimator.image_shape_) != n_pixels:
         n_given = prod(estimator.image_shape_)
         raise ValueError(f"image_shape={estimator.image_shape_} has {n_given} pixels, but X has {n_pixels} features.")

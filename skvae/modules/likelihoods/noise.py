@@ -83,7 +83,8 @@ class Noise(nn.Module):
             self.set_moment(torch.from_numpy(~columns.constant).to(self.moment))
             return
         self.floor.zero_()
-        moment = (self.mode / columns.scale) ** self.power
+        with np.errstate(over="ignore", under="ignore"):  # which is looked at next
+            moment = (self.mode / columns.scale) ** self.power
         limits = np.finfo(np.float32)
         if not (moment.min() > limits.tiny and moment.max() < limits.max):
             raise ValueError(
