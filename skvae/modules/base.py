@@ -448,6 +448,9 @@ class LatentModule(TrainableModule):
         facts = None if batch.facts is None else batch.facts.unsqueeze(1)
         terms = self.likelihood.terms(batch.target.unsqueeze(1), output, observed, facts)
         log_likelihood = -self.likelihood.nll_of(terms.energy, observed)
+        strangeness = self.likelihood.strangeness(batch.target)
+        if strangeness is not None:
+            log_likelihood = log_likelihood - strangeness.sum(-1, keepdim=True)
         log_density = self.prior.log_prob(z, batch.condition) if log_prior is None else log_prior(z)
         return ImportanceDraws(log_likelihood + log_density - log_q, output, terms)
 

@@ -92,6 +92,15 @@ def test_numbers_far_from_the_few_that_a_column_has_are_found(cls):
         assert (model.explain_anomaly(odd).argmax(axis=1) == list(frame).index(name)).all()
 
 
+def test_scores_are_of_probabilities_also_of_numbers_that_were_never_there():
+    frame = pd.DataFrame({"kind": ["u", "w"] * 75, "kids": np.random.default_rng(0).poisson(2, 150)})
+    model = quick(VAETransformer).fit(frame)
+    every = pd.DataFrame([(kind, kids) for kind in "uw" for kids in range(-15, 60)], columns=["kind", "kids"])
+    assert np.exp(model.score_samples(every)).sum() == pytest.approx(1.0, abs=0.05)
+    far = [model.score(frame.assign(kids=kids)) for kids in (2, 20, 1000, 10**6)]
+    assert (np.diff(far) < -1.0).all()
+
+
 @pytest.mark.parametrize(("maker", "cls"), crossed([*MAKERS], TAKERS))
 def test_every_column_has_a_share(cls, maker):
     frame = MAKERS[maker]()

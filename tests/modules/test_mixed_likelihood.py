@@ -244,6 +244,24 @@ def test_missing_entries_say_nothing():
     assert (likelihood.deviance(given, output.detach())[~observed.numpy()] == 0.0).all()
 
 
+def test_numbers_that_are_no_levels_have_a_thousandth_of_their_probability():
+    likelihood, column = make(), NAMES.index("few")
+    levels = np.unique(X[:, column])
+    others = np.setdiff1d(np.arange(levels[0] - 2000, levels[-1] + 2001), levels)
+    rows = np.repeat(X[:1], len(levels) + len(others), axis=0)
+    rows[:, column] = np.concatenate([levels, others])
+    found = likelihood.strangeness(likelihood._exact(rows)).numpy()
+    assert (np.delete(found, column, axis=1) == 0.0).all()
+    assert (found[: len(levels)] == 0.0).all()
+    output = output_of(likelihood, 1)
+    probability = np.exp(-nats(likelihood, output, column, rows[:, column]) - found[:, column])
+    of_levels, of_others = probability[: len(levels)].sum(), probability[len(levels) :].sum()
+    assert of_levels == pytest.approx(1.0)
+    assert 0.0 < of_others <= 1e-3
+    rows[:, column] = np.nan
+    assert (likelihood.strangeness(likelihood._exact(rows)) == 0.0).all()
+
+
 def test_rows_come_back_from_what_compares():
     likelihood = make()
     found = likelihood.from_comparable(torch.from_numpy(likelihood.comparable_rows(X[:100])))

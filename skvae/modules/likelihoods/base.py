@@ -407,6 +407,13 @@ class Likelihood(nn.Module):
         energy = self.energies(target, output, observed)
         return Energies(energy, energy, observed)
 
+    def strangeness(self, target: Tensor) -> Tensor | None:
+        """Return the nats that scores count beside energies of entries that a column has never had, ``(..., n_features)``.
+
+        They depend on nothing that is learned. None where energies say all.
+        """
+        return None
+
     def nll_of(self, energy: Tensor, observed: Tensor | None = None) -> Tensor:
         """Negative log-likelihood of rows whose `energies` are given, ``(...,)``."""
         noise = self.noise

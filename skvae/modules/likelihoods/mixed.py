@@ -26,6 +26,8 @@ from skvae.modules.likelihoods.units import ABSENT, Units
 COLUMN_FAMILIES = ("auto", "categorical", "gaussian", "laplace", "negative_binomial", "poisson")
 _UNSURE = 0.5  # variance that a linear model leaves of the indicator of a level, about one in all
 _BLOCK_ROWS = 512
+_OF_OTHER_LEVELS = 1e-3  # probability of numbers nearest to a level that are none, beside that of the level
+_SAME = 1e-3  # gaps between levels, by which a number may miss one for rounding
 _LEAST_INFORMATION = 0.05  # of a logit, by which its residual is divided
 
 
@@ -317,10 +319,14 @@ class MixedLikelihood(Likelihood):
     def strangeness(self, target: Tensor) -> Tensor:
         """Nats by which numbers that are none of a column's levels are less probable than the level that stands for them.
 
-        Where a column takes few values, energies are those of the nearest one. What misses it is as improbable as if values lay
-        around levels with a standard deviation of the smallest gap between two.
+        Where a column takes few values, energies are those of the nearest one. Others have a thousandth of its probability, all
+        together: one that is k gaps away on either side, the gap being the smallest between two levels, half of 1 / (k (k + 1)).
         """
-        return _by_column(0.5 * self.choices.missed(target).square(), self.of_choice)
+        gaps = self.choices.missed(target).abs()
+        far = gaps.clamp(min=1.0)
+        nats = (2.0 * far * (far + 1.0)).log() - math.log(_OF_OTHER_LEVELS)
+        is_other = (gaps > _SAME) & self._present(target)[1][..., self.choices.columns]
+        return _by_column(torch.where(is_other, nats, 0.0), self.of_choice)
 
     def nll_of(self, energy: Tensor, observed: Tensor | None = None) -> Tensor:
         return energy.sum(-1)
@@ -443,8 +449,8 @@ class MixedLikelihood(Likelihood):
     def log_prob(self, X: Any, output: Tensor) -> NDArray[np.float64]:
         target = self._exact(X)
         _, observed = self._present(target)
-        log_prob: NDArray[np.float64] = -self.energies(target, output.cpu().double(), observed).sum(-1).numpy()
-        return log_prob
+        nats = self.energies(target, output.cpu().double(), observed) + self.strangeness(target)
+        return -nats.sum(-1).numpy()  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def deviance(self, X: Any, output: Tensor) -> NDArray[np.float64]:
