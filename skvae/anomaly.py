@@ -342,7 +342,7 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
         """Divide rows into those that train and those that are held out, several times, and say how often each is held out."""
         if isinstance(self.calibration, str):
             self._need_rows(len(rows), max(self.n_folds, MIN_TRAINING + 1))
-            return folds(rows, groups, self.n_folds, self.n_repeats, random)
+            return folds(rows, groups, int(self.n_folds), int(self.n_repeats), random)
         self._need_rows(len(rows), MIN_TRAINING + 1)
         return splits(self.calibration, rows, n_rows, groups)
 

@@ -428,7 +428,7 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
                     model.module_,
                     table,
                     device,
-                    n_draws=int(self.n_draws),
+                    n_draws=check.check_parameter(self, "n_draws"),
                     n_imputations=n_imputations,
                     seed=seed,
                     log_density=model._log_density(),
@@ -447,7 +447,7 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
         model = self.estimator_
         model.module_.likelihood.check(table.source, table.name)
         given = model.module_, table, check.resolve_device(model.device)
-        drawn = {"n_proposals": -(-int(self.n_draws) // N_ROUNDS), "source": model._code_source()}
+        drawn = {"n_proposals": -(-check.check_parameter(self, "n_draws") // N_ROUNDS), "source": model._code_source()}
         if n_imputations is None:
             return average_given(*given, **drawn)[:, np.newaxis]
         rows = sample_given(*given, seed, n_samples=n_imputations, **drawn).rows

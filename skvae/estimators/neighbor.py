@@ -265,7 +265,7 @@ class NeighborAE(AutoEncoder):
             inference.measure_scale(run.module, run.table, run.device)
         if not self.neighbor_weight or len(rows) < 2:
             return {}
-        n_neighbors = min(self.n_neighbors, len(rows) - 1)
+        n_neighbors = min(int(self.n_neighbors), len(rows) - 1)
         if n_neighbors < self.n_neighbors and not run.single_pass:
             warn_user(
                 f"n_neighbors={self.n_neighbors} is more than the {len(rows) - 1} other rows that there are for each of the "
