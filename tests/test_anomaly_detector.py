@@ -486,6 +486,22 @@ def test_an_alpha_that_is_out_of_reach_after_fit_is_reported(X):
         assert (model.set_params(alpha=0.01).predict(X + 1e6) == 1).all()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("method", "absolute"), ("calibration", "cross"), ("calibration_fraction", 0.6), ("contamination", 0.1)]
+)
+def test_what_the_threshold_goes_by_is_not_changed_after_fit(X, name, value):
+    model = detector().fit(X)
+    before = model.predict(X)
+    model.set_params(**{name: value})
+    calls = [model.predict, model.decision_function, model.p_values, lambda X: model.threshold_at(0.1), lambda X: model.labels_]
+    for call in calls:
+        with pytest.raises(ValueError, match=rf"{name} is {value!r}, but was .* when the detector was fitted; fit again"):
+            call(X)
+    assert np.isfinite(model.score_samples(X)).all()  # which needs no threshold
+    model.set_params(**{name: inspect.signature(AnomalyDetector).parameters[name].default})
+    np.testing.assert_array_equal(model.predict(X), before)
+
+
 def test_contamination_is_a_share_of_the_training_rows():
     X = np.random.default_rng(0).normal(size=(200, 3))
     for share in (0.01, 0.1, 0.25, 0.5):
