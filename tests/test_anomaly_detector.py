@@ -26,8 +26,10 @@ from sklearn.model_selection import (
     LeaveOneGroupOut,
     PredefinedSplit,
     RepeatedKFold,
+    RepeatedStratifiedKFold,
     ShuffleSplit,
     StratifiedKFold,
+    StratifiedShuffleSplit,
     TimeSeriesSplit,
     cross_val_score,
 )
@@ -484,6 +486,12 @@ def test_an_alpha_that_is_out_of_reach_after_fit_is_reported(X):
     model = detector(alpha=0.1).fit(X)
     with pytest.warns(UserWarning, match=r"alpha=0\.01 needs at least 99 calibration rows, but 19 of 80"):
         assert (model.set_params(alpha=0.01).predict(X + 1e6) == 1).all()
+
+
+@pytest.mark.parametrize("splitter", [StratifiedKFold(3), StratifiedShuffleSplit(1), RepeatedStratifiedKFold(n_splits=3)])
+def test_splitters_by_labels_are_refused(X, splitter):
+    with pytest.raises(ValueError, match=r"(?s)calibration=.*Stratified.* divides rows by their labels, but y is not used"):
+        detector(calibration=splitter).fit(X, np.arange(80) % 2)
 
 
 @pytest.mark.parametrize(
