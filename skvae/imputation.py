@@ -269,7 +269,9 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
             )
         own = given.missing_values
         is_open = own is None or isinstance(own, str)
-        if not is_open and own != self.missing_values and not (check.is_nan(own) and check.is_nan(self.missing_values)):
+        both = own, self.missing_values
+        is_same = all(map(check.is_nan, both)) or (not any(map(check.is_nan, both)) and both[0] == both[1])
+        if not is_open and not is_same:
             raise ValueError(
                 f"estimator has missing_values={own!r}, but the imputer missing_values={self.missing_values!r}, which is what "
                 "counts; leave the estimator's at its default."
