@@ -16,6 +16,7 @@ from sklearn.preprocessing import StandardScaler, scale
 from skvae import AutoEncoder, NeighborAE
 from skvae.data import Table
 from skvae.estimators._neighbors import find_neighbors, join_rows, weigh_edges
+from skvae.estimators.neighbor import METRICS
 from skvae.functional import neighbor_weights
 from skvae.training import Rows
 
@@ -67,6 +68,26 @@ def test_metrics_are_those_of_scikit_learn(metric):
     found, expected = find_neighbors(X, 5, metric)[0], graph_of(X, 5, metric)
     np.testing.assert_allclose(found.toarray(), expected.toarray())
     assert not np.array_equal(quick(metric=metric).fit(X).transform(X), quick().fit(X).transform(X))
+
+
+@pytest.mark.filterwarnings("ignore:Data was converted to boolean")
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_metric_by_name_finds_neighbors(metric):
+    for rows in (X, X[:3]):
+        graph, of_new = find_neighbors(rows, 2, metric, new=X[3:6])
+        assert np.isfinite(graph.data).all()
+        assert np.isfinite(of_new.data).all()
+        assert (np.diff(graph.indptr) == 2).all()
+
+
+def test_metrics_that_go_by_the_spread_of_the_rows():
+    rows = np.column_stack([X, X[:, 0] + X[:, 1], np.full(N, 3.0)])  # without further directions
+    whitened = np.linalg.svd(X - X.mean(axis=0), full_matrices=False)[0]
+    for metric, data, like in (("seuclidean", rows, X / X.std(axis=0)), ("mahalanobis", rows, whitened)):
+        others = np.column_stack([like, (X[:, 0] + X[:, 1]) / (X[:, 0] + X[:, 1]).std()]) if metric == "seuclidean" else like
+        found = find_neighbors(data, 5, metric)[0]
+        np.testing.assert_array_equal(found.toarray() > 0, graph_of(others, 5).toarray() > 0)
+        assert np.isfinite(quick(metric=metric).fit(data).transform(data)).all()
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +207,8 @@ def test_a_search_cannot_divide_a_graph():
         ({"min_dist": 1.5}, "min_dist"),
         ({"metric": "euclid"}, "metric"),
         ({"metric": "precomputed"}, "metric"),
+        ({"metric": "pyfunc"}, "metric"),
+        ({"metric": "haversine"}, "metric"),
         ({"neighbors": 5}, "neighbors"),
         ({"neighbors": KNeighborsTransformer}, "is a class"),
         ({"neighbors": PCA(2)}, r"neighbors=PCA\(n_components=2\) returned is of type ndarray"),
