@@ -122,6 +122,18 @@ def test_a_ready_graph_comes_to_the_same(expected, include_self, form):
     np.testing.assert_array_equal(quick().fit(X, neighbor_graph=form(graph)).transform(X), expected)
 
 
+@pytest.mark.parametrize("graph", [sparse.csr_matrix((N, N)), sparse.identity(N, format="csr")], ids=["empty", "itself"])
+def test_a_graph_without_neighbors_is_refused(graph):
+    with pytest.raises(ValueError, match="neighbor_graph has no distance between two rows, so that none has a neighbor"):
+        quick().fit(X, neighbor_graph=graph)
+
+
+def test_rows_without_neighbors_in_a_graph_are_warned_of():
+    graph = sparse.block_diag([graph_of(X[:-2]), sparse.csr_matrix((2, 2))], format="csr")
+    with pytest.warns(UserWarning, match=rf"neighbor_graph has no neighbors for 2 of {N} rows, such as row {N - 2}"):
+        quick().fit(X, neighbor_graph=graph)
+
+
 def test_a_ready_graph_follows_the_rows_that_are_left():
     weight = np.ones(N)
     weight[::4] = 0.0
