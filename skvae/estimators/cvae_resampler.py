@@ -443,6 +443,8 @@ def _take_labels(y: Any, rows: np.ndarray) -> Any:
     """Labels of some rows, in the form that they were given in; a column that is no data frame's is a list."""
     if hasattr(y, "iloc") or hasattr(y, "rechunk"):
         return take(y, rows)
+    if hasattr(y, "take") and hasattr(y, "isna"):  # arrays of pandas, such as Categorical, and its indices
+        return y.take(rows)
     values = check.as_array(y)
     values = values[rows].ravel() if values.ndim == 2 and values.shape[1] == 1 else values[rows]
     return values.tolist() if isinstance(y, list) else values
