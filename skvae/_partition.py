@@ -83,7 +83,8 @@ def principal(x: np.ndarray, seed: int) -> np.ndarray:
     n_kept = min(MOST_COLUMNS, *x.shape)
     wide = min(x.shape) > 20 * MOST_COLUMNS
     pca = PCA(n_kept, svd_solver="randomized" if wide else "full", random_state=seed)
-    return pca.set_output(transform="default").fit_transform(x)  # an array, whatever scikit-learn is set to
+    with np.errstate(invalid="ignore"):  # of rows that do not differ, whose variance is divided by itself
+        return pca.set_output(transform="default").fit_transform(x)  # an array, whatever scikit-learn is set to
 
 
 # -- groups of cells --------------------------------------------------------------------------------------------------
