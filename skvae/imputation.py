@@ -353,6 +353,7 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
 
     def _check_rows(self, X: Any, *, reset: bool) -> np.ndarray:
         """Rows with NaN for whatever is missing."""
+        X = check.off_tensor(X)
         if not reset and self._form is not None:
             if is_frame(X):
                 validate_data(self, X, reset=False, skip_check_array=True)

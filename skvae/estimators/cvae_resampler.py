@@ -179,6 +179,7 @@ class CVAEResampler(DocumentedMixin, NestedMixin, OneToOneFeatureMixin, BaseEsti
         ValueError
             If a parameter, X or y is not as it should be.
         """
+        X = check.off_tensor(X)
         model, rows, labels, wanted = self._check(X, y)
         classes, first, codes, counts = np.unique(labels, return_index=True, return_inverse=True, return_counts=True)
         model.fit(X, labels, sample_weight=1.0 / np.sqrt(counts[codes]), **_to_validate(validation_data))

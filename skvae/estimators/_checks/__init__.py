@@ -2,7 +2,7 @@
 
 from skvae.estimators._checks.codes import check_codes, check_discrete_codes
 from skvae.estimators._checks.columns import check_columns, check_mask, column_names
-from skvae.estimators._checks.entries import refuse_no_table, refuse_text
+from skvae.estimators._checks.entries import off_tensor, refuse_no_table, refuse_text
 from skvae.estimators._checks.frames import check_likelihood, has_kinds, present_likelihood, refuse_other_columns
 from skvae.estimators._checks.given import Given, check_given, check_n_given, refuse_given
 from skvae.estimators._checks.graphs import check_graph
@@ -79,6 +79,7 @@ __all__ = [
     "list_callbacks",
     "mark_missing",
     "missing_in",
+    "off_tensor",
     "present_likelihood",
     "refuse_given",
     "refuse_hidden_layers",
