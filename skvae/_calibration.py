@@ -149,7 +149,7 @@ def folds(rows: np.ndarray, groups: np.ndarray | None, n_folds: int, n_repeats: 
 
 
 def _pairs(splitter: Any, rows: np.ndarray, groups: np.ndarray | None) -> list[Any]:
-    """List the pairs of positions by which a splitter divides rows, of which it is told no labels."""
+    """List the pairs of positions by which a splitter divides rows, without labels to go by."""
     try:
         return list(splitter.split(rows, None, groups))
     except Exception as error:
