@@ -148,6 +148,21 @@ def folds(rows: np.ndarray, groups: np.ndarray | None, n_folds: int, n_repeats: 
     return parts, n_repeats
 
 
+def _pairs(splitter: Any, rows: np.ndarray, groups: np.ndarray | None) -> list[Any]:
+    """List the pairs of positions by which a splitter divides rows, without labels to go by."""
+    try:
+        return list(splitter.split(rows, None, groups))
+    except Exception as error:
+        try:
+            list(splitter.split(rows, np.arange(len(rows)) % 2, groups))
+        except Exception:
+            raise error from None
+        raise ValueError(
+            f"calibration={splitter!r} divides rows by their labels, but y is not used: to a detector all rows are normal. Take "
+            "a splitter that needs no labels, such as KFold or GroupKFold."
+        ) from error
+
+
 def splits(splitter: Any, rows: np.ndarray, n_rows: int, groups: np.ndarray | None) -> tuple[list[Part], int]:
     """Divide rows as a splitter of scikit-learn does, or by pairs of positions; see `folds`."""
     found = []
@@ -160,7 +175,7 @@ def splits(splitter: Any, rows: np.ndarray, n_rows: int, groups: np.ndarray | No
             found.append([np.intersect1d(part, rows) for part in pair])
     else:
         given = None if groups is None else groups[rows]
-        found = [[rows[np.sort(part)] for part in pair] for pair in splitter.split(rows, None, given)]
+        found = [[rows[np.sort(part)] for part in pair] for pair in _pairs(splitter, rows, given)]
     rounds: list[np.ndarray] = []  # rows held out in each
     last: list[int] = []
     for i, (train, test) in enumerate(found):

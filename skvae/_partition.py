@@ -85,7 +85,9 @@ def principal(x: np.ndarray, seed: int) -> np.ndarray:
     """Principal components, as many as there are and no more than a few."""
     n_kept = min(MOST_COLUMNS, *x.shape)
     wide = min(x.shape) > 20 * MOST_COLUMNS
-    return PCA(n_kept, svd_solver="randomized" if wide else "full", random_state=seed).fit_transform(x)
+    pca = PCA(n_kept, svd_solver="randomized" if wide else "full", random_state=seed)
+    with np.errstate(invalid="ignore"):  # of rows that do not differ, whose variance is divided by itself
+        return pca.set_output(transform="default").fit_transform(x)  # an array, whatever scikit-learn is set to
 
 
 def shows_gaps(n_distinct: int) -> bool:

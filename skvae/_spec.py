@@ -133,10 +133,10 @@ def by_name(base: type[S]) -> dict[str, type[S]]:
 def differences(one: Spec, other: Spec) -> list[str]:
     """Names of the arguments in which two specifications of one class differ."""
     mine, others = one._compared(), other._compared()
-    return [name for name in {**mine, **others} if not (name in mine and name in others and _is_same(mine[name], others[name]))]
+    return [name for name in {**mine, **others} if not (name in mine and name in others and is_same(mine[name], others[name]))]
 
 
-def _is_same(one: Any, other: Any) -> bool:
+def is_same(one: Any, other: Any) -> bool:
     """Whether two arguments are the same, be they arrays, or of a class without a comparison of its own."""
     if one is other:
         return True

@@ -16,7 +16,7 @@ from sklearn.utils.validation import has_fit_parameter
 
 from skvae.data import dense, is_sparse
 from skvae.estimators import CVAE
-from skvae.estimators._checks import is_nan, refuse_no_table, refuse_text
+from skvae.estimators._checks import is_nan, off_tensor, refuse_no_table, refuse_text
 from skvae.modules import Mixed
 from skvae.pipeline import find_step, flat_steps, forth, is_active
 
@@ -89,6 +89,7 @@ def name_in_fit(model: Any, argument: str, method: str) -> str:
 
 def indexable(X: Any) -> Any:
     """Rows in a form of which some can be taken; they are checked by the estimator."""
+    X = off_tensor(X)
     refuse_no_table(X)
     if is_sparse(X):
         return X.tocsr()

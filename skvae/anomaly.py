@@ -31,6 +31,7 @@ from skvae._calibration import (
     worth_of_a_row,
 )
 from skvae._shares import columns_behind
+from skvae._spec import is_same
 from skvae._templates import (
     arguments_of_fit,
     check_template,
@@ -51,6 +52,7 @@ from skvae.pipeline import find_step, forth
 from skvae.warnings import warn_user
 
 _Fitted = tuple[list[Any], np.ndarray, np.ndarray]  # models, calibration rows, scores of rows by models that did not see them
+_CALIBRATES = ("contamination", "calibration", "calibration_fraction", "n_folds", "n_repeats", "method")  # which `fit` goes by
 _ENOUGH = 100  # calibration rows beyond the threshold, after which more add little
 
 
@@ -88,7 +90,7 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
         Number of divisions for "cross", which is the number of estimators whose mean score counts.
     method : str, default="auto"
         Handed on to `score_anomaly` and `explain_anomaly`, where the estimator's take a `method`; "auto" leaves it to the
-        estimator.
+        estimator. Rows are flagged by the one with which the detector was fitted.
     random_state : int, RandomState instance or None, default=None
         Decides which rows are held out, and takes the place of the estimator's own `random_state`, unless it is None.
     n_jobs : int or None, default=None
@@ -281,7 +283,7 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
         if self.contamination is not None:
             given_weight = None if sample_weight is None else weight[rows]
             self._fixed_threshold = upper_quantile(decision_scores[rows], given_weight, self.contamination)
-        self._contamination = self.contamination
+        self._calibrated_by = {name: getattr(self, name) for name in _CALIBRATES}
         take_columns(self, models[0])
         self._alpha = self.alpha
         self._n_rows = len(rows)
@@ -342,7 +344,7 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
         """Divide rows into those that train and those that are held out, several times, and say how often each is held out."""
         if isinstance(self.calibration, str):
             self._need_rows(len(rows), max(self.n_folds, MIN_TRAINING + 1))
-            return folds(rows, groups, self.n_folds, self.n_repeats, random)
+            return folds(rows, groups, int(self.n_folds), int(self.n_repeats), random)
         self._need_rows(len(rows), MIN_TRAINING + 1)
         return splits(self.calibration, rows, n_rows, groups)
 
@@ -478,10 +480,11 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
             If the detector was fitted with `contamination`.
         """
         check_is_fitted(self)
-        if self._contamination is not None:
+        self._check_calibrated()
+        if self.contamination is not None:
             raise ValueError(
                 "p_values needs rows that were held out of training, and with contamination="
-                f"{self._contamination} there are none; fit with contamination=None."
+                f"{self.contamination} there are none; fit with contamination=None."
             )
         scores = -self.score_samples(X)
         above, total = self._weight_above(scores, side="left"), len(self.calibration_scores_)
@@ -557,9 +560,10 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
         check_is_fitted(self)
         if not isinstance(alpha, Real) or not 0 < alpha < 1:
             raise ValueError(f"alpha={alpha!r} must be a number in (0, 1).")
-        if self._contamination is not None:
+        self._check_calibrated()
+        if self.contamination is not None:
             raise ValueError(
-                f"The detector was fitted with contamination={self._contamination}, which needs no calibration rows: there is no "
+                f"The detector was fitted with contamination={self.contamination}, which needs no calibration rows: there is no "
                 "threshold at a false-alarm rate. Fit with contamination=None."
             )
         values = np.unique(self.calibration_scores_)
@@ -571,11 +575,18 @@ class AnomalyDetector(DocumentedMixin, NestedMixin, OutlierMixin, BaseEstimator)
     def threshold_(self):
         """Anomaly score above which rows are flagged."""
         check_is_fitted(self)
-        if self.contamination != self._contamination:
-            raise ValueError(
-                f"contamination is {self.contamination}, but was {self._contamination} when the detector was fitted; fit again."
-            )
+        self._check_calibrated()
         return self.threshold_at(self.alpha) if self._fixed_threshold is None else self._fixed_threshold
+
+    def _check_calibrated(self) -> None:
+        """Raise a ValueError where scores of new rows would be compared with those of rows that were held out otherwise."""
+        for name, before in self._calibrated_by.items():
+            now = getattr(self, name)
+            if not is_same(now, before):
+                raise ValueError(
+                    f"{name} is {now!r}, but was {before!r} when the detector was fitted; fit again. Threshold and p-values go "
+                    "by the scores of held-out rows, as they were then."
+                )
 
     @property
     def offset_(self):

@@ -251,10 +251,10 @@ class AutoencoderClusterer(
         random = check_random_state(own_seed if self.random_state is None else self.random_state)
         kept = X if len(rows) == _num_samples(X) else _safe_indexing(X, rows)
         mass = np.ones(len(rows)) if weight is None else weight[rows]
-        table = None
+        n_neighbors, table = int(self.n_neighbors), None
         if _takes_graph(template, X):
-            n_searched = max(self.n_neighbors, template.n_neighbors)
-            table = _Distinct.of(copy_of(template, None), kept, mass, self.n_neighbors, n_searched=n_searched)
+            n_searched = max(n_neighbors, int(template.n_neighbors))
+            table = _Distinct.of(copy_of(template, None), kept, mass, n_neighbors, n_searched=n_searched)
         starts = [_Start(None, int(random.randint(MAX_SEED))) for _ in range(self.n_init)]
         for _ in range(self.n_resamples):
             part = np.sort(random.permutation(len(rows))[: max(2, round(_RESAMPLED * len(rows)))])
@@ -262,12 +262,12 @@ class AutoencoderClusterer(
         models = self._train(template, kept, None if weight is None else mass, starts, table)
         with one_thread():
             if table is None:
-                table = _Distinct.of(models[0], kept, mass, self.n_neighbors)
+                table = _Distinct.of(models[0], kept, mass, n_neighbors)
             n_distinct = len(table.first)
             n_groups = None if self.n_clusters == "auto" else int(self.n_clusters)
             codes = [codes_of(model, kept)[table.first] for model in models]
             found = [
-                divide(table.part(start.part), code[table.inside(start.part)], n_groups, self.max_clusters, start.seed)
+                divide(table.part(start.part), code[table.inside(start.part)], n_groups, int(self.max_clusters), start.seed)
                 for start, code in zip(starts, codes, strict=True)
             ]
             best = choose([partition for each in found[: self.n_init] for partition in each])
@@ -410,7 +410,7 @@ class AutoencoderClusterer(
         def log_density(codes: np.ndarray) -> np.ndarray:
             return logsumexp(_joint(self._density, self._owner, codes), axis=1)
 
-        return inference.log_weights(step.module_, table, device, step.n_score_draws, log_density, inference.log_mean_exp)
+        return inference.log_weights(step.module_, table, device, step._n_score_draws, log_density, inference.log_mean_exp)
 
     @available_if(_has_density)
     def score(self, X, y=None, sample_weight=None):

@@ -269,7 +269,9 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
             )
         own = given.missing_values
         is_open = own is None or isinstance(own, str)
-        if not is_open and own != self.missing_values and not (check.is_nan(own) and check.is_nan(self.missing_values)):
+        both = own, self.missing_values
+        is_same = all(map(check.is_nan, both)) or (not any(map(check.is_nan, both)) and both[0] == both[1])
+        if not is_open and not is_same:
             raise ValueError(
                 f"estimator has missing_values={own!r}, but the imputer missing_values={self.missing_values!r}, which is what "
                 "counts; leave the estimator's at its default."
@@ -351,6 +353,7 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
 
     def _check_rows(self, X: Any, *, reset: bool) -> np.ndarray:
         """Rows with NaN for whatever is missing."""
+        X = check.off_tensor(X)
         if not reset and self._form is not None:
             if is_frame(X):
                 validate_data(self, X, reset=False, skip_check_array=True)
@@ -428,7 +431,7 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
                     model.module_,
                     table,
                     device,
-                    n_draws=int(self.n_draws),
+                    n_draws=check.check_parameter(self, "n_draws"),
                     n_imputations=n_imputations,
                     seed=seed,
                     log_density=model._log_density(),
@@ -447,7 +450,7 @@ class AutoencoderImputer(DocumentedMixin, NestedMixin, TransformerMixin, BaseEst
         model = self.estimator_
         model.module_.likelihood.check(table.source, table.name)
         given = model.module_, table, check.resolve_device(model.device)
-        drawn = {"n_proposals": -(-int(self.n_draws) // N_ROUNDS), "source": model._code_source()}
+        drawn = {"n_proposals": -(-check.check_parameter(self, "n_draws") // N_ROUNDS), "source": model._code_source()}
         if n_imputations is None:
             return average_given(*given, **drawn)[:, np.newaxis]
         rows = sample_given(*given, seed, n_samples=n_imputations, **drawn).rows

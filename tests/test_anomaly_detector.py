@@ -26,8 +26,10 @@ from sklearn.model_selection import (
     LeaveOneGroupOut,
     PredefinedSplit,
     RepeatedKFold,
+    RepeatedStratifiedKFold,
     ShuffleSplit,
     StratifiedKFold,
+    StratifiedShuffleSplit,
     TimeSeriesSplit,
     cross_val_score,
 )
@@ -489,6 +491,28 @@ def test_an_alpha_that_is_out_of_reach_after_fit_is_reported(X):
     model = detector(alpha=0.1).fit(X)
     with pytest.warns(UserWarning, match=r"alpha=0\.01 needs at least 99 calibration rows, but 19 of 80"):
         assert (model.set_params(alpha=0.01).predict(X + 1e6) == 1).all()
+
+
+@pytest.mark.parametrize("splitter", [StratifiedKFold(3), StratifiedShuffleSplit(1), RepeatedStratifiedKFold(n_splits=3)])
+def test_splitters_by_labels_are_refused(X, splitter):
+    with pytest.raises(ValueError, match=r"(?s)calibration=.*Stratified.* divides rows by their labels, but y is not used"):
+        detector(calibration=splitter).fit(X, np.arange(80) % 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("method", "absolute"), ("calibration", "cross"), ("calibration_fraction", 0.6), ("contamination", 0.1)]
+)
+def test_what_the_threshold_goes_by_is_not_changed_after_fit(X, name, value):
+    model = detector().fit(X)
+    before = model.predict(X)
+    model.set_params(**{name: value})
+    calls = [model.predict, model.decision_function, model.p_values, lambda X: model.threshold_at(0.1), lambda X: model.labels_]
+    for call in calls:
+        with pytest.raises(ValueError, match=rf"{name} is {value!r}, but was .* when the detector was fitted; fit again"):
+            call(X)
+    assert np.isfinite(model.score_samples(X)).all()  # which needs no threshold
+    model.set_params(**{name: inspect.signature(AnomalyDetector).parameters[name].default})
+    np.testing.assert_array_equal(model.predict(X), before)
 
 
 def test_contamination_is_a_share_of_the_training_rows():

@@ -572,3 +572,11 @@ def test_clusters_that_are_there_are_found_however_unequal(n_small, n_groups):
     rows = partition.Rows.of(points, np.ones(len(y)), 15)
     found = partition.choose(partition.divide(rows, points, n_groups, 50, 0))
     assert adjusted_rand_score(y, found.labels) == 1.0
+
+
+def test_equal_rows_are_one_cluster_and_nothing_else_is_said():
+    model = AutoencoderClusterer(2, estimator=AutoEncoder(2, max_epochs=1, random_state=0), n_init=1, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        with pytest.warns(UserWarning, match=r"have no clusters to speak of|more than the number of rows"):
+            assert model.fit(np.ones((30, 3))).n_clusters_ == 1

@@ -123,7 +123,9 @@ class ContinuousAutoEncoder(SamplesGivenMixin, TableAutoEncoder):
             Nats per row, of the density in the units of X; higher is more normal.
         """
         table, device = self._ready(X, scored=True)
-        return inference.log_weights(self.module_, table, device, self.n_score_draws, self._log_density(), inference.log_mean_exp)
+        return inference.log_weights(
+            self.module_, table, device, self._n_score_draws, self._log_density(), inference.log_mean_exp
+        )
 
     def effective_sample_size(self, X):
         """How many of the importance draws behind `score_samples` count.
@@ -140,5 +142,5 @@ class ContinuousAutoEncoder(SamplesGivenMixin, TableAutoEncoder):
         """
         table, device = self._ready(X, scored=True)
         return inference.log_weights(
-            self.module_, table, device, self.n_score_draws, self._log_density(), inference.effective_sample_size
+            self.module_, table, device, self._n_score_draws, self._log_density(), inference.effective_sample_size
         )

@@ -470,7 +470,7 @@ class FitRun:
         batch_size = self._batch_rows(n_rows)
         n_batches = -(-n_rows // batch_size)
         n_epochs, self.learning_rate = draft._auto_training(n_batches, batch_size)
-        n_epochs = n_epochs if draft.max_epochs == "auto" else draft.max_epochs
+        n_epochs = n_epochs if draft.max_epochs == "auto" else int(draft.max_epochs)
         self.learning_rate = self.learning_rate if draft.learning_rate == "auto" else float(draft.learning_rate)
         networks = [self.arguments[name] for name in NETWORKS]
         with PrivateRandomness(progress.seed):

@@ -25,6 +25,11 @@ class SamplesGivenMixin:
     n_score_draws: int
     device: str
 
+    @property
+    def _n_score_draws(self) -> int:
+        """Number of draws by which a row is scored, which may have changed since `fit`."""
+        return check.check_parameter(self, "n_score_draws")
+
     def sample(self, n_samples=None, *, given=None, mean=False, random_state=None):
         """Draw new rows from the model.
 
@@ -130,8 +135,8 @@ class SamplesGivenMixin:
     def _n_tried(self, n_each: int | None) -> int:
         """Codes that are tried for a row."""
         if n_each is None:
-            return TRIED_PER_SCORE_DRAW * self.n_score_draws
-        return max(_TRIED_OF_ONE_PER_SCORE_DRAW * self.n_score_draws, TRIED_PER_DRAW * n_each)
+            return TRIED_PER_SCORE_DRAW * self._n_score_draws
+        return max(_TRIED_OF_ONE_PER_SCORE_DRAW * self._n_score_draws, TRIED_PER_DRAW * int(n_each))
 
     def _code_source(self) -> CodeSource | None:
         """Prior of the codes that the module does not own, or None."""

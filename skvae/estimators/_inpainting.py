@@ -95,7 +95,7 @@ class InpaintingMixin:
         (seed,) = seed_streams(int(generator.randint(MAX_SEED)), Stream.COMPLETION, n=1)
         rows = table.source.read(slice(None))
         known = Table.of(np.where(mask, np.nan, rows), condition=table.condition)
-        n_tried = TRIED_PER_SCORE_DRAW * self.n_score_draws
+        n_tried = TRIED_PER_SCORE_DRAW * self._n_score_draws
         if n_draws is None:
             drawn = average_given(self.module_, known, device, n_proposals=n_tried, seed=seed)[:, np.newaxis]
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
@@ -96,18 +97,30 @@ class LatentWalksMixin:
         n_components, n_steps = self._n_features_out, check.check_count("n_steps", n_steps)
         if not isinstance(extent, Real) or not 0.0 < extent < np.inf:
             raise ValueError(f"extent={extent!r} must be a number above 0.")
-        if len(axes) != 2 or len(set(axes)) != 2 or not all(-n_components <= axis < n_components for axis in axes):
-            raise ValueError(f"axes={axes!r} must be two different components of {n_components}.")
+        down, across = _two_axes(axes, n_components)
         mean, std = inference.prior_moments(self.module_, check.resolve_device(self.device))
         deviations = np.zeros((n_steps, n_steps, n_components))
         line = np.linspace(-extent, extent, n_steps)
-        deviations[:, :, axes[0]] = line[:, np.newaxis]
-        deviations[:, :, axes[1]] = line
+        deviations[:, :, down] = line[:, np.newaxis]
+        deviations[:, :, across] = line
         return self._decode_walks(mean + std * deviations)
 
     def _decode_walks(self, codes: np.ndarray) -> np.ndarray:
         rows = self.inverse_transform(codes.reshape(-1, codes.shape[-1]))
         return rows if is_frame(rows) else rows.reshape(*codes.shape[:-1], *rows.shape[1:])
+
+
+def _two_axes(axes: Any, n_components: int) -> tuple[int, int]:
+    """Return the positions of two different components."""
+    listed = list(axes) if isinstance(axes, (list, tuple, np.ndarray)) and np.ndim(axes) else []
+    if len(listed) == 2 and all(isinstance(axis, Integral) and not isinstance(axis, bool) for axis in listed):
+        positions = [int(axis) + n_components * (int(axis) < 0) for axis in listed]
+        if positions[0] != positions[1] and all(0 <= position < n_components for position in positions):
+            return positions[0], positions[1]
+    raise ValueError(
+        f"axes={axes!r} must be two different components out of {n_components}, as integers from 0 to {n_components - 1}; "
+        "negative ones count from the end."
+    )
 
 
 def between(start: np.ndarray, end: np.ndarray, n_steps: int, method: str) -> np.ndarray:

@@ -46,7 +46,7 @@ def find_neighbors(
         raise ValueError(f"neighbors={transformer.__name__} is a class; pass an instance, {transformer.__name__}().")
     with one_thread() if n_rows**2 * n_features <= _ONE_THREAD_WORK else nullcontext():
         if transformer is None:
-            search = NearestNeighbors(n_neighbors=n_neighbors, metric=metric).fit(x)
+            search = NearestNeighbors(n_neighbors=n_neighbors, metric=metric, metric_params=_params_of(metric, x)).fit(x)
             return search.kneighbors_graph(mode="distance"), None if new is None else search.kneighbors_graph(
                 new, mode="distance"
             )
@@ -56,6 +56,17 @@ def find_neighbors(
             if new is None:
                 return graph, None
             return graph, check_graph(transformer.transform(new), n_rows, n_new=len(new), name=name)
+
+
+def _params_of(metric: Any, x: np.ndarray) -> dict[str, np.ndarray] | None:
+    """Return what a metric must know of all rows, if anything; directions in which none of them differ do not count."""
+    if not isinstance(metric, str) or metric not in ("seuclidean", "mahalanobis"):
+        return None
+    x = np.asarray(x, dtype=np.float64)
+    if metric == "seuclidean":
+        variance = x.var(axis=0)
+        return {"V": np.where(variance > 0.0, variance, 1.0)}
+    return {"VI": np.linalg.pinv(np.atleast_2d(np.cov(x, rowvar=False)), hermitian=True)}
 
 
 def _weights_of_nearest(distance: Any, n_neighbors: int) -> Any:

@@ -126,6 +126,7 @@ def _as_array(X: Any, n_columns: int | None) -> tuple[Any, bool]:
     """Return sequences as something with two dimensions or three, and whether it has two; see `holds_rows`."""
     if type(X).__name__ == "Series" and hasattr(X, "to_numpy"):  # of sequences, or a long one
         X = X.to_numpy()
+    X = check.off_tensor(X)
     check.refuse_no_table(X)
     ndim = getattr(X, "ndim", None)
     if ndim == 1 and getattr(X.dtype, "kind", "") == "O":
@@ -151,7 +152,7 @@ def _as_one(X: Any, n_columns: int | None) -> tuple[Any, bool]:
     parts = []
     for i, x in enumerate(X):
         try:
-            parts.append(np.asarray(x))
+            parts.append(np.asarray(check.off_tensor(x)))
         except ValueError:
             raise ValueError(
                 f"X[{i}] has different numbers of features in its steps; it must be an array or equal lists."

@@ -14,7 +14,6 @@ from skvae.data.containers import with_index_of
 from skvae.estimators import _checks as check
 from skvae.estimators._anomaly import AnomalyScoresMixin
 from skvae.estimators._base import BaseAutoEncoder
-from skvae.estimators._specs import resolve
 
 
 class TableAutoEncoder(AnomalyScoresMixin, BaseAutoEncoder):
@@ -92,7 +91,7 @@ class TableAutoEncoder(AnomalyScoresMixin, BaseAutoEncoder):
         """
         if self._frame_form is None:
             return self._as_images(X if dtype is None else X.astype(dtype, copy=False))
-        is_bounded = getattr(resolve("likelihood", self.likelihood), "bounds", None) == "observed"
+        is_bounded = getattr(check.present_likelihood(self), "bounds", None) == "observed"
         if entries is None or entries.columns is None:
             return with_index_of(self._frame_form.restore(X, is_bounded, seed), like)
         return self._frame_form.complete(entries.columns, np.isnan(entries.rows), X, is_bounded, seed)

@@ -627,7 +627,7 @@ class CVAE(ConditionalSamplesGivenMixin, InpaintingMixin, ConditionalAnomalyScor
         """
         table, _, device = self._rows(X, y, condition, what, needed=not self._conditions_are_labels, scored=True)
         if table.condition is not None:
-            return inference.log_weights(self.module_, table, device, self.n_score_draws, None, reduce)
+            return inference.log_weights(self.module_, table, device, self._n_score_draws, None, reduce)
         rows, log_shares = self._conditions.combinations()
         parts = self._under_each(rows, table, device, reduce) + log_shares[:, np.newaxis, np.newaxis]
         powers = np.array([1.0, power])[: parts.shape[-1]]
@@ -636,7 +636,7 @@ class CVAE(ConditionalSamplesGivenMixin, InpaintingMixin, ConditionalAnomalyScor
     def _under_each(self, conditions: np.ndarray, table: Table, device: Any, reduce: Any) -> np.ndarray:
         """Reduce the importance weights of all rows, under one condition after the other."""
         tables = (table.with_one_condition(condition) for condition in conditions)
-        return np.stack([inference.log_weights(self.module_, part, device, self.n_score_draws, None, reduce) for part in tables])
+        return np.stack([inference.log_weights(self.module_, part, device, self._n_score_draws, None, reduce) for part in tables])
 
     @property
     def _conditions_are_labels(self) -> bool:

@@ -179,6 +179,7 @@ class CVAEResampler(DocumentedMixin, NestedMixin, OneToOneFeatureMixin, BaseEsti
         ValueError
             If a parameter, X or y is not as it should be.
         """
+        X = check.off_tensor(X)
         model, rows, labels, wanted = self._check(X, y)
         classes, first, codes, counts = np.unique(labels, return_index=True, return_inverse=True, return_counts=True)
         model.fit(X, labels, sample_weight=1.0 / np.sqrt(counts[codes]), **_to_validate(validation_data))
@@ -443,6 +444,8 @@ def _take_labels(y: Any, rows: np.ndarray) -> Any:
     """Labels of some rows, in the form that they were given in; a column that is no data frame's is a list."""
     if hasattr(y, "iloc") or hasattr(y, "rechunk"):
         return take(y, rows)
+    if hasattr(y, "take") and hasattr(y, "isna"):  # arrays of pandas, such as Categorical, and its indices
+        return y.take(rows)
     values = check.as_array(y)
     values = values[rows].ravel() if values.ndim == 2 and values.shape[1] == 1 else values[rows]
     return values.tolist() if isinstance(y, list) else values

@@ -27,7 +27,9 @@ from skvae.warnings import warn_user
 _STEPS, _MIN_EPOCHS, _MAX_EPOCHS = 7000, 30, 600
 _LEARNING_RATE = 0.005  # with which rows are reconstructed as well as by AutoEncoder, beside their neighbors
 _PRETRAINED = 0.5  # of the run, before rows are near each other by their codes
-METRICS = sorted({*itertools.chain(*VALID_METRICS.values())} - {"precomputed"})
+# Of scikit-learn, but for distances that are given, by a function that is to be named, or on a sphere, of which rows that are
+# standardized know nothing.
+METRICS = sorted({*itertools.chain(*VALID_METRICS.values())} - {"precomputed", "pyfunc", "haversine"})
 
 
 @document
@@ -62,7 +64,8 @@ class NeighborAE(AutoEncoder):
         distance over which codes become strangers.
     metric : str or callable, default="euclidean"
         By which rows are near: one of the metrics of :class:`~sklearn.neighbors.NearestNeighbors`, among them "nan_euclidean",
-        which leaves out missing entries. Rows are compared as the encoder reads them, standardized with most likelihoods, and
+        which leaves out missing entries, "seuclidean" and "mahalanobis", which go by the variances and covariances of the rows
+        at hand. Rows are compared as the encoder reads them, standardized with most likelihoods, and
         with columns' means in place of missing entries with all other metrics. Of data frames with columns of different kinds,
         categories are compared by zeros and ones, and numbers are standardized, by rank where they have tails.
     neighbors : transformer or None, default=None
@@ -265,7 +268,7 @@ class NeighborAE(AutoEncoder):
             inference.measure_scale(run.module, run.table, run.device)
         if not self.neighbor_weight or len(rows) < 2:
             return {}
-        n_neighbors = min(self.n_neighbors, len(rows) - 1)
+        n_neighbors = min(int(self.n_neighbors), len(rows) - 1)
         if n_neighbors < self.n_neighbors and not run.single_pass:
             warn_user(
                 f"n_neighbors={self.n_neighbors} is more than the {len(rows) - 1} other rows that there are for each of the "

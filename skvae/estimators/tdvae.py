@@ -575,7 +575,7 @@ class TDVAE(SeriesMixin, BaseAutoEncoder):
             scale of the sequence, which is read off all of its steps: such scores compare among each other.
         """
         given = self._ready(X, scored=True)
-        scores = sequences.log_likelihood(self.module_, given.X, self.n_score_draws, given.device)
+        scores = sequences.log_likelihood(self.module_, given.X, check.check_parameter(self, "n_score_draws"), given.device)
         if given.scale is not None:
             scores -= (~np.isnan(given.X[..., 0])).sum(axis=1) * np.log(given.scale.scale).sum(axis=1)
         return scores

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -97,7 +98,8 @@ class CodePrior(Spec):
         return self._given("learning_rate", "batch_size", "max_epochs")
 
     def _given(self, *names: str) -> dict[str, Any]:
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        return {name: int(value) if isinstance(value, Integral) else value for name, value in given.items()}
 
     def check(self) -> None:
         """Look whether the arguments are in range, and have an effect.

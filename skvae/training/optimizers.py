@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from inspect import signature
+from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import optim
 
@@ -251,7 +253,7 @@ class Optimizer(Spec):
         self._check_params()
 
     def _check_params(self) -> None:
-        """Raise a ValueError about further arguments that the optimizer does not have."""
+        """Raise a ValueError about further arguments that the optimizer does not have, or by which no loss falls."""
         cls = _OPTIMIZERS.get(self.name) if isinstance(self.name, str) else self.name
         if not self.params or not isinstance(cls, type):
             return
@@ -263,6 +265,14 @@ class Optimizer(Spec):
             raise ValueError(
                 f"{self!r}: {cls.__name__} has no argument {unknown[0]!r}; Optimizer takes {', '.join(own)}, and those of "
                 f"{cls.__name__}: {', '.join(others)}."
+            )
+        if isinstance(self.params.get("maximize"), (bool, np.bool_)) and self.params["maximize"]:
+            raise ValueError(f"{self!r}: maximize=True would have the loss rise, which training is to lower; leave it out.")
+        momentum = self.params.get("momentum", 0.0)
+        if isinstance(momentum, Real) and not 0.0 <= momentum < 1.0:
+            raise ValueError(
+                f"{self!r}: momentum={momentum!r} must be a number of at least 0 and below 1, as steps grow without "
+                "bound from there on."
             )
 
 

@@ -774,3 +774,16 @@ def test_new_rows_of_a_real_table_lie_where_the_class_does():
     way = rare.mean(axis=0) - common.mean(axis=0)
     assert (new.mean(axis=0) - common.mean(axis=0)) @ way / (way @ way) == pytest.approx(1.0, abs=0.1)
     assert new.var(axis=0).sum() == pytest.approx(rare.var(axis=0).sum(), rel=0.4)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [pd.Categorical, lambda y: pd.Categorical(y, [2, 1, 0, 7], ordered=True), pd.Index, lambda y: pd.array(y, dtype="Int64")],
+)
+def test_labels_in_arrays_of_pandas_come_back_as_such(quick, form):
+    X, y = table()
+    given = form(y)
+    found = quick().fit_resample(X, given)[1]
+    assert type(found) is type(given)
+    assert found.dtype == given.dtype
+    np.testing.assert_array_equal(np.asarray(found, dtype=int), quick().fit_resample(X, y)[1])

@@ -380,6 +380,17 @@ def test_a_late_divergence_keeps_what_was_learned(case, quick, table):
     assert model.score(table) > quick(encoder=Net(Spoiler), max_epochs=1, batch_size=300).fit(table).score(table) + 0.5
 
 
+@pytest.mark.parametrize(
+    "axes", [3, None, "01", ("a", "b"), (0.0, 1.0), [[0], [1]], (0, -2), (1, 1), (0, 2), (0,), (True, False), np.array(0)]
+)
+def test_axes_of_a_grid_are_two_components(table, axes):
+    model = VAETransformer(2, max_epochs=1, random_state=0).fit(table[:20])
+    with pytest.raises(ValueError, match=r"axes=.* must be two different components out of 2"):
+        model.latent_grid(axes, n_steps=2)
+    grid = model.latent_grid(np.array([0, -1]), n_steps=2)
+    np.testing.assert_array_equal(grid, model.latent_grid([np.int8(0), 1], n_steps=2))
+
+
 def test_latent_grid_asks_for_fit():
     with pytest.raises(ValueError, match="not fitted"):
         VAETransformer().latent_grid()

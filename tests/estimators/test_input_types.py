@@ -10,10 +10,21 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import torch
 from cases import CASES
 from scipy import sparse
+from sklearn.base import clone
 
-from skvae import CVAE, AnomalyDetector, AutoEncoder, AutoencoderImputer, CVAEClassifier, VAETransformer
+from skvae import (
+    CVAE,
+    AnomalyDetector,
+    AutoEncoder,
+    AutoencoderClusterer,
+    AutoencoderImputer,
+    CVAEClassifier,
+    CVAEResampler,
+    VAETransformer,
+)
 from skvae.estimators._checks import rows
 
 N = 12
@@ -240,3 +251,33 @@ def test_rows_that_need_no_second_look_are_what_they_would_be_with_one(name, nam
     assert said == also_said
     assert np.array_equal(found, expected)
     assert getattr(found, "dtype", None) == getattr(expected, "dtype", None)
+
+
+# -- tensors of torch -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:The (code|state) of .* has collapsed", "ignore:Only .* of the .* codes")
+@pytest.mark.parametrize("case", [case for case in CASES if not issubclass(case.cls, CVAE)], ids=str)
+def test_tensors_are_tables_whatever_gradients_and_precision_they_have(case, X):
+    half = torch.tensor(X, dtype=torch.bfloat16)
+    for tensor, plain in ((torch.tensor(X, requires_grad=True), X), (half, half.float().numpy())):
+        found, expected = case.make(), case.make()
+        np.testing.assert_array_equal(found.fit(tensor).transform(tensor), expected.fit(plain).transform(plain))
+
+
+@pytest.mark.filterwarnings("ignore:The rows of X have no clusters")
+def test_tensors_reach_those_who_use_estimators(X):
+    tensor, y, quick = torch.tensor(X, requires_grad=True), np.arange(len(X)) % 3 // 2, {"max_epochs": 1, "random_state": 0}
+    vae, cvae = VAETransformer(2, **quick), CVAE(2, **quick)
+    models = AutoencoderImputer(vae), AnomalyDetector(vae, random_state=0), AutoencoderClusterer(2, estimator=vae, n_init=1)
+    for model in (*models, CVAEClassifier(cvae)):
+        name = "transform" if hasattr(model, "transform") else "predict"
+        found, expected = (getattr(clone(model).fit(rows, y), name)(rows) for rows in (tensor, X))
+        np.testing.assert_array_equal(found, expected)
+    found, expected = (CVAEResampler(cvae, random_state=0).fit_resample(rows, y)[0] for rows in (tensor, X))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_sparse_tensors_are_refused_in_words(X):
+    with pytest.raises(TypeError, match=r"X is a sparse tensor of torch; pass X\.to_dense\(\), or a sparse matrix of scipy"):
+        VAETransformer(2).fit(torch.tensor(X).to_sparse())

@@ -239,3 +239,28 @@ def test_masked_entries_are_refused_where_none_may_be_missing(cls):
     with pytest.raises(ValueError, match=r"Input X contains masked entries.*(missing_values=np.nan|fill them in)"):
         cls(max_epochs=1).fit(X, np.zeros(10))
     cls(max_epochs=1).fit(np.ma.masked_array(X.data), np.zeros(10))  # with nothing masked
+
+
+def test_the_marker_of_pandas_is_what_nan_is(make, gaps):
+    frame = pd.DataFrame(gaps, columns=list("abcde")).convert_dtypes()
+    assert frame.isna().any(axis=None)
+    for rows in (gaps, frame):
+        expected, found = (make(missing_values=marker).fit(rows) for marker in (np.nan, pd.NA))
+        assert found.missing_values is pd.NA
+        assert found.__sklearn_tags__().input_tags.allow_nan
+        np.testing.assert_array_equal(found.score_samples(rows), expected.score_samples(rows))
+
+
+@pytest.mark.parametrize("own", [np.nan, pd.NA, None])
+def test_imputers_take_the_marker_of_pandas(gaps, own):
+    expected, found = (
+        AutoencoderImputer(VAETransformer(2, max_epochs=2, random_state=0, missing_values=own), missing_values=marker)
+        for marker in (np.nan, pd.NA)
+    )
+    np.testing.assert_array_equal(found.fit_transform(gaps), expected.fit_transform(gaps))
+
+
+def test_imputers_refuse_another_marker_than_their_estimator_has(gaps):
+    imputer = AutoencoderImputer(VAETransformer(missing_values=-1.0), missing_values=pd.NA)
+    with pytest.raises(ValueError, match="the imputer missing_values=<NA>, which is what counts"):
+        imputer.fit(gaps)

@@ -149,6 +149,22 @@ def test_bounds_keep_draws_within_what_was_seen(fitted):
     pd.testing.assert_frame_equal(free.sample(400, random_state=0), new)
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"likelihood": None}, "'likelihood' parameter of VAETransformer must be .* Got None instead"),
+        ({"likelihood__bounds": "seen"}, "likelihood=Mixed.*bounds='seen' must be one of 'observed', or None"),
+        ({"likelihood": {"age": "zebra"}}, "likelihood=Mixed.*'zebra', which must be one of"),
+    ],
+)
+def test_a_likelihood_that_is_changed_after_fit_is_looked_at(fitted, changed, message):
+    frame = table()
+    model = clone(fitted).fit(frame).set_params(**changed)
+    for call in (lambda: model.sample(1), lambda: model.reconstruct(frame)):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
 # -- frames of numbers, and arrays ------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ from sklearn.preprocessing import StandardScaler, scale
 from skvae import AutoEncoder, NeighborAE
 from skvae.data import Table
 from skvae.estimators._neighbors import find_neighbors, join_rows, weigh_edges
+from skvae.estimators.neighbor import METRICS
 from skvae.functional import neighbor_weights
 from skvae.training import Rows
 
@@ -69,6 +70,26 @@ def test_metrics_are_those_of_scikit_learn(metric):
     assert not np.array_equal(quick(metric=metric).fit(X).transform(X), quick().fit(X).transform(X))
 
 
+@pytest.mark.filterwarnings("ignore:Data was converted to boolean")
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_metric_by_name_finds_neighbors(metric):
+    for rows in (X, X[:3]):
+        graph, of_new = find_neighbors(rows, 2, metric, new=X[3:6])
+        assert np.isfinite(graph.data).all()
+        assert np.isfinite(of_new.data).all()
+        assert (np.diff(graph.indptr) == 2).all()
+
+
+def test_metrics_that_go_by_the_spread_of_the_rows():
+    rows = np.column_stack([X, X[:, 0] + X[:, 1], np.full(N, 3.0)])  # without further directions
+    whitened = np.linalg.svd(X - X.mean(axis=0), full_matrices=False)[0]
+    for metric, data, like in (("seuclidean", rows, X / X.std(axis=0)), ("mahalanobis", rows, whitened)):
+        others = np.column_stack([like, (X[:, 0] + X[:, 1]) / (X[:, 0] + X[:, 1]).std()]) if metric == "seuclidean" else like
+        found = find_neighbors(data, 5, metric)[0]
+        np.testing.assert_array_equal(found.toarray() > 0, graph_of(others, 5).toarray() > 0)
+        assert np.isfinite(quick(metric=metric).fit(data).transform(data)).all()
+
+
 @pytest.fixture(scope="module")
 def expected():
     return quick().fit(X).transform(X)
@@ -99,6 +120,18 @@ def test_a_ready_graph_comes_to_the_same(expected, include_self, form):
     else:
         graph = graph_of(standardized)
     np.testing.assert_array_equal(quick().fit(X, neighbor_graph=form(graph)).transform(X), expected)
+
+
+@pytest.mark.parametrize("graph", [sparse.csr_matrix((N, N)), sparse.identity(N, format="csr")], ids=["empty", "itself"])
+def test_a_graph_without_neighbors_is_refused(graph):
+    with pytest.raises(ValueError, match="neighbor_graph has no distance between two rows, so that none has a neighbor"):
+        quick().fit(X, neighbor_graph=graph)
+
+
+def test_rows_without_neighbors_in_a_graph_are_warned_of():
+    graph = sparse.block_diag([graph_of(X[:-2]), sparse.csr_matrix((2, 2))], format="csr")
+    with pytest.warns(UserWarning, match=rf"neighbor_graph has no neighbors for 2 of {N} rows, such as row {N - 2}"):
+        quick().fit(X, neighbor_graph=graph)
 
 
 def test_a_ready_graph_follows_the_rows_that_are_left():
@@ -186,6 +219,8 @@ def test_a_search_cannot_divide_a_graph():
         ({"min_dist": 1.5}, "min_dist"),
         ({"metric": "euclid"}, "metric"),
         ({"metric": "precomputed"}, "metric"),
+        ({"metric": "pyfunc"}, "metric"),
+        ({"metric": "haversine"}, "metric"),
         ({"neighbors": 5}, "neighbors"),
         ({"neighbors": KNeighborsTransformer}, "is a class"),
         ({"neighbors": PCA(2)}, r"neighbors=PCA\(n_components=2\) returned is of type ndarray"),

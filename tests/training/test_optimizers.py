@@ -306,7 +306,7 @@ def test_optimizers_of_sparse_gradients_are_refused(X):
         ("adamw", {"fused": True, "differentiable": True}, "differentiable=True.* cannot be built: RuntimeError"),
         ("adam", {"betas": (0.9,)}, r"betas=\(0\.9,\)\) cannot be built: IndexError"),
         ("adam", {"betas": 3}, r"betas=3\) cannot be built: TypeError"),
-        ("sgd", {"momentum": -1.0}, r"momentum=-1\.0\) cannot be built: Invalid momentum"),
+        ("sgd", {"weight_decay": -1.0}, r"weight_decay=-1\.0\) cannot be built: Invalid weight_decay"),
         ("rprop", {"step_sizes": 3}, r"step_sizes=3\) fails in a step: TypeError"),
         ("asgd", {"lambd": "x"}, r"lambd='x'\) fails in a step: TypeError"),
         ("adam", {"maximize": "x"}, r"maximize='x'\) fails in a step: TypeError"),
@@ -320,6 +320,22 @@ def test_arguments_that_do_not_work_are_named(name, params, message, X):
         model.fit(X)
     assert caught.value.__cause__ is not None
     assert not hasattr(model, "module_")
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "message"),
+    [
+        ("sgd", {"momentum": -1.0}, r"momentum=-1\.0 must be a number of at least 0 and below 1"),
+        ("sgd", {"momentum": 2}, r"momentum=2 must be a number of at least 0 and below 1"),
+        ("rmsprop", {"momentum": 1.0}, r"momentum=1\.0 must be a number of at least 0 and below 1"),
+        ("adam", {"maximize": True}, r"maximize=True would have the loss rise"),
+    ],
+)
+def test_arguments_by_which_no_loss_falls_are_refused(name, params, message, X):
+    with pytest.raises(ValueError, match=rf"optimizer=Optimizer\(.*{message}"):
+        AutoEncoder(1, max_epochs=1, optimizer=Optimizer(name, **params)).fit(X)
+    with pytest.raises(ValueError, match=message):
+        AutoEncoder(optimizer=name).set_params(**{f"optimizer__{key}": value for key, value in params.items()})
 
 
 def test_memory_that_runs_out_in_a_step_is_not_the_optimizers_fault(X):

@@ -2,8 +2,14 @@
 
 from skvae.estimators._checks.codes import check_codes, check_discrete_codes
 from skvae.estimators._checks.columns import check_columns, check_mask, column_names
-from skvae.estimators._checks.entries import refuse_no_table, refuse_text
-from skvae.estimators._checks.frames import check_likelihood, has_kinds, refuse_other_columns, warn_of_values_beyond
+from skvae.estimators._checks.entries import off_tensor, refuse_no_table, refuse_text
+from skvae.estimators._checks.frames import (
+    check_likelihood,
+    has_kinds,
+    present_likelihood,
+    refuse_other_columns,
+    warn_of_values_beyond,
+)
 from skvae.estimators._checks.given import Given, check_given, check_n_given, refuse_given
 from skvae.estimators._checks.graphs import check_graph
 from skvae.estimators._checks.images import check_image_shape
@@ -29,6 +35,7 @@ from skvae.estimators._checks.parameters import (
     check_anomaly_method,
     check_count,
     check_flags,
+    check_parameter,
     check_sizes,
     list_callbacks,
     resolve_device,
@@ -65,6 +72,7 @@ __all__ = [
     "check_missing_values",
     "check_n_given",
     "check_network",
+    "check_parameter",
     "check_precision",
     "check_rows",
     "check_score_weights",
@@ -77,6 +85,8 @@ __all__ = [
     "list_callbacks",
     "mark_missing",
     "missing_in",
+    "off_tensor",
+    "present_likelihood",
     "refuse_given",
     "refuse_hidden_layers",
     "refuse_no_table",

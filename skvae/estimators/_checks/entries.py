@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from skvae._spec import and_more
 from skvae.data.containers import is_frame
@@ -86,6 +87,16 @@ def _columns_of(X: Any, table: str) -> list[_Column]:
         _refuse_objects(X, table)
         return []
     return [_Column(table, j, access.format(j), X[:, j], "numpy", X.dtype) for j in range(X.shape[1])]
+
+
+def off_tensor(X: Any) -> Any:
+    """Return a tensor of torch as an array, whatever gradients it takes part in, device and precision; all else as it is."""
+    if not isinstance(X, torch.Tensor):
+        return X
+    if X.layout is not torch.strided:
+        raise TypeError("X is a sparse tensor of torch; pass X.to_dense(), or a sparse matrix of scipy.")
+    X = X.detach().cpu().resolve_conj().resolve_neg()
+    return (X.float() if X.dtype is torch.bfloat16 else X).numpy()
 
 
 def refuse_no_table(X: Any, table: str = "X") -> None:

@@ -15,6 +15,7 @@ from skvae.data.marginals import values_beyond
 from skvae.data.table import Table
 from skvae.estimators._checks.entries import refuse_text
 from skvae.estimators._checks.missing import is_nan, missing_in, what_to_do_about_nan
+from skvae.estimators._checks.parameters import check_parameter
 from skvae.estimators._specs import resolve
 from skvae.modules import Mixed
 from skvae.warnings import warn_user
@@ -34,6 +35,17 @@ def check_likelihood(estimator: Any) -> None:
             f"likelihood={estimator.likelihood!r} is for data frames with columns of different kinds, which "
             f"{type(estimator).__name__} does not take; {_TAKERS} do."
         )
+
+
+def present_likelihood(estimator: Any) -> Any:
+    """Return the specification of the likelihood, arguments of which may be changed after `fit`, if `fit` would take it."""
+    check_parameter(estimator, "likelihood")
+    spec = resolve("likelihood", estimator.likelihood)
+    try:
+        spec.check()
+    except ValueError as error:
+        raise ValueError(f"likelihood={error}") from None
+    return spec
 
 
 _TAKERS = "VAETransformer, CVAE, AutoEncoder, NeighborAE and DenoisingAE"
@@ -75,7 +87,7 @@ def read_frame(estimator: Any, X: Any, *, reset: bool, min_rows: int, weight: An
             f"missing_values={missing!r} is for numbers, but X is a data frame with columns of different kinds, in which "
             "entries are missing where there is none: set missing_values=np.nan, and put None where entries are missing."
         )
-    unknown = getattr(resolve("likelihood", estimator.likelihood), "handle_unknown", "error")
+    unknown = getattr(present_likelihood(estimator), "handle_unknown", "error")
     if unknown == "missing" and not takes_missing:
         raise ValueError(
             f"likelihood={estimator.likelihood!r} takes entries that were not seen for missing ones, which "

@@ -17,7 +17,7 @@ from skvae.data.sources import dense
 from skvae.estimators._checks.columns import column_names, column_position
 from skvae.estimators._checks.entries import refuse_no_table, refuse_text
 from skvae.estimators._checks.images import flatten_images
-from skvae.estimators._checks.missing import mark_missing
+from skvae.estimators._checks.missing import mark_missing, missing_in
 from skvae.estimators._checks.rows import validate_rows
 from skvae.estimators._specs import resolve
 
@@ -82,8 +82,7 @@ def check_given(estimator: Any, given: Any) -> Given:
 
 def _of_numbers(estimator: Any, X: NDArray[Any]) -> Given:
     """Numbers, of which those that stand for missing entries are not given."""
-    missing = getattr(estimator, "missing_values", None)
-    return Given(mark_missing(X, None if isinstance(missing, str) else missing))
+    return Given(mark_missing(X, missing_in(estimator, X)))
 
 
 def refuse_given(estimator: Any, given: Any, why: str) -> None:

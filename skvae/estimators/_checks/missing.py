@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
+from sklearn.utils._missing import is_pandas_na
 from sklearn.utils._param_validation import MissingValues, StrOptions
 
 from skvae._spec import and_more
@@ -20,8 +21,8 @@ AUTO_MISSING = [StrOptions({"auto"}), *MISSING_VALUES]
 
 
 def is_nan(value: Any) -> bool:
-    """Whether a value of a parameter is NaN."""
-    return isinstance(value, Real) and bool(value != value)
+    """Whether a value of a parameter is NaN, or pandas.NA, which stands for it."""
+    return is_pandas_na(value) or (isinstance(value, Real) and bool(value != value))
 
 
 def missing_in(estimator: Any, X: Any) -> Any:
@@ -29,7 +30,7 @@ def missing_in(estimator: Any, X: Any) -> Any:
     missing = getattr(estimator, "missing_values", None)
     if isinstance(missing, str):
         return np.nan if is_frame(X) else None
-    return missing
+    return np.nan if is_nan(missing) else missing
 
 
 def what_to_do_about_nan(estimator: Any, missing: Any) -> str:
@@ -52,6 +53,8 @@ def check_missing_values(estimator: Any) -> None:
     value, takes = estimator.missing_values, type(estimator)._parameter_constraints["missing_values"]
     others = [other for other, is_taken in ((None, None in takes), ("auto", takes is AUTO_MISSING)) if is_taken]
     if any(value is other or (isinstance(value, str) and value == other) for other in others):
+        return
+    if is_nan(value):
         return
     if isinstance(value, bool) or not isinstance(value, Real) or abs(value) > sys.float_info.max:
         raise ValueError(

@@ -7,10 +7,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.utils._param_validation import validate_parameter_constraints
 
 from skvae.inference import anomaly
 
 _OF_FRAMES = "surprise"  # method of scoring anomalies that is for mixed frames alone, and what "auto" is for them
+
+
+def check_parameter(estimator: Any, name: str) -> Any:
+    """Return a parameter that may be changed after `fit`, if `fit` would take it; integers of numpy as those of Python."""
+    value, cls = getattr(estimator, name), type(estimator)
+    validate_parameter_constraints({name: cls._parameter_constraints[name]}, {name: value}, caller_name=cls.__name__)
+    return int(value) if isinstance(value, Integral) else value
 
 
 def check_count(name: str, value: Any, *, at_least: int = 1) -> int:

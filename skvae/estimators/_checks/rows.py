@@ -12,7 +12,7 @@ from sklearn.utils.validation import validate_data
 from skvae.data.containers import is_frame
 from skvae.data.kinds import frame_columns
 from skvae.data.sources import total
-from skvae.estimators._checks.entries import refuse_no_table
+from skvae.estimators._checks.entries import off_tensor, refuse_no_table
 from skvae.estimators._checks.frames import read_frame, refuse_other_columns
 from skvae.estimators._checks.images import flatten_images
 from skvae.estimators._checks.missing import is_nan, mark_missing, missing_in, what_to_do_about_nan
@@ -24,6 +24,7 @@ def check_rows(estimator: Any, X: Any, *, reset: bool, min_rows: int = 1, sets_f
     Images are flattened, and entries of data frames with columns of different kinds are keys: see `FrameForm`, which is learned
     of rows whose `weight` is not zero. With `sets_form`, results come in the form of `X`, rows or images, from now on.
     """
+    X = off_tensor(X)
     refuse_no_table(X)
     keys = read_frame(estimator, X, reset=reset, min_rows=min_rows, weight=weight)
     if keys is not None:
