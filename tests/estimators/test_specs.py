@@ -635,8 +635,8 @@ def test_what_agrees_is_not_refused(X, params):
         ({"optimizer": Optimizer}, r"optimizer=Optimizer is a class; pass an instance, Optimizer\(...\)"),
         ({"optimizer": Optimizer(schedule="x")}, r"optimizer=Optimizer\(schedule='x'\): schedule='x' must be one of"),
         (
-            {"optimizer": Optimizer("sgd", momentum=-1)},
-            r"optimizer=Optimizer\(name='sgd', momentum=-1\) cannot be built.*momentum",
+            {"optimizer": Optimizer("sgd", weight_decay=-1)},
+            r"optimizer=Optimizer\(name='sgd', weight_decay=-1\) cannot be built.*weight_decay",
         ),
         ({"optimizer": "adm"}, "The 'optimizer' parameter of VAETransformer must be.*Optimizer.*Got 'adm'"),
         ({"likelihood": Gaussian(-1)}, r"likelihood=Gaussian\(noise=-1\): noise=-1 must be one of"),
