@@ -43,10 +43,9 @@ class NeighborAE(AutoEncoder):
         \quad q_{ij} = \frac{1}{1 + a \|z_i - z_j\|^{2b}}
 
     with j(i) a neighbor of row i, drawn anew for every step with the probabilities that UMAP gives the edges of the graph of
-    neighbors, z_j(i) the code of a point on the way from it to the row, and s about a fifth of the distortion that a model has
-    which knows the means of the columns alone. Codes then fall into groups where rows do, which clustering finds more easily than
-    among the rows, or their principal components; and as an encoder has learned them, new rows have codes, too, and codes have
-    rows.
+    neighbors, and s about a fifth of the distortion that a model has which knows the means of the columns alone. Codes then fall
+    into groups where rows do, which clustering finds more easily than among the rows, or their principal components; and as an
+    encoder has learned them, new rows have codes, too, and codes have rows.
 
     Two components are for looking at, and more for clustering.
 
@@ -97,9 +96,7 @@ class NeighborAE(AutoEncoder):
     Notes
     -----
     What is decoded in training are codes with noise of a standard deviation of 0.1, next to the distance of 1 over which codes
-    become strangers: rows whose codes are closer are reconstructed alike, and new rows better. Of a neighbor, the encoder sees a
-    point between it and the middle of the way to the row, anywhere with equal probability [4]_: codes change evenly from row to
-    row, so that new rows, which lie between those that were learned from, are encoded and reconstructed better.
+    become strangers: rows whose codes are closer are reconstructed alike, and new rows better.
 
     Neighbors are those of the rows at hand: each call of `partial_fit` looks for them among its own. Rows that early stopping
     looks at have theirs among those that are learned from; where a `neighbor_graph` says nothing about them, as about
@@ -112,7 +109,6 @@ class NeighborAE(AutoEncoder):
        Computation 33, 2021.
     .. [3] McConville et al., "N2D: (not too) deep clustering via clustering the local manifold of an autoencoded embedding",
        ICPR 2020.
-    .. [4] Zhang et al., "mixup: beyond empirical risk minimization", ICLR 2018.
 
     Examples
     --------

@@ -14,7 +14,6 @@ from skvae.modules.batch import Batch, Loss
 
 _SHARE = 0.18  # of the distortion without a code, by which neighbors count: with more, rows are reconstructed less well
 _JITTER = 0.1  # standard deviation of the noise on codes that are decoded, which have a unit of their own
-_REACH = 0.5  # of the way from a neighbor to its row, up to which points are encoded in place of the neighbor
 _NEGATIVES = 5.0  # rows that are pushed away for each that is pulled near
 
 
@@ -24,10 +23,9 @@ class NeighborAEModule(AutoEncoderModule):
     .. math:: d(x_i, \hat x_i) - \lambda s \big(\log q_{ij(i)} + 5\,\mathrm{E}_k \log(1 - q_{ik})\big),
         \quad q_{ij} = \frac{1}{1 + a \|z_i - z_j\|^{2b}}
 
-    with z_i the code of row i, z_j(i) that of a point on the way to it from the neighbor j(i) that a batch holds of it, anywhere
-    in the nearer half with equal probability [3]_, and k all other rows of the batch: what lies between rows is encoded between
-    them, and so are new rows. What is decoded are codes with a little noise, by which the decoder stays smooth where codes are
-    close. Where a batch holds no neighbors, the loss is the distortion alone, without noise.
+    with j(i) the neighbor that a batch holds of row i, and k all other rows of the batch. What is decoded are codes with a little
+    noise, by which the decoder stays smooth where codes are close. Where a batch holds no neighbors, the loss is the distortion
+    alone, without noise.
 
     Parameters
     ----------
@@ -48,7 +46,6 @@ class NeighborAEModule(AutoEncoderModule):
     .. [1] McInnes, Healy and Melville, "UMAP: uniform manifold approximation and projection for dimension reduction", 2018.
     .. [2] Sainburg, McInnes and Gentner, "Parametric UMAP embeddings for representation and semisupervised learning", Neural
        Computation 33, 2021.
-    .. [3] Zhang et al., "mixup: beyond empirical risk minimization", ICLR 2018.
     """
 
     scheduled = AutoEncoderModule.scheduled | {"neighbor_weight", "min_dist"}  # which the loss reads off buffers
@@ -71,7 +68,7 @@ class NeighborAEModule(AutoEncoderModule):
         for name, value in zip("ab", fn.similarity_curve(min_dist), strict=True):
             self.register_buffer(name, torch.tensor(value), persistent=False)
         if neighbor_weight:
-            self.noise_shapes.update(place=(1,), jitter=(n_components,))
+            self.noise_shapes["jitter"] = (n_components,)
 
     @torch.no_grad()
     def measure_scale(self, batch: Batch) -> None:
@@ -88,9 +85,7 @@ class NeighborAEModule(AutoEncoderModule):
         if batch.observed is not None and batch.neighbor_observed is not None:
             observed = torch.cat([batch.observed, batch.neighbor_observed])
         both = Batch.of(torch.cat([batch.x, batch.neighbor]), observed=observed, weight=batch.weight.repeat(2))
-        read, of_neighbor = self.encoder_input(both).chunk(2)
-        between = torch.lerp(of_neighbor, read, _REACH * fn.normal_cdf(batch.drawn("place")))
-        code, near = self.encoder(torch.cat([read, between])).chunk(2)
+        code, near = self.encode(both).chunk(2)
         torn = fn.attraction(code, near, self.a, self.b) + _NEGATIVES * fn.repulsion(code, batch.weight, self.a, self.b)
         output = self.decode(code + _JITTER * batch.drawn("jitter"), batch)
         terms = {

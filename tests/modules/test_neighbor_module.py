@@ -13,35 +13,21 @@ def make_module(**params):
 def make_batch(n=6, seed=0, **params):
     generator = torch.Generator().manual_seed(seed)
     x, neighbor = torch.randn(2, n, 4, generator=generator)
-    noise = {"place": torch.randn(n, 1, generator=generator), "jitter": torch.randn(n, 2, generator=generator)}
-    return Batch.of(x, **params)._replace(neighbor=neighbor, noise=noise)
+    jitter = torch.randn(n, 2, generator=generator)
+    return Batch.of(x, **params)._replace(neighbor=neighbor, noise={"jitter": jitter})
 
 
 def test_the_loss_is_reconstruction_attraction_and_five_times_repulsion():
     module, batch = make_module(), make_batch(weight=torch.tensor([1.0, 2.0, 0.5, 1.0, 1.0, 0.5]))
     module.scale.fill_(3.0)
     terms = module.loss(batch, {}).terms
-    share = 0.5 * fn.normal_cdf(batch.noise["place"])
-    code, near = module.encode(batch), module.encode(Batch.of(batch.neighbor + share * (batch.x - batch.neighbor)))
+    code, near = module.encode(batch), module.encode(Batch.of(batch.neighbor))
     a, b = fn.similarity_curve(0.5)
     torn = fn.attraction(code, near, a, b) + 5.0 * fn.repulsion(code, batch.weight, a, b)
     torch.testing.assert_close(terms["neighbor"], 3.0 * torn, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(
         terms["reconstruction"], module.likelihood.distortion(batch.x, module.decode(code + 0.1 * batch.noise["jitter"], batch))
     )
-
-
-def test_points_are_anywhere_between_neighbors_and_the_middle_of_the_way():
-    module, batch = make_module(), make_batch()
-
-    def torn(place):
-        return module.loss(batch._replace(noise={**batch.noise, "place": torch.full((6, 1), place)}), {}).terms["neighbor"]
-
-    code, middle = module.encode(batch), 0.5 * (batch.neighbor + batch.x)
-    for place, point in ((-9.0, batch.neighbor), (9.0, middle)):
-        end = module.encode(Batch.of(point))
-        expected = fn.attraction(code, end, module.a, module.b) + 5.0 * fn.repulsion(code, batch.weight, module.a, module.b)
-        torch.testing.assert_close(torn(place), module.scale * expected, rtol=1e-4, atol=1e-5)
 
 
 def test_without_neighbors_the_distortion_is_left():
@@ -65,8 +51,8 @@ def test_the_weight_of_neighbors_is_in_their_scale():
 def test_rows_of_weight_zero_change_no_term_and_no_gradient():
     module, batch = make_module(), make_batch()
     padded = Batch(*(torch.cat([part, part[:2]]) if isinstance(part, torch.Tensor) else part for part in batch))
-    noise = {name: torch.cat([drawn, drawn[:2]]) for name, drawn in batch.noise.items()}
-    padded = padded._replace(weight=torch.cat([batch.weight * 8 / 6, torch.zeros(2)]), target=padded.x, noise=noise)
+    jitter = {"jitter": torch.cat([batch.noise["jitter"], batch.noise["jitter"][:2]])}
+    padded = padded._replace(weight=torch.cat([batch.weight * 8 / 6, torch.zeros(2)]), target=padded.x, noise=jitter)
 
     def total(given):
         terms = module.loss(given, {}).terms
