@@ -199,7 +199,7 @@ def test_latent_grid(X):
     grid = model.latent_grid((2, 0), 4, extent=1.5)
     assert grid.shape == (4, 4, 5)
     np.testing.assert_allclose(grid[0, 3], model.inverse_transform([[1.5, 0.0, -1.5]])[0], rtol=1e-5)
-    with pytest.raises(ValueError, match="two different components of 3"):
+    with pytest.raises(ValueError, match="two different components out of 3"):
         model.latent_grid((0, 3))
 
 
