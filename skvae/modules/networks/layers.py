@@ -99,20 +99,24 @@ class GainedLinear(nn.Module):
 
     Such are the posterior mean of a factor model and its loadings. With these factors far from one, as where noise is small, a
     step of the optimizer that one map bears would ruin the other. So what is learned lies halfway between them, which is what
-    both are in units of the noise and of the posterior, beside the logarithms of the roots of the factors.
+    both are in units of the noise and of the posterior. The factors are set by the start and stay: a step of theirs would scale
+    whole rows.
 
     Parameters
     ----------
     in_features, out_features : int
     """
 
+    input_gain: Tensor
+    output_gain: Tensor
+
     def __init__(self, in_features: int, out_features: int):
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
         begun = nn.Linear(in_features, out_features)
         self.shared, self.bias = begun.weight, begun.bias
-        self.log_input_gain = nn.Parameter(torch.zeros(in_features))
-        self.log_output_gain = nn.Parameter(torch.zeros(out_features))
+        self.register_buffer("input_gain", torch.ones(in_features))  # a root of the factors, of which each map has one
+        self.register_buffer("output_gain", torch.ones(out_features))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)
@@ -120,12 +124,12 @@ class GainedLinear(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The weights, ``(out_features, in_features)``."""
-        return self.shared * (-self.log_output_gain).exp().unsqueeze(1) * (-self.log_input_gain).exp()
+        return self.shared / self.output_gain.unsqueeze(1) / self.input_gain
 
     @property
     def of_decoder(self) -> Tensor:
         """The weights of the decoder, transposed, ``(out_features, in_features)``."""
-        return self.shared * self.log_output_gain.exp().unsqueeze(1) * self.log_input_gain.exp()
+        return self.shared * self.output_gain.unsqueeze(1) * self.input_gain
 
     @property
     def row_work(self) -> int:
@@ -148,8 +152,8 @@ class GainedLinear(nn.Module):
         """
         of_outputs, of_inputs = (gain.to(weight).sqrt() for gain in gains)
         n_outputs, n_inputs = len(of_outputs), len(of_inputs)
-        self.log_output_gain[:n_outputs] = of_outputs.log()
-        self.log_input_gain[:n_inputs] = of_inputs.log()
+        self.output_gain[:n_outputs] = of_outputs
+        self.input_gain[:n_inputs] = of_inputs
         self.shared.zero_()
         self.shared[:n_outputs] = weight * of_outputs.unsqueeze(1)
         self.shared[:n_outputs, :n_inputs] *= of_inputs
