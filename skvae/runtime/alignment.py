@@ -63,8 +63,7 @@ class AlignedRows(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-# Linear maps put their outputs side by side; the others leave rows where they are or do so, too, and multiply by no matrix.
-_MAPS = LINEAR
+# Linear maps (LINEAR) put their outputs side by side; these leave rows where they are or do so, too, and multiply by no matrix.
 _HARMLESS = (*ACTIVATIONS.values(), *NORMALIZATIONS.values(), nn.Dropout)
 _KEPT: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
@@ -78,8 +77,8 @@ def _begins_lines(network: nn.Module) -> bool:
     else:
         return False
     # What the first layer takes was aligned on purpose. The others take what layers put out: without gaps between the rows.
-    maps = [layer for layer in layers[1:] if type(layer) in _MAPS]
-    return all(type(layer) in _MAPS + _HARMLESS for layer in layers) and all(m.in_features % _ENTRIES == 0 for m in maps)
+    maps = [layer for layer in layers[1:] if type(layer) in LINEAR]
+    return all(type(layer) in LINEAR + _HARMLESS for layer in layers) and all(m.in_features % _ENTRIES == 0 for m in maps)
 
 
 def keeps_rows_aligned(module: LatentModule) -> bool:
